@@ -1,0 +1,186 @@
+"""Every error that leaves this package.
+
+Two branches under one base: `UsageError` is the caller's to mend, `ProviderError` is what came back.
+A class writes its own sentence; a call site passes facts, and the facts are attributes.
+No message, attribute or chained exception holds a key or a prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Longest quotation of a provider's own words in a message, in characters.
+QUOTE_MAX = 300
+
+
+class AprefillError(Exception):
+    """Base of every error raised here.
+
+    `text_so_far` is the reply as far as it got: the prefill and all text handed out after it, or ``""`` when
+    the provider had not accepted the request. It is an attribute only, never part of the message.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.text_so_far: str = ""
+
+
+class UsageError(AprefillError):
+    """The call itself is wrong; nothing was sent. The message says which argument and what to pass."""
+
+
+class ReplyConsumed(UsageError):
+    """A finished reply was iterated a second time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this reply has already been streamed to its end; "
+            "`await reply.text()` gives the text again, a new stream() asks again"
+        )
+
+
+class ReplyClosed(UsageError):
+    """A reply that was left early, or cancelled, was asked for more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this reply was left before its end and its connection is closed; `text_so_far` has what came, "
+            "and `async with stream(...) as reply:` keeps a reply open over several loops"
+        )
+
+
+class ProviderError(AprefillError):
+    """The provider, or the way to it, did not deliver."""
+
+
+class ConnectFailed(ProviderError):
+    """No connection to the host, or it ended before the response began. Nothing was delivered."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        self.host = host
+        self.reason = reason
+        super().__init__(f"no response from {host}: {reason}; check the host and the network, then try again")
+
+
+class PrefillRefused(ProviderError):
+    """This host and model take no native prefill.
+
+    `status` is the HTTP status of the refusal, or None when the support table knew it before anything was sent.
+    """
+
+    def __init__(self, model: str, *, status: int | None = None, quote: str = "", known_as: str = "") -> None:
+        self.model = model
+        self.status = status
+        self.quote = quote[:QUOTE_MAX]
+        if status is None:
+            what = f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + "; nothing was sent"
+        else:
+            what = f"{model} refused the prefill with HTTP {status}: {self.quote!r}"
+        super().__init__(
+            f"{what}. Choose a model that takes one (aprefill.support_table() lists them), "
+            "or pass support= if you know better"
+        )
+
+
+class PrefillIgnored(ProviderError):
+    """The model was asked to begin with the prefill and did not, and the caller asked for an error then."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(f"{model} did not begin its reply with the prefill; pass absent='join' to add it in front")
+
+
+class Truncated(ProviderError):
+    """The stream ended without the end that its protocol demands."""
+
+    def __init__(self, reason: str, *, received_bytes: int = 0) -> None:
+        self.reason = reason
+        self.received_bytes = received_bytes
+        super().__init__(
+            f"the stream was cut: {reason} ({received_bytes} bytes received); "
+            "`text_so_far` has what came, pass it as prefill to go on from there"
+        )
+
+
+class Stalled(ProviderError):
+    """A clock ran out while waiting for the provider. `clock` names the `Timeouts` field, `after_s` its value."""
+
+    def __init__(self, clock: str, after_s: float) -> None:
+        self.clock = clock
+        self.after_s = after_s
+        super().__init__(
+            f"the provider sent nothing that counts for {after_s:g} s ({clock}); raise Timeouts({clock}=...) "
+            "if that is normal for this model, `text_so_far` has what came"
+        )
+
+
+class LimitExceeded(ProviderError):
+    """The provider sent more than a bound allows. `limit` names the bound, `bound` its value."""
+
+    def __init__(self, limit: str, bound: int, unit: str) -> None:
+        self.limit = limit
+        self.bound = bound
+        self.unit = unit
+        super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed")
+
+
+class ProtocolError(ProviderError):
+    """What came is not what this protocol allows: no stream, not JSON, a needed field missing."""
+
+    def __init__(self, what: str, *, status: int | None = None, content_type: str = "") -> None:
+        self.what = what
+        self.status = status
+        self.content_type = content_type
+        super().__init__(f"{what}; check base_url and api=, a proxy or a login page may have answered")
+
+
+class StatusError(ProviderError):
+    """The host answered with an error, as an HTTP status or inside the stream (`in_band`).
+
+    `status` is the HTTP status; for an error inside a 200 stream, the status that its type stands for, or 200
+    where it says nothing. `error_type` and `detail` are the host's own words, bounded. `retry_after_s` is what
+    the host asked us to wait, in seconds, or None. `request_id` is for the host's support.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        *,
+        error_type: str = "",
+        detail: str = "",
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        in_band: bool = False,
+    ) -> None:
+        self.status = status
+        self.error_type = error_type
+        self.detail = detail[:QUOTE_MAX]
+        self.retry_after_s = retry_after_s
+        self.request_id = request_id
+        self.in_band = in_band
+        where = "an error inside the stream" if in_band else f"HTTP {status}"
+        parts = [f"the provider answered with {where}"]
+        if error_type:
+            parts.append(f" ({error_type})")
+        if self.detail:
+            parts.append(f": {self.detail}")
+        parts.append(_advice(status, retry_after_s))
+        super().__init__("".join(parts))
+
+
+def _advice(status: int, retry_after_s: float | None) -> str:
+    if retry_after_s is not None:
+        return f"; it asks to wait {retry_after_s:g} s"
+    if status in {401, 403}:
+        return "; check the key"
+    if status == 404:
+        return "; check the model's name and base_url"
+    if status == 429 or status >= 500:
+        return "; try again later"
+    return ""
+
+
+def with_text(error: AprefillError, text: str) -> Any:
+    """Set `text_so_far` on `error` and give the error back, for `raise with_text(...)`."""
+    error.text_so_far = text
+    return error
