@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from ._errors import UsageError
+
 
 class Support(Enum):
     """What a host does with an assistant prefill (simonw/llm issue 463)."""
@@ -24,6 +26,25 @@ class Support(Enum):
     EMULATED = "emulated"
     #: refused, and asking does not help
     UNSUPPORTED = "unsupported"
+
+
+class Verdict(Enum):
+    """What the seam found at the start of a provider's text."""
+
+    #: not enough text yet
+    UNDECIDED = "undecided"
+    #: no echo: the text goes on from the known text
+    ABSENT = "absent"
+    #: the known text was repeated, and dropped
+    ECHOED = "echoed"
+    #: it was repeated inside a Markdown fence
+    FENCED = "fenced"
+    #: it was repeated behind chatter
+    PREFACED = "prefaced"
+    #: the text began with a tail of the known text
+    OVERLAPPED = "overlapped"
+    #: the stream was cut inside a possible repetition
+    TRUNCATED = "truncated"
 
 
 class StopReason(Enum):
@@ -162,3 +183,110 @@ class Call:
     token_field: str = "max_tokens"  # noqa: S105 - a field's name
     #: body fields that win over everything above: the dialect's first, then the caller's `extra`
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+# --- what the caller sets -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long to wait for the provider, in seconds; None switches a clock off.
+
+    Every clock runs only while this library waits for the provider, never while the caller works with a chunk.
+    A clock that runs out raises `Stalled`, which names it.
+    """
+
+    #: to the connection and the response's headers
+    connect_s: float | None = 60.0
+    #: from the request to the first text, reasoning or tool call
+    first_token_s: float | None = 600.0
+    #: between two of those; keep-alives do not feed it, reasoning does
+    progress_s: float | None = 300.0
+    #: between two reads of any bytes
+    idle_s: float | None = 300.0
+    #: the whole reply
+    total_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("connect_s", "first_token_s", "progress_s", "idle_s", "total_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"Timeouts({name}={value!r}): pass seconds above 0, or None for no limit")
+
+
+# --- what the caller sees -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When things happened, in seconds since the request began; None: not yet, or never.
+
+    `first_token_s` is the first non-empty token of any kind that the model produced (time to first token as
+    benchmarks define it); the prefill never counts. `first_text_s` is the first new text that could be handed
+    out, `held_s` how long the seam had held it back.
+    """
+
+    accepted_s: float | None = None
+    first_token_s: float | None = None
+    first_text_s: float | None = None
+    held_s: float | None = None
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """What one request did. `mode` is how it carried the prefill: "native", or "none" when there was none."""
+
+    number: int
+    provider: str
+    model: str
+    mode: str
+    support: Support
+    verdict: Verdict
+    status: int | None = None
+    request_id: str | None = None
+    usage: Usage | None = None
+    stop_reason: StopReason | None = None
+    raw_stop_reason: str | None = None
+    stop_sequence: str | None = None
+    received_bytes: int = 0
+
+
+class TextEvent(Struct, frozen=True):
+    """A piece of the reply. `offset` is where it begins in the whole reply, in characters, the prefill counted."""
+
+    text: str
+    offset: int
+    prefill: bool = False
+
+
+class ReasoningEvent(Struct, frozen=True):
+    """A piece of the model's reasoning."""
+
+    text: str
+
+
+class ToolEvent(Struct, frozen=True):
+    """A piece of a tool call; `arguments` is a fragment of JSON text, to be joined per `index`."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+class AttemptStarted(Struct, frozen=True):
+    """The host accepted a request."""
+
+    number: int
+    mode: str
+    support: Support
+
+
+class AttemptEnded(Struct, frozen=True):
+    """A request is over; `report` is what it did."""
+
+    report: AttemptReport
+
+
+Event: TypeAlias = TextEvent | ReasoningEvent | ToolEvent | AttemptStarted | AttemptEnded

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from aprefill._errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aprefill._types import Call, Delta, Message, Record
 
+#: The protocols there are. Each is the module of that name in this package, with one `CODEC` in it.
+PROTOCOLS = ("anthropic_messages", "openai_chat")
+
 
 class Decoder(Protocol):
     """Decodes one response. One object, one stream; pure."""
 
     def decode(self, record: Record) -> Sequence[Delta]:
-        """Deltas of one record, in order. Raises `ProtocolError` when a needed field is missing.
+        """Deltas of one record, in order.
 
-        After an `EndDelta` or `ErrorDelta` every further record gives nothing.
+        Raises `ProtocolError` when a needed field is missing, and `Truncated` when the record says that all was
+        sent although the protocol's end was not seen. After an `EndDelta` or `ErrorDelta` every further record
+        gives nothing.
         """
         ...
 
@@ -24,6 +32,7 @@ class Decoder(Protocol):
         """The body ended. Raises `Truncated` unless the protocol's end was seen (or the host row is lenient).
 
         `undispatched` is the last record if its blank line never came: it counts only if it is the end itself.
+        `Truncated.received_bytes` is 0: only the pump knows.
         """
         ...
 
@@ -35,13 +44,13 @@ class Decoder(Protocol):
 class Codec(Protocol):
     """One protocol: `encode` a request body, and make a `decoder` for its response."""
 
-    #: as in `models.toml` and `api=`
+    #: the protocol's name in `models.toml`, one of `PROTOCOLS`
     name: str
     #: appended to the base URL
     path: str
 
     def encode(self, call: Call) -> dict[str, Any]:
-        """The request body as a JSON object, streaming switched on."""
+        """The request body as a JSON object, streaming switched on. Raises `UsageError` if a needed field is missing."""
         ...
 
     def decoder(self, *, end: str = "strict") -> Decoder:
@@ -51,3 +60,10 @@ class Codec(Protocol):
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
         """The `(error_type, detail)` in the host's own words out of an error body, both may be ``""``."""
         ...
+
+
+def codec(name: str) -> Codec:
+    """The codec of a protocol; its module is imported on first use. Raises `UsageError` for an unknown name."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"no protocol is named {name!r}; there are {', '.join(PROTOCOLS)}")
+    return cast("Codec", import_module(f"{__name__}.{name}").CODEC)

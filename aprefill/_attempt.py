@@ -1,0 +1,358 @@
+"""One request: open it, read deltas from it, close it. Awaits; decides nothing."""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from ._errors import (
+    AprefillError,
+    PrefillRefused,
+    ProtocolError,
+    Stalled,
+    StatusError,
+    Truncated,
+    UsageError,
+)
+from ._support import is_refusal
+from ._types import EndDelta, ErrorDelta, ReasoningDelta, TextDelta, ToolDelta
+from ._watch import Watch, is_trio, native_loop
+from .codecs import codec as codec_by_name
+from .transports import Request
+from .transports._foreign import translate
+from .wire import decoder_for
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+
+    from ._plan import Step
+    from ._target import Target
+    from ._types import Delta, Timeouts
+    from .transports import Response, Transport
+
+#: After the protocol's end the body is read on, to keep the connection, for at most this long and this much.
+DRAIN_S = 0.05
+DRAIN_BYTES = 65_536
+#: Largest error body that is read, in bytes, and for how long, in seconds.
+ERROR_BODY_BYTES = 65_536
+ERROR_BODY_S = 5.0
+
+_NEVER = float("inf")
+_PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
+
+
+class Attempt:
+    """One request to one host.
+
+    `open()`, then `read()` until `ended` or `failure`, then `drain()` if the connection is worth keeping, then
+    `aclose()`. `kill()` ends the connection at once, from anywhere.
+    """
+
+    def __init__(self, step: Step, target: Target, transport: Transport, timeouts: Timeouts) -> None:
+        self.step = step
+        self._target = target
+        self._transport = transport
+        self._timeouts = timeouts
+        self._codec = codec_by_name(step.row.codec)
+        self.decoder = self._codec.decoder(end=step.row.end)
+        self._response: Response | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._watch: Watch | None = None
+        self._now = time.monotonic
+        # seconds spent in our own awaits, the only time that the clocks count
+        self._waited = 0.0
+        self._waited_since_progress = 0.0
+        self._saw_token = False
+        #: HTTP status and the host's request id, once known
+        self.status: int | None = None
+        self.request_id: str | None = None
+        self.received_bytes = 0
+        self._records = 0
+        #: the protocol's end was seen
+        self.ended = False
+        #: what went wrong; the deltas returned along with it came before
+        self.failure: AprefillError | None = None
+        #: `interrupt()` was called
+        self.interrupted = False
+        #: where the asynchronous close may be scheduled from a finaliser
+        self.loop: Any = None
+
+    # --- opening ----------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol."""
+        step, target = self.step, self._target
+        self.loop = native_loop()
+        body = _encode(self._codec.encode(step.call))
+        request = Request(target.url(self._codec.path, with_prefill=step.sends_prefill), target.headers(), body)
+        clock, limit = self._first_of(("connect_s", 0.0), ("total_s", 0.0))
+        began = anyio.current_time()
+        with anyio.CancelScope(deadline=began + limit) as scope:
+            self._scope = scope
+            try:
+                self._response = await self._transport.open(request)
+            except Exception as exc:
+                error = translate(exc, stage="open", host=target.host)
+                if error is None:
+                    raise
+                raise error from exc
+        self._scope = None
+        self._count_wait(anyio.current_time() - began)
+        if self._response is None:
+            # an interrupted open ends the same way; the caller looks at `interrupted` first
+            raise self._stalled(clock)
+        self.status = self._response.status
+        headers = self._response.headers
+        self.request_id = headers.get("request-id") or headers.get("x-request-id")
+        if self._response.can_kill and not is_trio(self.loop):
+            self._watch = Watch(self.loop, self._response.kill)
+        else:
+            self._now = anyio.current_time
+        await self._check_head()
+        self._wire = decoder_for(headers.get("content-type", ""))
+        self._receive = self._response.receive
+
+    async def _check_head(self) -> None:
+        response = self._response
+        assert response is not None
+        headers = response.headers
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if encoding not in {"", "identity"}:
+            raise ProtocolError(
+                f"the answer is compressed ({encoding[:20]}) though identity was asked for",
+                status=response.status,
+                content_type=content_type,
+            )
+        if response.status != 200:
+            raise self._status_error(await self._error_body(), headers)
+        if content_type == "application/json":
+            body = await self._error_body()
+            error_type, detail = self._codec.error(200, body, headers)
+            if error_type or detail:
+                raise StatusError(
+                    200, error_type=error_type, detail=self._target.redact(detail), request_id=self.request_id, in_band=True
+                )
+        if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
+            raise ProtocolError(
+                f"the answer is {content_type}, not a stream", status=response.status, content_type=content_type
+            )
+
+    def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
+        assert self.status is not None
+        step = self.step
+        error_type, detail = self._codec.error(self.status, body, headers)
+        detail = self._target.redact(detail)
+        if step.sends_prefill and is_refusal(step.row, self.status, body.decode(errors="replace")):
+            return PrefillRefused(step.call.model, status=self.status, quote=detail)
+        if 300 <= self.status < 400:
+            detail = "a redirect, which is never followed: the prompt would go to another host"
+        return StatusError(
+            self.status,
+            error_type=error_type,
+            detail=detail,
+            retry_after_s=_retry_after(headers),
+            request_id=self.request_id,
+        )
+
+    async def _error_body(self) -> bytes:
+        assert self._response is not None
+        parts: list[bytes] = []
+        size = 0
+        with anyio.move_on_after(ERROR_BODY_S):
+            try:
+                while size < ERROR_BODY_BYTES:
+                    parts.append(await self._response.receive())
+                    size += len(parts[-1])
+            except StopAsyncIteration:
+                pass
+            except Exception as exc:
+                # half an error body says more than the failure to read the rest
+                if translate(exc, stage="read", host=self._target.host) is None:
+                    raise
+        return b"".join(parts)[:ERROR_BODY_BYTES]
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    async def read(self) -> list[Delta]:
+        """The deltas of one network read, perhaps none. Afterwards `ended` or `failure` may be set."""
+        now = self._now
+        began = now()
+        clock, limit = self._next_clock()
+        watch = self._watch
+        stalled = False
+        try:
+            if watch is not None:
+                watch.start(began + limit)
+                try:
+                    data = await self._receive()
+                finally:
+                    watch.stop()
+            else:
+                data = b""
+                with anyio.CancelScope(deadline=began + limit) as scope:
+                    self._scope = scope
+                    data = await self._receive()
+                stalled = scope.cancelled_caught
+        except StopAsyncIteration:
+            return self._eof()
+        except Exception as exc:
+            if watch is not None and watch.fired:
+                self.failure = self._stalled(clock)
+                return []
+            error = translate(exc, stage="read", host=self._target.host, received_bytes=self.received_bytes)
+            if error is None:
+                raise
+            error.__cause__ = exc
+            self.failure = error
+            return []
+        finally:
+            self._scope = None
+            self._count_wait(now() - began)
+        if stalled or (watch is not None and watch.fired):
+            self.failure = self._stalled(clock)
+            return []
+        return self._decode(data)
+
+    def _decode(self, data: bytes) -> list[Delta]:
+        self.received_bytes += len(data)
+        decode = self.decoder.decode
+        deltas: list[Delta] = []
+        try:
+            records = self._wire.feed(data)
+            self._records += len(records)
+            for record in records:
+                deltas += decode(record)
+        except AprefillError as error:
+            self.failure = error
+        if deltas:
+            self._look(deltas)
+        return deltas
+
+    def _eof(self) -> list[Delta]:
+        deltas: list[Delta] = []
+        try:
+            undispatched = self._wire.close()
+            if self._records == 0:
+                what = "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
+                raise ProtocolError(f"the answer is {what}", status=self.status)
+            deltas += self.decoder.close(undispatched)
+            self._look(deltas)
+        except Truncated as error:
+            self.failure = Truncated(error.reason, received_bytes=self.received_bytes)
+        except AprefillError as error:
+            self.failure = error
+        return deltas
+
+    def _look(self, deltas: list[Delta]) -> None:
+        last = deltas[-1] if deltas else None
+        if type(last) is EndDelta:
+            self.ended = True
+        elif type(last) is ErrorDelta:
+            self.failure = StatusError(
+                last.status,
+                error_type=last.error_type,
+                detail=self._target.redact(last.detail),
+                request_id=self.request_id,
+                in_band=True,
+            )
+        for delta in deltas:
+            if type(delta) in _PROGRESS:
+                self._saw_token = True
+                self._waited_since_progress = 0.0
+                return
+
+    def _stalled(self, clock: str) -> Stalled:
+        return Stalled(clock, getattr(self._timeouts, clock))
+
+    # --- clocks -----------------------------------------------------------------------------------------------
+
+    def _count_wait(self, seconds: float) -> None:
+        self._waited += seconds
+        self._waited_since_progress += seconds
+
+    def _next_clock(self) -> tuple[str, float]:
+        """The clock that will run out first during the next read, and its seconds from now."""
+        if self._saw_token:
+            return self._first_of(
+                ("progress_s", self._waited_since_progress), ("idle_s", 0.0), ("total_s", self._waited)
+            )
+        return self._first_of(("first_token_s", self._waited), ("idle_s", 0.0), ("total_s", self._waited))
+
+    def _first_of(self, *clocks: tuple[str, float]) -> tuple[str, float]:
+        """Of clocks with the seconds they have used: the one with the least left, and that."""
+        first, least = clocks[0][0], _NEVER
+        for name, used in clocks:
+            limit = getattr(self._timeouts, name)
+            if limit is not None and limit - used < least:
+                first, least = name, limit - used
+        return first, max(least, 0.0)
+
+    # --- ending -----------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Make a waiting `open` or `read` come back now; synchronous, from any task of the loop."""
+        self.interrupted = True
+        if self._scope is not None:
+            self._scope.cancel()
+        self.kill()
+
+    def kill(self) -> bool:
+        """Shut the connection down without awaiting; False where only an asynchronous close is possible."""
+        return self._response is not None and self._response.kill()
+
+    async def drain(self) -> None:
+        """Read the body to its end so that the connection can be used again; gives up after 50 ms or 64 KiB."""
+        size = 0
+        with anyio.move_on_after(DRAIN_S):
+            try:
+                while size <= DRAIN_BYTES:
+                    size += len(await self._receive())
+            except Exception as exc:
+                # StopAsyncIteration is the end; anything else costs the connection, never the reply
+                if not isinstance(exc, StopAsyncIteration):
+                    translate(exc, stage="read", host=self._target.host)
+
+    async def aclose(self) -> None:
+        """Release the connection. Shielded, bounded, idempotent; raises nothing."""
+        if self._watch is not None:
+            self._watch.close()
+        if self._response is not None:
+            try:
+                await self._response.aclose()
+            except Exception as exc:
+                translate(exc, stage="read", host=self._target.host)
+        if not self._target.keep:
+            await self._transport.aclose()
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        # its text quotes the prompt: not chained
+        raise UsageError("the request holds a lone surrogate, which JSON in UTF-8 cannot carry") from None
+    except TypeError as exc:
+        raise UsageError(f"the request cannot be written as JSON: {exc}") from None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or an HTTP date, RFC 9110 10.2.3)."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if seconds == seconds and seconds < _NEVER:  # neither NaN nor infinite
+            return max(0.0, seconds)
+    return None

@@ -1,0 +1,265 @@
+"""The front door: `stream()` for one reply, `Session` for many over one connection pool."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+
+from ._errors import UsageError
+from ._plan import ask
+from ._reply import Reply, Run, live_runs
+from ._support import builtin_table
+from ._target import DEMO_SCHEME, resolve
+from ._types import Timeouts
+from ._watch import native_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from ._plan import ShowWhen
+    from ._support import Table
+    from ._types import Support
+    from .transports import Transport
+
+T = TypeVar("T")
+
+Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+
+
+class _Unset(Enum):
+    UNSET = "the session's own"
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+#: "Not given": the session's default applies.
+UNSET: Final = _Unset.UNSET
+
+
+def stream(
+    prompt: Prompt,
+    *,
+    prefill: str = "",
+    model: str | None = None,
+    client: Any = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    api: str | None = None,
+    system: str | None = None,
+    max_tokens: int | None = None,
+    stop: str | Sequence[str] = (),
+    temperature: float | None = None,
+    thinking: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    response_format: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    support: Support | str | None = None,
+    strict: bool = False,
+    show_when: ShowWhen | None = None,
+    show_from: int | str = 0,
+    coalesce: bool = False,
+    timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+) -> Reply:
+    """One reply that begins with `prefill`, as a stream of str with the prefill exactly once.
+
+    Synchronous and lazy: wrong arguments raise `UsageError` here, everything else happens when the reply is
+    iterated. Without a `client` the call opens one connection and closes it; use a `Session` for many calls.
+
+    Args:
+        prompt: The user's text, or a list of messages ``{"role": ..., "content": ...}``. A str content is neutral,
+            a list content goes to the host as it is. A last assistant turn of text alone, with ``prefill=""``, is
+            the prefill.
+        prefill: The first characters of the reply.
+        model: ``"provider:name"``; with `client` or `base_url` the bare name will do. Else ``APREFILL_MODEL``.
+        client: An open `httpx2.AsyncClient` or `httpx.AsyncClient` to send with. It stays yours; its own timeouts
+            do not apply, `timeouts` do.
+        base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host.
+        api_key: In place of the provider's environment variable.
+        api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's
+            default.
+        system: The system prompt.
+        max_tokens: Limit for the new text, in tokens.
+        stop: Stop sequences. They apply to the new text only, and work where the host does not take them.
+        temperature, thinking, tools, response_format: Sent to the host as they are.
+        extra: More fields for the request body; they win over everything else, a None removes a field.
+        support: What the host does with a prefill, if you know better than the table.
+        strict: Anything but a native prefill is an error, and so is a host known to repeat the prefill that does
+            not.
+        show_when: When the prefill is handed out: ``"accepted"`` (default: when the host has accepted the
+            request), ``"decided"`` (with the first new text), ``"now"`` (before the request), ``"never"``.
+        show_from: Hand out the prefill's tail only, from this offset in characters, or from this text in it.
+        coalesce: One chunk a network read instead of one a delta.
+        timeouts: How long to wait for the provider.
+    """
+    return _reply(
+        prompt,
+        prefill,
+        dict(
+            model=model, client=client, base_url=base_url, api_key=api_key, api=api, system=system,
+            max_tokens=max_tokens, stop=stop, temperature=temperature, thinking=thinking, tools=tools,
+            response_format=response_format, extra=extra, support=support, strict=strict, show_when=show_when,
+            show_from=show_from, coalesce=coalesce, timeouts=timeouts,
+        ),
+        builtin_table(),
+        None,
+    )  # fmt: skip
+
+
+class Session:
+    """The same defaults for many replies, over one connection pool.
+
+    `async with Session(model=...) as session: session.stream(...)`. It belongs to the event loop that first uses
+    it. Leaving it ends the replies that are still open. A `client` that was passed stays open: it is yours.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        client: Any = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        api: str | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        temperature: float | None = None,
+        thinking: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        support: Support | str | None = None,
+        strict: bool = False,
+        show_when: ShowWhen | None = None,
+        show_from: int | str = 0,
+        coalesce: bool = False,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        table: Table | None = None,
+    ) -> None:
+        self._defaults: dict[str, Any] = dict(
+            model=model, client=client, base_url=base_url, api_key=api_key, api=api, system=system,
+            max_tokens=max_tokens, stop=stop, temperature=temperature, thinking=thinking, tools=tools,
+            response_format=response_format, extra=extra, support=support, strict=strict, show_when=show_when,
+            show_from=show_from, coalesce=coalesce, timeouts=timeouts,
+        )  # fmt: skip
+        self._table = table or builtin_table()
+        self._pool = _Pool(client)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        prefill: str = "",
+        model: str | None | _Unset = UNSET,
+        base_url: str | None | _Unset = UNSET,
+        api_key: str | None | _Unset = UNSET,
+        api: str | None | _Unset = UNSET,
+        system: str | None | _Unset = UNSET,
+        max_tokens: int | None | _Unset = UNSET,
+        stop: str | Sequence[str] | _Unset = UNSET,
+        temperature: float | None | _Unset = UNSET,
+        thinking: Mapping[str, Any] | None | _Unset = UNSET,
+        tools: Sequence[Mapping[str, Any]] | None | _Unset = UNSET,
+        response_format: Mapping[str, Any] | None | _Unset = UNSET,
+        extra: Mapping[str, Any] | None | _Unset = UNSET,
+        support: Support | str | None | _Unset = UNSET,
+        strict: bool | _Unset = UNSET,
+        show_when: ShowWhen | None | _Unset = UNSET,
+        show_from: int | str | _Unset = UNSET,
+        coalesce: bool | _Unset = UNSET,
+        timeouts: Timeouts | _Unset = UNSET,
+    ) -> Reply:
+        """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
+        if self._pool.closed:
+            raise UsageError("this session is closed; make a new one")
+        given = dict(
+            model=model, base_url=base_url, api_key=api_key, api=api, system=system, max_tokens=max_tokens,
+            stop=stop, temperature=temperature, thinking=thinking, tools=tools, response_format=response_format,
+            extra=extra, support=support, strict=strict, show_when=show_when, show_from=show_from,
+            coalesce=coalesce, timeouts=timeouts,
+        )  # fmt: skip
+        chosen = {name: value for name, value in given.items() if value is not UNSET}
+        return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
+
+    async def aclose(self) -> None:
+        """End the replies that are open and close the pool. Idempotent."""
+        await self._pool.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Session {self._defaults['model'] or 'no default model'}, {'closed' if self._pool.closed else 'open'}>"
+
+
+class _Pool:
+    """A session's transports, one for the network and one for the demo, made when first used."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._transports: dict[bool, Transport] = {}
+        self._loop: Any = None
+        self.closed = False
+
+    def transport(self, *, demo: bool) -> Transport:
+        if self.closed:
+            raise UsageError("this session was closed before the reply began; make a new one")
+        loop = native_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise UsageError("this session belongs to another event loop; make one session a loop")
+        if demo not in self._transports:
+            self._transports[demo] = _transport(self._client, demo=demo)
+        return self._transports[demo]
+
+    async def aclose(self) -> None:
+        self.closed = True
+        transports, self._transports = list(self._transports.values()), {}
+        for run in live_runs(transports):
+            await run.aclose()
+        for transport in transports:
+            await transport.aclose()
+
+
+def _transport(client: Any, *, demo: bool) -> Transport:
+    if demo:
+        from .transports.demo import DemoTransport
+
+        return DemoTransport()
+    from .transports.http import HttpTransport
+
+    return HttpTransport(client)
+
+
+def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, pool: _Pool | None) -> Reply:
+    names = ("model", "base_url", "api_key", "api")
+    target_options = {name: options.pop(name) for name in names}
+    client = options.pop("client")
+    _check_client(client)
+    asked = ask(prompt, prefill=prefill, **options)
+    target = resolve(table, has_client=client is not None, keep=pool is not None, **target_options)
+    demo = target.base_url.startswith(DEMO_SCHEME)
+
+    def transport() -> Transport:
+        return _transport(client, demo=demo) if pool is None else pool.transport(demo=demo)
+
+    return Reply(Run(asked, target, transport))
+
+
+def _check_client(client: Any) -> None:
+    if client is None:
+        return
+    kinds = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(client).__mro__}
+    if not kinds & {"httpx2.AsyncClient", "httpx.AsyncClient"}:
+        raise UsageError(
+            f"client={type(client).__name__}: pass an httpx2.AsyncClient or an httpx.AsyncClient, "
+            "or leave client out and pass base_url= and api_key="
+        )

@@ -1,0 +1,155 @@
+"""Stop sequences that we look for ourselves, where the host is not told about them."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class StopStage:
+    """Text up to the first stop sequence: feed it pieces, show what comes back.
+
+    The sequence whose match ends first fires, of several that end together the longest. What stands before its
+    match is given out, nothing after. Only what may become a match is held. An empty sequence raises ValueError;
+    `feed` and `close` after `close` raise RuntimeError.
+
+    >>> stage = StopStage(["\\n\\n", "END"])
+    >>> [stage.feed(piece) for piece in ("one\\n", "two\\nE", "ND", " three")], stage.fired, stage.close()
+    (['one', '\\ntwo\\n', '', ''], 'END', '')
+    """
+
+    __slots__ = ("_beginnings", "_closed", "_first", "_fired", "_node")
+
+    def __init__(self, sequences: Iterable[str]) -> None:
+        if isinstance(sequences, str):
+            raise TypeError("sequences are several str; one str would be taken letter by letter")
+        chosen = list(sequences)
+        if not all(chosen):
+            raise ValueError("an empty stop sequence stops before the first character")
+        self._beginnings = _Beginnings(chosen)
+        #: the longest beginning at the end of what was fed: all that is held
+        self._node = 0
+        #: what a sequence starts with: ordinary text is skipped in C up to there
+        self._first = re.compile("[" + "".join(map(re.escape, self._beginnings.next[0])) + "]") if chosen else None
+        self._fired: str | None = None
+        self._closed = False
+
+    @property
+    def fired(self) -> str | None:
+        """The sequence that was met."""
+        return self._fired
+
+    @property
+    def held(self) -> int:
+        """Characters fed and not given out yet: fewer than the longest sequence has."""
+        return self._beginnings.length[self._node]
+
+    def __repr__(self) -> str:
+        return f"<StopStage {'watching' if self._fired is None else 'fired'}, {self.held} held>"
+
+    def feed(self, piece: str) -> str:
+        """Give what may be shown now; after a sequence has fired, nothing."""
+        if self._closed:
+            raise RuntimeError("this stop stage is closed")
+        if self._fired is not None:
+            return ""
+        first = self._first
+        before = node = self._node
+        if first is None or not (node or first.search(piece)):
+            return piece
+        known = self._beginnings
+        follow, shorter, fires = known.next, known.shorter, known.fires
+        i = 0
+        keep: str | None = None
+        while i < len(piece) and keep is None:
+            if not node:
+                found = first.search(piece, i)
+                if found is None:
+                    i = len(piece)
+                    break
+                i = found.start()
+            c = piece[i]
+            i += 1
+            while node and c not in follow[node]:
+                node = shorter[node]
+            node = follow[node].get(c, 0)
+            keep = fires[node]
+        if keep is None:
+            self._node = node
+            unseen = known.length[node]
+        else:
+            self._fired = keep
+            self._node = 0
+            unseen = len(keep)
+        # of (what was held + piece[:i]) all but the last `unseen` characters; nothing longer is copied
+        length = known.length[before]
+        shown = length + i - unseen
+        text = known.owner[before]
+        return text[:shown] if shown <= length else text[:length] + piece[: shown - length]
+
+    def close(self) -> str:
+        """End it and give what is held: it was the model's own text."""
+        if self._closed:
+            raise RuntimeError("this stop stage is closed")
+        self._closed = True
+        held = self._beginnings.owner[self._node][: self.held]
+        self._node = 0
+        return held
+
+
+class _Beginnings:
+    """All beginnings of the sequences, numbered, and how they hang together (Aho and Corasick). 0 is the empty one.
+
+    Tables of numbers, not nodes that refer to each other: a reference cycle would live until the next collection.
+    A beginning in which a sequence ends is never left, so nothing that is longer is kept: of "ab" and "xaby"
+    the second can never fire, and must hold nothing back.
+    """
+
+    __slots__ = ("fires", "length", "next", "owner", "shorter")
+
+    def __init__(self, sequences: list[str]) -> None:
+        #: the beginnings that are one character longer
+        self.next: list[dict[str, int]] = [{}]
+        #: the longest end of each that is a beginning too
+        self.shorter = [0]
+        #: the longest sequence that ends here
+        self.fires: list[str | None] = [None]
+        #: each is ``owner[:length]``
+        self.owner = [""]
+        self.length = [0]
+        for sequence in sequences:
+            self._add(sequence)
+        self._connect()
+
+    def _add(self, sequence: str) -> None:
+        node = 0
+        for length, c in enumerate(sequence, 1):
+            after = self.next[node].setdefault(c, len(self.next))
+            if after == len(self.next):
+                self.next.append({})
+                self.shorter.append(0)
+                self.fires.append(None)
+                self.owner.append(sequence)
+                self.length.append(length)
+            node = after
+        self.fires[node] = sequence
+
+    def _connect(self) -> None:
+        """Find `shorter`, from the short beginnings to the long ones."""
+        queue = deque([0])
+        while queue:
+            node = queue.popleft()
+            for c, after in self.next[node].items():
+                end = self.shorter[node]
+                while end and c not in self.next[end]:
+                    end = self.shorter[end]
+                self.shorter[after] = self.next[end].get(c, 0) if node else 0
+                if self.fires[after] is None:
+                    self.fires[after] = self.fires[self.shorter[after]]
+                if self.fires[after] is not None:
+                    self.next[after] = {}
+                queue.append(after)

@@ -1,0 +1,473 @@
+"""What each host does with a prefill, and how a prefill travels there.
+
+The knowledge is in `models.toml`, read once, at the first question; this module reads and checks it, finds the
+row for a model, and builds the trailing turn. Pure: it decides nothing that only the host's bytes can tell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import date as Date
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from aprefill._errors import UsageError
+from aprefill._types import Support
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from aprefill._types import Message
+
+_T = TypeVar("_T")
+_Date: TypeAlias = Date  # msgspec needs it at run time
+
+#: The field that is the dialect: on the turn, or in the body.
+_TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
+_BODY_SWITCH: dict[str, dict[str, Any]] = {"continue_final_message": {"continue_final_message": True}}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error that means: the prefill was refused.
+
+    `why` is ``"model"`` when the model takes none at all; ``"thinking"``, ``"tools"``, ``"whitespace"`` or
+    ``"flags"`` when it was this request, so nothing is learned about the model.
+    """
+
+    status: int
+    text: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one (provider, api, model) does with a prefill, and how to reach it.
+
+    The fields that carry a prefill are those of a native one, also where the host is not known to take any: they
+    are what `forced()` needs. Only `carry()` uses them.
+    """
+
+    provider: str
+    #: "chat", "messages", "responses", "completions" or "native"
+    api: str
+    #: the patterns this row stands for; ("*",): every model that no other row of the host names
+    models: tuple[str, ...] = ("*",)
+    codec: str
+    #: "" where the caller must give one
+    base_url: str
+    key_env: tuple[str, ...]
+    key_required: bool
+    #: "bearer", "x-api-key" or "none"
+    auth: str
+    headers: Mapping[str, str]
+    #: sent when the caller gives none, where the API demands one
+    max_tokens: int | None
+    token_field: str
+    #: the codec's end rule
+    end: str
+    #: whether stop sequences may be sent at all, and one of white space; how many, None: no known limit
+    sends_stop: bool = True
+    blank_stop: bool = True
+    max_stop: int | None = None
+    support: Support
+    #: `native_dialect`, or "prompt" without native support
+    dialect: str
+    #: "trailing", "prefix", "partial" or "continue_final_message"
+    native_dialect: str = "trailing"
+    #: fields of the trailing turn beside role and content
+    turn_fields: Mapping[str, Any]
+    #: fields of the body with a prefill: switches, and what must be off
+    body_fields: Mapping[str, Any]
+    #: in place of `base_url` when a trailing turn is sent
+    prefill_base_url: str | None
+    #: "keep"; or "strip": white space at the prefill's end is not sent, the host refuses or drops it
+    whitespace: str
+    #: the echo's white space may differ from the prefill's
+    whitespace_echo: bool
+    #: request setting -> "breaks" or "unknown", together with a native prefill
+    conflicts: Mapping[str, str]
+    refusals: tuple[Refusal, ...]
+    #: "recording", "engine", "doc", "issue"; "guess" and "unknown" count as unknown; "caller": see `forced()`
+    evidence: str
+    source: str
+    #: when the source was looked at, ISO; "" for unknown
+    date: str
+    #: what a "guess" row supposes; `support` does not believe it
+    guess: Support | None = None
+    note: str = ""
+
+    @property
+    def native(self) -> bool:
+        """Whether the host takes a prefill."""
+        return self.support in {Support.EATS, Support.ECHOES}
+
+    def forced(self, support: Support) -> Row:
+        """This row with the caller's word, `support=`, in place of the table's."""
+        return replace(_believing(self, support), evidence="caller", source="", date="", guess=None, note="")
+
+
+def _believing(row: Row, support: Support) -> Row:
+    row = replace(row, support=support)
+    return replace(row, dialect=row.native_dialect if row.native else "prompt")
+
+
+# --- the file's schema; msgspec checks it --------------------------------------------------------------------
+
+
+class _Manner(Struct, kw_only=True, forbid_unknown_fields=True):
+    dialect: Literal["trailing", "prefix", "partial", "continue_final_message"] = "trailing"
+    turn_fields: dict[str, Any] = {}
+    body_fields: dict[str, Any] = {}
+    prefill_base_url: str | None = None
+    whitespace: Literal["keep", "strip"] = "keep"
+    whitespace_echo: bool = False
+    conflicts: dict[Literal["thinking", "tools", "tool_choice", "response_format"], Literal["breaks", "unknown"]] = {}
+    sends_stop: bool = True
+    blank_stop: bool = True
+    max_stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if taken := self.turn_fields.keys() & {"role", "content"}:
+            raise ValueError(f"turn_fields cannot set {min(taken)}")
+        _check_url("prefill_base_url", self.prefill_base_url)
+
+
+class _Model(_Manner, kw_only=True, forbid_unknown_fields=True):
+    match: list[str]
+    support: Support
+    evidence: Literal["recording", "engine", "doc", "issue", "guess"]
+    source: str
+    date: _Date
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.match or not all(p and p == p.lower() for p in self.match):
+            raise ValueError("match needs patterns, in lower case: model names are compared so")
+        if not self.source.strip():
+            raise ValueError("source is empty; say where this is known from")
+        if self.whitespace_echo and self.support is Support.EATS:
+            raise ValueError('whitespace_echo is about an echo, which support = "eats" says there is none of')
+
+
+class _Host(_Manner, kw_only=True, forbid_unknown_fields=True):
+    provider: str
+    api: Literal["chat", "messages", "responses", "completions", "native"]
+    codec: str
+    base_url: str
+    hosts: list[str] = []
+    key_env: list[str] = []
+    key_required: bool = True
+    auth: Literal["bearer", "x-api-key", "none"]
+    headers: dict[str, str] = {}
+    max_tokens: int | None = None
+    token_field: Literal["max_tokens", "max_completion_tokens"] = msgspec.field(default="max_tokens")
+    end: str = "strict"
+    refusals: list[str] = []
+    model: list[dict[str, Any]] = []
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.provider):
+            raise ValueError("provider must be lower-case letters, digits and _.- (a colon would end it)")
+        if not all(_address(f"https://{name}") for name in self.hosts):
+            raise ValueError("hosts holds names such as api.example.com or localhost:8000")
+        _check_url("base_url", self.base_url)
+
+
+class _Refusal(Struct, forbid_unknown_fields=True):
+    status: int
+    text: str
+    why: Literal["model", "thinking", "tools", "whitespace", "flags"]
+    source: str
+    date: _Date
+
+    def __post_init__(self) -> None:
+        if len(_flat(self.text)) < 20:
+            raise ValueError("text needs 20 characters or more, to be told from other errors")
+
+
+class _File(Struct, forbid_unknown_fields=True):
+    host: list[dict[str, Any]] = []
+    refusal: dict[str, dict[str, Any]] = {}
+
+
+def _convert(raw: Any, to: type[_T], where: str = "the file") -> _T:
+    try:
+        return msgspec.convert(raw, to)
+    except msgspec.ValidationError as exc:
+        text, _, path = str(exc).partition(" - at `")
+        key = path.partition("$")[2].strip("`.")
+        hint = get_type_hints(to).get(re.split(r"[.\[]", key)[0])
+        words = [word.value for word in Support] if hint is Support else get_args(hint)
+        if words and all(isinstance(word, str) for word in words):
+            text += f", it is one of {', '.join(words)}"
+        raise UsageError(f"support table, {where}: {f'key `{key}`: ' if key else ''}{text}") from exc
+
+
+# --- the table -----------------------------------------------------------------------------------------------
+
+
+class Table:
+    """The support table: `row()` for one model, `rows()` for all that is known.
+
+    `Table.load()` gives the built-in one with the caller's rows in front of it.
+    """
+
+    __slots__ = ("_addresses", "_rows")
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        file = _convert(raw, _File)
+        known = {name: _convert(one, _Refusal, f"refusal {name}") for name, one in file.refusal.items()}
+        refusals = {name: Refusal(one.status, one.text, one.why) for name, one in known.items()}
+        #: by (provider, api), in the order in which they are tried; the last is any other model's
+        self._rows: dict[tuple[str, str], tuple[Row, ...]] = {}
+        self._addresses: dict[str, str] = {}
+        for one in file.host:
+            where = _name(one)
+            host = _convert(one, _Host, where)
+            if missing := [name for name in host.refusals if name not in refusals]:
+                raise UsageError(f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]")
+            rest = _rest(host, tuple(refusals[name] for name in host.refusals))
+            shared = {key: one[key] for key in _Manner.__struct_fields__ if key in one}
+            rows = [
+                _row(rest, _convert(shared | entry, _Model, f"{where}, model entry {number} {entry.get('match', '')}"))
+                for number, entry in enumerate(host.model, 1)
+            ]
+            covered = any("*" in row.models for row in rows)
+            self._rows[host.provider, host.api] = tuple(rows if covered else [*rows, rest])
+            for address in _addresses(host):
+                self._addresses[address] = host.provider
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Table:
+        """The built-in table with the caller's rows over it, from a file or from TOML text.
+
+        A str without a line end is a path. A [[host]] that exists needs only the keys that differ; its model
+        entries come before the built-in ones. Raises `UsageError` that names the row and the key.
+        """
+        try:
+            if isinstance(source, os.PathLike) or "\n" not in source:
+                with open(source, "rb") as file:
+                    over = tomllib.load(file)
+            else:
+                over = tomllib.loads(source)
+        except (OSError, ValueError) as exc:
+            raise UsageError(f"support table: cannot read it: {exc}") from exc
+        return cls(_merge(_builtin_raw(), over))
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Every provider's name, in the table's order."""
+        return tuple(dict.fromkeys(provider for provider, _ in self._rows))
+
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, host by host, in the order in which they are tried; the last of a host covers the rest."""
+        return tuple(row for rows in self._rows.values() for row in rows)
+
+    def row(self, provider: str, model: str, api: str | None = None) -> Row:
+        """The row for one model. `api=None`: the provider's default api. Raises `UsageError` for unknown names."""
+        apis = [known for owner, known in self._rows if owner == provider]
+        if not apis:
+            raise UsageError(f"unknown provider {provider!r}; known are {', '.join(self.providers)}")
+        if api is not None and api not in apis:
+            raise UsageError(f"{provider} has no api {api!r}; it has {', '.join(apis)}")
+        name = model.lower()
+        rows = self._rows[provider, api or apis[0]]
+        return next(row for row in rows if any(fnmatchcase(name, pattern) for pattern in row.models))
+
+    def provider_of_url(self, base_url: str) -> str | None:
+        """The provider whose host `base_url` names, or None. The whole host name counts, never a part of it."""
+        return self._addresses.get(_address(base_url))
+
+
+def _manner(how: _Manner) -> dict[str, Any]:
+    return {
+        "native_dialect": how.dialect,
+        "turn_fields": MappingProxyType(_TURN_SWITCH.get(how.dialect, {}) | how.turn_fields),
+        "body_fields": MappingProxyType(_BODY_SWITCH.get(how.dialect, {}) | how.body_fields),
+        "prefill_base_url": how.prefill_base_url,
+        "whitespace": how.whitespace,
+        "whitespace_echo": how.whitespace_echo,
+        "conflicts": MappingProxyType(how.conflicts),
+        "sends_stop": how.sends_stop,
+        "blank_stop": how.blank_stop,
+        "max_stop": how.max_stop,
+    }
+
+
+def _rest(host: _Host, refusals: tuple[Refusal, ...]) -> Row:
+    """The row of the models that no entry names."""
+    return Row(
+        provider=host.provider,
+        api=host.api,
+        codec=host.codec,
+        base_url=host.base_url,
+        key_env=tuple(host.key_env),
+        key_required=host.key_required,
+        auth=host.auth,
+        headers=MappingProxyType(host.headers),
+        max_tokens=host.max_tokens,
+        token_field=host.token_field,
+        end=host.end,
+        support=Support.EMULATED,
+        dialect="prompt",
+        refusals=refusals,
+        evidence="unknown",
+        source="",
+        date="",
+        **_manner(host),
+    )
+
+
+def _row(rest: Row, model: _Model) -> Row:
+    guess = model.support if model.evidence == "guess" else None
+    row = replace(
+        rest,
+        models=tuple(model.match),
+        evidence=model.evidence,
+        source=model.source,
+        date=model.date.isoformat(),
+        guess=guess,
+        note=model.note,
+        **_manner(model),
+    )
+    return _believing(row, Support.EMULATED if guess else model.support)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    hosts = {(one["provider"], one["api"]): one for one in base["host"]}
+    for one in _convert(over, _File).host:
+        if not {"provider", "api"} <= one.keys():
+            raise UsageError(f"support table, {_name(one)}: keys `provider` and `api` say which host this is")
+        known = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
+        models = one.get("model", [])
+        if isinstance(models, list):  # else the schema says what is wrong
+            models = [*models, *known.get("model", [])]
+        hosts[key] = {**known, **one, "model": models}
+    return {"host": list(hosts.values()), "refusal": base["refusal"] | over.get("refusal", {})}
+
+
+def _name(host: Mapping[str, Any]) -> str:
+    return f"host {host.get('provider', '?')}/{host.get('api', '?')}"
+
+
+def _check_url(key: str, url: str | None) -> None:
+    # Whether plain http is allowed is decided where requests are sent, for a base_url= as well.
+    if url and not url.startswith(("https://", "http://", "demo:")):
+        raise ValueError(f"{key} begins with https:// or http://")
+
+
+def _addresses(host: _Host) -> Iterable[str]:
+    """Where this host is found. A loopback port is no identity, so those count only where the table lists them."""
+    for url in (host.base_url, host.prefill_base_url):
+        address = _address(url or "")
+        if address.rpartition(":")[0] not in {"", "localhost", "127.0.0.1", "::1"}:
+            yield address
+    yield from (_address(f"https://{name}") for name in host.hosts)
+
+
+def _address(url: str) -> str:
+    """``host:port`` of a URL, lower-case, or ``""`` when it has no host."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+    except ValueError:
+        return ""
+    return f"{parts.hostname.rstrip('.')}:{port}" if parts.hostname else ""
+
+
+@cache
+def _builtin_raw() -> Mapping[str, Any]:
+    return tomllib.loads(resources.files("aprefill").joinpath("models.toml").read_text("utf-8"))
+
+
+@cache
+def builtin_table() -> Table:
+    """The table of `models.toml`, read at the first call."""
+    return Table(_builtin_raw())
+
+
+def support_table() -> tuple[Row, ...]:
+    """What is known about every host, as rows with their evidence, source and date.
+
+    Rows stand in the order in which they are tried; the last row of a host is what happens to any other model.
+    A row with evidence ``"guess"`` counts as unknown: see its `guess`.
+    """
+    return builtin_table().rows()
+
+
+# --- use -----------------------------------------------------------------------------------------------------------
+
+
+def split_model(text: str, known: Iterable[str]) -> tuple[str | None, str]:
+    """``(provider, name)`` of ``"provider:name"``; the provider is None unless `known` has it.
+
+    >>> split_model("ollama:llama3.2:1b", ["ollama"]), split_model("llama3.2:1b", ["ollama"])
+    (('ollama', 'llama3.2:1b'), (None, 'llama3.2:1b'))
+    """
+    left, colon, right = text.partition(":")
+    return (left, right) if colon and left in known else (None, text)
+
+
+class Carried(NamedTuple):
+    """A prefill on its way: the messages, what to add to the body, and what of the prefill was sent.
+
+    ``sent + stripped`` is the prefill. With `sent` empty no trailing turn went out.
+    """
+
+    messages: tuple[Message, ...]
+    body_fields: dict[str, Any]
+    sent: str
+    stripped: str
+
+
+def carry(row: Row, messages: Sequence[Message], prefill: str) -> Carried:
+    """`messages` with the trailing turn for `prefill`, as a native `row` wants it. The input is left alone.
+
+    A prefill of which nothing is left to send (empty, or white space only on a host that takes none at the end)
+    adds no turn and no fields: the request is then an ordinary one, to `base_url`, and `stripped` lets the seam
+    drop the white space should the model begin with it. The content is always a str: SGLang ignores a list.
+    Raises `UsageError` if `messages` end with an assistant turn already, `ValueError` if `row` is not native.
+    """
+    sent = prefill.rstrip() if row.whitespace == "strip" else prefill
+    stripped = prefill[len(sent) :]
+    if not sent:
+        return Carried(tuple(messages), {}, "", stripped)
+    if not row.native:
+        raise ValueError(f"{row.provider} takes no native prefill here; nothing to carry")
+    if messages and messages[-1].get("role") == "assistant":
+        # Two in a row: llama.cpp answers 400, Anthropic and Ollama merge them (Ollama with a blank line between).
+        raise UsageError("the messages end with an assistant turn and there is a prefill too; give one of them")
+    turn: Message = {"role": "assistant", "content": sent, **deepcopy(dict(row.turn_fields))}
+    return Carried((*messages, turn), deepcopy(dict(row.body_fields)), sent, stripped)
+
+
+def refusal(row: Row, status: int, error_text: str) -> Refusal | None:
+    """The known refusal that this error is, or None.
+
+    Give the whole error body where there is one: gateways nest the upstream's words deep inside it.
+    """
+    text = _flat(error_text)
+    return next((r for r in row.refusals if r.status == status and _flat(r.text) in text), None)
+
+
+def is_refusal(row: Row, status: int, error_text: str) -> bool:
+    """Whether this error is known to mean: the prefill was refused."""
+    return refusal(row, status, error_text) is not None
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split()).casefold()

@@ -1,0 +1,151 @@
+"""Whom to ask and with which key: a model's name, the table, the environment and the caller's word."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ._errors import UsageError
+from ._support import split_model
+
+if TYPE_CHECKING:
+    from ._support import Row, Table
+
+USER_AGENT = "aprefill/0.1.0"
+
+#: The built-in model's base URL: no network, no key.
+DEMO_SCHEME = "demo:"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host, a model and a key. The key is never shown: not by repr, and not in the errors made here."""
+
+    row: Row
+    model: str
+    base_url: str
+    #: whether the transport outlives the reply
+    keep: bool
+    #: the caller gave the base URL, so the row's own URLs do not apply
+    own_url: bool = False
+    _key: str = field(default="", repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host's name, for messages."""
+        return urlsplit(self.base_url).hostname or self.base_url
+
+    def url(self, path: str, *, with_prefill: bool) -> str:
+        """Where to send a request; some hosts take a prefill at another base URL."""
+        base = self.base_url
+        if with_prefill and not self.own_url and self.row.prefill_base_url:
+            base = self.row.prefill_base_url
+        return base.rstrip("/") + path
+
+    def headers(self) -> dict[str, str]:
+        """The request's headers, the key among them."""
+        headers = {
+            "accept": "text/event-stream",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            **self.row.headers,
+        }
+        if self._key and self.row.auth == "bearer":
+            headers["authorization"] = f"Bearer {self._key}"
+        elif self._key and self.row.auth != "none":
+            headers[self.row.auth] = self._key
+        return headers
+
+    def redact(self, text: str) -> str:
+        """`text` without the key, should a host repeat it."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def resolve(
+    table: Table,
+    *,
+    model: str | None,
+    base_url: str | None,
+    api_key: str | None,
+    api: str | None,
+    has_client: bool,
+    keep: bool,
+) -> Target:
+    """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
+    name = model or os.environ.get("APREFILL_MODEL")
+    if not name:
+        raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
+    provider, bare = split_model(name, table.providers)
+    if provider is None:
+        if base_url is None and not has_client:
+            known = ", ".join(table.providers)
+            raise UsageError(f"model={name!r} names no known provider; write provider:name with one of {known}, or pass base_url=")
+        provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
+    if not bare:
+        raise UsageError(f"model={name!r} has no name after the colon")
+    row = table.row(provider, bare, api)
+    url = base_url or row.base_url
+    if not url:
+        raise UsageError(f"{provider} has no base URL of its own; pass base_url=")
+    if not url.startswith(DEMO_SCHEME):
+        check_url(url)
+    return Target(
+        row=row,
+        model=bare,
+        base_url=url,
+        keep=keep,
+        own_url=base_url is not None,
+        _key=_key(row, api_key, required=row.key_required and base_url is None and not has_client),
+    )
+
+
+def check_url(url: str) -> None:
+    """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        raise UsageError("base_url is not a URL; write https://host/path") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise UsageError("base_url must begin with https:// and name a host (http:// only for a loopback host)")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("base_url holds user info; pass the key as api_key= or in the environment")
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        raise UsageError("base_url holds a query or a fragment; pass the bare base URL")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise UsageError(f"base_url is plain http to {host}, which would send the key and the prompt in clear; use https")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _key(row: Row, given: str | None, *, required: bool) -> str:
+    source, key = "api_key", given
+    if key is None:
+        for source in row.key_env:
+            key = os.environ.get(source)
+            if key:
+                break
+    if not key:
+        if required:
+            variables = " or ".join(row.key_env)
+            raise UsageError(f"no key for {row.provider}: set {variables}, or pass api_key=")
+        return ""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(
+            f"the key from {source} has white space around it, a control character or a non-ASCII character in it "
+            "(often a trailing newline); store it without"
+        )
+    return key
+

@@ -1,0 +1,109 @@
+"""Deadlines around network reads that cost a store where a cancel scope would cost ten microseconds."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from anyio.lowlevel import current_token
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, TimerHandle
+    from collections.abc import Callable, Coroutine
+
+_NEVER = float("inf")
+
+
+def native_loop() -> Any:
+    """The running event loop: an asyncio loop, or trio's token."""
+    return current_token().native_token
+
+
+def is_trio(native: Any) -> bool:
+    """Whether `native_loop()` gave trio's token."""
+    return hasattr(native, "run_sync_soon")
+
+
+#: Closing tasks under way: asyncio itself holds its tasks only weakly.
+_closing: set[Any] = set()
+
+
+def spawn(native: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` soon in the loop `native`, from any thread, with nobody waiting. `work` must not raise.
+
+    Does nothing when the loop is closed: its sockets are gone with it.
+    """
+    if is_trio(native):
+        import trio
+
+        def start_trio() -> None:
+            trio.lowlevel.spawn_system_task(work)
+
+        try:
+            native.run_sync_soon(start_trio)
+        except trio.RunFinishedError:
+            return
+    else:
+
+        def start() -> None:
+            task = native.create_task(work())
+            _closing.add(task)
+            task.add_done_callback(_closing.discard)
+
+        try:
+            native.call_soon_threadsafe(start)
+        except RuntimeError:
+            return
+
+
+class Watch:
+    """Interrupts a read of one asyncio connection when its deadline passes.
+
+    A cancel scope a read costs most of what the read itself costs (measured: 9 us beside 14 us). Here a read only
+    stores its deadline; one loop timer, re-armed when it finds that it came too early, calls `interrupt`, which
+    shuts the socket down, and the read ends by itself.
+    """
+
+    __slots__ = ("_armed_for", "_deadline", "_interrupt", "_loop", "_timer", "fired")
+
+    def __init__(self, loop: AbstractEventLoop, interrupt: Callable[[], object]) -> None:
+        self._loop = loop
+        self._interrupt = interrupt
+        self._timer: TimerHandle | None = None
+        self._armed_for = _NEVER
+        #: `time.monotonic` seconds; infinity while nobody waits
+        self._deadline = _NEVER
+        #: whether the deadline passed
+        self.fired = False
+
+    def start(self, deadline: float) -> None:
+        """A read begins that must be over at `deadline`."""
+        self._deadline = deadline
+        if deadline < self._armed_for:
+            self._arm(deadline)
+
+    def stop(self) -> None:
+        """The read is over."""
+        self._deadline = _NEVER
+
+    def close(self) -> None:
+        """Let the timer go."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, deadline: float) -> None:
+        self.close()
+        self._armed_for = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - time.monotonic()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._armed_for = _NEVER
+        if self._deadline == _NEVER:
+            return
+        if time.monotonic() >= self._deadline:
+            self.fired = True
+            self._interrupt()
+        else:
+            self._arm(self._deadline)

@@ -1,0 +1,108 @@
+"""JSON in and out: a record is read by msgspec, or by the standard library when msgspec refuses it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from aprefill._errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+#: What a failing `Reader.fast` raises. A byte that is not UTF-8 and deep nesting do not come as msgspec errors.
+REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Reader(Generic[T]):
+    """Reads records into one struct type, by two paths that agree wherever both accept (a test proves it).
+
+    `fast` is msgspec's own decoder. It refuses some records that hosts do send: a lone surrogate escape, `NaN`, a
+    raw control character in a string. Those go once through `slow`, and then to the same mapper. So a string with
+    a lone surrogate can only come out of `slow`: a codec joins surrogates from its first slow record on, and until
+    then they cost nothing.
+
+    >>> class Word(msgspec.Struct):
+    ...     text: str = ""
+    >>> reader = Reader(Word)
+    >>> reader.fast(b'{"text":"a"}')
+    Word(text='a')
+    >>> reader.slow(b'{"text":"a", "score":NaN}')
+    Word(text='a')
+    """
+
+    def __init__(self, type_: type[T]) -> None:
+        self._type = type_
+        self.fast = msgspec.json.Decoder(type_).decode
+
+    def slow(self, data: bytes) -> T:
+        """The same struct out of lenient JSON. Bytes that are not UTF-8 become U+FFFD, as in an event stream.
+
+        Raises `ProtocolError`, whose message holds nothing of the record: it may be the prompt.
+        """
+        try:
+            value = json.loads(data.decode("utf-8", "replace"), strict=False)
+        except ValueError as exc:  # also an integer of more than 4,300 digits
+            raise ProtocolError(f"a record of {len(data)} bytes is not JSON") from _bare(exc)
+        except RecursionError as exc:
+            raise ProtocolError(f"a record of {len(data)} bytes is nested too deep") from exc
+        try:
+            return msgspec.convert(value, self._type)
+        except msgspec.ValidationError as exc:  # its text names types and field names of ours, never values
+            raise ProtocolError(f"a record does not fit the protocol: {exc}") from exc
+        except UnicodeEncodeError as exc:  # half a surrogate pair in a name, or where no text belongs
+            raise ProtocolError("a record does not fit the protocol") from _bare(exc)
+        except RecursionError as exc:
+            raise ProtocolError(f"a record of {len(data)} bytes is nested too deep") from exc
+
+    def read(self, data: bytes) -> T:
+        """Either path. Raises `ProtocolError`."""
+        try:
+            return self.fast(data)
+        except REFUSED:
+            pass  # and is over here: a UnicodeDecodeError carries the text, and would be chained to what slow raises
+        return self.slow(data)
+
+
+def _bare(exc: ValueError) -> ValueError:
+    """`exc` without the text that it carries along: no chained error may hold a prompt."""
+    if isinstance(exc, json.JSONDecodeError):
+        exc.doc = ""
+    elif isinstance(exc, UnicodeEncodeError):
+        exc.object, exc.args = "", ()
+    return exc
+
+
+def loads(data: bytes | str) -> Any:
+    """Any JSON value, leniently, or None if it is not JSON."""
+    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def dumps(value: Any) -> str:
+    """`value` as compact JSON text. Not msgspec's: that refuses integers beyond 64 bits."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def within_depth(make: Callable[[Any], T], value: Any) -> T:
+    """`make(value)`, for a `make` that walks down the value. Raises `ProtocolError` if that is nested too deep."""
+    try:
+        return make(value)
+    except RecursionError as exc:
+        raise ProtocolError("a record is nested too deep") from exc
+
+
+def overlay(body: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """`body` with `fields` laid over it: a field replaces what is there, or is added at the end; None removes it.
+
+    >>> overlay({"model": "m", "stream_options": {}}, {"stream_options": None, "n": 1})
+    {'model': 'm', 'n': 1}
+    """
+    return {key: value for key, value in {**body, **fields}.items() if key not in fields or value is not None}

@@ -1,0 +1,31 @@
+"""Token counts, out of whatever object the host counts them in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: `Usage` field -> the paths it may be found at; the first that holds a count wins.
+Table: TypeAlias = "Mapping[str, tuple[tuple[str, ...], ...]]"
+
+
+def count(usage: Any, table: Table) -> Mapping[str, int]:
+    """The fields of `Usage` that `usage` has a count for. Anything that is no count is passed over: nobody's reply
+    should end because of its bill.
+
+    >>> count({"prompt": 3, "details": {"cached": None}}, {"input_tokens": (("prompt",),), "cache": (("details", "cached"),)})
+    {'input_tokens': 3}
+    """
+    found: dict[str, int] = {}
+    if isinstance(usage, dict):
+        for field, paths in table.items():
+            for path in paths:
+                value: Any = usage
+                for key in path:
+                    value = value.get(key) if isinstance(value, dict) else None
+                if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                    found[field] = value
+                    break
+    return found

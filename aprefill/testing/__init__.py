@@ -1,0 +1,22 @@
+"""A real HTTP server on loopback that plays a model's replies, good and bad, on both wires.
+
+async with serve(Script(text='Alabama", "Alaska"]')) as server:
+    ...  # point your client at server.url (Anthropic) or server.openai_url (OpenAI and kin)
+"""
+
+from .exchange import Exchange, Outcome, Received
+from .script import Script, ToolCall
+from .server import Scripts, Server, serve
+from .thread import serve_in_thread
+
+__all__ = (
+    "Exchange",
+    "Outcome",
+    "Received",
+    "Script",
+    "Scripts",
+    "Server",
+    "ToolCall",
+    "serve",
+    "serve_in_thread",
+)

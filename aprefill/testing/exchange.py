@@ -1,0 +1,104 @@
+"""What the server was asked, and what became of the answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from anyio import Event
+
+Outcome: TypeAlias = Literal["open", "complete", "client_closed", "dropped", "reset"]
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content: a string, or the text parts of a list joined."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = (
+        part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"
+    )
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Received:
+    """One request as it was asked. Its repr holds neither headers nor body."""
+
+    method: str
+    #: with the query, as sent
+    path: str
+    #: names in lower case; a name that came twice has its values joined by ", "
+    headers: dict[str, str]
+    body: bytes
+    #: the number of its TCP connection: 1, 2, ...
+    connection: int
+    #: its own number: 0, 1, ...
+    index: int
+    #: the body decoded, or None when it is not JSON
+    json: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self.json = msgspec.json.decode(self.body) if self.body else None
+        except msgspec.DecodeError:
+            self.json = None
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The request's messages, those that are objects."""
+        messages = self.json.get("messages") if isinstance(self.json, dict) else None
+        return [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+
+    @property
+    def ends_with_assistant(self) -> bool:
+        """Whether the last message is the assistant's."""
+        return bool(self.messages) and self.messages[-1].get("role") == "assistant"
+
+    @property
+    def prefill(self) -> str:
+        """The text of the last message if it is the assistant's, else ""."""
+        return text_of(self.messages[-1].get("content")) if self.ends_with_assistant else ""
+
+    @property
+    def last_user_text(self) -> str:
+        """The text of the last message of the user, else ""."""
+        for message in reversed(self.messages):
+            if message.get("role") == "user":
+                return text_of(message.get("content"))
+        return ""
+
+    def option(self, name: str) -> Any:
+        """A field of the JSON body, or None."""
+        return self.json.get(name) if isinstance(self.json, dict) else None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.index}: {self.method} {self.path}>"
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Exchange(Received):
+    """One request and what became of its answer. It grows while the answer is under way.
+
+    Times are `time.perf_counter()` of the server's process. The events can be awaited in the server's event loop.
+    """
+
+    started_at: float = field(default_factory=time.perf_counter)
+    #: bytes of the body handed to the network so far, without the framing
+    sent_bytes: int = 0
+    #: "complete": all was sent and the framing told the end. "client_closed": the client went first. "dropped" and
+    #: "reset": the server ended the connection, as scripted or because it was shut down
+    outcome: Outcome = "open"
+    #: set when the answer is over, in whatever way
+    done: Event = field(default_factory=Event)
+    #: set when the answer has come to a scripted wait that only the client's leaving or a long time ends
+    waiting: Event = field(default_factory=Event)
+    #: set at the moment the server sees the client's close; never after a scripted reset
+    closed: Event = field(default_factory=Event)
+    closed_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.index}: {self.method} {self.path}, {self.outcome}, {self.sent_bytes} bytes sent>"

@@ -1,0 +1,215 @@
+"""The server: a loopback listener, the choice of scripts, and the record of what was asked."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import anyio
+
+from .._errors import UsageError
+from .answer import wire_for
+from .connection import Connection
+from .exchange import Exchange, Received
+from .script import Script
+from .tls import Certificate
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+
+    from anyio.abc import SocketStream, TaskGroup
+    from anyio.streams.stapled import MultiListener
+
+#: What `serve()` takes: one script for all requests, one for each (the last repeats), or a choice made by request.
+Scripts: TypeAlias = Script | Sequence[Script] | Callable[[Received], Script]
+
+_NOT_FOUND = Script(status=404)
+
+
+def serve(script: Scripts, *, tls: bool = False, host: str = "127.0.0.1", port: int = 0) -> Server:
+    """A server for `async with`, in the running event loop. `port=0` takes a free one.
+
+    Raises `UsageError` for a host that is not loopback, an empty sequence, or `tls=True` without trustme.
+    """
+    return Server(script, tls=tls, host=host, port=port)
+
+
+class Server:
+    """A running server, made by `serve()`. Leaving its `async with` ends every connection at once.
+
+    An exception of a callable script is answered with a 500 and raised on leaving.
+    """
+
+    def __init__(self, script: Scripts, *, tls: bool = False, host: str = "127.0.0.1", port: int = 0) -> None:
+        if not isinstance(script, Script) and isinstance(script, Sequence):
+            script = tuple(script)
+            if not script or not all(isinstance(one, Script) for one in script):
+                raise UsageError("serve() takes a Script, a sequence of one or more Scripts, or a callable")
+        elif not isinstance(script, Script) and not callable(script):
+            raise UsageError(
+                f"serve() takes a Script, a sequence of Scripts, or a callable, not {type(script).__name__}"
+            )
+        self._script = script
+        self._host = host
+        self._address = _loopback(host)
+        self._port = port
+        self._certificate: Certificate | None = None
+        self._wants_tls = tls
+        self._tasks: TaskGroup
+        self._failure: Exception | None = None
+        self._played = 0
+        self._asked = anyio.Event()
+        self._all_closed = anyio.Event()
+        #: every request so far, in order
+        self.exchanges: list[Exchange] = []
+        #: TCP connections accepted in all
+        self.connections = 0
+        #: TCP connections that neither side has given up
+        self.open_connections = 0
+
+    # --- where it is ------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The base for Anthropic's clients; `/v1/messages` is below it."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'https' if self._wants_tls else 'http'}://{host}:{self.port}"
+
+    @property
+    def openai_url(self) -> str:
+        """The base for OpenAI's clients; `/chat/completions` is below it."""
+        return self.url + "/v1"
+
+    @property
+    def port(self) -> int:
+        if not self._port:
+            raise UsageError("the server is not running: enter it with `async with serve(...) as server`")
+        return self._port
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """For the client: trusts this server. None without `tls=True`."""
+        return self._certificate.client_context if self._certificate else None
+
+    @property
+    def ca_file(self) -> str | None:
+        """The path of a PEM file that trusts this server, deleted on leaving. None without `tls=True`."""
+        return self._certificate.ca_file if self._certificate else None
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    async def wait_closed(self, timeout_s: float = 5.0) -> None:
+        """Wait until no connection is open. Raises `TimeoutError` that says how many still are."""
+        with anyio.move_on_after(timeout_s):
+            while self.open_connections:
+                await self._all_closed.wait()
+        if self.open_connections:
+            raise TimeoutError(
+                f"{self.open_connections} of {self.connections} connections still open after {timeout_s:g} s"
+            )
+
+    async def wait_exchange(self, index: int = 0, timeout_s: float = 5.0) -> Exchange:
+        """Wait until request number `index` is there, and give it. Raises `TimeoutError`."""
+        with anyio.move_on_after(timeout_s):
+            while len(self.exchanges) <= index:
+                await self._asked.wait()
+        if len(self.exchanges) <= index:
+            raise TimeoutError(
+                f"{len(self.exchanges)} requests came within {timeout_s:g} s, number {index} did not"
+            )
+        return self.exchanges[index]
+
+    # --- running ----------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        listener = await anyio.create_tcp_listener(local_host=self._address, local_port=self._port)
+        try:
+            if self._wants_tls:
+                self._certificate = Certificate(self._host)
+            self._port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django
+        except BaseException:
+            await anyio.aclose_forcefully(listener)
+            raise
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._listen, listener)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tasks.cancel_scope.cancel()
+        try:
+            if error is None or isinstance(error, Exception):
+                # the group is not told of the caller's own exception: it would wrap it in an ExceptionGroup
+                await self._tasks.__aexit__(None, None, None)
+            else:
+                await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            if self._certificate is not None:
+                self._certificate.remove()
+        if self._failure is not None and (error is None or isinstance(error, Exception)):
+            raise self._failure
+
+    async def _listen(self, listener: MultiListener[SocketStream]) -> None:
+        async with listener:
+            await listener.serve(self._handle, self._tasks)
+
+    async def _handle(self, stream: SocketStream) -> None:
+        self.connections += 1
+        if not self.open_connections:
+            self._all_closed = anyio.Event()
+        self.open_connections += 1
+        connection = Connection(
+            stream, number=self.connections, exchanges=self.exchanges, choose=self._choose
+        )
+        try:
+            await connection.run(self._certificate.server_context if self._certificate else None)
+        except Exception as exc:
+            # a fault of the server itself must not end the caller's work from the side: it is raised on leaving
+            self._failure = self._failure or exc
+        finally:
+            self.open_connections -= 1
+            if not self.open_connections:
+                self._all_closed.set()
+
+    def _choose(self, exchange: Exchange) -> Script:
+        self._asked.set()
+        self._asked = anyio.Event()
+        if exchange.method != "POST" or wire_for(exchange.path) is None:
+            return _NOT_FOUND
+        self._played += 1
+        if isinstance(self._script, Script):
+            return self._script
+        if isinstance(self._script, tuple):
+            return self._script[min(self._played, len(self._script)) - 1]
+        try:
+            script = self._script(exchange)
+            if not isinstance(script, Script):
+                raise UsageError(
+                    f"the callable given to serve() returned a {type(script).__name__}, not a Script"
+                )
+        except Exception as exc:
+            self._failure = self._failure or exc
+            return Script(status=500, error=("script_error", f"the script raised {type(exc).__name__}"))
+        return script
+
+    def __repr__(self) -> str:
+        return f"<Server {self._host}:{self._port}, {len(self.exchanges)} requests, {self.open_connections} connections open>"
+
+
+def _loopback(host: str) -> str:
+    """The address to listen on."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if address is None or not address.is_loopback:
+        raise UsageError(
+            f"host={host!r} is not this machine's loopback; pass '127.0.0.1', '::1' or 'localhost'"
+        )
+    return host

@@ -1,0 +1,31 @@
+"""The server for synchronous tests: in a thread, with an event loop of its own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from anyio.from_thread import start_blocking_portal
+
+from .server import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .server import Scripts, Server
+
+
+@contextmanager
+def serve_in_thread(
+    script: Scripts,
+    *,
+    tls: bool = False,
+    host: str = "127.0.0.1",
+    backend: Literal["asyncio", "trio"] = "asyncio",
+) -> Generator[Server, None, None]:
+    """A running server for a plain `with`. Read its fields and those of its exchanges; its events belong to its loop."""
+    with (
+        start_blocking_portal(backend) as portal,
+        portal.wrap_async_context_manager(serve(script, tls=tls, host=host)) as server,
+    ):
+        yield server

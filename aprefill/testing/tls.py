@@ -1,0 +1,42 @@
+"""A certificate for the loopback host, made for one server and trusted by nobody else."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from typing import TYPE_CHECKING
+
+from .._errors import UsageError
+
+if TYPE_CHECKING:
+    import trustme
+
+
+class Certificate:
+    """The server's and the client's half of a TLS setup. `ca_file` is a PEM file, until `remove()`."""
+
+    def __init__(self, host: str) -> None:
+        authority = _authority()
+        self.server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(host).configure_cert(self.server_context)
+        self.client_context = ssl.create_default_context()
+        authority.configure_trust(self.client_context)
+        handle, self.ca_file = tempfile.mkstemp(prefix="aprefill-testing-", suffix=".pem")
+        with open(handle, "wb") as file:
+            file.write(authority.cert_pem.bytes())
+
+    def remove(self) -> None:
+        """Delete the PEM file."""
+        if os.path.exists(self.ca_file):
+            os.remove(self.ca_file)
+
+
+def _authority() -> trustme.CA:
+    try:
+        import trustme
+    except ImportError as exc:
+        raise UsageError(
+            "tls=True makes its certificate with trustme, which is missing: pip install trustme"
+        ) from exc
+    return trustme.CA()

@@ -1,0 +1,71 @@
+"""What a wire must be able to say, and the few bytes both wires share."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .output import ModelOutput
+
+#: What api.anthropic.com answers since Claude 4.6.
+REFUSAL = (
+    "This model does not support assistant message prefill. The conversation must end with a user message."
+)
+#: What it answered before to a prefill that ends in white space.
+TRAILING_WHITESPACE = "messages: final assistant content cannot end with trailing whitespace"
+
+
+class Wire(Protocol):
+    """One reply in one protocol. Each method gives whole events, with "\\n" line ends, in the order of the stream."""
+
+    #: the response header that carries the request's id
+    request_id_header: ClassVar[str]
+    #: an event that is no progress
+    keepalive: ClassVar[bytes]
+    request_id: str
+
+    def start(self) -> Iterator[bytes]: ...
+    def reasoning(self, piece: str) -> Iterator[bytes]: ...
+    def text(self, piece: str) -> Iterator[bytes]: ...
+    def tools(self) -> Iterator[bytes]: ...
+    def finish(self) -> Iterator[bytes]: ...
+    def last(self) -> bytes: ...
+    def error_event(self, kind: str, message: str) -> bytes: ...
+    def whole(self) -> bytes:
+        """The reply to a request that asked for no stream."""
+
+    def error_body(self, status: int, error: tuple[str, str] | None) -> bytes: ...
+
+
+class MakeWire(Protocol):
+    """Makes the wire for one reply. `index` is the request's number, from which all ids are made."""
+
+    def __call__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> Wire: ...
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+
+
+def usual_message(status: int) -> str:
+    """What an error of this status says when the script does not."""
+    return _PHRASES.get(status, "Error")
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON. A lone surrogate, which UTF-8 cannot hold, is escaped as Python's hosts do."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sse(data: bytes, event: str = "") -> bytes:
+    """One server-sent event."""
+    name = b"event: " + event.encode() + b"\n" if event else b""
+    return name + b"data: " + data + b"\n\n"

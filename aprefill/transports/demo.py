@@ -1,0 +1,98 @@
+"""The built-in demo model: the chat completions wire without a network, so that the real codec and seam run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from . import Request
+
+#: Seconds between two pieces, and characters in one: about the pace of a hosted model.
+PACE_S = 0.008
+PIECE = 5
+
+_STATES = (
+    "Alabama Alaska Arizona Arkansas California Colorado Connecticut Delaware Florida Georgia Hawaii Idaho Illinois "
+    "Indiana Iowa Kansas Kentucky Louisiana Maine Maryland Massachusetts Michigan Minnesota Mississippi Missouri "
+    "Montana Nebraska Nevada New_Hampshire New_Jersey New_Mexico New_York North_Carolina North_Dakota Ohio Oklahoma "
+    "Oregon Pennsylvania Rhode_Island South_Carolina South_Dakota Tennessee Texas Utah Vermont Virginia Washington "
+    "West_Virginia Wisconsin Wyoming"
+)
+
+#: A word of the prompt -> the reply to it.
+_REPLIES = {
+    "state": msgspec.json.encode([name.replace("_", " ") for name in _STATES.split()]).decode().replace('","', '", "'),
+    "pelican": 'def pelican():\n    return "A large waterbird with a long bill and a throat pouch for catching fish."\n',
+}
+_OTHERWISE = (
+    "this is the built-in demo model. It knows the US states and a pelican; anything else gets this reply. "
+    "Pass a model to talk to a real one."
+)
+
+
+def continuation(prompt: str, prefill: str) -> str:
+    """What the demo model writes after `prefill`."""
+    for word, reply in _REPLIES.items():
+        if word in prompt.lower():
+            for begins in (prefill, prefill.strip()):
+                if reply.startswith(begins):
+                    return reply[len(begins) :]
+    joint = "" if not prefill or prefill[-1].isspace() else " "
+    return joint + (_OTHERWISE if prefill else _OTHERWISE[0].upper() + _OTHERWISE[1:])
+
+
+class DemoResponse:
+    """A stream made on the spot."""
+
+    status = 200
+    can_kill = False
+
+    def __init__(self, pieces: list[str], prompt_tokens: int) -> None:
+        self.headers: Mapping[str, str] = {"content-type": "text/event-stream"}
+        self.receive: Callable[[], Awaitable[bytes]] = _body(pieces, prompt_tokens).__anext__
+
+    def kill(self) -> bool:
+        return False
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+async def _body(pieces: list[str], prompt_tokens: int) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        await anyio.sleep(PACE_S)
+        yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
+    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(pieces)}
+    yield _event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n"
+
+
+def _event(record: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(record) + b"\n\n"
+
+
+class DemoTransport:
+    """Answers like a host that leaves the prefill out (`eats`) or repeats it (`echoes`)."""
+
+    async def open(self, request: Request) -> DemoResponse:
+        body = msgspec.json.decode(request.body)
+        messages = body["messages"]
+        prefill = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
+        prompt = " ".join(str(message["content"]) for message in messages if message["role"] == "user")
+        text = continuation(prompt, prefill)
+        for stop in body.get("stop", ()):
+            text = text.partition(stop)[0]
+        if body["model"] == "echoes":
+            text = prefill + text
+        await anyio.sleep(PACE_S)
+        pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+        limit = body.get("max_tokens")
+        return DemoResponse(pieces if limit is None else pieces[:limit], len(prompt) // 4)
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.cancel_shielded_checkpoint()

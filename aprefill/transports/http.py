@@ -1,0 +1,115 @@
+"""Requests over httpx2, or over an `httpx2.AsyncClient` or `httpx.AsyncClient` of the caller's."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx2
+
+from ._kill import KillHandle
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from . import Request
+
+#: How long closing may take before it is abandoned, in seconds.
+CLOSE_S = 1.0
+
+#: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
+
+_contexts: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
+
+
+def _tls_context() -> ssl.SSLContext:
+    """httpx2's default context, made once: reading the CA bundle takes longer than many a first token.
+
+    It holds no connection and belongs to no loop. Made anew when the environment names other certificates.
+    """
+    key = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    if key not in _contexts:
+        _contexts[key] = httpx2.create_ssl_context()
+    return _contexts[key]
+
+
+class HttpResponse:
+    """An open httpx2 or httpx response, read below its `aiter_*` layers."""
+
+    __slots__ = ("_body", "_closed", "_kill", "_killed", "_response", "headers", "receive", "status")
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._closed = self._killed = False
+        self._kill = KillHandle.of(response.extensions)
+        self._body: Any = response.stream.__aiter__()
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.receive: Callable[[], Awaitable[bytes]] = self._body.__anext__
+
+    @property
+    def can_kill(self) -> bool:
+        return self._kill is not None and self._kill.armed
+
+    def kill(self) -> bool:
+        if self._kill is None or not self._kill.kill():
+            return False
+        self._killed = True
+        return True
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            if getattr(self._body, "ag_frame", None) is not None:
+                await self._abandon()
+            if self._kill is not None:
+                self._kill.disarm()
+            await self._response.aclose()
+
+    async def _abandon(self) -> None:
+        """Bring the body's generators to their end, so that none is left to the garbage collector.
+
+        Behind the body stand four or five more, which only an error from below unwinds in order: with the socket
+        shut down the next read raises it, after what was received already.
+        """
+        try:
+            if self._killed or self.kill():
+                while True:
+                    await self._body.__anext__()
+            await self._body.aclose()
+        except (Exception, StopAsyncIteration):  # noqa: S110 - the way out is the point
+            pass
+
+
+class HttpTransport:
+    """Owns one httpx2 client, or borrows the caller's."""
+
+    __slots__ = ("_client", "_owned")
+
+    def __init__(self, client: Any = None) -> None:
+        self._owned = client is None
+        self._client: Any = client
+
+    def _open_client(self) -> Any:
+        if self._client is None:
+            self._client = httpx2.AsyncClient(verify=_tls_context(), timeout=None, limits=_LIMITS)
+        return self._client
+
+    async def open(self, request: Request) -> HttpResponse:
+        client = self._open_client()
+        built = client.build_request(
+            "POST", request.url, headers=dict(request.headers), content=request.body, timeout=None
+        )
+        return HttpResponse(await client.send(built, stream=True, follow_redirects=False))
+
+    async def aclose(self) -> None:
+        client = self._client
+        if self._owned and client is not None:
+            self._client = None
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await client.aclose()

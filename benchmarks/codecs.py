@@ -1,0 +1,67 @@
+"""What decoding one text record costs, against msgspec alone on the same struct in the same run.
+
+    python benchmarks/codecs.py
+
+Prints a table: microseconds a record (best of nine rounds), bare msgspec, their ratio, and the record that msgspec
+refuses (it goes through the standard library, with the surrogates joined).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from aprefill._types import Record, TextDelta
+from aprefill.codecs import PROTOCOLS, anthropic_messages, codec, openai_chat
+
+RECORDS = {
+    "openai_chat": (
+        b'{"id":"c-1","object":"chat.completion.chunk","created":1,"model":"m",'
+        b'"choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}'
+    ),
+    "anthropic_messages": (
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" some words of a reply, as they come"}}'
+    ),
+}
+BARE: dict[str, Callable[[bytes], object]] = {
+    "openai_chat": openai_chat._READER.fast,
+    "anthropic_messages": anthropic_messages._READER.fast,
+}
+ROUNDS = 9
+CALLS = 100_000
+
+
+def best_us(call: Callable[[object], object], argument: object, calls: int = CALLS) -> float:
+    """Microseconds a call, the best of the rounds, the loop's own cost taken off."""
+    best = empty = float("inf")
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for _ in range(calls):
+            call(argument)
+        best = min(best, time.perf_counter() - began)
+        began = time.perf_counter()
+        for _ in range(calls):
+            pass
+        empty = min(empty, time.perf_counter() - began)
+    return (best - empty) / calls * 1e6
+
+
+def main() -> None:
+    print(f"Python {sys.version.split()[0]}, {CALLS:,} records a round, best of {ROUNDS}")
+    print(f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'refused us':>11}")
+    for name in PROTOCOLS:
+        if name not in RECORDS:
+            continue
+        data = RECORDS[name]
+        decoder = codec(name).decoder()
+        record = Record(data)
+        assert [type(delta) for delta in decoder.decode(record)] == [TextDelta]
+        ours = best_us(decoder.decode, record)  # type: ignore[arg-type]
+        bare = best_us(BARE[name], data)  # type: ignore[arg-type]
+        refused = best_us(codec(name).decoder().decode, Record(data.replace(b" word", b"\\ud83d\\ude00 \\ude00 ")), CALLS // 20)  # type: ignore[arg-type]
+        print(f"{name:<20} {len(data):>6} {ours:>10.3f} {bare:>11.3f} {ours / bare:>6.2f} {refused:>11.3f}")
+
+
+if __name__ == "__main__":
+    main()

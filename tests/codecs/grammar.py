@@ -1,0 +1,120 @@
+"""Records as hypothesis strategies: the fields hosts send, with the values they send and ones they should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+#: Text with everything that has been trouble: surrogates, control characters, quotes, the end marker.
+awkward = st.one_of(
+    st.sampled_from(["", "error", "stop", "text", "tool_use", "thinking", "[DONE]", "{}", '{"a":', "\ud83d", "\ude00", "\x00"]),
+    st.text("aZ é😀\ud83d\ude00\x00\n\"\\", max_size=6),
+)
+
+#: What no field expects. Ready-made values, because drawing nested ones takes most of a test's time.
+anything = st.sampled_from(
+    [
+        *(None, True, 0, -1, 7, 1.5, 10**30, float("nan"), float("inf"), "", "x", "error", "\ud83d", "400"),
+        *([], {}, [[]], [None], ["a"], ["\ud83d"], [{}], [1, {"a": [2]}]),
+        *({"a": 1}, {"\ud83d": "\ude00"}, {"text": "\ud83d"}, {"error": "e"}, {"message": {"detail": [{"msg": "m"}]}}),
+        {"type": "text", "text": None},
+    ]
+)
+
+
+def fields(**shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """An object in which each field is missing, as it should be, or anything at all."""
+    return st.fixed_dictionaries({}, optional={name: st.one_of(shape, shape, anything) for name, shape in shapes.items()})
+
+
+index = st.one_of(st.none(), st.integers(0, 3))
+word = st.one_of(st.none(), awkward)
+
+error = st.one_of(awkward, fields(type=word, code=anything, message=word, status=anything, metadata=fields(raw=word), param=anything))
+
+usage = fields(
+    prompt_tokens=st.integers(),
+    completion_tokens=st.integers(),
+    input_tokens=st.integers(),
+    output_tokens=st.integers(),
+    prompt_tokens_details=fields(cached_tokens=st.integers()),
+    output_tokens_details=fields(thinking_tokens=st.integers()),
+)
+
+function = fields(name=word, arguments=word)
+part = st.one_of(
+    awkward,
+    fields(type=st.sampled_from(["text", "thinking", "reference"]), text=word, thinking=st.lists(fields(type=word, text=word), max_size=2)),
+)
+openai_chunk = fields(
+    choices=st.lists(
+        fields(
+            index=index,
+            delta=st.one_of(
+                st.none(),
+                fields(
+                    content=st.one_of(word, st.lists(part, max_size=3)),
+                    reasoning=word,
+                    reasoning_content=word,
+                    refusal=word,
+                    tool_calls=st.lists(fields(index=index, id=word, function=function), max_size=3),
+                    function_call=function,
+                ),
+            ),
+            finish_reason=st.one_of(word, st.sampled_from(["stop", "length", "error", "tool_calls"])),
+            stop_reason=anything,
+            usage=usage,
+        ),
+        max_size=3,
+    ),
+    usage=usage,
+    error=error,
+    x_groq=fields(usage=usage, error=error),
+    object=word,
+    message=word,
+    detail=anything,
+    base_resp=fields(status_code=st.integers(0, 3), status_msg=word),
+)
+
+KINDS = [
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+    "completion",
+    "ping",
+    "error",
+]
+DELTA_KINDS = [
+    "text_delta",
+    "thinking_delta",
+    "signature_delta",
+    "input_json_delta",
+    "citations_delta",
+    "compaction_delta",
+]
+BLOCK_KINDS = ["text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result", "compaction"]
+anthropic_event = fields(
+    type=st.one_of(st.sampled_from(KINDS), word),
+    index=index,
+    delta=fields(
+        type=st.one_of(st.sampled_from(DELTA_KINDS), word),
+        text=word,
+        thinking=word,
+        partial_json=word,
+        signature=word,
+        stop_reason=word,
+        stop_sequence=word,
+        content=anything,
+    ),
+    content_block=fields(
+        type=st.sampled_from(BLOCK_KINDS), text=word, thinking=word, id=word, name=word, input=anything, content=anything, data=word
+    ),
+    message=fields(id=word, usage=usage, stop_reason=word, stop_sequence=word),
+    usage=usage,
+    error=error,
+    completion=word,
+)

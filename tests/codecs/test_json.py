@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aprefill._errors import ProtocolError
+from aprefill._types import Record
+from aprefill.codecs import anthropic_messages, codec, openai_chat
+from aprefill.codecs._json import REFUSED, Reader, dumps, loads, overlay
+
+from .grammar import anthropic_event, openai_chunk
+
+READERS = {"anthropic_messages": anthropic_messages._READER, "openai_chat": openai_chat._READER}
+
+#: Records that msgspec refuses and hosts send.
+REFUSED_RECORDS = {
+    "lone surrogate": rb'{"usage":{"a":"\ud83d"}}',
+    "NaN": b'{"usage":{"a":NaN}}',
+    "Infinity": b'{"usage":{"a":-Infinity}}',
+    "control character": b'{"usage":{"a":"x\ny"}}',
+    "not UTF-8": b'{"usage":{"a":"x\xff"}}',
+}
+
+
+def both(reader: Reader[Any], data: bytes) -> tuple[Any, Any]:
+    """What the two paths make of a record, None where a path refuses it."""
+    try:
+        fast = reader.fast(data)
+    except REFUSED:
+        fast = None
+    try:
+        slow = reader.slow(data)
+    except ProtocolError:
+        slow = None
+    return fast, slow
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@given(st.one_of(openai_chunk, anthropic_event), st.booleans(), st.sampled_from(["", " ", "\n\t"]))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_the_two_paths_agree_on_json(reader: Reader[Any], value: Any, escaped: bool, space: str) -> None:
+    """Wherever msgspec and the standard library both accept a record, the struct is the same."""
+    data = json.dumps(value, ensure_ascii=escaped, separators=("," + space, ":" + space)).encode("utf-8", "surrogatepass")
+    fast, slow = both(reader, data)
+    if fast is not None and slow is not None:
+        assert fast == slow
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@given(st.one_of(openai_chunk, anthropic_event), st.data())
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_the_two_paths_agree_on_damaged_json(reader: Reader[Any], value: Any, data: st.DataObject) -> None:
+    """The same, of records with a few bytes cut out, put in, or doubled."""
+    raw = bytearray(json.dumps(value).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(raw)))
+        upto = data.draw(st.integers(at, min(len(raw), at + 8)))
+        raw[at:upto] = data.draw(st.sampled_from([b"", b"0", b'"', b"\\u0041", b"\xc3\xa9", b",", b"null", bytes(raw[at:upto]) * 2]))
+    fast, slow = both(reader, bytes(raw))
+    if fast is not None and slow is not None:
+        assert fast == slow
+
+
+def test_a_disagreement_would_be_seen() -> None:
+    """The control: a reader whose slow path goes to another struct fails the same comparison."""
+
+    class Other(msgspec.Struct):
+        text: str = ""
+        number: int = 7
+
+    class One(msgspec.Struct):
+        text: str = ""
+
+    reader: Reader[Any] = Reader(One)
+    reader._type = Other
+    fast, slow = both(reader, b'{"text":"a"}')
+    assert fast is not None
+    assert fast != slow
+
+
+@pytest.mark.parametrize("data", REFUSED_RECORDS.values(), ids=REFUSED_RECORDS)
+def test_what_msgspec_refuses_is_read(data: bytes) -> None:
+    """A lone surrogate, NaN, a control character, a bad byte: refused by msgspec, read by the slow path."""
+    reader = READERS["openai_chat"]
+    with pytest.raises(REFUSED):
+        reader.fast(data)
+    assert set(reader.read(data).usage) == {"a"}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 200_000,
+        b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
+        b'{"usage":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b'{"usage":' + b"9" * 5_000 + b",}",
+        b"",
+        b"null",
+        b"{",
+        b'"text"',
+        b"\xef\xbb\xbf{}",
+    ],
+    ids=["arrays", "objects", "a field", "digits", "nothing", "null", "half", "a string", "BOM"],
+)
+def test_the_rest_is_a_protocol_error(reader: Reader[Any], data: bytes) -> None:
+    """JSON 200,000 levels deep, half of it, or none: our error, nothing else."""
+    with pytest.raises(ProtocolError):
+        reader.read(data)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"text": "my secret prompt',
+        b'{"choices": "my secret prompt", "delta": "my secret prompt"}',
+        b'{"choices": [{"delta": {"content": "secret \xff"}}], "delta": {"text": "secret \xff"}, "index": "secret", "usage": }',
+        rb'{"choices": ["secret \ud83d"], "delta": ["secret \ud83d"]}',
+    ],
+    ids=["half", "a wrong type", "a bad byte", "half a pair"],
+)
+def test_no_error_holds_the_record(name: str, data: bytes) -> None:
+    """Neither the message nor an attribute nor a chained error quotes the record: it may be the prompt."""
+    with pytest.raises(ProtocolError) as caught:
+        codec(name).decoder().decode(Record(data))
+    assert not [error for error in chain(caught.value) if "secret" in told(error)]
+
+
+def test_what_the_standard_library_raises_does_hold_it() -> None:
+    """The control: the same look at a bare error finds the record."""
+    for read in (lambda: json.loads('["secret'), lambda: b"secret\xff".decode(), lambda: "secret\ud83d".encode()):
+        with pytest.raises(ValueError, match="") as caught:
+            read()
+        assert "secret" in told(caught.value)
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    return [] if error is None else [error, *chain(error.__cause__), *chain(error.__context__)]
+
+
+def told(error: BaseException) -> str:
+    attributes = {name: getattr(error, name) for name in dir(error) if name not in {"__traceback__", "__cause__", "__context__"}}
+    return f"{error} {error!r} {attributes}"
+
+
+def test_loads_is_lenient_and_never_raises() -> None:
+    """Any JSON value, or None."""
+    assert loads(b'{"a": NaN}').keys() == {"a"}
+    assert loads("[1") is None
+    assert loads("[" * 200_000) is None
+    assert loads("9" * 5_000) is None
+
+
+def test_dumps_takes_what_json_can_hold() -> None:
+    """Integers beyond 64 bits too, which msgspec refuses."""
+    assert dumps({"a": [10**30, "é", None]}) == '{"a":[1000000000000000000000000000000,"é",null]}'
+
+
+def test_overlay_replaces_adds_and_removes() -> None:
+    """A field wins in its place, a new one goes to the end, None removes; a None of the body's own stays."""
+    body = {"a": 1, "b": None, "c": {"x": 1}}
+    assert list(overlay(body, {"c": {"y": 2}, "d": 4, "a": None}).items()) == [("b", None), ("c", {"y": 2}), ("d", 4)]
+    assert body == {"a": 1, "b": None, "c": {"x": 1}}

@@ -1,0 +1,325 @@
+"""Leaving a reply early, in any way, closes the provider's connection at once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import anyio
+import openai
+import pytest
+
+from aprefill import Reply, Session, StopReason, Truncated, stream
+from aprefill._reply import _live
+from aprefill.testing import Script, serve
+from aprefill.transports._kill import KillHandle
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_gc")]
+
+#: How often each way out is taken, a loop and a transport.
+TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "100"))
+
+#: A host that says three chunks and then nothing, until the client goes.
+STALLING = Script(text="one two three four", cuts=4, stall_after=12, prefill="eats")
+
+Open: TypeAlias = Callable[[], Reply]
+#: Leaves the reply; gives the moment of leaving, and what the caller still holds.
+Exit: TypeAlias = Callable[[Open], Awaitable[tuple[float, Any]]]
+
+
+async def break_dropped(open_reply: Open) -> tuple[float, Any]:
+    seen = 0
+    async for _ in open_reply():
+        seen += 1
+        if seen == 3:
+            break
+    return time.perf_counter(), None
+
+
+async def break_held(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    seen = 0
+    async for _ in reply:
+        seen += 1
+        if seen == 3:
+            break
+    return time.perf_counter(), reply
+
+
+async def exception_kept(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    seen = 0
+    try:
+        async for _ in reply:
+            seen += 1
+            if seen == 3:
+                raise KeyError("the body's own")
+    except KeyError as exc:
+        return time.perf_counter(), (reply, exc, exc.__traceback__)
+    raise AssertionError("the body did not raise")
+
+
+async def cancel_waiting(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    left = 0.0
+
+    async def read() -> None:
+        seen = 0
+        async for _ in reply:
+            seen += 1
+            if seen == 4:
+                stalled.set()
+
+    stalled = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await stalled.wait()
+        await anyio.lowlevel.checkpoint()
+        left = time.perf_counter()
+        group.cancel_scope.cancel()
+    return left, reply
+
+
+async def cancel_in_body(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    left = 0.0
+    working = anyio.Event()
+
+    async def read() -> None:
+        seen = 0
+        async for _ in reply:
+            seen += 1
+            if seen == 3:
+                working.set()
+                await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await working.wait()
+        left = time.perf_counter()
+        group.cancel_scope.cancel()
+    return left, reply
+
+
+async def timeout(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    left = math.inf
+    with anyio.move_on_after(5) as scope:
+        seen = 0
+        async for _ in reply:
+            seen += 1
+            if seen == 4:
+                left = time.perf_counter()
+                scope.deadline = anyio.current_time()
+    return left, reply
+
+
+async def aclose(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    cursor = aiter(reply)
+    await anext(cursor)
+    left = time.perf_counter()
+    await reply.aclose()
+    return left, (reply, cursor)
+
+
+async def cancel_method(open_reply: Open) -> tuple[float, Any]:
+    reply = open_reply()
+    left = 0.0
+    stalled = anyio.Event()
+
+    async def read() -> None:
+        seen = 0
+        async for _ in reply:
+            seen += 1
+            if seen == 4:
+                stalled.set()
+        assert reply.stop_reason is StopReason.CANCELLED
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await stalled.wait()
+        await anyio.lowlevel.checkpoint()
+        left = time.perf_counter()
+        reply.cancel()
+    return left, reply
+
+
+async def async_with(open_reply: Open) -> tuple[float, Any]:
+    async with open_reply() as reply:
+        async for _ in reply:
+            break
+        async for _ in reply:  # `break` does not close an owned reply: a second loop goes on
+            break
+        left = time.perf_counter()
+    return left, reply
+
+
+EXITS: list[Exit] = [
+    break_dropped, break_held, exception_kept, cancel_waiting, cancel_in_body, timeout, aclose, cancel_method, async_with,
+]  # fmt: skip
+
+
+@asynccontextmanager
+async def host(*, tls: bool, monkeypatch: pytest.MonkeyPatch, script: Script = STALLING) -> AsyncIterator[Any]:
+    async with serve(script, tls=tls) as server:
+        if tls:
+            monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
+        yield server
+
+
+async def seen_close_after(server: Any, left: float) -> float:
+    """Seconds from `left` until the server saw the close of its last exchange."""
+    exchange = server.exchanges[-1]
+    with anyio.fail_after(2):
+        await exchange.closed.wait()
+    return exchange.closed_at - left
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("leave", EXITS, ids=lambda leave: leave.__name__)
+async def test_the_server_sees_the_close_at_once(leave: Exit, tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 50 ms in every one of 100, median under 5 ms, whichever way the reply is left."""
+    async with host(tls=tls, monkeypatch=monkeypatch) as server:
+        async with Session("openai:gpt", base_url=server.openai_url, support="eats") as session:
+            delays = []
+            for _ in range(TIMES):
+                left, held = await leave(lambda: session.stream("hi", prefill="zero "))
+                delays.append(await seen_close_after(server, left))
+                del held
+    print(f"median {statistics.median(delays) * 1e3:.2f} ms, worst {max(delays) * 1e3:.2f} ms")
+    assert max(delays) < 0.050
+    assert statistics.median(delays) < 0.005
+
+
+@pytest.mark.parametrize("leave", EXITS, ids=lambda leave: leave.__name__)
+async def test_a_bare_stream_closes_as_well(leave: Exit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a session the call's own connection and client are closed the same way, on the Anthropic wire."""
+    async with host(tls=False, monkeypatch=monkeypatch) as server:
+        def bare() -> Reply:
+            return stream("hi", prefill="zero ", model="anthropic:claude-haiku-4-5", base_url=server.url, api_key="k")
+
+        for _ in range(5):
+            left, held = await leave(bare)
+            assert await seen_close_after(server, left) < 0.050
+            del held
+        with anyio.fail_after(2):
+            await server.wait_closed()
+
+
+async def test_control_the_openai_sdk_fails_the_same_test() -> None:
+    """The same exit and the same check: the SDK's own stream, left by `break` and held, keeps its connection."""
+    async with serve(STALLING) as server:
+        client = openai.AsyncOpenAI(api_key="k", base_url=server.openai_url, max_retries=0)
+        held = await client.chat.completions.create(
+            model="gpt", messages=[{"role": "user", "content": "hi"}], stream=True
+        )
+        seen = 0
+        async for _ in held:
+            seen += 1
+            if seen == 3:
+                break
+        with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+            await server.exchanges[-1].closed.wait()
+        await held.close()
+        await client.close()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_two_thousand_mixed_exits_leave_nothing(
+    anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No socket, task, file descriptor or pool slot is left after 2,000 replies that were left in every way."""
+    async with host(tls=False, monkeypatch=monkeypatch) as server:
+        async with Session("openai:gpt", base_url=server.openai_url, support="eats") as session:
+            await exits(session, len(EXITS))
+            await settle(server)
+            descriptors = open_descriptors()
+            tasks = len(asyncio.all_tasks()) if anyio_backend_name == "asyncio" else 0
+            await exits(session, 2000)
+            await settle(server)
+            assert open_descriptors() == descriptors
+            assert (len(asyncio.all_tasks()) if anyio_backend_name == "asyncio" else 0) == tasks
+            pool = next(iter(session._pool._transports.values()))._client._transport._pool
+            assert pool._requests == []
+            assert not _live
+
+
+async def exits(session: Session, times: int) -> None:
+    for number in range(times):
+        await EXITS[number % len(EXITS)](lambda: session.stream("hi", prefill="zero "))
+
+
+async def settle(server: Any) -> None:
+    """Until the server has seen every close and the scheduled closers are through."""
+    with anyio.fail_after(5):
+        await server.wait_closed()
+        while _live:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+
+
+GOOD = Script(text="one two three four", cuts=4, prefill="eats")
+
+
+async def test_twenty_replies_in_a_row_use_one_connection() -> None:
+    """A reply that was read to its end gives its connection back."""
+    async with serve(GOOD) as server, Session("openai:gpt", base_url=server.openai_url) as session:
+        for _ in range(20):
+            assert await session.stream("hi").text() == "one two three four"
+        assert server.connections == 1
+
+
+async def read_two(session: Session) -> str:
+    """Two replies over one connection; in the middle of the second everything of the first is let go and pulled."""
+    first = session.stream("hi")
+    stale = aiter(first)
+    async for _ in stale:
+        pass
+    handle = first._run._attempt._response._kill  # type: ignore[union-attr]
+    text = ""
+    async for chunk in session.stream("hi"):
+        if not text:
+            del stale
+            first.cancel()
+            handle.kill()
+        text += chunk
+    return text
+
+
+SLOW = Script(text="one two three four", cuts=4, prefill="eats", pace_s=0.002)
+
+
+async def test_a_stale_cursor_does_not_cut_the_next_reply() -> None:
+    """The next reply on the reused connection is whole, though the first one is let go in its middle."""
+    async with serve(SLOW) as server, Session("openai:gpt", base_url=server.openai_url) as session:
+        assert await read_two(session) == "one two three four"
+        assert server.connections == 1
+
+
+async def test_control_without_disarming_it_cuts_the_next_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same two replies with handles that stay armed: the second is cut."""
+    monkeypatch.setattr(KillHandle, "disarm", lambda self: None)
+    async with serve(SLOW) as server, Session("openai:gpt", base_url=server.openai_url) as session:
+        with pytest.raises(Truncated):
+            await read_two(session)
+
+
+async def test_a_host_that_holds_the_connection_costs_fifty_milliseconds() -> None:
+    """After the protocol's end the body's end is waited for, but not for longer."""
+    holding = Script(text="one two three four", cuts=4, prefill="eats", hold_open_s=30)
+    async with serve(holding) as server, Session("openai:gpt", base_url=server.openai_url) as session:
+        for _ in range(3):
+            began = time.perf_counter()
+            assert await session.stream("hi").text() == "one two three four"
+            assert time.perf_counter() - began < 0.5

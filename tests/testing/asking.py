@@ -1,0 +1,114 @@
+"""How these tests ask the server: plain httpx2, and a reader of both wires that knows no more than the tests need."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aprefill.testing import Server
+
+WIRES = ("anthropic", "openai")
+PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
+
+
+def body(prefill: str | None = None, *, stream: bool = True, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Name two states."}]
+    if prefill is not None:
+        messages.append({"role": "assistant", "content": prefill})
+    return {"model": "claude-haiku-4-5", "max_tokens": 100, "stream": stream, "messages": messages, **more}
+
+
+@asynccontextmanager
+async def client_of(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
+    verify = server.ssl_context or False
+    async with httpx2.AsyncClient(verify=verify, timeout=10) as client:
+        yield client
+
+
+async def ask(server: Server, wire: str, prefill: str | None = None, **more: Any) -> httpx2.Response:
+    """The whole response to one request on a connection of its own."""
+    async with client_of(server) as client:
+        return await client.post(server.url + PATHS[wire], json=body(prefill, **more))
+
+
+async def raw_answer(server: Server, wire: str, prefill: str | None = None, *, version: str = "1.1", **more: Any) -> bytes:
+    """Every byte of the answer until the server's FIN, framing and all. Raises as anyio does on a RST."""
+    content = json.dumps(body(prefill, **more)).encode()
+    head = f"POST {PATHS[wire]} HTTP/{version}\r\nhost: x\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+    received = bytearray()
+    async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
+        await stream.send(head.encode() + content)
+        try:
+            async for data in stream:
+                received += data
+        except anyio.BrokenResourceError:
+            raise Reset(bytes(received)) from None
+    return bytes(received)
+
+
+class Reading:
+    """Reads an answer in a task of its own: `run` is the task, `until` waits for so many bytes of the body."""
+
+    def __init__(self, server: Server, wire: str) -> None:
+        self._server = server
+        self._wire = wire
+        self._grew = anyio.Event()
+        self.seen = b""
+
+    async def run(self) -> None:
+        async with (
+            client_of(self._server) as client,
+            client.stream("POST", self._server.url + PATHS[self._wire], json=body()) as response,
+            aclosing(response.aiter_raw()) as pieces,
+        ):
+            async for piece in pieces:
+                self.seen += piece
+                self._grew.set()
+
+    async def until(self, size: int) -> str:
+        while len(self.seen) < size:
+            self._grew = anyio.Event()
+            await self._grew.wait()
+        return self.seen.decode()
+
+
+class Reset(Exception):
+    """The server sent a RST. `args[0]` is what came before it."""
+
+
+def records(text: str) -> list[tuple[str, str]]:
+    """(event, data) of every complete event."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
+        if fields:
+            found.append((fields.get("event", ""), fields["data"]))
+    return found
+
+
+def deltas(text: str) -> list[str]:
+    """The content of each delta, on either wire."""
+    found = []
+    for _, data in records(text):
+        if data == "[DONE]":
+            continue
+        record = json.loads(data)
+        if record.get("type") == "content_block_delta":
+            found.append(record["delta"].get("text"))
+        elif record.get("choices"):
+            found.append(record["choices"][0]["delta"].get("content"))
+    return [piece for piece in found if piece]
+
+
+def is_whole(text: str) -> bool:
+    """Whether the terminal record is there."""
+    return bool(records(text)) and records(text)[-1] in {("message_stop", '{"type":"message_stop"}'), ("", "[DONE]")}

@@ -1,0 +1,125 @@
+"""What the model says: the shapes of the echo, where deltas are cut, and why the text ends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aprefill.testing import Received, Script, ToolCall
+from aprefill.testing.output import ModelOutput, speak
+
+from .asking import body
+
+
+def said(script: Script, prefill: str | None = '["', **more: Any) -> ModelOutput:
+    content = json.dumps(body(prefill, **more)).encode()
+    return speak(script, Received(method="POST", path="/", headers={}, body=content, connection=1, index=0))
+
+
+STATES = 'Alabama", "Alaska"]'
+
+
+def test_eaten_and_ignored_prefills_leave_the_text_as_it_is() -> None:
+    """Only what the model is thought to have seen differs."""
+    for prefill in ("eats", "ignores"):
+        assert "".join(said(Script(text=STATES, prefill=prefill)).content) == STATES  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("echo", "expected"),
+    [
+        ("split", ['["', "Alab", 'ama"', ', "A', "lask", 'a"]']),
+        ("joined", ['["Alab', 'ama"', ', "A', "lask", 'a"]']),
+        ("whitespace", ['\n["', "Alab", 'ama"', ', "A', "lask", 'a"]']),
+        ("fence", ["```j", "son\n", '["', "Alab", 'ama"', ', "A', "lask", 'a"]\n', "```"]),
+        ("chatter", ["Here", ":\n[\"", "Alab", 'ama"', ', "A', "lask", 'a"]']),
+        ("chatter+fence", ["Here", ":\n``", "`jso", 'n\n["', "Alab", 'ama"', ', "A', "lask", 'a"]\n', "```"]),
+    ],
+)
+def test_each_shape_of_an_echo(echo: Any, expected: list[str]) -> None:
+    """The deltas, exactly: the text begins a delta of its own save where it is joined."""
+    script = Script(text=STATES, prefill="echoes", echo=echo, chatter="Here:\n")
+    assert list(said(script).content) == expected
+
+
+def test_an_echo_over_white_space_differs_in_white_space_alone() -> None:
+    """Every run of it is longer, and a line break leads."""
+    text = "".join(said(Script(prefill="echoes", echo="whitespace"), "a b\n\nc").content)
+    assert text == "\na \n  b\n\n\n  c"
+
+
+def test_the_echo_asked_for_in_the_prompt_is_given() -> None:
+    """`echo_text` stands for what a prompt asks back; the request then has no prefill of its own."""
+    script = Script(text=STATES, prefill="echoes", echo="joined", echo_text='["')
+    assert said(script, None).content[0] == '["Alab'
+
+
+def test_a_refusing_model_can_echo_when_asked_in_the_prompt() -> None:
+    """One script plays both the refusal and the rescue."""
+    script = Script(text=STATES, prefill="refuses", echo_text='["')
+    assert "".join(said(script, None).content) == '["' + STATES
+    assert "".join(said(Script(text=STATES, prefill="refuses"), None).content) == STATES
+
+
+@pytest.mark.parametrize(
+    ("cuts", "expected"),
+    [
+        (100, ['["', "Alabama"]),
+        ((1, 3), ["[", '"Al', "abama"]),
+        ((0, 20), ["", '["Alabama']),
+        ((2, 2, 5, 9), ['["', "Al", "abama"]),
+        (["Ala", "", "bama"], ['["', "Ala", "", "bama"]),
+    ],
+)
+def test_deltas_are_cut_as_told(cuts: Any, expected: list[str]) -> None:
+    """Numbers count characters of all that is sent, strings are the deltas of the text."""
+    fields = {} if isinstance(cuts, list) else {"text": "Alabama"}
+    assert list(said(Script(prefill="echoes", cuts=cuts, **fields)).content) == expected
+
+
+def test_given_deltas_can_be_joined_to_the_echo_and_fenced() -> None:
+    """Strings and shapes go together."""
+    assert said(Script(prefill="echoes", echo="joined", cuts=["A", "B"])).content == ('["A', "B")
+    assert said(Script(prefill="echoes", echo="fence", cuts=["A"])).content == ('```json\n["', "A", "\n```")
+
+
+def test_the_first_stop_sequence_to_be_complete_ends_the_text() -> None:
+    """As a host sees them: not the longest, not the first in the list."""
+    output = said(Script(text="one, two; three"), None, stop_sequences=["three", "; t", ", two; thr", ";"])
+    assert "".join(output.content) == "one, two"
+    assert (output.stop_reason, output.stop_sequence) == ("stop_sequence", ";")
+    assert output.output_tokens == 2
+
+
+def test_a_native_echo_is_not_generated_and_stops_nothing() -> None:
+    """A host looks for stop sequences in what the model makes; an echo that was asked for is made by it."""
+    native = said(Script(text='a"b', prefill="echoes"), stop='"')
+    assert "".join(native.content) == '["a'
+    asked = said(Script(text='a"b', prefill="echoes", echo_text='["'), None, stop='"')
+    assert "".join(asked.content) == "["
+    assert said(Script(text='a"b', obey_stop=False), stop='"').stop_reason == "end_turn"
+
+
+def test_max_tokens_counts_new_deltas() -> None:
+    """A delta is a token; a native echo is none."""
+    output = said(Script(text="abcdefgh", prefill="echoes", cuts=2, obey_max_tokens=True), max_tokens=3)
+    assert output.content == ('["', "ab", "cd", "ef")
+    assert (output.stop_reason, output.output_tokens) == ("max_tokens", 3)
+    assert said(Script(text="abcdefgh", obey_max_tokens=True), max_tokens=2).stop_reason == "end_turn"
+    assert len(said(Script(text="abcdefgh", cuts=1), max_tokens=3).content) == 8
+
+
+def test_tools_are_called_unless_the_text_was_cut_short() -> None:
+    """A model that met a stop sequence gets no further."""
+    script = Script(text="a;b", tools=[ToolCall(name="f")])
+    assert said(script).stop_reason == "tool_use"
+    assert said(script, stop=[";"]).tools == ()
+
+
+def test_a_script_has_the_last_word_on_the_reason() -> None:
+    """For what a request cannot bring about."""
+    assert said(Script(stop_reason="refusal")).stop_reason == "refusal"
+    assert said(Script(stop_sequence="END")).stop_reason == "stop_sequence"
+    assert said(Script(text="abc", output_tokens=77)).output_tokens == 77

@@ -1,0 +1,144 @@
+"""The public surface, pinned for type checkers: read by mypy under --strict, never run."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import assert_type
+
+import httpx2
+
+from aprefill import (
+    AprefillError,
+    AttemptEnded,
+    AttemptReport,
+    AttemptStarted,
+    ConnectFailed,
+    Event,
+    LimitExceeded,
+    PrefillIgnored,
+    PrefillRefused,
+    ProtocolError,
+    ProviderError,
+    ReasoningEvent,
+    Reply,
+    ReplyClosed,
+    ReplyConsumed,
+    Row,
+    Seam,
+    Session,
+    Stalled,
+    StatusError,
+    StopReason,
+    Support,
+    Table,
+    TextEvent,
+    Timeouts,
+    Timing,
+    ToolEvent,
+    Truncated,
+    Usage,
+    UsageError,
+    Verdict,
+    dedupe,
+    dedupe_sync,
+    stream,
+    support_table,
+)
+
+
+async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
+    reply = stream("hi", prefill="x", model="anthropic:claude-haiku-4-5")
+    assert_type(reply, Reply)
+    async for chunk in reply:
+        assert_type(chunk, str)
+    async for event in stream("hi").events():
+        match event:
+            case TextEvent():
+                assert_type(event.text, str)
+                assert_type(event.offset, int)
+                assert_type(event.prefill, bool)
+            case ReasoningEvent():
+                assert_type(event.text, str)
+            case ToolEvent():
+                assert_type((event.index, event.id, event.name, event.arguments), tuple[int, str, str, str])
+            case AttemptStarted():
+                assert_type(event.support, Support)
+            case AttemptEnded():
+                assert_type(event.report, AttemptReport)
+            case _ as rest:
+                _never: Event = rest
+    assert_type(await reply.text(), str)
+    assert_type(reply.text_so_far, str)
+    assert_type(reply.verdict, Verdict)
+    assert_type(reply.mode, str | None)
+    assert_type(reply.support, Support | None)
+    assert_type(reply.attempts, tuple[AttemptReport, ...])
+    assert_type(reply.usage, Usage | None)
+    assert_type(reply.stop_reason, StopReason | None)
+    assert_type(reply.stop_sequence, str | None)
+    assert_type(reply.timing, Timing)
+    assert_type(reply.timing.held_s, float | None)
+    reply.cancel()
+    await reply.aclose()
+    async with stream(
+        [{"role": "user", "content": "hi"}],
+        prefill="x",
+        model="m",
+        client=client,
+        base_url="https://host.test/v1",
+        api_key="k",
+        api="chat",
+        system="s",
+        max_tokens=10,
+        stop=["\n"],
+        temperature=0.5,
+        thinking={"type": "disabled"},
+        tools=[{"type": "function"}],
+        response_format={"type": "json_object"},
+        extra={"seed": 1},
+        support=Support.EATS,
+        strict=True,
+        show_when="decided",
+        show_from="x",
+        coalesce=True,
+        timeouts=Timeouts(connect_s=1, first_token_s=2, progress_s=3, idle_s=4, total_s=None),
+    ) as owned:
+        assert_type(owned, Reply)
+    async with Session("anthropic:claude-haiku-4-5", max_tokens=5, table=table) as session:
+        assert_type(session, Session)
+        assert_type(session.stream("hi", prefill="x", stop="\n", max_tokens=None), Reply)
+
+
+def the_stages() -> None:
+    seam = Seam("known", echo="maybe", whitespace=True, fence=True, preamble=200, overlap=16, stripped="")
+    assert_type(seam.feed("piece"), str)
+    assert_type(seam.close(cut=True), str)
+    assert_type(seam.verdict, Verdict)
+    assert_type(seam.held, int)
+    assert_type(seam.overlap_length, int)
+    assert_type(support_table(), tuple[Row, ...])
+
+
+async def the_buffer(chunks: AsyncIterator[str | None], plain: Iterator[str | None]) -> None:
+    async for chunk in dedupe(chunks, "x", echo="maybe", whitespace=True, fence=True, preamble=0, show_when="now"):
+        assert_type(chunk, str)
+    for piece in dedupe_sync(plain, "x"):
+        assert_type(piece, str)
+
+
+def the_errors(error: AprefillError) -> None:
+    assert_type(error.text_so_far, str)
+    usage: list[type[UsageError]] = [ReplyConsumed, ReplyClosed]
+    provider: list[type[ProviderError]] = [
+        ConnectFailed,
+        LimitExceeded,
+        PrefillIgnored,
+        PrefillRefused,
+        ProtocolError,
+        Stalled,
+        StatusError,
+        Truncated,
+    ]
+    print(usage, provider)
+    if isinstance(error, StatusError):
+        assert_type(error.status, int)
+        assert_type(error.retry_after_s, float | None)
+        assert_type(error.request_id, str | None)
