@@ -57,6 +57,12 @@ class Attempt:
         self._target = target
         self._transport = transport
         self._timeouts = timeouts
+        self._connect_s, self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
+            _NEVER if seconds is None else seconds
+            for seconds in (
+                timeouts.connect_s, timeouts.first_token_s, timeouts.progress_s, timeouts.idle_s, timeouts.total_s
+            )
+        )  # fmt: skip
         self._codec = codec_by_name(step.row.codec)
         self.decoder = self._codec.decoder(end=step.row.end)
         self._response: Response | None = None
@@ -89,7 +95,7 @@ class Attempt:
         self.loop = native_loop()
         body = _encode(self._codec.encode(step.call))
         request = Request(target.url(self._codec.path, with_prefill=step.sends_prefill), target.headers(), body)
-        clock, limit = self._first_of(("connect_s", 0.0), ("total_s", 0.0))
+        limit = min(self._connect_s, self._total_s)
         began = anyio.current_time()
         with anyio.CancelScope(deadline=began + limit) as scope:
             self._scope = scope
@@ -101,10 +107,10 @@ class Attempt:
                     raise
                 raise error from exc
         self._scope = None
-        self._count_wait(anyio.current_time() - began)
+        self._waited = self._waited_since_progress = anyio.current_time() - began
         if self._response is None:
             # an interrupted open ends the same way; the caller looks at `interrupted` first
-            raise self._stalled(clock)
+            raise Stalled("connect_s" if limit == self._connect_s else "total_s", limit)
         self.status = self._response.status
         headers = self._response.headers
         self.request_id = headers.get("request-id") or headers.get("x-request-id")
@@ -182,9 +188,10 @@ class Attempt:
         """The deltas of one network read, perhaps none. Afterwards `ended` or `failure` may be set."""
         now = self._now
         began = now()
-        clock, limit = self._next_clock()
+        limit = self._seconds_left()
         watch = self._watch
-        stalled = False
+        data: bytes | None = b""
+        foreign: Exception | None = None
         try:
             if watch is not None:
                 watch.start(began + limit)
@@ -192,31 +199,33 @@ class Attempt:
                     data = await self._receive()
                 finally:
                     watch.stop()
+                stalled = watch.fired
             else:
-                data = b""
                 with anyio.CancelScope(deadline=began + limit) as scope:
                     self._scope = scope
                     data = await self._receive()
+                self._scope = None
                 stalled = scope.cancelled_caught
         except StopAsyncIteration:
-            return self._eof()
+            data = None
+            stalled = False
         except Exception as exc:
-            if watch is not None and watch.fired:
-                self.failure = self._stalled(clock)
-                return []
-            error = translate(exc, stage="read", host=self._target.host, received_bytes=self.received_bytes)
+            foreign = exc
+            stalled = watch is not None and watch.fired
+        if stalled:
+            self.failure = self._stalled(limit)
+            return []
+        waited = now() - began
+        self._waited += waited
+        self._waited_since_progress += waited
+        if foreign is not None:
+            error = translate(foreign, stage="read", host=self._target.host, received_bytes=self.received_bytes)
             if error is None:
-                raise
-            error.__cause__ = exc
+                raise foreign
+            error.__cause__ = foreign
             self.failure = error
             return []
-        finally:
-            self._scope = None
-            self._count_wait(now() - began)
-        if stalled or (watch is not None and watch.fired):
-            self.failure = self._stalled(clock)
-            return []
-        return self._decode(data)
+        return self._eof() if data is None else self._decode(data)
 
     def _decode(self, data: bytes) -> list[Delta]:
         self.received_bytes += len(data)
@@ -266,31 +275,24 @@ class Attempt:
                 self._waited_since_progress = 0.0
                 return
 
-    def _stalled(self, clock: str) -> Stalled:
-        return Stalled(clock, getattr(self._timeouts, clock))
-
     # --- clocks -----------------------------------------------------------------------------------------------
 
-    def _count_wait(self, seconds: float) -> None:
-        self._waited += seconds
-        self._waited_since_progress += seconds
+    def _seconds_left(self) -> float:
+        """Until the first clock runs out, when a read begins."""
+        first = (
+            self._progress_s - self._waited_since_progress if self._saw_token else self._first_token_s - self._waited
+        )
+        return max(0.0, min(first, self._idle_s, self._total_s - self._waited))
 
-    def _next_clock(self) -> tuple[str, float]:
-        """The clock that will run out first during the next read, and its seconds from now."""
-        if self._saw_token:
-            return self._first_of(
-                ("progress_s", self._waited_since_progress), ("idle_s", 0.0), ("total_s", self._waited)
-            )
-        return self._first_of(("first_token_s", self._waited), ("idle_s", 0.0), ("total_s", self._waited))
-
-    def _first_of(self, *clocks: tuple[str, float]) -> tuple[str, float]:
-        """Of clocks with the seconds they have used: the one with the least left, and that."""
-        first, least = clocks[0][0], _NEVER
-        for name, used in clocks:
-            limit = getattr(self._timeouts, name)
-            if limit is not None and limit - used < least:
-                first, least = name, limit - used
-        return first, max(least, 0.0)
+    def _stalled(self, limit: float) -> Stalled:
+        """The error of the clock that gave a read `limit` seconds; to be called before the wait is counted."""
+        if limit == self._idle_s:
+            clock = "idle_s"
+        elif limit >= self._total_s - self._waited:
+            clock = "total_s"
+        else:
+            clock = "progress_s" if self._saw_token else "first_token_s"
+        return Stalled(clock, getattr(self._timeouts, clock))
 
     # --- ending -----------------------------------------------------------------------------------------------
 
@@ -321,13 +323,14 @@ class Attempt:
         """Release the connection. Shielded, bounded, idempotent; raises nothing."""
         if self._watch is not None:
             self._watch.close()
-        if self._response is not None:
-            try:
+        try:
+            if self._response is not None:
                 await self._response.aclose()
-            except Exception as exc:
-                translate(exc, stage="read", host=self._target.host)
-        if not self._target.keep:
-            await self._transport.aclose()
+        except Exception as exc:
+            translate(exc, stage="read", host=self._target.host)
+        finally:
+            if not self._target.keep:
+                await self._transport.aclose()
 
 
 def _encode(body: dict[str, Any]) -> bytes:

@@ -136,7 +136,18 @@ class Search:
     After a match, `match` says what it stands behind: (chatter, an opener).
     """
 
-    __slots__ = ("_chatter", "_count", "_fenced", "_head", "_held", "_limit", "_places", "_plain", "_whitespace", "alive")
+    __slots__ = (
+        "_chatter",
+        "_count",
+        "_fenced",
+        "_head",
+        "_held",
+        "_limit",
+        "_places",
+        "_plain",
+        "_whitespace",
+        "alive",
+    )
 
     def __init__(self, want: str, *, whitespace: bool, fence: bool, plain: int, fenced: int) -> None:
         self._whitespace = whitespace

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._support import Row
 
 ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
+_SHOW_WHEN = get_args(ShowWhen)
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Ask:
@@ -85,8 +86,8 @@ def ask(
     if not isinstance(prefill, str):
         raise UsageError(f"prefill must be a str, not {type(prefill).__name__}")
     messages, prefill = _messages(prompt, prefill)
-    if show_when is not None and show_when not in get_args(ShowWhen):
-        raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(get_args(ShowWhen))}, or None")
+    if show_when is not None and show_when not in _SHOW_WHEN:
+        raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
     if max_tokens is not None and (isinstance(max_tokens, bool) or max_tokens < 1):
         raise UsageError(f"max_tokens={max_tokens!r}: pass a whole number above 0, or None for the host's default")
     sequences = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -76,7 +76,9 @@ class Seam:
         if echo not in {"maybe", "never"}:
             raise ValueError(f"echo is 'maybe' or 'never', not {echo!r}")
         if preamble < 0 or overlap < 0:
-            raise ValueError(f"preamble and overlap count characters, they are not below 0: {preamble}, {overlap}")
+            raise ValueError(
+                f"preamble and overlap count characters, they are not below 0: {preamble}, {overlap}"
+            )
         if stripped and not (stripped.isspace() and known.endswith(stripped)):
             raise ValueError(f"stripped is white space at the end of known, not {stripped!r}")
         if echo == "never" and (whitespace or fence or preamble):
@@ -116,7 +118,7 @@ class Seam:
                 if fence or plain:
                     search = Search(pattern, whitespace=whitespace, fence=fence, plain=plain, fenced=fenced)
                     self._finders.append(search)
-            if overlap:
+            if 0 < overlap < len(want):
                 self._finders.append(Overlap(want, overlap))
         if not self._finders:
             self._decide(Verdict.ABSENT, stripped)
@@ -170,8 +172,8 @@ class Seam:
                 self._verdict = Verdict.TRUNCATED if self._held else Verdict.ABSENT
             else:
                 out = self._mend(self._settle(self._finders[0].text))
-        self._held = 0
         self._finders.clear()
+        self._held = 0
         self._closing = None
         self._sink = _closed
         return out
@@ -206,6 +208,7 @@ class Seam:
     def _decide(self, verdict: Verdict, joint: str) -> None:
         self._verdict = verdict
         self._joint = joint
+        self._finders.clear()  # with what they hold
 
     def _mend(self, text: str) -> str:
         """Rule 3: drop what of the joint is in known already."""

@@ -22,19 +22,23 @@ class StopStage:
     (['one', '\\ntwo\\n', '', ''], 'END', '')
     """
 
-    __slots__ = ("_beginnings", "_closed", "_first", "_fired", "_node")
+    __slots__ = ("_beginnings", "_closed", "_fired", "_first", "_node")
 
     def __init__(self, sequences: Iterable[str]) -> None:
         if isinstance(sequences, str):
             raise TypeError("sequences are several str; one str would be taken letter by letter")
-        chosen = list(sequences)
-        if not all(chosen):
+        chosen = set(sequences)
+        if "" in chosen:
             raise ValueError("an empty stop sequence stops before the first character")
+        # Of "ab" and "xaby" the second can never fire, so it must not hold anything back either.
+        chosen = {one for one in chosen if not any(other in one[:-1] for other in chosen)}
         self._beginnings = _Beginnings(chosen)
         #: the longest beginning at the end of what was fed: all that is held
         self._node = 0
         #: what a sequence starts with: ordinary text is skipped in C up to there
-        self._first = re.compile("[" + "".join(map(re.escape, self._beginnings.next[0])) + "]") if chosen else None
+        self._first = (
+            re.compile("[" + "".join(map(re.escape, self._beginnings.next[0])) + "]") if chosen else None
+        )
         self._fired: str | None = None
         self._closed = False
 
@@ -105,13 +109,11 @@ class _Beginnings:
     """All beginnings of the sequences, numbered, and how they hang together (Aho and Corasick). 0 is the empty one.
 
     Tables of numbers, not nodes that refer to each other: a reference cycle would live until the next collection.
-    A beginning in which a sequence ends is never left, so nothing that is longer is kept: of "ab" and "xaby"
-    the second can never fire, and must hold nothing back.
     """
 
     __slots__ = ("fires", "length", "next", "owner", "shorter")
 
-    def __init__(self, sequences: list[str]) -> None:
+    def __init__(self, sequences: Iterable[str]) -> None:
         #: the beginnings that are one character longer
         self.next: list[dict[str, int]] = [{}]
         #: the longest end of each that is a beginning too
@@ -150,6 +152,4 @@ class _Beginnings:
                 self.shorter[after] = self.next[end].get(c, 0) if node else 0
                 if self.fires[after] is None:
                     self.fires[after] = self.fires[self.shorter[after]]
-                if self.fires[after] is not None:
-                    self.next[after] = {}
                 queue.append(after)

@@ -226,7 +226,7 @@ class Table:
     `Table.load()` gives the built-in one with the caller's rows in front of it.
     """
 
-    __slots__ = ("_addresses", "_rows")
+    __slots__ = ("_addresses", "_found", "_rows")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         file = _convert(raw, _File)
@@ -235,6 +235,7 @@ class Table:
         #: by (provider, api), in the order in which they are tried; the last is any other model's
         self._rows: dict[tuple[str, str], tuple[Row, ...]] = {}
         self._addresses: dict[str, str] = {}
+        self._found: dict[tuple[str, str, str | None], Row] = {}
         for one in file.host:
             where = _name(one)
             host = _convert(one, _Host, where)
@@ -279,6 +280,9 @@ class Table:
 
     def row(self, provider: str, model: str, api: str | None = None) -> Row:
         """The row for one model. `api=None`: the provider's default api. Raises `UsageError` for unknown names."""
+        found = self._found.get((provider, model, api))
+        if found is not None:
+            return found
         apis = [known for owner, known in self._rows if owner == provider]
         if not apis:
             raise UsageError(f"unknown provider {provider!r}; known are {', '.join(self.providers)}")
@@ -286,7 +290,10 @@ class Table:
             raise UsageError(f"{provider} has no api {api!r}; it has {', '.join(apis)}")
         name = model.lower()
         rows = self._rows[provider, api or apis[0]]
-        return next(row for row in rows if any(fnmatchcase(name, pattern) for pattern in row.models))
+        row = next(row for row in rows if any(fnmatchcase(name, pattern) for pattern in row.models))
+        if len(self._found) < 1024:  # a service that passes its users' model names on must not grow it for ever
+            self._found[provider, model, api] = row
+        return row
 
     def provider_of_url(self, base_url: str) -> str | None:
         """The provider whose host `base_url` names, or None. The whole host name counts, never a part of it."""
@@ -451,8 +458,12 @@ def carry(row: Row, messages: Sequence[Message], prefill: str) -> Carried:
     if messages and messages[-1].get("role") == "assistant":
         # Two in a row: llama.cpp answers 400, Anthropic and Ollama merge them (Ollama with a blank line between).
         raise UsageError("the messages end with an assistant turn and there is a prefill too; give one of them")
-    turn: Message = {"role": "assistant", "content": sent, **deepcopy(dict(row.turn_fields))}
-    return Carried((*messages, turn), deepcopy(dict(row.body_fields)), sent, stripped)
+    turn: Message = {"role": "assistant", "content": sent, **_copy(row.turn_fields)}
+    return Carried((*messages, turn), _copy(row.body_fields), sent, stripped)
+
+
+def _copy(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return deepcopy(dict(fields)) if fields else {}
 
 
 def refusal(row: Row, status: int, error_text: str) -> Refusal | None:

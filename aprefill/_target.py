@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -103,6 +104,7 @@ def resolve(
     )
 
 
+@lru_cache(maxsize=256)
 def check_url(url: str) -> None:
     """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment."""
     try:

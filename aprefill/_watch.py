@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import current_token
@@ -29,31 +30,47 @@ _closing: set[Any] = set()
 
 
 def spawn(native: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `work` soon in the loop `native`, from any thread, with nobody waiting. `work` must not raise.
+    """Run `work` in the loop `native` with nobody waiting for it. `work` must not raise, and keep on when cancelled.
 
-    Does nothing when the loop is closed: its sockets are gone with it.
+    Started at once from the loop's own thread, so that it is under way even if the program's main function returns
+    next; from any other thread, soon. Does nothing when the loop is gone: its sockets are gone with it.
     """
-    if is_trio(native):
-        import trio
+    try:
+        if is_trio(native):
+            _spawn_trio(native, work)
+        else:
+            _spawn_asyncio(native, work)
+    except RuntimeError:
+        # the loop is closed, or (trio) closing
+        return
 
-        def start_trio() -> None:
+
+def _spawn_asyncio(loop: AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    import asyncio
+
+    def start() -> None:
+        task = loop.create_task(work())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    if asyncio._get_running_loop() is loop:
+        start()
+    else:
+        loop.call_soon_threadsafe(start)
+
+
+def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    import trio
+
+    def start() -> None:
+        # a closed system nursery must not crash the run from within its entry queue
+        with suppress(RuntimeError):
             trio.lowlevel.spawn_system_task(work)
 
-        try:
-            native.run_sync_soon(start_trio)
-        except trio.RunFinishedError:
-            return
+    if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token:
+        start()
     else:
-
-        def start() -> None:
-            task = native.create_task(work())
-            _closing.add(task)
-            task.add_done_callback(_closing.discard)
-
-        try:
-            native.call_soon_threadsafe(start)
-        except RuntimeError:
-            return
+        token.run_sync_soon(start)
 
 
 class Watch:

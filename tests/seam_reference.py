@@ -6,13 +6,13 @@ invariant 3. The checks take the class under test, so that a broken variant can 
 
 from __future__ import annotations
 
-import os
 import random
 import re
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     Make = Callable[..., Any]
 
@@ -49,6 +49,7 @@ class Batch:
         self.known = known
         self.want = want = known.removesuffix(stripped)
         self.bound = None if slack is None else 2 * len(known) + slack
+        self.latest = sys.maxsize if self.bound is None else self.bound + 1
         ink = [c for c in want if not c.isspace()]
         blind = not ink if whitespace else not want
         self.looks = echo == "maybe" and not blind
@@ -60,50 +61,41 @@ class Batch:
         self.plain = re.compile(echoed)
         self.fenced = re.compile(OPENER + echoed)
         self.fence = fence and not known.lstrip().startswith("```")
-        self.preamble = preamble
         self.plain_behind = len(ink) >= 16 or (want.lstrip().startswith("```") and len(ink) > 3)
         self.fence_behind = self.fence and len(ink) >= 2
-        self.behind = preamble > 0 and (self.plain_behind or self.fence_behind)
+        self.preamble = preamble if self.plain_behind or self.fence_behind else 0
         self.tails = [want[-k:] for k in range(len(want) - 1, self.overlap - 1, -1)] if self.overlap else []
 
     def front(self, raw: str) -> tuple[str, int, bool]:
         """The verdict, the end of what is dropped before the joint, and whether a fence was opened."""
         if self.looks:
-            for verdict, found, fenced in self.echoes(raw):
-                if found and (self.bound is None or found.end() <= self.bound + 1):
-                    return verdict, found.end(), fenced
+            latest = self.latest
+            if (found := self.plain.match(raw)) and found.end() <= latest:
+                return "echoed", found.end(), False
+            if self.fence and (found := self.fenced.match(raw)) and found.end() <= latest:
+                return "fenced", found.end(), True
+            p = 0
+            while p := raw.find("\n", p, self.preamble) + 1:
+                if self.plain_behind and (found := self.plain.match(raw, p)) and found.end() <= latest:
+                    return "prefaced", found.end(), False
+                if self.fence_behind and (found := self.fenced.match(raw, p)) and found.end() <= latest:
+                    return "prefaced", found.end(), True
         for tail in self.tails:
             if raw.startswith(tail):
                 return "overlapped", len(tail), False
         return "absent", 0, False
-
-    def echoes(self, raw: str) -> Iterator[tuple[str, re.Match[str] | None, bool]]:
-        """Rules 1 to 5, in their order."""
-        yield "echoed", self.plain.match(raw), False
-        if self.fence:
-            yield "fenced", self.fenced.match(raw), True
-        if self.behind:
-            p = 0
-            while p := raw.find("\n", p, self.preamble) + 1:
-                if self.plain_behind:
-                    yield "prefaced", self.plain.match(raw, p), False
-                if self.fence_behind:
-                    yield "prefaced", self.fenced.match(raw, p), True
 
     def __call__(self, raw: str) -> Outcome:
         verdict, end, fenced = self.front(raw)
         return Outcome(self.rest(raw, verdict, end, fenced), verdict, end if verdict == "overlapped" else 0)
 
     def emitted(self, raw: str) -> str:
-        return self.rest(raw, *self.front(raw))
+        verdict, end, fenced = self.front(raw)
+        return self.rest(raw, verdict, end, fenced)
 
     def rest(self, raw: str, verdict: str, end: int, fenced: bool) -> str:
         """The joint, and the closing fence."""
-        start = end
-        for c in self.stripped if verdict in {"absent", "overlapped"} else self.joint:
-            if raw[start : start + 1] != c:
-                break
-            start += 1
+        start = self.joint_end(raw, verdict, end)
         if fenced:
             if self.bound is not None:
                 return self.watch(raw[:start], raw[start:])
@@ -111,6 +103,14 @@ class Batch:
             if last and last.start(1) >= end:
                 return raw[start : last.start(1)].rstrip()
         return raw[start:]
+
+    def joint_end(self, raw: str, verdict: str, end: int) -> int:
+        """Where the text behind the joint begins."""
+        for c in self.stripped if verdict == "absent" or verdict == "overlapped" else self.joint:
+            if raw[end : end + 1] != c:
+                break
+            end += 1
+        return end
 
     def watch(self, before: str, text: str) -> str:
         """The closing fence under a hold bound, by character."""
@@ -146,6 +146,15 @@ def witnesses(known: str, want: str, letters: str, opener: str = "```\n") -> lis
     return list(found)
 
 
+def common_prefix(a: str, b: str) -> str:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return a[:n]
+
+
 class Oracle:
     """What invariant 3 demands after each prefix of any raw, for one known text and rule set."""
 
@@ -163,7 +172,7 @@ class Oracle:
         for tail in self.tails:
             outcome = emitted(raw + tail)
             if not outcome.startswith(agreed):
-                agreed = os.path.commonprefix((agreed, outcome))
+                agreed = common_prefix(agreed, outcome)
             if not agreed:
                 break
         self.found[raw] = agreed
@@ -189,7 +198,13 @@ def groups(count: int, seed: int, size: int = 20) -> Iterator[Group]:
     rng = random.Random(seed)
     for start in range(0, count, size):
         known, rules, letters = _rules(rng)
-        raws = [_raw(rng, known, rules, letters) for _ in range(min(size, count - start))]
+        batch = Batch(known, **rules)
+        raws = []
+        for _ in range(min(size, count - start)):
+            raw = _raw(rng, known, rules, letters)
+            # what is decided at once is soon dull
+            dull = batch.front(raw)[0] == "absent" and rng.random() < 0.8
+            raws.append(raw[:4] if dull else raw)
         yield Group(known, rules, letters, raws)
 
 
@@ -198,13 +213,25 @@ def _word(rng: random.Random, letters: str, longest: int) -> str:
 
 
 def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
-    letters = rng.choice(["ab", "ab \n", "a \n`", "a\n`", "ab\n", "a \r\n", "` \n", "ab `\n\r", "a\u00e9\u2003\n"])
+    letters = rng.choice([
+        "ab",
+        "ab \n",
+        "a \n`",
+        "a\n`",
+        "ab\n",
+        "a \r\n",
+        "` \n",
+        "ab `\n\r",
+        "a\u00e9\u2003\n",
+    ])
     known = rng.choice(letters) + _word(rng, letters, 3)
     match rng.randrange(12):
         case 0:
             known = "```" + _word(rng, letters, 3)
         case 1:
-            known = rng.choice(["a" * 16, "ab" * 8, "aaaaaaa\n" * 2 + "aa", "a\na" * 8]) + _word(rng, letters, 2)
+            known = rng.choice(["a" * 16, "ab" * 8, "aaaaaaa\n" * 2 + "aa", "a\na" * 8]) + _word(
+                rng, letters, 2
+            )
         case 2:
             known = _word(rng, letters, 2) * 3
         case 3:
@@ -268,4 +295,65 @@ def check_minimal(make: Make, group: Group, oracle: Oracle | None = None) -> str
         got = Outcome(emitted, seam.verdict.value, seam.overlap_length)
         if got != oracle.batch(raw):
             return f"{got} instead of {oracle.batch(raw)} for {raw=} ({known=}, {rules=})"
+    return ""
+
+
+def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
+    """`verdict` and `held` at every prefix, and what a cut there gives."""
+    known, rules, letters, raws = group
+    oracle = oracle or Oracle(known, rules, letters)
+    for raw in raws:
+        for j in range(len(raw) + 1):
+            so_far = raw[:j]
+            seam = make(known, **rules)
+            emitted = seam.feed(so_far)
+            verdict, end, _ = oracle.batch.front(so_far)
+            undecided = oracle.undecided(so_far)
+            where = f"for {so_far!r} ({known=}, {rules=})"
+            if seam.verdict.value != ("undecided" if undecided else verdict):
+                return f"verdict {seam.verdict.value} {where}"
+            held = j if undecided else j - oracle.batch.joint_end(so_far, verdict, end) - len(emitted)
+            if seam.held != held:
+                return f"{seam.held} held instead of {held} {where}"
+            if seam.close(cut=True):
+                return f"text after a cut {where}"
+            if seam.verdict.value != (("truncated" if so_far else "absent") if undecided else verdict):
+                return f"verdict {seam.verdict.value} after a cut {where}"
+    return ""
+
+
+def through(
+    make: Make, known: str, rules: dict[str, Any], pieces: Iterable[str], cut: bool = False
+) -> Outcome:
+    """What a seam makes of these pieces."""
+    seam = make(known, **rules)
+    emitted = "".join([seam.feed(piece) for piece in pieces]) + seam.close(cut)
+    return Outcome(emitted, seam.verdict.value, seam.overlap_length)
+
+
+def cuttings(raw: str, rng: random.Random, count: int = 4) -> Iterator[list[str]]:
+    """Whole, by character with empty pieces between, every two-way cut, and `count` random ones."""
+    yield [raw]
+    yield [piece for c in raw for piece in (c, "")]
+    for at in range(len(raw) + 1):
+        yield [raw[:at], raw[at:]]
+    for _ in range(count):
+        ends = sorted(rng.choices(range(len(raw) + 1), k=rng.randint(1, 6)))
+        yield [raw[a:b] for a, b in zip([0, *ends], [*ends, len(raw)], strict=True)]
+
+
+def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None) -> str:
+    """Invariant 1, and 5 under a small `slack`: every cutting gives what the batch rules give, cut or not."""
+    known, rules, _, raws = group
+    batch = Batch(known, **rules, slack=slack)
+    rng = random.Random(seed)
+    for raw in raws:
+        expected = batch(raw)
+        after_cut = through(make, known, rules, [raw], cut=True)
+        for pieces in cuttings(raw, rng):
+            got = through(make, known, rules, pieces)
+            if got != expected:
+                return f"{got} instead of {expected} for {pieces} ({known=}, {rules=})"
+            if through(make, known, rules, pieces, cut=True) != after_cut:
+                return f"a cut gives something else for {pieces} ({known=}, {rules=})"
     return ""

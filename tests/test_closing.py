@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -213,6 +214,7 @@ async def test_a_bare_stream_closes_as_well(leave: Exit, monkeypatch: pytest.Mon
             await server.wait_closed()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_control_the_openai_sdk_fails_the_same_test() -> None:
     """The same exit and the same check: the SDK's own stream, left by `break` and held, keeps its connection."""
     async with serve(STALLING) as server:
@@ -323,3 +325,31 @@ async def test_a_host_that_holds_the_connection_costs_fifty_milliseconds() -> No
             began = time.perf_counter()
             assert await session.stream("hi").text() == "one two three four"
             assert time.perf_counter() - began < 0.5
+
+
+LAST_WORDS = """
+import asyncio, sys
+from aprefill import stream
+async def main():
+    async for chunk in stream("hi", model="m", base_url=sys.argv[1]):
+        break
+{run}
+print("left")
+"""
+
+RUNS = {
+    "asyncio": "asyncio.run(main())",
+    "uvloop": "import uvloop; uvloop.run(main())",
+    "trio": "import trio; trio.run(main)",
+}
+
+
+async def test_break_as_the_last_thing_a_program_does(anyio_backend: Any) -> None:
+    """The loop ends right after the `break`: no warning, no traceback, no hang, and the host sees the close."""
+    name = "uvloop" if anyio_backend[1].get("use_uvloop") else anyio_backend[0]
+    code = LAST_WORDS.format(run=RUNS[name])
+    async with serve(STALLING) as server:
+        with anyio.fail_after(20):
+            done = await anyio.run_process([sys.executable, "-W", "error", "-c", code, server.openai_url])
+            await server.exchanges[0].closed.wait()
+        assert (done.stdout.decode().strip(), done.stderr.decode()) == ("left", "")

@@ -53,7 +53,7 @@ def ask(server: Any, wire: str, **options: Any) -> Reply:
         return stream(
             prompt, **{"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", **options}
         )
-    return stream(prompt, **{"model": "openai:m", "base_url": server.openai_url, "support": "eats", **options})
+    return stream(prompt, **{"model": "vllm:m", "base_url": server.openai_url, **options})
 
 
 async def chunks_of(reply: Reply) -> list[str]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 #: The key Anthropic's guide on fine-grained tool streaming uses to send arguments back that are not JSON.
 INVALID_JSON = "INVALID_JSON"
 
-_THINKING = ("thinking", "redacted_thinking")
+#: Blocks that lead a turn: text goes behind them.
+_LEADING = ("thinking", "redacted_thinking", "compaction", "fallback")
 
 
 class Block:
@@ -80,8 +81,8 @@ class Turn:
             elif words is not None:
                 content.append(words)
                 words = None
-        if words is not None:  # the reply is the prefill alone: first, but thinking has to lead
-            lead = next((i for i, kept in enumerate(content) if kept["type"] not in _THINKING), len(content))
+        if words is not None:  # no text came, all there is is the prefill
+            lead = next((i for i, kept in enumerate(content) if kept["type"] not in _LEADING), len(content))
             content.insert(lead, words)
         if all(kept["type"] == "text" for kept in content):
             return {"role": "assistant", "content": text}

@@ -37,7 +37,7 @@ class Reader(Generic[T]):
 
     def __init__(self, type_: type[T]) -> None:
         self._type = type_
-        self.fast = msgspec.json.Decoder(type_).decode
+        self.fast: Callable[[bytes], T] = msgspec.json.Decoder(type_).decode
 
     def slow(self, data: bytes) -> T:
         """The same struct out of lenient JSON. Bytes that are not UTF-8 become U+FFFD, as in an event stream.

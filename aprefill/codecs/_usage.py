@@ -12,11 +12,13 @@ Table: TypeAlias = "Mapping[str, tuple[tuple[str, ...], ...]]"
 
 
 def count(usage: Any, table: Table) -> Mapping[str, int]:
-    """The fields of `Usage` that `usage` has a count for. Anything that is no count is passed over: nobody's reply
-    should end because of its bill.
+    """The fields of `Usage` that `usage` has a count for.
 
-    >>> count({"prompt": 3, "details": {"cached": None}}, {"input_tokens": (("prompt",),), "cache": (("details", "cached"),)})
-    {'input_tokens': 3}
+    Anything that is no count is passed over: nobody's reply should end because of its bill.
+
+    >>> table = {"input_tokens": (("prompt",),), "cache_read_tokens": (("details", "cached"), ("cached",))}
+    >>> count({"prompt": 3, "details": {"cached": None}, "cached": 2}, table)
+    {'input_tokens': 3, 'cache_read_tokens': 2}
     """
     found: dict[str, int] = {}
     if isinstance(usage, dict):

@@ -1,4 +1,4 @@
-"""The Messages protocol of Anthropic: api.anthropic.com, Vertex, Foundry, Bedrock's InvokeModel, and engines' `/v1/messages`.
+"""Anthropic's Messages protocol: api.anthropic.com, Vertex, Foundry, Bedrock's InvokeModel, engines' `/v1/messages`.
 
 The end is `message_stop`, and nothing else is; text after it is not taken. EOF before it is a cut.
 """
@@ -51,6 +51,7 @@ _COUNTS = {
     "reasoning_tokens": (("output_tokens_details", "thinking_tokens"),),
 }
 
+
 class _Delta(Struct, gc=False):
     type: str = ""
     text: str | None = None
@@ -75,7 +76,7 @@ class _Event(Struct, gc=False):
     completion: str | None = None
 
 
-_READER = Reader(_Event)
+_READER: Reader[_Event] = Reader(_Event)
 _fast = _READER.fast
 
 
@@ -136,7 +137,9 @@ class AnthropicDecoder:
                 kind = ""  # half a record
             if kind in {"message_stop", "error"}:
                 return self.decode(undispatched)
-        raise Truncated("no message_stop came" + (" after the stop reason" if self._finished else " and no stop reason"))
+        raise Truncated(
+            "no message_stop came" + (" after the stop reason" if self._finished else " and no stop reason")
+        )
 
     def message(self, text: str) -> Message:
         return self._turn.message(text)
@@ -144,11 +147,11 @@ class AnthropicDecoder:
     # --- records ----------------------------------------------------------------------------------------------
 
     def _decode_refused(self, record: Record) -> Sequence[Delta]:
+        if names_error(record.event):
+            return self._error(record)
         data = record.data.strip()
         if not data or data == b"[DONE]":  # gateways that also speak openai_chat; neither is an end here
             return ()
-        if names_error(record.event):
-            return self._error(record)
         event = _READER.slow(data)
         if self._joiner is None:
             self._joiner = Joiner()

@@ -106,7 +106,7 @@ class _Chunk(Struct, gc=False):
     x_groq: Any = None
 
 
-_READER = Reader(_Chunk)
+_READER: Reader[_Chunk] = Reader(_Chunk)
 _fast = _READER.fast
 
 
@@ -176,12 +176,14 @@ class OpenAIChatDecoder:
             if self._finished or self._done_suffices:
                 return self._end()
             raise Truncated("[DONE] came without a finish_reason")
+        if names_error(record.event):
+            return self._fail(error_from(record), [])
         if not data:
             return ()
         try:
             chunk = _READER.slow(data)
         except ProtocolError:
-            if names_error(record.event) or says_error(loads(data)):
+            if says_error(loads(data)):  # Google's list around it, or a field of another type beside it
                 return self._fail(error_from(record), [])
             raise
         if self._joiner is None:

@@ -256,22 +256,20 @@ def first_bytes(steps: Iterator[Step], limit: int) -> Iterator[Step]:
 
 def recut(steps: Iterator[Step], size: int) -> Iterator[Step]:
     """`steps` in writes of `size` bytes, across events. A wait sends what is there."""
-    held = b""
+    held = bytearray()
     for step in steps:
         if isinstance(step, bytes):
             held += step
-            at = 0
-            while len(held) - at >= size:
-                yield held[at : at + size]
-                at += size
-            held = held[at:]
+            while len(held) >= size:
+                yield bytes(held[:size])
+                del held[:size]
             continue
         if held:
-            yield held
-            held = b""
+            yield bytes(held)
+            held.clear()
         yield step
     if held:
-        yield held
+        yield bytes(held)
 
 
 def _with_newline(steps: Iterator[Step], newline: bytes, *, raw: bytes | None) -> Iterator[Step]:

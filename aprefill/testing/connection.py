@@ -75,6 +75,9 @@ class Connection:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()
+            # last, so that who waits for it finds the outcome settled
+            for exchange in self._own if self._gone else ():
+                exchange.closed.set()
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -94,7 +97,6 @@ class Connection:
         now = time.perf_counter()
         for exchange in self._own:
             exchange.closed_at = now
-            exchange.closed.set()
         self._scope.cancel()
 
     async def _next_request(self, reader: RequestReader) -> Request:
@@ -229,7 +231,7 @@ async def _wait(seconds: float, exchange: Exchange | None) -> None:
 
 def _duplicate(stream: SocketStream) -> socket.socket:
     # uvloop hands out a stand-in that refuses most of a socket's methods; a duplicate takes them all
-    raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django
+    raw = stream.extra(SocketAttribute.raw_socket)  # ruff: ignore[django-extra] - not Django
     return socket.fromfd(raw.fileno(), raw.family, raw.type)
 
 

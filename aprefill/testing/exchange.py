@@ -96,8 +96,9 @@ class Exchange(Received):
     done: Event = field(default_factory=Event)
     #: set when the answer has come to a scripted wait that only the client's leaving or a long time ends
     waiting: Event = field(default_factory=Event)
-    #: set at the moment the server sees the client's close; never after a scripted reset
+    #: set when the server has seen the client's close, with the outcome settled; never after a scripted reset
     closed: Event = field(default_factory=Event)
+    #: the moment it saw it
     closed_at: float | None = None
 
     def __repr__(self) -> str:

@@ -188,6 +188,7 @@ def _check_words(script: Script) -> None:
 
 
 def _check_numbers(script: Script) -> None:
+    # annotations are strings here: a field is a time by its name, and a count if it may be an int
     for f in fields(script):
         value = getattr(script, f.name)
         if f.name.endswith("_s"):
@@ -233,6 +234,10 @@ def _check_together(script: Script) -> None:
             raise UsageError(f"Script: {' and '.join(given)} cannot be played together; give one of them")
     if script.prefill in {"eats", "ignores"} and (script.echo != "split" or script.echo_text is not None):
         raise UsageError(f"Script: there is no echo with prefill={script.prefill!r}; pass prefill='echoes'")
+    for name in ("error", "error_event"):
+        pair = getattr(script, name)
+        if pair is not None and (isinstance(pair, str) or len(pair) != 2):
+            raise UsageError(f"Script: {name}={pair!r} is no pair; give (type, message)")
     if script.retry_after is not None and script.status < 400:
         raise UsageError("Script: retry_after= needs an error status=, such as 429")
     if script.error is not None and script.status < 400:

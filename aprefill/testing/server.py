@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Self, TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import anyio
+from anyio.abc import SocketAttribute
 
 from .._errors import UsageError
 from .answer import wire_for
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from types import TracebackType
 
-    from anyio.abc import SocketStream, TaskGroup
+    from anyio.abc import SocketStream
     from anyio.streams.stapled import MultiListener
 
 #: What `serve()` takes: one script for all requests, one for each (the last repeats), or a choice made by request.
@@ -57,7 +60,8 @@ class Server:
         self._port = port
         self._certificate: Certificate | None = None
         self._wants_tls = tls
-        self._tasks: TaskGroup
+        self._scope: anyio.CancelScope
+        self._stopped: anyio.Event
         self._failure: Exception | None = None
         self._played = 0
         self._asked = anyio.Event()
@@ -128,34 +132,35 @@ class Server:
         try:
             if self._wants_tls:
                 self._certificate = Certificate(self._host)
-            self._port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - not Django
+            self._port = listener.extra(SocketAttribute.local_port)  # ruff: ignore[django-extra] - not Django
         except BaseException:
             await anyio.aclose_forcefully(listener)
             raise
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._listen, listener)
+        self._scope = anyio.CancelScope()
+        self._stopped = anyio.Event()
+        _spawn(partial(self._run, listener))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tasks.cancel_scope.cancel()
-        try:
-            if error is None or isinstance(error, Exception):
-                # the group is not told of the caller's own exception: it would wrap it in an ExceptionGroup
-                await self._tasks.__aexit__(None, None, None)
-            else:
-                await self._tasks.__aexit__(kind, error, trace)
-        finally:
-            if self._certificate is not None:
-                self._certificate.remove()
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._stopped.wait()  # short: everything in the task is cancelled
+        if self._certificate is not None:
+            self._certificate.remove()
         if self._failure is not None and (error is None or isinstance(error, Exception)):
             raise self._failure
 
-    async def _listen(self, listener: MultiListener[SocketStream]) -> None:
-        async with listener:
-            await listener.serve(self._handle, self._tasks)
+    async def _run(self, listener: MultiListener[SocketStream]) -> None:
+        try:
+            with self._scope:
+                async with listener, anyio.create_task_group() as tasks:
+                    await listener.serve(self._handle, tasks)
+        except Exception as exc:
+            self._failure = self._failure or exc
+        finally:
+            self._stopped.set()
 
     async def _handle(self, stream: SocketStream) -> None:
         self.connections += 1
@@ -213,3 +218,28 @@ def _loopback(host: str) -> str:
             f"host={host!r} is not this machine's loopback; pass '127.0.0.1', '::1' or 'localhost'"
         )
     return host
+
+
+#: asyncio holds its tasks only weakly.
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def _spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `work`, which must not raise, in a task that belongs to nobody.
+
+    A task group would belong to the task that entered it, and a fixture is entered and left in two (pytest-asyncio);
+    it would also wrap the caller's own exceptions in an ExceptionGroup.
+    """
+    try:
+        # not get_running_loop(): trio in guest mode runs inside a loop of asyncio, but in none of its tasks
+        in_asyncio = asyncio.current_task() is not None
+    except RuntimeError:
+        in_asyncio = False
+    if in_asyncio:
+        task = asyncio.create_task(work())
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+    else:
+        import trio
+
+        trio.lowlevel.spawn_system_task(work)

@@ -4,71 +4,57 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class KillHandle:
     """Shuts one connection's socket down, at once, from any thread, with no event loop.
 
-    The socket is looked up again at the moment of the kill and compared by inode, so that a descriptor which was
-    closed and handed to somebody else in between is never touched. Linux and macOS; elsewhere the comparison is
-    left out.
+    The socket is looked up at the moment of the kill: asyncio's, uvloop's and trio's all report -1 for a closed one
+    (tested), so a descriptor that was handed to somebody else in between is never touched.
     """
 
-    __slots__ = ("_identity", "_sock")
+    __slots__ = ("_stream",)
 
-    def __init__(self, sock: Any) -> None:
-        self._sock: Any = sock
-        self._identity = _identity(sock.fileno())
+    def __init__(self, stream: Any) -> None:
+        self._stream: Any = stream
 
     @classmethod
-    def of(cls, extensions: Any) -> KillHandle | None:
+    def of(cls, extensions: Mapping[str, Any]) -> KillHandle | None:
         """The handle of an httpx2 or httpx response's `extensions`; None over HTTP/2, mocks and ASGI.
 
         An HTTP/2 connection is shared: a shutdown would cut its other streams.
         """
-        if extensions.get("http_version") == b"HTTP/2":
-            return None
         stream = extensions.get("network_stream")
-        if stream is None:
+        if stream is None or extensions.get("http_version") == b"HTTP/2":
             return None
-        try:
-            sock = stream.get_extra_info("socket")
-            return None if sock is None or sock.fileno() < 0 else cls(sock)
-        except (AttributeError, OSError):
-            return None
+        return cls(stream)
 
     def disarm(self) -> None:
-        """Let go of the socket: it goes back to a pool and will carry somebody else's reply."""
-        self._sock = None
+        """Let go of the connection: it goes back to a pool and will carry somebody else's reply."""
+        self._stream = None
 
     @property
     def armed(self) -> bool:
         """Whether a kill would still reach the connection."""
-        return self._sock is not None
+        return self._stream is not None
 
     def kill(self) -> bool:
         """Send the FIN now. True if the shutdown was done here; disarms."""
-        sock, self._sock = self._sock, None
-        if sock is None:
+        stream, self._stream = self._stream, None
+        if stream is None:
             return False
         try:
-            fd = sock.fileno()
+            sock = stream.get_extra_info("socket")
+            fd = -1 if sock is None else sock.fileno()
             if fd < 0:
                 return False
             # uvloop hands out a PseudoSocket whose shutdown() raises TypeError: go through a duplicate
             with socket.socket(fileno=os.dup(fd)) as duplicate:
-                if _identity(duplicate.fileno()) != self._identity:
-                    return False
                 duplicate.shutdown(socket.SHUT_RDWR)
-        except OSError:
+        except (OSError, AttributeError):
             return False
         return True
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    try:
-        stat = os.fstat(fd)
-    except OSError:
-        return (-1, -1)
-    return (stat.st_dev, stat.st_ino)

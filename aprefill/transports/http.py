@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,6 +22,11 @@ CLOSE_S = 1.0
 
 #: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
+
+#: The clocks are ours: `Timeouts` guards the waiting.
+_NO_TIMEOUT = {"timeout": httpx2.Timeout(None).as_dict()}
+
+_url = lru_cache(maxsize=64)(httpx2.URL)
 
 _contexts: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
 
@@ -65,11 +71,14 @@ class HttpResponse:
             return
         self._closed = True
         with anyio.move_on_after(CLOSE_S, shield=True):
-            if getattr(self._body, "ag_frame", None) is not None:
-                await self._abandon()
-            if self._kill is not None:
-                self._kill.disarm()
-            await self._response.aclose()
+            try:
+                if getattr(self._body, "ag_frame", None) is not None:
+                    await self._abandon()
+            finally:
+                # reached under cancellation too: asyncio.run() cancels what is left when the program ends
+                if self._kill is not None:
+                    self._kill.disarm()
+                await self._response.aclose()
 
     async def _abandon(self) -> None:
         """Bring the body's generators to their end, so that none is left to the garbage collector.
@@ -102,9 +111,15 @@ class HttpTransport:
 
     async def open(self, request: Request) -> HttpResponse:
         client = self._open_client()
-        built = client.build_request(
-            "POST", request.url, headers=dict(request.headers), content=request.body, timeout=None
-        )
+        if self._owned:
+            # our own client has no defaults to merge in, and merging takes a tenth of a warm first token
+            built = httpx2.Request(
+                "POST", _url(request.url), headers=request.headers, content=request.body, extensions=_NO_TIMEOUT
+            )
+        else:
+            built = client.build_request(
+                "POST", request.url, headers=request.headers, content=request.body, timeout=None
+            )
         return HttpResponse(await client.send(built, stream=True, follow_redirects=False))
 
     async def aclose(self) -> None:

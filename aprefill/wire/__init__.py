@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from .ndjson import NdjsonDecoder
+from .sse import SseDecoder
+
 if TYPE_CHECKING:
     from aprefill._types import Record
 
@@ -24,13 +27,9 @@ def decoder_for(content_type: str) -> WireDecoder:
     """The decoder that a response's content type asks for; server-sent events where it says nothing useful."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/vnd.amazon.eventstream":
-        from .eventstream import EventStreamDecoder
+        from .eventstream import EventStreamDecoder  # botocore is optional
 
         return EventStreamDecoder()
     if kind in {"application/x-ndjson", "application/jsonl", "application/ndjson"}:
-        from .ndjson import NdjsonDecoder
-
         return NdjsonDecoder()
-    from .sse import SseDecoder
-
     return SseDecoder()

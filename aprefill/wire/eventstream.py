@@ -1,7 +1,7 @@
 """AWS event streams (`application/vnd.amazon.eventstream`): bytes in, records out.
 
-The format is https://smithy.io/2.0/aws/amazon-eventstream.html. botocore checks and parses a frame; collecting
-its bytes is done here, because botocore's own buffer copies all it holds for every piece and for every frame.
+The format is https://smithy.io/2.0/aws/amazon-eventstream.html. botocore checks and parses a frame; its bytes
+are collected here, because botocore's own buffer copies all it holds for every piece and for every frame.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class EventStreamDecoder:
     exception or error frame `event` is its type, which always ends in "Exception" or "Error".
 
     `max_record_bytes` bounds one frame, as its first 12 bytes announce it: nothing of a longer one is taken.
-    Raises `UsageError` without botocore, `LimitExceeded` beyond a bound, `ProtocolError` for anything that is not
-    an event stream. Records complete before an error are not lost: the feed that has some returns them, and the
-    error comes from the next `feed` or `close`, and from every one after.
+    Raises `UsageError` without botocore, `LimitExceeded` beyond a bound, `ProtocolError` for anything that is
+    not an event stream. Records complete before an error are not lost: the feed that has some returns them,
+    and the error comes from the next `feed` or `close`, and from every one after.
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
@@ -61,12 +61,12 @@ class EventStreamDecoder:
             self._botocore: Any = import_module("botocore.eventstream")
         except ImportError as error:
             raise UsageError(
-                "this host answers with AWS binary frames, which need botocore: pip install 'aprefill[bedrock]'"
+                "this host answers in AWS binary frames, which need botocore: pip install 'aprefill[bedrock]'"
             ) from error
         self._max = min(max_record_bytes, _FORMAT_MAX_BYTES)
         self._closed = False
         self._error: LimitExceeded | ProtocolError | None = None
-        # botocore's buffer for the frame at hand: it gets the prelude in one piece, then the rest in one piece.
+        # botocore's buffer for the frame at hand: it gets the prelude at once, then the rest at once.
         self._frame: Any = self._botocore.EventStreamBuffer()
         # The bytes of that piece so far, and how many it still lacks.
         self._held = BytesIO()
@@ -127,7 +127,7 @@ class EventStreamDecoder:
         return len(piece)
 
     def _parse(self) -> Any:
-        """Hand the held bytes to botocore: None after a prelude, which it checks at once, then the message."""
+        """Hand the held bytes to botocore: None after a prelude, which it checks, then the message."""
         self._frame.add_data(self._held.getvalue())
         self._held = BytesIO()
         try:

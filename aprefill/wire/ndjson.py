@@ -22,12 +22,12 @@ class NdjsonDecoder:
     >>> decoder.close()
     Record(data=b'{"done":true}', event='', id='')
 
-    A line ends in LF or CRLF; a CR elsewhere is white space to JSON and stays. Blank lines, also those of white
-    space alone, are skipped. That a line is JSON is for the codec to find out.
+    A line ends in LF or CRLF; a CR elsewhere is white space to JSON and stays. Blank lines, also those of
+    white space alone, are skipped. That a line is JSON is for the codec to find out.
 
-    `max_record_bytes` bounds one line without its end. Beyond it: `LimitExceeded`. Records complete before it are
-    not lost: the feed that has some returns them, and the error comes from the next `feed` or `close`, and from
-    every one after. Held are at most 9/8 of the bound.
+    `max_record_bytes` bounds one line without its end. Beyond it: `LimitExceeded`. Records complete before it
+    are not lost: the feed that has some returns them, and the error comes from the next `feed` or `close`, and
+    from every one after. Held are at most 9/8 of the bound.
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:

@@ -1,9 +1,9 @@
 """Server-sent events: bytes in, records out.
 
-The rules are WHATWG's: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
-`bytes.splitlines` knows the same three line ends, so lines are cut in C and one loop interprets them. A record
-that lies whole in one piece costs that loop and nothing else. Only a record cut by the end of a piece is held,
-and only what is held needs counting against the bound.
+The rules are WHATWG's, https://html.spec.whatwg.org/multipage/server-sent-events.html (9.2.6). Its three line
+ends are those of `bytes.splitlines`, so lines are cut in C and one loop interprets them. A record that lies
+whole in one piece costs that loop and nothing else. Only a record cut by the end of a piece is held, and only
+what is held needs counting against the bound.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MAX_NAME_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = b"\r\n"
 
-# Larger pieces are worked off in slices of this many bytes. Lines of two bytes cost 20 times their size while a
-# slice is worked off (measured: 0.3 MiB), whatever the size of the piece.
+# Larger pieces are worked off in slices of this many bytes: as a list, lines of two bytes take 20 times their
+# size, 0.3 MiB a slice.
 _SLICE_BYTES = 16_384
 
 # Event names recur in every record: this many lines of at most this length are looked up, not parsed.
@@ -42,13 +42,13 @@ class SseDecoder:
     >>> decoder.close()
     Record(data=b'[DONE]', event='', id='')
 
-    `Record.event` is ``""`` where the stream names no event (WHATWG's "message"). `Record.data` keeps invalid UTF-8
-    as it came; in `event` and `id` it is replaced. `retry` is ignored.
+    `Record.event` is ``""`` where the stream names no event (WHATWG's "message"). `Record.data` keeps invalid
+    UTF-8 as it came; in `event` and `id` it is replaced. `retry` is ignored.
 
     `max_record_bytes` bounds one record: the bytes of its lines up to the blank line, without line ends and
     comments. Comments take no memory and are never too many. Beyond the bound, or beyond `MAX_NAME_BYTES`:
-    `LimitExceeded`. Records complete before it are not lost: the feed that has some returns them, and the error
-    comes from the next `feed` or `close`, and from every one after. Held are at most 9/8 of the bound.
+    `LimitExceeded`. Records complete before it are not lost: the feed that has some returns them, and the
+    error comes from the next `feed` or `close`, and from every one after. Held are at most 9/8 of the bound.
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
@@ -189,7 +189,9 @@ class SseDecoder:
         self._body = body
         self._event = event
 
-    def _field(self, line: bytes, body: bytes | BytesIO | None, event: str) -> tuple[bytes | BytesIO | None, str]:
+    def _field(
+        self, line: bytes, body: bytes | BytesIO | None, event: str
+    ) -> tuple[bytes | BytesIO | None, str]:
         """Interpret one line that is not blank; gives the record's data and event name after it."""
         colon = line.find(b":")
         name, at = (line, len(line)) if colon < 0 else (line[:colon], colon + 1)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from aprefill._types import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, Record, TextDelta, ToolDelta
+from aprefill._types import (
+    EndDelta,
+    ErrorDelta,
+    FinishDelta,
+    ReasoningDelta,
+    Record,
+    TextDelta,
+    ToolDelta,
+    UsageDelta,
+)
 from aprefill.codecs import codec
 
 if TYPE_CHECKING:
@@ -17,7 +26,10 @@ if TYPE_CHECKING:
 
 D = TypeVar("D")
 
-DELTAS = (TextDelta, ReasoningDelta, ToolDelta, FinishDelta, ErrorDelta, EndDelta)
+#: The two protocols tested here together.
+BOTH = ("anthropic_messages", "openai_chat")
+
+DELTAS = (TextDelta, ReasoningDelta, ToolDelta, FinishDelta, ErrorDelta, UsageDelta, EndDelta)
 
 
 def record(payload: Any, event: str = "") -> Record:

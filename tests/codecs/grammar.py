@@ -8,30 +8,54 @@ from hypothesis import strategies as st
 
 #: Text with everything that has been trouble: surrogates, control characters, quotes, the end marker.
 awkward = st.one_of(
-    st.sampled_from(["", "error", "stop", "text", "tool_use", "thinking", "[DONE]", "{}", '{"a":', "\ud83d", "\ude00", "\x00"]),
-    st.text("aZ é😀\ud83d\ude00\x00\n\"\\", max_size=6),
+    st.sampled_from([
+        "",
+        "error",
+        "stop",
+        "text",
+        "tool_use",
+        "thinking",
+        "[DONE]",
+        "{}",
+        '{"a":',
+        "\ud83d",
+        "\ude00",
+        "\x00",
+    ]),
+    st.text('aZ é😀\ud83d\ude00\x00\n"\\', max_size=6),
 )
 
 #: What no field expects. Ready-made values, because drawing nested ones takes most of a test's time.
-anything = st.sampled_from(
-    [
-        *(None, True, 0, -1, 7, 1.5, 10**30, float("nan"), float("inf"), "", "x", "error", "\ud83d", "400"),
-        *([], {}, [[]], [None], ["a"], ["\ud83d"], [{}], [1, {"a": [2]}]),
-        *({"a": 1}, {"\ud83d": "\ude00"}, {"text": "\ud83d"}, {"error": "e"}, {"message": {"detail": [{"msg": "m"}]}}),
-        {"type": "text", "text": None},
-    ]
-)
+anything: st.SearchStrategy[Any] = st.sampled_from([
+    *(None, True, 0, -1, 7, 1.5, 10**30, float("nan"), float("inf"), "", "x", "error", "\ud83d", "400"),
+    *([], {}, [[]], [None], ["a"], ["\ud83d"], [{}], [1, {"a": [2]}]),
+    *(
+        {"a": 1},
+        {"\ud83d": "\ude00"},
+        {"text": "\ud83d"},
+        {"error": "e"},
+        {"message": {"detail": [{"msg": "m"}]}},
+    ),
+    {"type": "text", "text": None},
+])
 
 
 def fields(**shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """An object in which each field is missing, as it should be, or anything at all."""
-    return st.fixed_dictionaries({}, optional={name: st.one_of(shape, shape, anything) for name, shape in shapes.items()})
+    return st.fixed_dictionaries(
+        {}, optional={name: st.one_of(shape, shape, anything) for name, shape in shapes.items()}
+    )
 
 
 index = st.one_of(st.none(), st.integers(0, 3))
 word = st.one_of(st.none(), awkward)
 
-error = st.one_of(awkward, fields(type=word, code=anything, message=word, status=anything, metadata=fields(raw=word), param=anything))
+error = st.one_of(
+    awkward,
+    fields(
+        type=word, code=anything, message=word, status=anything, metadata=fields(raw=word), param=anything
+    ),
+)
 
 usage = fields(
     prompt_tokens=st.integers(),
@@ -45,7 +69,11 @@ usage = fields(
 function = fields(name=word, arguments=word)
 part = st.one_of(
     awkward,
-    fields(type=st.sampled_from(["text", "thinking", "reference"]), text=word, thinking=st.lists(fields(type=word, text=word), max_size=2)),
+    fields(
+        type=st.sampled_from(["text", "thinking", "reference"]),
+        text=word,
+        thinking=st.lists(fields(type=word, text=word), max_size=2),
+    ),
 )
 openai_chunk = fields(
     choices=st.lists(
@@ -96,7 +124,15 @@ DELTA_KINDS = [
     "citations_delta",
     "compaction_delta",
 ]
-BLOCK_KINDS = ["text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result", "compaction"]
+BLOCK_KINDS = [
+    "text",
+    "thinking",
+    "redacted_thinking",
+    "tool_use",
+    "server_tool_use",
+    "web_search_tool_result",
+    "compaction",
+]
 anthropic_event = fields(
     type=st.one_of(st.sampled_from(KINDS), word),
     index=index,
@@ -111,7 +147,14 @@ anthropic_event = fields(
         content=anything,
     ),
     content_block=fields(
-        type=st.sampled_from(BLOCK_KINDS), text=word, thinking=word, id=word, name=word, input=anything, content=anything, data=word
+        type=st.sampled_from(BLOCK_KINDS),
+        text=word,
+        thinking=word,
+        id=word,
+        name=word,
+        input=anything,
+        content=anything,
+        data=word,
     ),
     message=fields(id=word, usage=usage, stop_reason=word, stop_sequence=word),
     usage=usage,

@@ -10,13 +10,15 @@ import anyio
 import httpx2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from aprefill.testing import Server
 
 WIRES = ("anthropic", "openai")
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
-REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
+REFUSAL = (
+    "This model does not support assistant message prefill. The conversation must end with a user message."
+)
 
 
 def body(prefill: str | None = None, *, stream: bool = True, **more: Any) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def body(prefill: str | None = None, *, stream: bool = True, **more: Any) -> dic
 
 
 @asynccontextmanager
-async def client_of(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
+async def client_of(server: Server) -> AsyncGenerator[httpx2.AsyncClient, None]:
     verify = server.ssl_context or False
     async with httpx2.AsyncClient(verify=verify, timeout=10) as client:
         yield client
@@ -39,7 +41,9 @@ async def ask(server: Server, wire: str, prefill: str | None = None, **more: Any
         return await client.post(server.url + PATHS[wire], json=body(prefill, **more))
 
 
-async def raw_answer(server: Server, wire: str, prefill: str | None = None, *, version: str = "1.1", **more: Any) -> bytes:
+async def raw_answer(
+    server: Server, wire: str, prefill: str | None = None, *, version: str = "1.1", **more: Any
+) -> bytes:
     """Every byte of the answer until the server's FIN, framing and all. Raises as anyio does on a RST."""
     content = json.dumps(body(prefill, **more)).encode()
     head = f"POST {PATHS[wire]} HTTP/{version}\r\nhost: x\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
@@ -111,4 +115,7 @@ def deltas(text: str) -> list[str]:
 
 def is_whole(text: str) -> bool:
     """Whether the terminal record is there."""
-    return bool(records(text)) and records(text)[-1] in {("message_stop", '{"type":"message_stop"}'), ("", "[DONE]")}
+    return bool(records(text)) and records(text)[-1] in {
+        ("message_stop", '{"type":"message_stop"}'),
+        ("", "[DONE]"),
+    }

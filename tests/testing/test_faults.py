@@ -60,7 +60,9 @@ async def test_it_is_echoed(wire: str, echo: Any, reply: str) -> None:
 
 async def test_it_is_ignored(wire: str) -> None:
     """A fresh reply."""
-    assert "".join(deltas(await sent(Script(text="Here are two.", prefill="ignores"), wire))) == "Here are two."
+    assert (
+        "".join(deltas(await sent(Script(text="Here are two.", prefill="ignores"), wire))) == "Here are two."
+    )
 
 
 async def test_it_is_refused(wire: str) -> None:
@@ -84,10 +86,11 @@ async def test_it_drops_after_n_bytes(wire: str, framing: Any, after: int, tls: 
     with fail_after(10):
         async with serve(Script(text=TEXT, drop_after_bytes=after, framing=framing), tls=tls) as server:
             body_so_far = bytearray()
-            with pytest.raises(httpx2.RemoteProtocolError):  # noqa: PT012
-                async with client_of(server) as client, client.stream(
-                    "POST", server.url + PATHS[wire], json=body()
-                ) as response:
+            with pytest.raises(httpx2.RemoteProtocolError):
+                async with (
+                    client_of(server) as client,
+                    client.stream("POST", server.url + PATHS[wire], json=body()) as response,
+                ):
                     async for data in response.aiter_raw():
                         body_so_far += data
             exchange = server.exchanges[0]
@@ -231,7 +234,7 @@ async def test_it_stalls(wire: str, where: str, value: Any, before: str) -> None
             exchange = await server.wait_exchange()
             await exchange.waiting.wait()
             seen = await reading.until(exchange.sent_bytes)
-            assert exchange.outcome == "open"
+            assert not exchange.done.is_set()
             tasks.cancel_scope.cancel()
             with CancelScope(shield=True):
                 await exchange.done.wait()
@@ -313,11 +316,17 @@ async def test_it_sends_a_gzip_bomb(wire: str) -> None:
 
 async def test_headers_can_be_added_and_replaced(wire: str) -> None:
     """By name, whatever the case."""
-    script = Script(text="x", headers={"X-Extra": "1", "Content-Type": "text/event-stream", "Server": "nginx"})
+    script = Script(
+        text="x", headers={"X-Extra": "1", "Content-Type": "text/event-stream", "Server": "nginx"}
+    )
     with fail_after(10):
         async with serve(script) as server:
             headers = (await ask(server, wire)).headers
-    assert (headers["x-extra"], headers["content-type"], headers["server"]) == ("1", "text/event-stream", "nginx")
+    assert (headers["x-extra"], headers["content-type"], headers["server"]) == (
+        "1",
+        "text/event-stream",
+        "nginx",
+    )
 
 
 # --- how it travels -------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ STATES = 'Alabama", "Alaska"]'
 
 def test_eaten_and_ignored_prefills_leave_the_text_as_it_is() -> None:
     """Only what the model is thought to have seen differs."""
-    for prefill in ("eats", "ignores"):
-        assert "".join(said(Script(text=STATES, prefill=prefill)).content) == STATES  # type: ignore[arg-type]
+    for script in (Script(text=STATES, prefill="eats"), Script(text=STATES, prefill="ignores")):
+        assert "".join(said(script).content) == STATES
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_eaten_and_ignored_prefills_leave_the_text_as_it_is() -> None:
         ("joined", ['["Alab', 'ama"', ', "A', "lask", 'a"]']),
         ("whitespace", ['\n["', "Alab", 'ama"', ', "A', "lask", 'a"]']),
         ("fence", ["```j", "son\n", '["', "Alab", 'ama"', ', "A', "lask", 'a"]\n', "```"]),
-        ("chatter", ["Here", ":\n[\"", "Alab", 'ama"', ', "A', "lask", 'a"]']),
+        ("chatter", ["Here", ':\n["', "Alab", 'ama"', ', "A', "lask", 'a"]']),
         ("chatter+fence", ["Here", ":\n``", "`jso", 'n\n["', "Alab", 'ama"', ', "A', "lask", 'a"]\n', "```"]),
     ],
 )
@@ -75,8 +75,7 @@ def test_a_refusing_model_can_echo_when_asked_in_the_prompt() -> None:
 )
 def test_deltas_are_cut_as_told(cuts: Any, expected: list[str]) -> None:
     """Numbers count characters of all that is sent, strings are the deltas of the text."""
-    fields = {} if isinstance(cuts, list) else {"text": "Alabama"}
-    assert list(said(Script(prefill="echoes", cuts=cuts, **fields)).content) == expected
+    assert list(said(Script(text="Alabama", prefill="echoes", cuts=cuts)).content) == expected
 
 
 def test_given_deltas_can_be_joined_to_the_echo_and_fenced() -> None:

@@ -63,6 +63,7 @@ def test_pieces_given_as_strings_are_the_text() -> None:
         ({"retry_after": 1}, "status="),
         ({"retry_after": math.inf, "status": 429}, "retry_after"),
         ({"error": ("a", "b")}, "error_event="),
+        ({"error_event": "overloaded_error"}, "(type, message)"),
         ({"keepalive_after": 1, "framing": "length"}, "no length"),
         ({"keepalive_after": 1, "keepalive_s": 0}, "flood"),
     ],

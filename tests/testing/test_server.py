@@ -12,21 +12,23 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx2
 import pytest
 from anyio import fail_after
+from anyio.streams.tls import TLSStream
 
 import aprefill.testing
 from aprefill._errors import UsageError
-from aprefill.testing import Exchange, Received, Script, serve, serve_in_thread
+from aprefill.testing import Exchange, Received, Script, Server, serve, serve_in_thread
 
-from .asking import PATHS, Reading, ask, body, client_of, deltas, raw_answer
+from .asking import PATHS, ask, body, client_of, deltas
 
 if TYPE_CHECKING:
-    from anyio.abc import SocketStream
+    from anyio.abc import ByteStream
 
 pytestmark = pytest.mark.anyio
 
@@ -35,10 +37,14 @@ REQUEST = json.dumps(body()).encode()
 POST = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(REQUEST) + REQUEST
 
 
-
-
-async def connect(server: aprefill.testing.Server) -> SocketStream:
-    return await anyio.connect_tcp("127.0.0.1", server.port)
+async def connect(server: Server) -> ByteStream:
+    """A raw connection, over TLS where the server speaks it."""
+    stream = await anyio.connect_tcp("127.0.0.1", server.port)
+    if server.ssl_context is None:
+        return stream
+    return await TLSStream.wrap(
+        stream, hostname="127.0.0.1", ssl_context=server.ssl_context, standard_compatible=False
+    )
 
 
 # --- what it records ------------------------------------------------------------------------------------------
@@ -64,7 +70,14 @@ async def test_it_records_what_it_was_asked() -> None:
 
 async def test_what_is_no_chat_request_is_recorded_too() -> None:
     """Nothing in a body makes the server stumble."""
-    bodies = [b"", b"{", b"\xff", b"[1]", b'{"messages": 7}', b'{"messages": ["x", {"role": "assistant"}], "stop": 1}']
+    bodies = [
+        b"",
+        b"{",
+        b"\xff",
+        b"[1]",
+        b'{"messages": 7}',
+        b'{"messages": ["x", {"role": "assistant"}], "stop": 1}',
+    ]
     with fail_after(10):
         async with serve(Script(text="x")) as server, client_of(server) as client:
             for content in bodies:
@@ -78,7 +91,9 @@ async def test_no_repr_holds_a_key_or_a_prompt() -> None:
     """Tests print what they compare."""
     with fail_after(10):
         async with serve(Script(text="x")) as server, client_of(server) as client:
-            await client.post(server.url + PATHS["openai"], json=body("secret"), headers={"x-api-key": "secret"})
+            await client.post(
+                server.url + PATHS["openai"], json=body("secret"), headers={"x-api-key": "secret"}
+            )
             assert "secret" not in f"{server!r} {server.exchanges!r}"
             assert "/v1/chat/completions" in repr(server.exchanges[0])
 
@@ -115,7 +130,9 @@ async def test_a_client_may_wait_for_100_continue() -> None:
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             async with await connect(server) as stream:
-                await stream.send(POST.replace(b"host: x", b"host: x\r\nexpect: 100-continue").removesuffix(REQUEST))
+                await stream.send(
+                    POST.replace(b"host: x", b"host: x\r\nexpect: 100-continue").removesuffix(REQUEST)
+                )
                 assert await stream.receive() == b"HTTP/1.1 100 Continue\r\n\r\n"
                 await stream.send(REQUEST)
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200 OK")
@@ -175,7 +192,7 @@ async def test_an_exception_of_a_callable_comes_out_on_leaving() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[], [1], "text", 7, None])
-async def test_what_cannot_be_played_is_refused(wrong: Any) -> None:
+def test_what_cannot_be_played_is_refused(wrong: Any) -> None:
     """Before anything listens."""
     with pytest.raises(UsageError, match=r"serve\(\) takes"):
         serve(wrong)
@@ -212,28 +229,24 @@ async def test_the_clients_close_is_seen_at_once(script: Script, how: str) -> No
             left_at = time.perf_counter()
             await stream.aclose()
             await exchange.closed.wait()
-            await exchange.done.wait()
+            assert exchange.done.is_set()
             assert exchange.outcome == "client_closed"
+            assert server.open_connections == 0
             assert exchange.closed_at is not None
             # measured: 0.1 to 0.3 ms; the bound is for a busy machine
             assert exchange.closed_at - left_at < 0.5
-            await server.wait_closed()
 
 
 async def test_over_tls_a_bare_close_counts_as_a_close() -> None:
     """As a client leaves that shuts its socket down without TLS's goodbye."""
     with fail_after(10):
         async with serve(Script(text="abc", stall_after=1), tls=True) as server:
-            stream = await anyio.connect_tcp(
-                "127.0.0.1", server.port, ssl_context=server.ssl_context, tls_standard_compatible=False
-            )
+            stream = await connect(server)
             await stream.send(POST)
             exchange = await server.wait_exchange()
             await exchange.waiting.wait()
             await anyio.aclose_forcefully(stream)
             await exchange.closed.wait()
-            assert exchange.outcome in {"open", "client_closed"}
-            await server.wait_closed()
             assert exchange.outcome == "client_closed"
 
 
@@ -245,7 +258,7 @@ async def test_a_complete_answer_stays_complete() -> None:
                 async with await connect(server) as stream:
                     await stream.send(POST)
                     got = b""
-                    while b"message_stop\"" not in got:
+                    while b'message_stop"' not in got:
                         got += await stream.receive()
             await server.wait_closed()
             assert {e.outcome for e in server.exchanges} == {"complete"}
@@ -259,7 +272,7 @@ async def test_a_client_that_keeps_its_socket_is_counted_as_open() -> None:
                 await stream.send(POST)
                 assert [data async for data in stream]
                 assert server.exchanges[0].outcome == "dropped"
-                with pytest.raises(TimeoutError, match="1 of 1 connections still open after 0.01 s"):
+                with pytest.raises(TimeoutError, match="1 of 1 connections still open"):
                     await server.wait_closed(timeout_s=0.01)
             await server.wait_closed()
 
@@ -268,7 +281,7 @@ async def test_waiting_for_a_request_that_never_comes_is_bounded() -> None:
     """With the number that did come."""
     with fail_after(10):
         async with serve(Script()) as server:
-            with pytest.raises(TimeoutError, match="0 requests came within 0.01 s"):
+            with pytest.raises(TimeoutError, match="0 requests came within"):
                 await server.wait_exchange(timeout_s=0.01)
 
 
@@ -287,24 +300,26 @@ async def test_waiting_for_a_request_that_never_comes_is_bounded() -> None:
 )
 async def test_leaving_ends_everything_at_once(script: Script, tls: bool) -> None:
     """Connections, tasks and the listener, whatever the clients are doing."""
-    with fail_after(10):
-        async with serve(script, tls=tls) as server:
-            context = server.ssl_context
-            stream = await anyio.connect_tcp(
-                "127.0.0.1", server.port, ssl_context=context, tls_standard_compatible=False
-            )
-            await stream.send(POST)
-            exchange = await server.wait_exchange()
-            if not script.first_byte_s:
-                await stream.receive()
-            started = time.perf_counter()
-        took = time.perf_counter() - started
-        assert took < 1
-        assert server.open_connections == 0
-        assert exchange.outcome == ("complete" if exchange.sent_bytes and script == Script(text="abc") else "dropped")
-        with pytest.raises(OSError, match=r".*"):
-            await anyio.connect_tcp("127.0.0.1", server.port)
-        async with stream:
+    async with AsyncExitStack() as stack:
+        with fail_after(10):
+            async with serve(script, tls=tls) as server:
+                stream = await connect(server)
+                await stack.enter_async_context(stream)
+                await stream.send(POST)
+                exchange = await server.wait_exchange()
+                if script.first_byte_s:
+                    await exchange.waiting.wait()
+                else:
+                    await stream.receive()
+                if script == Script(text="abc"):
+                    await exchange.done.wait()
+                started = time.perf_counter()
+            took = time.perf_counter() - started
+            assert took < 1
+            assert server.open_connections == 0
+            assert exchange.outcome == ("complete" if script == Script(text="abc") else "dropped")
+            with pytest.raises(OSError, match=r".*"):
+                await anyio.connect_tcp("127.0.0.1", server.port)
             with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 while True:
                     await stream.receive()
@@ -334,6 +349,18 @@ async def test_a_cancelled_caller_leaves_at_once() -> None:
         assert server.open_connections == 0
 
 
+async def test_it_may_be_left_in_another_task_than_it_was_entered_in() -> None:
+    """As fixtures are by pytest-asyncio."""
+    with fail_after(10):
+        context = serve(Script(text="x"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(context.__aenter__)
+        assert (await ask(context, "openai")).status_code == 200
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(context.__aexit__, None, None, None)
+        assert context.open_connections == 0
+
+
 async def test_many_clients_that_vanish_leave_nothing() -> None:
     """A hundred at once, in every state."""
     scripts = [Script(text="abc", stall_after=1), Script(text="abc"), Script(text="abc" * 9999, pace_s=0.001)]
@@ -359,7 +386,7 @@ async def test_many_clients_that_vanish_leave_nothing() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
-async def test_it_listens_on_loopback_only(host: str) -> None:
+def test_it_listens_on_loopback_only(host: str) -> None:
     """It answers anybody who asks: it must not be reachable."""
     with pytest.raises(UsageError, match="loopback"):
         serve(Script(), host=host)
@@ -409,7 +436,7 @@ async def test_the_certificate_is_trusted_by_who_is_told_to() -> None:
                     await stranger.post(server.url + PATHS["openai"], json=body())
             await server.wait_closed()
             assert len(server.exchanges) == 1
-    assert not os.path.exists(server.ca_file or "")  # noqa: ASYNC240
+    assert not os.path.exists(server.ca_file or "")  # ruff: ignore[blocking-path-method-in-async-function]
 
 
 async def test_without_trustme_tls_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

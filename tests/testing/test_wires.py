@@ -17,12 +17,14 @@ from aprefill.testing import Script, Server, ToolCall, serve
 from .asking import PATHS, REFUSAL, WIRES, ask, body, client_of, deltas, is_whole, records
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 pytestmark = [
     pytest.mark.anyio,
     # the SDKs leave their own generators to the collector, which trio reports
-    pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"
+    ),
 ]
 
 MODEL = "claude-haiku-4-5"
@@ -46,7 +48,7 @@ WAYS = pytest.mark.parametrize(
 
 
 @asynccontextmanager
-async def openai_client(server: Server) -> AsyncIterator[openai.AsyncOpenAI]:
+async def openai_client(server: Server) -> AsyncGenerator[openai.AsyncOpenAI, None]:
     http = httpx2.AsyncClient(verify=server.ssl_context or False)
     async with openai.AsyncOpenAI(
         base_url=server.openai_url, api_key="test", max_retries=0, timeout=10, http_client=http
@@ -55,7 +57,7 @@ async def openai_client(server: Server) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 @asynccontextmanager
-async def anthropic_client(server: Server) -> AsyncIterator[anthropic.AsyncAnthropic]:
+async def anthropic_client(server: Server) -> AsyncGenerator[anthropic.AsyncAnthropic, None]:
     http = httpx2.AsyncClient(verify=server.ssl_context or False)
     async with anthropic.AsyncAnthropic(
         base_url=server.url, api_key="test", max_retries=0, timeout=10, http_client=http
@@ -169,7 +171,9 @@ async def test_a_stop_sequence_is_told_as_each_host_tells_it() -> None:
                     model=MODEL, max_tokens=99, messages=PREFILLED[:1], stop_sequences=["```"]
                 )
             async with openai_client(server) as other:
-                completion = await other.chat.completions.create(model=MODEL, messages=PREFILLED[:1], stop="```")
+                completion = await other.chat.completions.create(
+                    model=MODEL, messages=PREFILLED[:1], stop="```"
+                )
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "```")
     assert message.content[0].model_dump()["text"] == "a\n"
     assert completion.choices[0].finish_reason == "stop"
@@ -212,7 +216,9 @@ async def test_a_refusal_is_the_sdks_bad_request() -> None:
                 assert caught.value.request_id is not None
                 assert caught.value.request_id.startswith("req_")
                 # without a prefill it is a good model
-                assert (await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED[:1])).content
+                assert (
+                    await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED[:1])
+                ).content
             async with openai_client(server) as other:
                 with pytest.raises(openai.BadRequestError, match=REFUSAL) as refused:
                     await other.chat.completions.create(model=MODEL, messages=PREFILLED, stream=True)
@@ -235,7 +241,10 @@ async def test_an_error_status_is_the_sdks_error(
 ) -> None:
     """In the wire's own format, with a usual type and message or the script's."""
     with fail_after(10):
-        async with serve([Script(status=status), Script(status=status, error=("made_up", "My words"))]) as server:
+        async with serve([
+            Script(status=status),
+            Script(status=status, error=("made_up", "My words")),
+        ]) as server:
             async with anthropic_client(server) as client:
                 with pytest.raises(on_anthropic) as caught:
                     await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED)
@@ -248,7 +257,10 @@ async def test_an_error_status_is_the_sdks_error(
 
 async def test_retry_after_is_seconds_or_a_date() -> None:
     """The SDKs find it where they look for it, and succeed on the second try."""
-    scripts = [Script(status=429, retry_after=0.01), Script(status=529, retry_after="Fri, 31 Dec 1999 23:59:59 GMT")]
+    scripts = [
+        Script(status=429, retry_after=0.01),
+        Script(status=529, retry_after="Fri, 31 Dec 1999 23:59:59 GMT"),
+    ]
     with fail_after(10):
         async with serve([*scripts, Script(text="ok")]) as server, anthropic_client(server) as client:
             with pytest.raises(anthropic.RateLimitError) as caught:
@@ -271,14 +283,16 @@ async def test_an_error_event_is_the_sdks_error() -> None:
         async with serve(script) as server:
             async with anthropic_client(server) as client:
                 pieces = []
-                with pytest.raises(anthropic.APIStatusError, match="Overloaded"):  # noqa: PT012
-                    async with client.messages.stream(model=MODEL, max_tokens=9, messages=PREFILLED) as stream:
+                with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
+                    async with client.messages.stream(
+                        model=MODEL, max_tokens=9, messages=PREFILLED
+                    ) as stream:
                         async for piece in stream.text_stream:
-                            pieces.append(piece)  # noqa: PERF401
+                            pieces.append(piece)
                 assert pieces == ["abcd", "ef"]
             async with openai_client(server) as other:
                 got = ""
-                with pytest.raises(openai.APIError, match="Overloaded"):  # noqa: PT012
+                with pytest.raises(openai.APIError, match="Overloaded"):
                     async for chunk in await other.chat.completions.create(
                         model=MODEL, messages=PREFILLED, stream=True
                     ):

@@ -22,7 +22,7 @@ BOUND = 1_048_576
 
 
 def reference(data: bytes, bound: int = BOUND) -> Seen:
-    """The standard's algorithm word for word over a whole stream, with the bounds: slow, plain, its own code."""
+    """The standard's algorithm word for word over a whole stream, with the bounds: slow and plain."""
     if b"\xef\xbb\xbf".startswith(data):
         return Seen([])
     *lines, rest = re.split(rb"\r\n|\r|\n", data.removeprefix(b"\xef\xbb\xbf"))
@@ -80,7 +80,11 @@ CASES: list[tuple[bytes, list[Record], Record | None]] = [
     (b"event: data: a\ndata: b\n\n", [Record(b"b", "data: a")], None),
     (b"event: x\n\ndata: a\n\n", [Record(b"a")], None),
     (b"id: 7\n\ndata: a\n\n", [Record(b"a", "", "7")], None),
-    (b"id: 7\ndata: a\n\nid: b\0d\ndata: b\n\nid\ndata: c\n\n", [Record(b"a", "", "7"), Record(b"b", "", "7"), Record(b"c")], None),
+    (
+        b"id: 7\ndata: a\n\nid: b\0d\ndata: b\n\nid\ndata: c\n\n",
+        [Record(b"a", "", "7"), Record(b"b", "", "7"), Record(b"c")],
+        None,
+    ),
     (b"data: \n\n", [Record(b"")], None),
     (b"data\n\n", [Record(b"")], None),
     (b"\n\n\ndata: a\n\n\n\n", [Record(b"a")], None),
@@ -91,7 +95,11 @@ CASES: list[tuple[bytes, list[Record], Record | None]] = [
     (b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [Record(b"a")], None),
     (b"\xef\xbbdata: a\n\n", [], None),
     (b"event: \xff\nid: \xfe\ndata: \xff\n\n", [Record(b"\xff", "\ufffd", "\ufffd")], None),
-    (b"data: a\xe2\x80\xa8b\xc2\x85c\x0bd\x0ce\x1cf\n\n", [Record(b"a\xe2\x80\xa8b\xc2\x85c\x0bd\x0ce\x1cf")], None),
+    (
+        b"data: a\xe2\x80\xa8b\xc2\x85c\x0bd\x0ce\x1cf\n\n",
+        [Record(b"a\xe2\x80\xa8b\xc2\x85c\x0bd\x0ce\x1cf")],
+        None,
+    ),
     (b"data: a\n\ndata: b\n", [Record(b"a")], Record(b"b")),
     (b"data: a\n\nid: 3\nevent: x\ndata: b\ndata: c", [Record(b"a")], Record(b"b\nc", "x", "3")),
     (b"data: a\n\nevent: x\nid: 3", [Record(b"a")], None),
@@ -119,7 +127,7 @@ def test_the_reference_knows_the_rules() -> None:
 
 
 def test_the_shared_cases() -> None:
-    """The web platform's cases and two other libraries', at their own cuts, byte by byte, small ones at every cut."""
+    """The web platform's cases and two libraries', at their own cuts, byte by byte, small ones at every cut."""
     cases: list[dict[str, Any]] = json.loads(shared("spec/sse-cases.json").read_bytes())
     for case in cases:
         own = [base64.b64decode(chunk) for chunk in case["chunks_b64"]]
@@ -131,7 +139,7 @@ def test_the_shared_cases() -> None:
 
 
 def test_the_recordings() -> None:
-    """What real hosts sent reads the same whole, in network reads, and by the reference; so does an end cut off."""
+    """What real hosts sent reads the same whole, in network reads, and by the reference."""
     index: list[dict[str, Any]] = json.loads(shared("recordings/index.json").read_bytes())
     for entry in index:
         if entry["framing"] != "sse":
@@ -139,13 +147,14 @@ def test_the_recordings() -> None:
         stream = shared("recordings/" + entry["file"]).read_bytes()
         expected = reference(stream)
         assert expected.error is None
-        assert (expected.last.data.decode() if expected.last else None) == entry["undispatched"]
+        if entry["undispatched"]:
+            assert expected.last == Record(entry["undispatched"].encode(), "message_stop")
         assert run(SseDecoder(), [stream]) == expected, entry["file"]
         assert run(SseDecoder(), by(1460, stream)) == expected, entry["file"]
 
 
-TOKENS = [b"\r", b"\n", b"\r\n", b"\n\n", b":", b" ", b"\0", b"\xef", b"\xbb\xbf", b"\xef\xbb\xbf", b"\xff", b"0"]
-TOKENS += [b"data", b"event", b"id", b"d", b"data: ", b"data: 0\n", b"event: v\n", b"event: n", b"id: 0", b": note"]
+TOKENS = b"\r|\n|\r\n|\n\n|:| |\0|\xef|\xbb\xbf|\xef\xbb\xbf|\xff|0|d|data|event|id|retry".split(b"|")
+TOKENS += b"data: |data: 0\n|event: v\n|event: n|id: 0|: note".split(b"|")
 streams = st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join)
 places = st.lists(st.integers(0, 400), max_size=8)
 
@@ -204,7 +213,10 @@ def test_the_bound_is_exact() -> None:
 def test_nothing_complete_is_lost() -> None:
     """Records before the violation come first, the error comes with the next call and stays."""
     decoder = SseDecoder(16)
-    assert decoder.feed(b"data: a\n\ndata: b\n\ndata: 0123456789a\n\ndata: c\n\n") == [Record(b"a"), Record(b"b")]
+    assert decoder.feed(b"data: a\n\ndata: b\n\ndata: 0123456789a\n\ndata: c\n\n") == [
+        Record(b"a"),
+        Record(b"b"),
+    ]
     with pytest.raises(LimitExceeded, match=r"max_record_bytes = 16 bytes"):
         decoder.feed(b"")
     with pytest.raises(LimitExceeded):
@@ -244,7 +256,7 @@ FLOODS: dict[str, list[bytes]] = {
     "one line": [b"data: ", *[b"x" * 64] * 40_000],
     "one line, large pieces": [b"data: ", *[b"x" * 65_536] * 40],
     "one line, one piece": [b"data: " + b"x" * 3_000_000],
-    "data lines": [b"data: x\n" * 500] * 400,
+    "data lines": [b"data: " + b"x" * 30 + b"\n"] * 40_000,
     "a line, then empty data lines": [b"data: " + b"x" * 900_000 + b"\n", *[b"data\n" * 500] * 100],
     "data lines with CRLF": [b"data: 0123456789012345\r\n" * 10_000] * 50,
     "unknown lines": [b"unknown: field\n" * 10_000] * 10,
@@ -373,4 +385,4 @@ def test_control_unbounded(kind: str) -> None:
 def test_control_quadratic() -> None:
     """A quadratic decoder fails the check of the cost."""
     with pytest.raises(AssertionError):
-        assert_linear(Rescans, lambda n: [b"data: ", *[b"x" * 64] * 1200 * n], tries=1)
+        assert_linear(Rescans, lambda n: [b"data: ", *[b"x" * 64] * 800 * n], tries=1)

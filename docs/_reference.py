@@ -1,0 +1,126 @@
+"""Writes docs/reference.md from the docstrings. `--check` writes nothing and exits 1 when the page is stale."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+PAGE = Path(__file__).with_name("reference.md")
+MODULES = ("aprefill", "aprefill.testing")
+
+#: `#: words` above `name: type = value` or `NAME = value`, or after it on no line of its own
+ATTRIBUTE = re.compile(r"((?:^    #:.*\n)+)^    (\w+)(?::[^=\n]+)?(?: = .+)?$", re.MULTILINE)
+
+
+def signature(name: str, thing: object) -> str:
+    """How it is called, as Python text; one parameter a line when it is long."""
+    try:
+        found = inspect.signature(thing)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return name
+    parameters, keyword_only = [], False
+    for parameter in found.parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            parameters.append("*")
+        text = parameter.name
+        if parameter.annotation is not parameter.empty:
+            text += f": {plain(parameter.annotation)}"
+        if parameter.default is not parameter.empty:
+            text += f" = {default(parameter.default)}"
+        parameters.append(text)
+    returns = "" if found.return_annotation in {found.empty, None, "None"} else f" -> {plain(found.return_annotation)}"
+    line = f"{name}({', '.join(parameters)}){returns}"
+    return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(parameters) + f",\n){returns}"
+
+
+def plain(annotation: object) -> str:
+    """An annotation as it stands in the source."""
+    return annotation.strip("'\"") if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def default(value: object) -> str:
+    """A default's repr, short for a value with defaults of its own."""
+    return f"{type(value).__name__}()" if type(value).__module__.startswith("aprefill._types") else repr(value)
+
+
+def doc(thing: object) -> str:
+    """The docstring, its example fenced and its arguments as a list."""
+    text = inspect.getdoc(thing) or ""
+    head, _, args = text.partition("\nArgs:\n")
+    head = re.sub(r"((?:^>>> .*\n?(?:^(?!$|>>> ).*\n?)*)+)", r"```pycon\n\1\n```\n", head, flags=re.MULTILINE)
+    head = re.sub(r"\n\n```\n", "\n```\n", head)
+    if not args:
+        return head
+    items = re.sub(r"\n        \s*", " ", args)
+    return head + "\n\n" + "\n".join(re.sub(r"^    ([\w, ]+): ", r"- `\1`: ", line) for line in items.splitlines())
+
+
+def attributes(cls: type) -> list[str]:
+    """Attributes documented by `#:` comments, one bullet each."""
+    found = []
+    for comment, name in ATTRIBUTE.findall(inspect.getsource(cls)):
+        words = " ".join(line.strip().removeprefix("#:").strip() for line in comment.splitlines())
+        if not name.startswith("_"):
+            found.append(f"- `{name}`: {words}")
+    return found
+
+
+def members(cls: type) -> list[str]:
+    """Public methods and properties of its own, each with its docstring."""
+    out = []
+    for name, member in vars(cls).items():
+        target = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if name.startswith("_") or not inspect.isfunction(target):
+            continue
+        title = f"`{name}`" if isinstance(member, property) else f"`{signature(name, target)}`"
+        if "\n" in title:
+            out.append(f"**`{name}`**\n\n```python\n{signature(name, target)}\n```\n\n{doc(target)}")
+        else:
+            out.append(f"**{title}**: {doc(target)}")
+    return out
+
+
+def entry(name: str, thing: object) -> str:
+    """One name's section."""
+    lines = [f"### {name}"]
+    if inspect.isfunction(thing) or (
+        inspect.isclass(thing) and not issubclass(thing, enum.Enum) and "__init__" in vars(thing)
+    ):
+        lines.append(f"```python\n{signature(name, thing)}\n```")
+    if inspect.isclass(thing) and thing.__bases__ != (object,):
+        bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("aprefill")]
+        if bases:
+            lines.append(f"A {', '.join(bases)}.")
+    lines.append(doc(thing))
+    if inspect.isclass(thing):
+        if listed := attributes(thing):
+            lines.append("\n".join(listed))
+        lines += members(thing)
+    return "\n\n".join(line for line in lines if line)
+
+
+def section(module: ModuleType) -> str:
+    """One module's section, in the order of its `__all__`."""
+    names = [n for n in module.__all__ if inspect.isclass(getattr(module, n)) or inspect.isfunction(getattr(module, n))]
+    return f"## {module.__name__}\n\n" + "\n\n".join(entry(name, getattr(module, name)) for name in names)
+
+
+def page() -> str:
+    """The whole page."""
+    intro = "# Reference\n\nGenerated from the docstrings by `nox -s docs`; do not edit.\n\n"
+    text = intro + "\n\n".join(section(import_module(name)) for name in MODULES)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else f"{PAGE.name} is stale: nox -s docs")
+    PAGE.write_text(page(), encoding="utf-8")

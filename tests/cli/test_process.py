@@ -1,0 +1,223 @@
+"""The command as a process of its own: signals, pipes, a terminal, and what it loads."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+import aprefill
+from aprefill.testing import Script, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")]
+
+COMMAND = [sys.executable, "-m", "aprefill"]
+PELICAN = ["a function about a pelican", "--prefill", "def pelican(", "--stop", "\n"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Any]:
+    """Options for a process that runs the copy under test, whose Ctrl-C works wherever the tests were started."""
+    # a shell starts background jobs with SIGINT ignored, which children inherit; a handler is not inherited
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield {
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": str(Path(aprefill.__file__).parents[1])},
+        "stdin": subprocess.DEVNULL,
+    }
+    signal.signal(signal.SIGINT, before)
+
+
+def run(start: Any, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    options = {"capture_output": True, "timeout": 20, **start, **options}
+    return subprocess.run([*COMMAND, *arguments], check=False, **options)
+
+
+def to(server: Any, *more: str) -> list[str]:
+    """A question to the loopback host."""
+    return ["q", "-m", "m", "--base-url", server.openai_url, *more]
+
+
+async def read_all(fd: int) -> bytes:
+    """What a terminal got until its last user left."""
+
+    def read() -> bytes:
+        parts = []
+        try:
+            while part := os.read(fd, 65536):
+                parts.append(part)
+        except OSError:  # EIO is how Linux says that nobody has the other side open
+            pass
+        return b"".join(parts)
+
+    return await anyio.to_thread.run_sync(read)
+
+
+# --- plain runs -------------------------------------------------------------------------------------------------
+
+
+def test_exact_bytes(start: Any) -> None:
+    """The reply and nothing else, as UTF-8 whatever the locale's encoding, and the note on standard error."""
+    env = {**start["env"], "PYTHONIOENCODING": "ascii"}
+    done = run(start, *PELICAN, env=env)
+    assert (done.returncode, done.stdout) == (0, b"def pelican():")
+    assert done.stderr.startswith(b"aprefill: no model was named and no key is set")
+    assert done.stderr.count(b"\n") == 1
+    done = run(start, "p\u00e9lican", "--prefill", "\u00e9t\u00e9", "-m", "demo:", "--max-tokens", "1", env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\u00e9t\u00e9 this".encode(), b"")
+
+
+def test_piped_input(start: Any) -> None:
+    """A prompt from a real pipe."""
+    options = {name: value for name, value in start.items() if name != "stdin"}
+    done = run(options, *PELICAN[1:], "-m", "demo:", input=b"a pelican\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"def pelican():", b"")
+
+
+async def test_exit_codes(start: Any) -> None:
+    """1 for the provider, 2 for the caller; the key is in neither message."""
+    env = {**start["env"], "APREFILL_API_KEY": "sk-secret"}
+    async with serve(Script(status=401, error=("auth", "bad key sk-secret"))) as server:
+        failed = await anyio.run_process([*COMMAND, *to(server)], check=False, cwd=start["cwd"], env=env)
+    assert (failed.returncode, failed.stdout) == (1, b"")
+    assert failed.stderr.count(b"\n") == 1
+    assert b"check the key" in failed.stderr
+    assert b"secret" not in failed.stderr
+    wrong = run(start, "q", env={**env, "APREFILL_API_KEY": "sk-secret\n", "APREFILL_MODEL": "openai-compatible:m"})
+    assert (wrong.returncode, wrong.stdout) == (2, b"")
+    assert b"secret" not in wrong.stderr
+
+
+# --- ends -------------------------------------------------------------------------------------------------------
+
+
+STALLS = Script(text="Alabama, Alaska", stall_after=7)
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "shown"),
+    [(STALLS, [], b"Alabama"), (STALLS, ["--json"], b""), (Script(first_byte_s=math.inf), [], b"")],
+    ids=["text", "json", "no answer yet"],
+)
+async def test_ctrl_c(start: Any, script: Script, option: list[str], shown: bytes) -> None:
+    """Quiet, 130, within a second, and the host sees the connection close."""
+    async with serve(script) as server:
+        process = await anyio.open_process([*COMMAND, *to(server, *option)], **start)
+        async with process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            exchange = await server.wait_exchange(timeout_s=15)
+            await exchange.waiting.wait()
+            came = b""
+            while len(came) < len(shown):
+                came += await process.stdout.receive()
+            process.send_signal(signal.SIGINT)
+            with anyio.fail_after(1):
+                assert await process.wait() == 130
+                await exchange.closed.wait()
+            assert came == shown
+            assert [part async for part in process.stdout] == []
+            assert [part async for part in process.stderr] == []
+
+
+async def test_a_reader_that_leaves(start: Any) -> None:
+    """`aprefill ... | head -c 1`: no word on standard error, 141, and the host sees the connection close."""
+    async with serve(Script(text="x" * 10_000, cuts=1, pace_s=0.002)) as server:
+        ours, theirs = os.pipe()
+        process = await anyio.open_process([*COMMAND, *to(server)], **start, stdout=theirs)
+        os.close(theirs)
+        async with process:
+            assert process.stderr is not None
+            assert await anyio.to_thread.run_sync(os.read, ours, 1) == b"x"
+            os.close(ours)
+            with anyio.fail_after(5):
+                assert await process.wait() == 141
+                await server.exchanges[0].closed.wait()
+            assert [part async for part in process.stderr] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(start: Any) -> None:
+    """One line, 1, and no second complaint when the interpreter ends."""
+    with open("/dev/full", "wb") as full:
+        done = run(start, *PELICAN, "-m", "demo:", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(b"aprefill: cannot write to standard output")
+
+
+# --- a terminal -------------------------------------------------------------------------------------------------
+
+
+async def test_on_a_terminal(start: Any) -> None:
+    """The clipboard sequence of the model's text does not arrive, cut in any way; the line is ended."""
+    import pty
+
+    async with serve(Script(text="one \x1b]52;c;ZXZpbA==\x07two\x1b[2J", cuts=1)) as server:
+        ours, theirs = pty.openpty()
+        process = await anyio.open_process(
+            [*COMMAND, *to(server)], **{**start, "stdin": theirs}, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        async with process:
+            shown = await read_all(ours)
+            assert await process.wait() == 0
+    os.close(ours)
+    # the terminal's own line discipline writes \r\n
+    assert shown == b"one two\r\n"
+
+
+async def test_ctrl_c_on_a_terminal_leaves_a_fresh_line(start: Any) -> None:
+    """The shell's prompt comes below the unfinished text."""
+    import pty
+
+    async with serve(Script(text="Alabama", stall_after=7)) as server:
+        ours, theirs = pty.openpty()
+        process = await anyio.open_process([*COMMAND, *to(server)], **start, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        async with process:
+            exchange = await server.wait_exchange(timeout_s=15)
+            await exchange.waiting.wait()
+            shown = b""
+            while len(shown) < 7:
+                shown += await anyio.to_thread.run_sync(os.read, ours, 7 - len(shown))
+            process.send_signal(signal.SIGINT)
+            shown += await read_all(ours)
+            assert await process.wait() == 130
+    os.close(ours)
+    assert shown == b"Alabama\r\n"
+
+
+# --- what it needs ----------------------------------------------------------------------------------------------
+
+
+def test_without_click_it_says_what_to_install(start: Any) -> None:
+    """One line, 2."""
+    code = "import sys; sys.modules['click'] = None; from aprefill.__main__ import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, "q"], capture_output=True, timeout=20, check=False, **start)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"aprefill: the command line is an extra: pip install 'aprefill[cli]'\n"
+
+
+def test_it_loads_little(start: Any) -> None:
+    """Help needs click alone; the demo no HTTP client; rich is not used at all."""
+    code = """
+import json, sys
+from aprefill.cli import main
+heavy = {"anyio", "asyncio", "msgspec", "httpx", "httpx2", "rich", "openai", "anthropic"}
+for line in (["--help"], ["a pelican", "-m", "demo:", "--max-tokens", "1"]):
+    assert main(line) == 0
+    print(json.dumps(sorted(heavy & set(sys.modules))), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=20, check=True, **start)
+    assert [json.loads(line) for line in done.stderr.splitlines()] == [[], ["anyio", "asyncio", "msgspec"]]

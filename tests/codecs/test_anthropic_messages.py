@@ -1,0 +1,523 @@
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from aprefill._errors import ProtocolError, Truncated, UsageError
+from aprefill._types import (
+    Call,
+    EndDelta,
+    ErrorDelta,
+    FinishDelta,
+    ReasoningDelta,
+    Record,
+    StopReason,
+    TextDelta,
+    ToolDelta,
+    UsageDelta,
+)
+from aprefill.codecs.anthropic_messages import CODEC, STOP_REASONS, AnthropicDecoder
+
+from . import calls, decode, feed, only, reasoning, record, text
+
+NAME = "anthropic_messages"
+STOP = {"type": "message_stop"}
+
+
+def start(id_: str = "m", **fields: Any) -> dict[str, Any]:
+    return {"type": "message_start", "message": {"id": id_, "stop_reason": None, **fields}}
+
+
+def block(kind: str, index: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": {"type": kind, **fields}}
+
+
+def delta(kind: str, index: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": kind, **fields}}
+
+
+def end(index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_stop", "index": index}
+
+
+def finish(reason: str | None, sequence: str | None = None, **usage: int) -> dict[str, Any]:
+    return {
+        "type": "message_delta",
+        "delta": {"stop_reason": reason, "stop_sequence": sequence},
+        "usage": usage,
+    }
+
+
+def said(words: str) -> list[dict[str, Any]]:
+    return [block("text", text=""), delta("text_delta", text=words), end()]
+
+
+WHOLE = [
+    start(usage={"input_tokens": 9, "output_tokens": 1, "cache_read_input_tokens": 4}),
+    block("thinking", thinking="", signature=""),
+    {"type": "ping"},
+    delta("thinking_delta", thinking="Hm."),
+    delta("signature_delta", signature="sig"),
+    end(),
+    block("text", 1, text=""),
+    delta("text_delta", 1, text="Hello"),
+    delta("text_delta", 1, text=" there"),
+    end(1),
+    block("tool_use", 2, id="t1", name="look", input={}),
+    delta("input_json_delta", 2, partial_json=""),
+    delta("input_json_delta", 2, partial_json='{"a":'),
+    delta("input_json_delta", 2, partial_json="1}"),
+    end(2),
+    finish("tool_use", output_tokens=30),
+    STOP,
+]
+
+
+# --- what goes out --------------------------------------------------------------------------------------------
+
+
+def body(**fields: Any) -> bytes:
+    fields = {"model": "claude", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 5, **fields}
+    return msgspec.json.encode(CODEC.encode(Call(**fields)))
+
+
+def test_a_small_request_byte_by_byte() -> None:
+    """Order and spelling are fixed."""
+    assert (
+        body()
+        == b'{"model":"claude","max_tokens":5,"messages":[{"role":"user","content":"Hi"}],"stream":true}'
+    )
+
+
+def test_a_full_request_byte_by_byte() -> None:
+    """Every field of a call has its place; a list content and a prefill turn go out as they are."""
+    parts = [{"type": "text", "text": "x"}]
+    assert body(
+        system="S",
+        messages=({"role": "user", "content": parts}, {"role": "assistant", "content": "{"}),
+        stop=("a", "b"),
+        temperature=0.0,
+        thinking={"type": "disabled"},
+        tools=({"name": "t"},),
+        response_format={"type": "json_schema", "schema": {}},
+        fields={"top_k": 3},
+    ) == (
+        b'{"model":"claude","max_tokens":5,"system":"S","messages":[{"role":"user","content":[{"type":"text","text":"x"}]},'
+        b'{"role":"assistant","content":"{"}],"stop_sequences":["a","b"],"temperature":0.0,"thinking":{"type":"disabled"},'
+        b'"tools":[{"name":"t"}],"output_config":{"format":{"type":"json_schema","schema":{}}},"stream":true,"top_k":3}'
+    )
+
+
+def test_fields_win_and_none_removes() -> None:
+    """The dialect's and the caller's own fields replace ours in place; None takes a field out (Vertex: no model)."""
+    assert body(fields={"model": None, "anthropic_version": "v", "max_tokens": 7, "stream": False}) == (
+        b'{"max_tokens":7,"messages":[{"role":"user","content":"Hi"}],"stream":false,"anthropic_version":"v"}'
+    )
+
+
+def test_leading_system_messages_become_the_system_field() -> None:
+    """Only the leading ones: the protocol has no system role in its list. Blocks stay blocks."""
+    system, user = {"role": "system", "content": "B"}, {"role": "user", "content": "Hi"}
+    one = CODEC.encode(Call(model="c", messages=(system, user, system), system="A", max_tokens=1))
+    assert one["system"] == "A\n\nB"
+    assert one["messages"] == [user, system]
+    blocks = {
+        "role": "system",
+        "content": [{"type": "text", "text": "C", "cache_control": {"type": "ephemeral"}}],
+    }
+    two = CODEC.encode(Call(model="c", messages=(blocks, system, user), max_tokens=1))
+    assert two["system"] == [*blocks["content"], {"type": "text", "text": "B"}]
+    assert "system" not in CODEC.encode(Call(model="c", messages=(user,), max_tokens=1))
+
+
+def test_without_a_token_limit_nothing_is_sent() -> None:
+    """The protocol demands max_tokens; `fields` may bring it."""
+    call = Call(model="c", messages=())
+    with pytest.raises(UsageError, match="max_tokens"):
+        CODEC.encode(call)
+    with pytest.raises(UsageError, match="max_tokens"):
+        CODEC.encode(Call(model="c", messages=(), max_tokens=3, fields={"max_tokens": None}))
+    assert CODEC.encode(Call(model="c", messages=(), fields={"max_tokens": 3}))["max_tokens"] == 3
+
+
+# --- what comes back ------------------------------------------------------------------------------------------
+
+
+def test_a_whole_stream() -> None:
+    """Reasoning, text, a tool call, usage merged as it grows, the stop reason, the end; in the host's order."""
+    deltas = decode(NAME, *WHOLE)
+    assert [type(delta) for delta in deltas] == [
+        *(UsageDelta, ReasoningDelta, TextDelta, TextDelta),
+        *(ToolDelta, ToolDelta, ToolDelta, UsageDelta, FinishDelta, EndDelta),
+    ]
+    assert (text(deltas), reasoning(deltas)) == ("Hello there", "Hm.")
+    assert calls(deltas) == {0: ("t1", "look", '{"a":1}')}
+    usage = only(UsageDelta, deltas)[-1].usage
+    assert (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens) == (9, 30, 4)
+    assert only(FinishDelta, deltas) == [FinishDelta(StopReason.TOOL_USE, "tool_use", None)]
+
+
+def test_every_stop_reason_of_the_sdk_is_known() -> None:
+    """None of the installed SDK's words is OTHER; a new word is, and is kept."""
+    words = get_args(pytest.importorskip("anthropic.types").StopReason)
+    assert set(words) == set(STOP_REASONS)
+    for word in words:
+        (found,) = only(FinishDelta, decode(NAME, finish(word), STOP))
+        assert found.reason is not StopReason.OTHER
+    assert only(FinishDelta, decode(NAME, finish("new_word"), STOP)) == [
+        FinishDelta(StopReason.OTHER, "new_word")
+    ]
+
+
+def test_the_stop_sequence_is_told() -> None:
+    """Which one it was."""
+    assert only(FinishDelta, decode(NAME, finish("stop_sequence", "\n\n"), STOP))[0].sequence == "\n\n"
+
+
+def test_usage_takes_what_is_there() -> None:
+    """Cache and thinking tokens; a count that is none is passed over; an object without counts gives no delta."""
+    odd = {
+        "cache_creation_input_tokens": 2,
+        "output_tokens_details": {"thinking_tokens": 6},
+        "input_tokens": "9",
+        "output_tokens": True,
+    }
+    (found,) = only(UsageDelta, decode(NAME, {"type": "message_delta", "usage": odd}, STOP))
+    assert msgspec.to_builtins(found.usage) == {
+        "input_tokens": None,
+        "output_tokens": None,
+        "cache_read_tokens": None,
+        "cache_write_tokens": 2,
+        "reasoning_tokens": 6,
+    }
+    assert only(UsageDelta, decode(NAME, start(usage={}), start(usage=[1]), STOP)) == []
+
+
+def test_unknown_things_are_tolerated() -> None:
+    """Events, deltas, blocks and fields that do not exist yet; an empty payload; a gateway's [DONE]."""
+    deltas = decode(
+        NAME,
+        {"type": "message_started_again", "x": 1},
+        {**start(), "future": [1]},
+        block("future", 3, data={"deep": [1]}),
+        delta("future_delta", 3, x=1),
+        delta("citations_delta", citation={}),
+        b"",
+        b" [DONE]",
+        *said("Hi"),
+        STOP,
+    )
+    assert text(deltas) == "Hi"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"index": 0, "delta": {"type": "text_delta", "text": "x"}},
+        {"type": "content_block_delta", "index": 0},
+        {"type": "content_block_delta", "index": 0, "delta": {"text": "x"}},
+        delta("text_delta"),
+        delta("thinking_delta"),
+        delta("input_json_delta", partial_json="{}"),
+        {"type": "content_block_start", "index": 0},
+        {"type": "content_block_start", "index": 0, "content_block": {}},
+        block("tool_use", name="f"),
+        block("tool_use", id="t"),
+        {"type": "message_start"},
+        {"type": "completion"},
+        {"type": "content_block_delta", "index": 0, "delta": ["text_delta"]},
+        {"type": ["message_stop"]},
+        [],
+    ],
+    ids=str,
+)
+def test_a_missing_needed_field_is_a_protocol_error(event: Any) -> None:
+    """No KeyError, no silence."""
+    with pytest.raises(ProtocolError):
+        AnthropicDecoder().decode(record(event))
+
+
+def test_the_event_name_stands_in_for_a_missing_type() -> None:
+    """A proxy that drops `type` leaves the SSE event's name; the framing's own names are none."""
+    assert AnthropicDecoder().decode(record({}, "message_stop")) == (EndDelta(),)
+    assert AnthropicDecoder().decode(record({}, "ping")) == ()
+    for name in ("", "message", "chunk"):
+        with pytest.raises(ProtocolError, match="type"):
+            AnthropicDecoder().decode(record({}, name))
+
+
+def test_text_in_the_start_of_a_block_counts() -> None:
+    """Hosts that put the first words there, and gateways that open no blocks at all."""
+    assert text(decode(NAME, block("text", text="Hel"), delta("text_delta", text="lo"), STOP)) == "Hello"
+    assert (
+        reasoning(decode(NAME, block("thinking", thinking="H"), delta("thinking_delta", thinking="m"), STOP))
+        == "Hm"
+    )
+    assert reasoning(decode(NAME, delta("thinking_delta", thinking="Hm"), STOP)) == "Hm"
+
+
+def test_a_legacy_completion_gives_its_text_and_no_end() -> None:
+    """The Text Completions API is not this protocol: nothing of its text is lost, and it has no message_stop."""
+    decoder = AnthropicDecoder()
+    event = {"type": "completion", "completion": " Hi", "stop_reason": "stop_sequence", "stop": "\n\nHuman:"}
+    assert text(feed(decoder, [event])) == " Hi"
+    with pytest.raises(Truncated):
+        decoder.close()
+
+
+# --- ends and cuts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", range(len(WHOLE)))
+def test_every_cut_is_a_cut(kept: int) -> None:
+    """EOF before message_stop raises, wherever it is: behind the stop reason too."""
+    decoder = AnthropicDecoder()
+    feed(decoder, WHOLE[:kept])
+    with pytest.raises(Truncated, match="message_stop"):
+        decoder.close()
+
+
+def test_nothing_comes_after_the_end() -> None:
+    """Text, usage, errors and broken records after message_stop are not read."""
+    decoder = AnthropicDecoder()
+    feed(decoder, WHOLE)
+    for late in (*said("more"), finish("end_turn"), {"type": "error", "error": {}}, b"{broken"):
+        assert decoder.decode(record(late)) == ()
+    assert decoder.close() == ()
+    assert decoder.close(record(STOP)) == ()
+
+
+def test_a_decoder_that_goes_on_would_be_seen() -> None:
+    """The control: one that forgets its end gives the text that comes after it."""
+
+    class Forgetful(AnthropicDecoder):
+        def decode(self, record: Record) -> Any:
+            self._over = False
+            return super().decode(record)
+
+    decoder = Forgetful()
+    feed(decoder, WHOLE)
+    assert text(feed(decoder, said("more"))) == "more"
+
+
+@pytest.mark.parametrize("space", [b"", b" "])
+def test_an_undispatched_record_counts_only_as_the_end(space: bytes) -> None:
+    """The last record without its blank line: a whole message_stop or error is taken, nothing else, no half of one."""
+    assert AnthropicDecoder().close(record(b'{"type": "message_stop"' + space + b"}")) == (EndDelta(),)
+    (error,) = AnthropicDecoder().close(record({"type": "error", "error": {"type": "overloaded_error"}}))
+    assert error == ErrorDelta(529, "overloaded_error", "")
+    for other in (
+        b'{"type": "message_stop"',
+        b'{"type": "mess',
+        said("more")[1],
+        finish("end_turn"),
+        b"",
+        b"[DONE]",
+    ):
+        decoder = AnthropicDecoder()
+        feed(decoder, WHOLE[:-1])
+        with pytest.raises(Truncated):
+            decoder.close(record(other))
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        *(("invalid_request_error", 400), ("authentication_error", 401), ("permission_error", 403)),
+        *(("not_found_error", 404), ("request_too_large", 413), ("rate_limit_error", 429)),
+        *(("api_error", 500), ("timeout_error", 504), ("overloaded_error", 529), ("new_error", 200)),
+    ],
+)
+def test_an_error_event_ends_the_stream(kind: str, status: int) -> None:
+    """It gives the status its type stands for, and the host's words; the body's end is then no cut."""
+    decoder = AnthropicDecoder()
+    event = {"type": "error", "error": {"type": kind, "message": "Sorry"}}
+    assert feed(decoder, [start(), event, *said("more"), STOP]) == [ErrorDelta(status, kind, "Sorry")]
+    assert decoder.close() == ()
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "expected"),
+    [
+        ("throttlingException", {"message": "slow"}, ErrorDelta(429, "throttlingException", "slow")),
+        (
+            "modelStreamErrorException",
+            {"message": "x", "originalStatusCode": 500},
+            ErrorDelta(500, "modelStreamErrorException", "x"),
+        ),
+        ("internalServerException", b"", ErrorDelta(500, "internalServerException", "")),
+        ("", {"error": {"message": "x", "code": 502}}, ErrorDelta(502, "", "x")),
+        ("", {"type": "error", "message": "x"}, ErrorDelta(200, "", "x")),
+        ("error", b"plain", ErrorDelta(200, "", "plain")),
+    ],
+)
+def test_errors_of_other_makes(event: str, payload: Any, expected: ErrorDelta) -> None:
+    """Bedrock's exception frames, a gateway's OpenAI error, one without its object, one without JSON."""
+    assert [*AnthropicDecoder().decode(record(payload, event))] == [expected]
+
+
+def test_an_error_text_is_bounded() -> None:
+    """300 characters, in case the host quotes the prompt."""
+    event = {"type": "error", "error": {"type": "api_error", "message": "x" * 1000}}
+    (error,) = AnthropicDecoder().decode(record(event))
+    assert len(error.detail) == 300  # type: ignore[union-attr]
+
+
+# --- the turn to send back ------------------------------------------------------------------------------------
+
+
+def turn(words: str, *events: Any) -> Any:
+    decoder = AnthropicDecoder()
+    feed(decoder, events)
+    message = decoder.message(words)
+    assert message["role"] == "assistant"
+    json.dumps(message)
+    return message["content"]
+
+
+def test_only_text_is_a_str() -> None:
+    """However many text blocks there were, and if none came: the text is the caller's, prefill included."""
+    assert (
+        turn("{Hello", *said("Hel"), block("text", 1, text=""), delta("text_delta", 1, text="lo")) == "{Hello"
+    )
+    assert turn("") == ""
+
+
+def test_thinking_text_and_calls() -> None:
+    """Signed thinking, one text block in the place of the first, the call with its parsed input."""
+    assert turn("{Hello there", *WHOLE) == [
+        {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
+        {"type": "text", "text": "{Hello there"},
+        {"type": "tool_use", "id": "t1", "name": "look", "input": {"a": 1}},
+    ]
+
+
+def test_thinking_without_a_signature_stays_out() -> None:
+    """Anthropic refuses it; an empty thought with a signature (thinking not shown) stays, so does a redacted one."""
+    assert (
+        turn("x", block("thinking", thinking=""), delta("thinking_delta", thinking="Hm"), *said("x")) == "x"
+    )
+    redacted = {"type": "redacted_thinking", "data": "opaque"}
+    events = [block("thinking", thinking="", signature="s"), block("redacted_thinking", 1, data="opaque")]
+    assert turn("x", *events) == [
+        {"type": "thinking", "thinking": "", "signature": "s"},
+        redacted,
+        {"type": "text", "text": "x"},
+    ]
+
+
+def test_text_without_ink_makes_no_block() -> None:
+    """Anthropic refuses an empty text block beside others."""
+    call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    events = [{"type": "content_block_start", "index": 0, "content_block": call}, end()]
+    assert turn(" \n", *events) == [call]
+    assert turn("x", *events) == [{"type": "text", "text": "x"}, call]
+
+
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        ([], {}),
+        ([""], {}),
+        (['{"a"', ":1}"], {"a": 1}),
+        (['{"a": NaN', "}"], None),
+        (['{"a": "cut he'], {"INVALID_JSON": '{"a": "cut he'}),
+        (["[1]"], {"INVALID_JSON": "[1]"}),
+    ],
+    ids=["none", "empty", "two", "NaN", "cut", "no object"],
+)
+def test_arguments_in_the_turn(parts: list[str], kept: dict[str, Any] | None) -> None:
+    """Parsed; what does not parse to an object is kept whole under the key of Anthropic's guide, never dropped."""
+    events = [
+        block("tool_use", id="t", name="f", input={}),
+        *(delta("input_json_delta", partial_json=part) for part in parts),
+    ]
+    (got,) = turn("", *events)
+    assert got["input"] == kept if kept is not None else set(got["input"]) == {"a"}
+
+
+def test_a_call_without_arguments_joins_to_json() -> None:
+    """No piece came, or the input came whole in the block's start: the pieces join to that input."""
+    events = [
+        *(
+            block("tool_use", 0, id="t0", name="f", input={}),
+            delta("input_json_delta", 0, partial_json=""),
+            end(0),
+        ),
+        *(block("tool_use", 1, id="t1", name="g", input={"a": [1]}), end(1)),
+    ]
+    assert calls(decode(NAME, *events, STOP)) == {0: ("t0", "f", "{}"), 1: ("t1", "g", '{"a":[1]}')}
+
+
+def test_tools_the_host_runs_are_in_the_turn_only() -> None:
+    """A server tool gives no ToolDelta: the caller has nothing to do. Call and result go back as they came."""
+    result = {
+        "type": "web_search_tool_result",
+        "tool_use_id": "s",
+        "content": [{"url": "u", "encrypted_content": "e"}],
+    }
+    events = [
+        *said("I look"),
+        block("server_tool_use", 1, id="s", name="web_search", input={}),
+        delta("input_json_delta", 1, partial_json='{"q":"x"}'),
+        end(1),
+        {"type": "content_block_start", "index": 2, "content_block": result},
+        end(2),
+        block("text", 3, text=""),
+        delta("text_delta", 3, text=" it up"),
+        delta("citations_delta", 3, citation={"url": "u"}),
+    ]
+    assert only(ToolDelta, decode(NAME, *events, STOP)) == []
+    assert turn("I look it up", *events) == [
+        {"type": "text", "text": "I look it up"},
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"q": "x"}},
+        result,
+    ]
+
+
+def test_a_compaction_block_is_filled_by_its_delta() -> None:
+    """Its content comes in one delta, and is needed to go on."""
+    events = [
+        block("compaction", content=None),
+        delta("compaction_delta", content="summary", encrypted_content="e"),
+        end(),
+    ]
+    assert turn("x", *events)[0] == {"type": "compaction", "content": "summary", "encrypted_content": "e"}
+
+
+def test_a_repeated_message_start_changes_nothing() -> None:
+    """The same id twice is one message."""
+    assert text(decode(NAME, start(), start(), *said("Hi"), STOP)) == "Hi"
+    assert (
+        turn("x", start(), block("thinking", signature="s"), start(), *said("x")[1:])[0]["signature"] == "s"
+    )
+
+
+def test_a_message_spliced_into_another() -> None:
+    """A new id in mid-stream: the turn is the new message's, and its call is a call of its own, not more of the old."""
+    events = [
+        start("m1"),
+        block("tool_use", id="t1", name="f", input={}),
+        delta("input_json_delta", partial_json='{"a":'),
+        start("m2"),
+        block("tool_use", id="t2", name="f", input={}),
+        delta("input_json_delta", partial_json='{"a":2}'),
+    ]
+    assert calls(decode(NAME, *events, STOP)) == {0: ("t1", "f", '{"a":'), 1: ("t2", "f", '{"a":2}')}
+    assert turn("", *events) == [{"type": "tool_use", "id": "t2", "name": "f", "input": {"a": 2}}]
+
+
+def test_a_stop_reason_in_message_start() -> None:
+    """A message whose blocks come whole has it there and sends no message_delta; the FinishDelta comes at the end."""
+    deltas = decode(
+        NAME, start(stop_reason="tool_use"), block("tool_use", id="t", name="f", input={"a": 1}), end(), STOP
+    )
+    assert deltas[-2:] == [FinishDelta(StopReason.TOOL_USE, "tool_use"), EndDelta()]
+    assert (
+        only(FinishDelta, decode(NAME, start(stop_reason="refusal"), finish("end_turn"), STOP))[0].raw
+        == "end_turn"
+    )

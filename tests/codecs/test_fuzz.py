@@ -1,0 +1,133 @@
+"""Any record gives deltas or one of our two errors, nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aprefill._errors import ProtocolError, Truncated
+from aprefill._types import EndDelta, ErrorDelta, ReasoningDelta, Record, TextDelta, ToolDelta
+from aprefill.codecs import codec
+
+from . import BOTH, DELTAS
+from .grammar import anthropic_event, anything, awkward, openai_chunk
+
+if TYPE_CHECKING:
+    from aprefill._types import Delta
+    from aprefill.codecs import Decoder
+
+SHAPES = {"anthropic_messages": anthropic_event, "openai_chat": openai_chunk}
+
+events = st.sampled_from([
+    "",
+    "",
+    "",
+    "message",
+    "chunk",
+    "error",
+    "ping",
+    "message_stop",
+    "throttlingException",
+    "other",
+])
+
+
+def as_bytes(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+payloads = {
+    name: st.one_of(
+        shape.map(as_bytes),
+        shape.map(as_bytes),
+        anything.map(as_bytes),
+        st.binary(max_size=30),
+        awkward.map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.just(b"[DONE]"),
+        st.sampled_from([
+            b"[" * 200_000,
+            b'{"delta":' * 200_000,
+            b'{"choices":[{"delta":' * 70_000,
+            b'{"content_block":{"a":' * 100_000,
+        ]),
+    )
+    for name, shape in SHAPES.items()
+}
+
+
+def drive(decoder: Decoder, records: list[Record], last: Record | None) -> list[Delta]:
+    """All deltas of a stream that may break anywhere; fails on any other error, and on anything after an end."""
+    seen: list[Delta] = []
+    over = False
+    for record in records:
+        try:
+            deltas = decoder.decode(record)
+        except (ProtocolError, Truncated):
+            break
+        assert not (over and deltas), "a delta came after the end"
+        over = over or any(type(delta) in {EndDelta, ErrorDelta} for delta in deltas)
+        seen += deltas
+    try:
+        seen += decoder.close(last)
+    except (ProtocolError, Truncated):
+        assert not over, "a cut after the end"
+    return seen
+
+
+def check(deltas: list[Delta]) -> None:
+    ends = [number for number, delta in enumerate(deltas) if type(delta) in {EndDelta, ErrorDelta}]
+    assert ends in ([], [len(deltas) - 1]), "the end is last, and there is one"
+    for delta in deltas:
+        assert isinstance(delta, DELTAS)
+        if isinstance(delta, TextDelta | ReasoningDelta):
+            assert delta.text
+            delta.text.encode()
+        elif isinstance(delta, ToolDelta):
+            f"{delta.id}{delta.name}{delta.arguments}".encode()
+        elif isinstance(delta, ErrorDelta):
+            assert 200 <= delta.status <= 599
+            assert len(delta.detail) <= 300
+            f"{delta.error_type}{delta.detail}".encode()
+
+
+@pytest.mark.parametrize("name", BOTH)
+@given(st.data())
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_any_records_give_deltas_or_our_errors(name: str, data: st.DataObject) -> None:
+    """Wrong types, missing fields, bytes that are no JSON, 200,000 levels: in any order, with any event name.
+
+    And whatever came, the turn to send back can be made and is JSON without half characters.
+    """
+    record = st.builds(Record, payloads[name], events)
+    decoder = codec(name).decoder()
+    check(drive(decoder, data.draw(st.lists(record, max_size=6)), data.draw(st.one_of(st.none(), record))))
+    json.dumps(decoder.message("text"), ensure_ascii=False).encode()
+
+
+def test_the_check_sees_a_foreign_error() -> None:
+    """The control: a decoder that looks fields up without asking fails the same run."""
+
+    class Careless:
+        def decode(self, record: Record) -> Any:
+            return [TextDelta(json.loads(record.data)["choices"][0]["delta"]["content"])]
+
+    with pytest.raises(KeyError):
+        drive(Careless(), [Record(b"{}")], None)  # type: ignore[arg-type]
+
+
+def test_the_check_sees_text_after_the_end() -> None:
+    """The control: and one that goes on after its end."""
+
+    class Endless:
+        def decode(self, record: Record) -> Any:
+            return [EndDelta()] if record.data == b"[DONE]" else [TextDelta("x")]
+
+        def close(self, undispatched: Record | None = None) -> Any:
+            return []
+
+    with pytest.raises(AssertionError, match="after the end"):
+        drive(Endless(), [Record(b"[DONE]"), Record(b"{}")], None)  # type: ignore[arg-type]

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aprefill._errors import QUOTE_MAX
+from aprefill._types import Record
+from aprefill.codecs import codec
+from aprefill.codecs._host_error import (
+    STATUS,
+    body_error,
+    error_delta,
+    names_error,
+    said,
+    says_error,
+    status_of,
+)
+
+from . import BOTH
+from .grammar import anything, error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "my secret prompt"
+
+#: Bodies of HTTP errors: what came, and the type and message in it.
+BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
+    "Anthropic": (
+        {
+            "type": "error",
+            "error": {"type": "authentication_error", "message": "invalid x-api-key"},
+            "request_id": "r",
+        },
+        ("authentication_error", "invalid x-api-key"),
+    ),
+    "OpenAI": (
+        {
+            "error": {
+                "message": "no such model",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "model_not_found",
+            }
+        },
+        ("invalid_request_error", "no such model"),
+    ),
+    "a code and no type (Azure)": (
+        {"error": {"code": "RateLimitReached", "message": "too many"}},
+        ("RateLimitReached", "too many"),
+    ),
+    "a number as code": ({"error": {"code": 401, "message": "no key"}}, ("", "no key")),
+    "a number as type": ({"error": {"type": "404", "message": "gone"}}, ("", "gone")),
+    "a plain string (Ollama)": ({"error": "model 'x' not found"}, ("", "model 'x' not found")),
+    "a string with its type (TGI)": (
+        {"error": "too long", "error_type": "validation"},
+        ("validation", "too long"),
+    ),
+    "a status word and a message": (
+        {"status": 401, "error": "Unauthorized", "message": "no"},
+        ("Unauthorized", "no"),
+    ),
+    "object: error (vLLM, Mistral)": (
+        {"object": "error", "message": "bad", "type": "BadRequestError", "param": None, "code": 400},
+        ("BadRequestError", "bad"),
+    ),
+    "a message alone (Bedrock, Cohere)": ({"message": "no such model"}, ("", "no such model")),
+    "a list (Gemini's)": (
+        [{"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}],
+        ("UNAVAILABLE", "busy"),
+    ),
+    "errors (Cloudflare)": (
+        {"success": False, "errors": [{"code": 10000, "message": "no auth"}]},
+        ("", "no auth"),
+    ),
+    "a detail": ({"detail": "Invalid API Key"}, ("", "Invalid API Key")),
+    "FastAPI's 422": (
+        {
+            "detail": [
+                {
+                    "type": "missing",
+                    "loc": ["body", "model"],
+                    "msg": "Field required",
+                    "input": {"prompt": SECRET},
+                },
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "x"],
+                    "msg": "Extra inputs are not permitted",
+                    "input": SECRET,
+                },
+            ]
+        },
+        ("missing", "Field required; Extra inputs are not permitted"),
+    ),
+    "the same inside a message (Mistral)": (
+        {
+            "object": "error",
+            "message": {"detail": [{"type": "missing", "msg": "Field required", "input": SECRET}]},
+            "type": "invalid_request_error",
+        },
+        ("invalid_request_error", "Field required"),
+    ),
+    "the same as JSON in a string": (
+        {
+            "object": "error",
+            "message": json.dumps({"detail": [{"msg": "Field required", "input": SECRET}]}),
+            "type": "e",
+        },
+        ("e", "Field required"),
+    ),
+    "the same as a Python repr (vLLM)": (
+        {
+            "error": {
+                "message": f"[{{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': {{'p': '{SECRET}'}}}}]",
+                "type": "Bad Request",
+            }
+        },
+        ("Bad Request", "Field required"),
+    ),
+    "pydantic's own sentence": (
+        {"error": {"message": f"1 error\n messages [type=missing, input_value='{SECRET}', input_type=str]"}},
+        ("", "1 error\n messages [type=missing, input_value=..., input_type=str]"),
+    ),
+    "what the upstream host said (OpenRouter)": (
+        {
+            "error": {
+                "code": 400,
+                "message": "Provider returned error",
+                "metadata": {
+                    "raw": json.dumps({"type": "error", "error": {"type": "x", "message": "no prefill"}})
+                },
+            }
+        },
+        ("", "Provider returned error: no prefill"),
+    ),
+    "the reply that failed is not quoted (Groq)": (
+        {
+            "error": {
+                "code": "tool_use_failed",
+                "failed_generation": SECRET,
+                "message": "bad call",
+                "type": "invalid_request_error",
+            }
+        },
+        ("invalid_request_error", "bad call"),
+    ),
+    "plain text": (b"upstream connect error\n", ("", "upstream connect error")),
+    "HTML": (b"<html><body>502 Bad Gateway</body></html>", ("", "")),
+    "half of JSON": (b'{"detail": [{"input": "' + SECRET.encode(), ("", "")),
+    "a type without a message": ({"error": {"type": "overloaded_error"}}, ("overloaded_error", "")),
+    "nothing": (b"", ("", "")),
+    "another object": ({"id": "x", "n": [1]}, ("", "")),
+}
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(("body", "expected"), BODIES.values(), ids=BODIES)
+def test_every_shape_gives_type_and_message(name: str, body: Any, expected: tuple[str, str]) -> None:
+    """The host's own words, and never the request it quotes."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert codec(name).error(400, raw, {}) == expected
+    assert SECRET not in "".join(expected)
+
+
+def test_aws_names_the_type_in_a_header() -> None:
+    """Bedrock's type comes in a header, its message in the body; the header's case does not matter."""
+    headers = {"X-Amzn-ErrorType": "ThrottlingException:http://internal.amazon.com/coral/"}
+    assert body_error(429, b'{"message":"slow down"}', headers) == ("ThrottlingException", "slow down")
+
+
+def test_a_whole_reply_is_no_error() -> None:
+    """A 200 with a reply that was not streamed says nothing; a 200 with an error in it does."""
+    assert body_error(200, b'{"type":"message","role":"assistant","content":[]}', {}) == ("", "")
+    assert body_error(200, b'{"object":"chat.completion","choices":[{"message":{"content":"hi"}}]}', {}) == (
+        "",
+        "",
+    )
+    assert body_error(200, b'{"error":{"type":"overloaded_error"}}', {}) == ("overloaded_error", "")
+    assert body_error(200, b'{"error":{"message":"no"}}', {}) == ("", "no")
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        ({"error": {"type": "overloaded_error"}}, 529),
+        ({"error": {"type": "rate_limit_error"}}, 429),
+        ({"error": {"type": "request_too_large"}}, 413),
+        ({"error": {"type": "invalid_request_error", "code": "tool_use_failed", "status_code": 400}}, 400),
+        ({"error": {"message": "x", "type": None, "code": "500"}}, 500),
+        ({"error": {"message": "x", "code": 502}}, 502),
+        ({"error": {"code": "rate_limit_exceeded", "type": "requests"}}, 429),
+        ({"error": "x", "error_type": "overloaded"}, 429),
+        ({"object": "error", "message": "x", "type": "BadRequestError", "code": 400}, 400),
+        ([{"error": {"code": 503, "message": "x"}}], 503),
+        ({"originalStatusCode": 503, "message": "x"}, 503),
+        ({"error": {"message": "who knows"}}, 200),
+        ({"error": {"code": 1302, "message": "x"}}, 200),
+        ({"error": {"code": "9" * 5000}}, 200),
+        ("who knows", 200),
+    ],
+)
+def test_the_status_an_error_stands_for(value: Any, status: int) -> None:
+    """Its own number if that is an HTTP error, else what its type or code means, else 200."""
+    assert status_of(value, said(value)[0]) == status
+
+
+def test_framing_can_name_the_error() -> None:
+    """Bedrock's exceptions are named by the frame, their payload has a message alone."""
+    assert error_delta({"message": "slow"}, "throttlingException").status == 429
+    assert names_error("modelStreamErrorException")
+    assert names_error("error")
+    assert not names_error("content_block_delta")
+    assert all(name == name.lower() for name in STATUS)
+
+
+@given(
+    st.one_of(
+        error,
+        anything,
+        st.recursive(
+            anything,
+            lambda inner: st.dictionaries(
+                st.sampled_from(["error", "message", "detail", "metadata", "raw"]), inner
+            ),
+            max_leaves=5,
+        ),
+    )
+)
+@settings(derandomize=True, deadline=None)
+def test_said_is_bounded_text(value: Any) -> None:
+    """Whatever is there: two strings of at most QUOTE_MAX characters that can be encoded."""
+    for word in said(value):
+        assert len(word) <= QUOTE_MAX
+        word.encode()
+    assert 200 <= status_of(value, "x") <= 599
+    assert says_error(value) in {True, False}
+
+
+@given(
+    st.one_of(st.binary(), error.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass"))),
+    st.sampled_from([200, 400, 500]),
+)
+@settings(derandomize=True, deadline=None)
+def test_any_body_gives_two_bounded_strings(body: bytes, status: int) -> None:
+    """Bytes of any kind."""
+    for word in body_error(status, body, {}):
+        assert len(word) <= QUOTE_MAX
+        word.encode()
+
+
+def test_long_and_deep_bodies() -> None:
+    """200,000 levels, and a message of a megabyte, in time and in bounds."""
+    assert body_error(500, b'{"error":' * 200_000, {}) == ("", "")
+    deep: Any = "x"
+    for _ in range(500):
+        deep = {"error": deep}
+    assert body_error(500, json.dumps(deep).encode(), {}) == ("", "")
+    long = {"error": {"message": "input_value=" * 100_000}}
+    assert len(body_error(500, json.dumps(long).encode(), {})[1]) <= QUOTE_MAX
+
+
+def test_recorded_error_bodies(shared: Path) -> None:
+    """Every recorded HTTP error gives the host's message, and the type where the body has one."""
+    bodies = sorted((shared / "recordings" / "_errors").glob("*.body"))
+    assert bodies
+    seen: Counter[bool] = Counter()
+    for path in bodies:
+        body = path.read_bytes()
+        meta = json.loads(path.with_suffix(".json").read_text())
+        kind, detail = codec("openai_chat").error(meta["status"], body, {})
+        assert (kind, detail) == codec("anthropic_messages").error(meta["status"], body, {})
+        words = json.loads(body)
+        inner = words.get("error", words)
+        message = inner if isinstance(inner, str) else inner.get("message") or inner["detail"]
+        assert detail.startswith(message[:QUOTE_MAX]), path.name
+        own = inner.get("type") if isinstance(inner, dict) else None
+        assert kind == (own or kind), path.name
+        seen[bool(kind)] += 1
+    assert seen[True] > seen[False] > 0
+
+
+def test_an_error_record_of_plain_text() -> None:
+    """`event: error` with a sentence for data."""
+    for name in BOTH:
+        (delta,) = codec(name).decoder().decode(Record(b"upstream timed out", "error"))
+        assert (delta.status, delta.error_type, delta.detail) == (200, "", "upstream timed out")  # type: ignore[union-attr]

@@ -1,0 +1,613 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from aprefill._errors import ProtocolError, Truncated
+from aprefill._types import (
+    Call,
+    EndDelta,
+    ErrorDelta,
+    FinishDelta,
+    ReasoningDelta,
+    Record,
+    StopReason,
+    TextDelta,
+    ToolDelta,
+    Usage,
+    UsageDelta,
+)
+from aprefill.codecs.openai_chat import CODEC, FAILURES, STOP_REASONS, OpenAIChatDecoder
+
+from . import calls, decode, feed, only, reasoning, record, text
+
+NAME = "openai_chat"
+DONE = b"[DONE]"
+
+
+def chunk(reason: str | None = None, *, index: int = 0, **delta: Any) -> dict[str, Any]:
+    return {"id": "c", "choices": [{"index": index, "delta": delta, "finish_reason": reason}]}
+
+
+STOP = chunk("stop")
+
+
+def piece(
+    index: int | None = 0, id_: str | None = None, name: str | None = None, arguments: Any = None
+) -> dict[str, Any]:
+    return {"index": index, "id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def called(*pieces: Any) -> dict[int, tuple[str, str, str]]:
+    return calls(decode(NAME, *(chunk(tool_calls=[one]) for one in pieces), chunk("tool_calls"), DONE))
+
+
+# --- what goes out --------------------------------------------------------------------------------------------
+
+
+def body(**fields: Any) -> bytes:
+    return msgspec.json.encode(
+        CODEC.encode(Call(**{"model": "m", "messages": ({"role": "user", "content": "Hi"},), **fields}))
+    )
+
+
+def test_a_small_request_byte_by_byte() -> None:
+    """Order and spelling are fixed; usage is asked for."""
+    assert body() == (
+        b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":true,"stream_options":{"include_usage":true}}'
+    )
+
+
+def test_a_full_request_byte_by_byte() -> None:
+    """Every field of a call has its place; the system message is first; turns go out as they are."""
+    assert body(
+        system="S",
+        messages=(
+            {"role": "user", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": "{", "prefix": True},
+        ),
+        max_tokens=5,
+        stop=("a",),
+        temperature=0.5,
+        thinking={"type": "disabled"},
+        tools=({"type": "function"},),
+        response_format={"type": "json_object"},
+        fields={"top_p": 1},
+    ) == (
+        b'{"model":"m","messages":[{"role":"system","content":"S"},{"role":"user","content":[{"type":"text","text":"x"}]},'
+        b'{"role":"assistant","content":"{","prefix":true}],"max_tokens":5,"stop":["a"],"temperature":0.5,'
+        b'"thinking":{"type":"disabled"},"tools":[{"type":"function"}],"response_format":{"type":"json_object"},'
+        b'"stream":true,"stream_options":{"include_usage":true},"top_p":1}'
+    )
+
+
+def test_the_token_limit_goes_where_the_row_says() -> None:
+    """max_tokens, or max_completion_tokens."""
+    assert CODEC.encode(Call(model="m", messages=(), max_tokens=5))["max_tokens"] == 5
+    new = CODEC.encode(Call(model="m", messages=(), max_tokens=5, token_field="max_completion_tokens"))
+    assert new["max_completion_tokens"] == 5
+    assert "max_tokens" not in new
+
+
+def test_fields_win_and_none_removes() -> None:
+    """Mistral refuses stream_options: its row takes the field out."""
+    assert body(fields={"stream_options": None, "stream": False}) == (
+        b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":false}'
+    )
+
+
+# --- what comes back ------------------------------------------------------------------------------------------
+
+
+def test_a_whole_stream() -> None:
+    """Role, text, finish, usage behind it, the end; in the host's order."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 3}
+    deltas = decode(
+        NAME,
+        chunk(role="assistant", content=""),
+        chunk(content="Hel"),
+        chunk(content="lo"),
+        STOP,
+        {"choices": [], "usage": usage},
+        DONE,
+    )
+    assert deltas == [
+        TextDelta("Hel"),
+        TextDelta("lo"),
+        FinishDelta(StopReason.END, "stop"),
+        UsageDelta(Usage(input_tokens=9, output_tokens=3)),
+        EndDelta(),
+    ]
+
+
+def test_a_record_gives_its_deltas_in_one_order() -> None:
+    """Reasoning, text, calls, finish of one record: what was thought first comes first."""
+    one = chunk("stop", content="b", reasoning="a", tool_calls=[piece(0, "i", "f", "{}")])
+    assert [type(delta) for delta in decode(NAME, one)] == [
+        ReasoningDelta,
+        TextDelta,
+        ToolDelta,
+        FinishDelta,
+        EndDelta,
+    ]
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning": "Hm"},
+        {"reasoning_content": "Hm"},
+        {"reasoning": "Hm", "reasoning_content": "Hm"},
+        {"reasoning": "Hm", "reasoning_content": None},
+        {"reasoning": "Hm", "reasoning_content": ""},
+        {"reasoning_content": [{"type": "text", "text": "Hm"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]},
+        {"content": [{"type": "thinking", "thinking": "Hm"}]},
+    ],
+    ids=str,
+)
+def test_reasoning_in_every_field(delta: Any) -> None:
+    """Once, whatever the host calls it; of two fields with the same text, one."""
+    deltas = decode(NAME, chunk(**delta), STOP, DONE)
+    assert (reasoning(deltas), text(deltas)) == ("Hm", "")
+
+
+def test_content_as_a_list() -> None:
+    """Mistral: text and thinking parts in their order; references carry no text."""
+    parts = [
+        {
+            "type": "thinking",
+            "thinking": [{"type": "text", "text": "a"}, {"type": "reference", "reference_ids": [1]}],
+            "closed": True,
+        },
+        {"type": "text", "text": "b"},
+        {"type": "reference", "reference_ids": [1]},
+        "c",
+        {"type": "future"},
+    ]
+    deltas = decode(NAME, chunk(content=parts), chunk(content=[]), STOP, DONE)
+    assert deltas[:3] == [ReasoningDelta("a"), TextDelta("b"), TextDelta("c")]
+    assert len(deltas) == 5
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": []},
+        {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
+        {"choices": None},
+        {"choices": [{"index": 0, "delta": None, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}}]},
+        {"choices": [{}]},
+        {
+            "choices": [
+                {
+                    "delta": {"content": None, "tool_calls": None, "function_call": None, "refusal": None},
+                    "finish_reason": "",
+                }
+            ]
+        },
+        {
+            "choices": [
+                {"delta": {"content": ""}, "logprobs": {"content": [{"token": "x"}]}, "future": {"a": [1]}}
+            ],
+            "usage": None,
+        },
+        {"type": "ping"},
+        {"object": "moderation", "flagged": False},
+        {"usage": {"total_tokens": 0}},
+        b"",
+        b"  ",
+    ],
+    ids=str,
+)
+def test_records_without_news_are_tolerated(event: Any) -> None:
+    """Empty choices, null deltas, fields and events that do not exist yet."""
+    assert [*OpenAIChatDecoder().decode(record(event))] == []
+
+
+def test_named_events_of_the_hosts_own_are_tolerated() -> None:
+    """An SSE event name marks another kind of record; the defaults do not."""
+    assert [*OpenAIChatDecoder().decode(record({"x": 1}, "sources"))] == []
+    for name in ("", "message"):
+        with pytest.raises(ProtocolError):
+            OpenAIChatDecoder().decode(record({"x": 1}, name))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"id": "c", "object": "chat.completion.chunk"},
+        {"choices": {}},
+        {"choices": [[]]},
+        {"choices": [{"delta": []}]},
+        {"choices": [{"delta": {"content": 5}}]},
+        {"choices": [{"delta": {"content": [{"type": "text"}]}}]},
+        {"choices": [{"delta": {"tool_calls": {}}}]},
+        {"choices": [{"index": "0"}]},
+        {"choices": [{"finish_reason": ["stop"]}]},
+        [],
+        b"null",
+        b"[DONE",
+        b'{"choices":[{"delta":{"content":"x"}}]',
+    ],
+    ids=str,
+)
+def test_a_missing_or_wrong_needed_field_is_a_protocol_error(event: Any) -> None:
+    """No KeyError, no AttributeError, no silence."""
+    with pytest.raises(ProtocolError):
+        OpenAIChatDecoder().decode(record(event))
+
+
+def test_choice_zero_is_the_reply() -> None:
+    """With n > 1 the others are passed over: text, calls and finish; the end waits for choice 0."""
+    other = chunk("stop", index=1, content="B", tool_calls=[piece(0, "i", "f", "{}")])
+    both = {"choices": [other["choices"][0], chunk(content="A")["choices"][0]]}
+    decoder = OpenAIChatDecoder()
+    assert feed(decoder, [both]) == [TextDelta("A")]
+    with pytest.raises(Truncated):
+        decoder.close()
+    assert text(decode(NAME, both, STOP, DONE)) == "A"
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+            Usage(input_tokens=9, output_tokens=3),
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+            Usage(input_tokens=9, cache_read_tokens=4, cache_write_tokens=1, reasoning_tokens=2),
+        ),
+        ({"prompt_cache_hit_tokens": 5, "prompt_tokens_details": None}, Usage(cache_read_tokens=5)),
+        ({"cached_tokens": 5}, Usage(cache_read_tokens=5)),
+        (
+            {"cache_read_input_tokens": 5, "cache_creation_input_tokens": 6},
+            Usage(cache_read_tokens=5, cache_write_tokens=6),
+        ),
+        (
+            {"prompt_tokens": None, "completion_tokens": -1, "completion_tokens_details": [], "cost": 0.1},
+            None,
+        ),
+        ([], None),
+        ("many", None),
+    ],
+)
+def test_usage_in_every_shape(usage: Any, expected: Usage | None) -> None:
+    """At the top, under x_groq, in the choice; what is no count is passed over."""
+    records = [
+        {"choices": [], "usage": usage},
+        {"choices": [], "x_groq": {"id": "r", "usage": usage}},
+        {"x_groq": {"usage": usage}},
+        {"choices": [{"delta": {}, "usage": usage}]},
+    ]
+    for one in records:
+        found = only(UsageDelta, OpenAIChatDecoder().decode(record(one)))
+        assert found == ([] if expected is None else [UsageDelta(expected)])
+
+
+# --- finish ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        *(
+            ("stop", "end"),
+            ("length", "max_tokens"),
+            ("tool_calls", "tool_use"),
+            ("function_call", "tool_use"),
+        ),
+        *(
+            ("content_filter", "refusal"),
+            ("model_length", "context_window"),
+            ("new_word", "other"),
+            ("eos", "end"),
+        ),
+    ],
+)
+def test_stop_reasons(word: str, reason: str) -> None:
+    """Each known word in our vocabulary, an unknown one as OTHER, the word itself kept."""
+    assert only(FinishDelta, decode(NAME, chunk(word), DONE)) == [FinishDelta(StopReason(reason), word)]
+
+
+def test_no_failure_is_a_stop_reason() -> None:
+    """A word is in one table or in the other."""
+    assert not FAILURES & STOP_REASONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("stop_reason", "\n\n", FinishDelta(StopReason.STOP_SEQUENCE, "stop", "\n\n")),
+        ("matched_stop", "END", FinishDelta(StopReason.STOP_SEQUENCE, "stop", "END")),
+        ("stop_reason", 128009, FinishDelta(StopReason.END, "stop")),
+        ("stop_reason", None, FinishDelta(StopReason.END, "stop")),
+        ("matched_stop", 2, FinishDelta(StopReason.END, "stop")),
+    ],
+)
+def test_engines_that_tell_the_stop_sequence(field: str, value: Any, expected: FinishDelta) -> None:
+    """vLLM's stop_reason and SGLang's matched_stop: a str is the sequence, a number a token of the model's own."""
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop", field: value}
+    assert only(FinishDelta, decode(NAME, {"choices": [choice]}, DONE)) == [expected]
+
+
+def test_a_refusal_is_text_and_its_reason() -> None:
+    """The reply would be empty without it; the host's word stays "stop"."""
+    deltas = decode(NAME, chunk(refusal="I can"), chunk(refusal="not"), STOP, DONE)
+    assert text(deltas) == "I cannot"
+    assert only(FinishDelta, deltas) == [FinishDelta(StopReason.REFUSAL, "stop")]
+
+
+def test_a_repeated_finish_is_told_again() -> None:
+    """OpenRouter sends it once more with the usage; the stream goes on to [DONE]."""
+    last = {**chunk("stop", content=""), "usage": {"prompt_tokens": 1}}
+    deltas = decode(NAME, chunk(content="x"), STOP, last, DONE)
+    assert [type(delta) for delta in deltas] == [TextDelta, FinishDelta, FinishDelta, UsageDelta, EndDelta]
+
+
+# --- ends and cuts --------------------------------------------------------------------------------------------
+
+
+def test_done_is_the_end() -> None:
+    """Nothing behind it is read: text, usage, errors, broken records."""
+    decoder = OpenAIChatDecoder()
+    assert feed(decoder, [chunk(content="x"), STOP, DONE])[-1] == EndDelta()
+    for late in (chunk(content="more"), {"error": "x"}, DONE, b"{broken"):
+        assert [*decoder.decode(record(late))] == []
+    assert [*decoder.close()] == []
+    assert [*decoder.close(record(chunk("stop", content="more")))] == []
+
+
+def test_a_decoder_that_goes_on_would_be_seen() -> None:
+    """The control: one that forgets its end gives the text that comes after it."""
+
+    class Forgetful(OpenAIChatDecoder):
+        def decode(self, record: Record) -> Any:
+            self._over = False
+            return super().decode(record)
+
+    assert text(feed(Forgetful(), [STOP, DONE, chunk(content="more")])) == "more"
+
+
+def test_the_bodys_end_is_the_end_after_a_finish() -> None:
+    """Gateways that leave [DONE] out. What came between the finish and the end counts."""
+    decoder = OpenAIChatDecoder()
+    feed(decoder, [chunk(content="x"), STOP])
+    assert feed(decoder, [{"choices": [], "usage": {"prompt_tokens": 1}}]) == [
+        UsageDelta(Usage(input_tokens=1))
+    ]
+    assert [*decoder.close()] == [EndDelta()]
+    assert [*decoder.close()] == []
+
+
+@pytest.mark.parametrize("end", ["strict", "done"])
+def test_the_bodys_end_without_a_finish_is_a_cut(end: str) -> None:
+    """Under either rule: nothing at all, some text, usage."""
+    for records in ([], [chunk(content="x")], [{"choices": [], "usage": {"prompt_tokens": 1}}]):
+        decoder = CODEC.decoder(end=end)
+        feed(decoder, records)
+        with pytest.raises(Truncated, match="finish_reason"):
+            decoder.close()
+
+
+def test_done_without_a_finish() -> None:
+    """A cut by the strict rule, the end by the rule `done`: Ollama's complete replies carry null."""
+    decoder = OpenAIChatDecoder()
+    feed(decoder, [chunk(content="x")])
+    with pytest.raises(Truncated, match=r"\[DONE\]"):
+        decoder.decode(record(DONE))
+    assert decode(NAME, chunk(content="x"), DONE, end="done") == [TextDelta("x"), EndDelta()]
+
+
+def test_an_undispatched_record_counts_only_as_the_end() -> None:
+    """The last record without its blank line: [DONE], a whole finish or a whole error are taken, nothing else."""
+
+    def last(before: list[Any], undispatched: Any) -> list[Any]:
+        decoder = OpenAIChatDecoder()
+        feed(decoder, before)
+        return [*decoder.close(record(undispatched))]
+
+    begun = [chunk(content="x")]
+    assert last([STOP], DONE) == [EndDelta()]
+    assert last(begun, chunk("stop", content="y")) == [
+        TextDelta("y"),
+        FinishDelta(StopReason.END, "stop"),
+        EndDelta(),
+    ]
+    assert last(begun, {"error": {"message": "m", "code": 500}}) == [ErrorDelta(500, "", "m")]
+    assert last(begun, chunk("error")) == [
+        FinishDelta(StopReason.OTHER, "error"),
+        ErrorDelta(500, "error", ""),
+    ]
+    # behind a finish the end is there already: half a record, or more text, is no part of it
+    for other in (b'{"choices":[{"delta"', chunk(content="y"), b"[DON"):
+        assert last([STOP], other) == [EndDelta()]
+    whole = json.dumps(chunk("stop")).encode()
+    for other in (DONE, chunk(content="y"), chunk("stop", index=1), b"", whole[:-1]):
+        with pytest.raises(Truncated):
+            last(begun, other)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (
+            {"error": {"message": "m", "type": "server_error", "code": None}},
+            ErrorDelta(500, "server_error", "m"),
+        ),
+        ({"error": {"message": "m", "type": None, "code": "500"}}, ErrorDelta(500, "", "m")),
+        ({"error": {"message": "m", "type": "x", "status_code": 418}}, ErrorDelta(418, "x", "m")),
+        (
+            {"object": "error", "message": "m", "type": "BadRequestError", "code": 400},
+            ErrorDelta(400, "BadRequestError", "m"),
+        ),
+        ({"error": "m"}, ErrorDelta(200, "", "m")),
+        ({"error": "m", "error_type": "generation"}, ErrorDelta(424, "generation", "m")),
+        (
+            [{"error": {"code": 503, "message": "m", "status": "UNAVAILABLE"}}],
+            ErrorDelta(503, "UNAVAILABLE", "m"),
+        ),
+        ({"error": {"message": "m"}, "choices": "none"}, ErrorDelta(200, "", "m")),
+        (
+            {"choices": [], "x_groq": {"id": "r", "error": "over_capacity"}},
+            ErrorDelta(200, "", "over_capacity"),
+        ),
+        ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "m"}}, ErrorDelta(200, "", "m")),
+        (
+            {"code": "InvalidParameter", "message": "m", "request_id": "r"},
+            ErrorDelta(200, "InvalidParameter", "m"),
+        ),
+        ({"detail": [{"msg": "Field required", "input": "secret"}]}, ErrorDelta(200, "", "Field required")),
+    ],
+    ids=str,
+)
+def test_errors_in_every_shape(event: Any, expected: ErrorDelta) -> None:
+    """An ErrorDelta with the status it stands for; nothing after it counts, and the body's end is no cut."""
+    decoder = OpenAIChatDecoder()
+    assert feed(decoder, [event, chunk(content="more"), DONE]) == [expected]
+    assert [*decoder.close()] == []
+
+
+def test_what_is_no_error() -> None:
+    """Empty `error` fields, and MiniMax's status of success."""
+    for event in ({**STOP, "error": None}, {**STOP, "error": {}}, {**STOP, "error": ""}):
+        assert only(ErrorDelta, decode(NAME, event, DONE)) == []
+    assert (
+        decode(NAME, {"choices": None, "base_resp": {"status_code": 0, "status_msg": "success"}}, STOP, DONE)[
+            -1
+        ]
+        == EndDelta()
+    )
+
+
+def test_text_comes_before_the_error_of_the_same_record() -> None:
+    """OpenRouter: the last text, finish_reason "error" and a top-level error in one chunk."""
+    event = {**chunk("error", content="last"), "error": {"code": 502, "message": "upstream"}}
+    assert decode(NAME, event) == [
+        TextDelta("last"),
+        FinishDelta(StopReason.OTHER, "error"),
+        ErrorDelta(502, "", "upstream"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("error", 500), ("insufficient_system_resource", 503), ("network_error", 500)]
+)
+def test_a_finish_that_is_a_failure(word: str, status: int) -> None:
+    """Mistral, DeepSeek, Zhipu: the reply did not end, the host failed. Usage of the same record is kept."""
+    event = {**chunk(word, content="x"), "usage": {"prompt_tokens": 1}}
+    deltas = decode(NAME, event, DONE)
+    assert [type(delta) for delta in deltas] == [TextDelta, FinishDelta, UsageDelta, ErrorDelta]
+    assert deltas[-1] == ErrorDelta(status, word, "")
+
+
+def test_the_event_name_can_say_error() -> None:
+    """Groq's and LM Studio's `event: error`, with and without JSON."""
+    assert [
+        *OpenAIChatDecoder().decode(record({"error": {"message": "m", "status_code": 400}}, "error"))
+    ] == [ErrorDelta(400, "", "m")]
+    assert [*OpenAIChatDecoder().decode(record({"message": "m"}, "error"))] == [ErrorDelta(200, "", "m")]
+    assert [*OpenAIChatDecoder().decode(record(b"", "error"))] == [ErrorDelta(200, "", "")]
+
+
+# --- tool calls -----------------------------------------------------------------------------------------------
+
+
+def test_pieces_of_a_call_are_joined() -> None:
+    """Id and name once, arguments in fragments, null ones passed over."""
+    assert called(
+        piece(0, "i", "f", ""),
+        piece(0, None, None, '{"a"'),
+        piece(0, None, None, None),
+        piece(0, "", "", ":1}"),
+    ) == {0: ("i", "f", '{"a":1}')}
+
+
+def test_a_host_that_repeats_id_and_name() -> None:
+    """They are in the first delta only, so that joining them does not double them."""
+    assert called(piece(0, "i", "f", ""), piece(0, "i", "f", "{"), piece(0, "i", "f", "}")) == {
+        0: ("i", "f", "{}")
+    }
+
+
+@pytest.mark.parametrize("indices", [(0, 1), (0, 0), (None, None), (1, 0)], ids=str)
+def test_two_calls(indices: tuple[int | None, int | None]) -> None:
+    """Numbered as they come, whatever index the host gives."""
+    a, b = indices
+    assert called(piece(a, "i", "f", "{}"), piece(b, "j", "g", "[]")) == {
+        0: ("i", "f", "{}"),
+        1: ("j", "g", "[]"),
+    }
+
+
+def test_two_calls_without_index_or_id() -> None:
+    """A name begins a call then; a piece without one goes on."""
+    pieces = [piece(None, None, "f", "{"), piece(None, None, None, "}"), piece(None, None, "g", "{}")]
+    assert called(*pieces) == {0: ("", "f", "{}"), 1: ("", "g", "{}")}
+
+
+def test_calls_that_alternate() -> None:
+    """By index."""
+    pieces = [
+        piece(0, "i", "f", "{"),
+        piece(1, "j", "g", "["),
+        piece(0, None, None, "}"),
+        piece(1, None, None, "]"),
+    ]
+    assert called(*pieces) == {0: ("i", "f", "{}"), 1: ("j", "g", "[]")}
+
+
+def test_arguments_as_an_object() -> None:
+    """Some hosts send the object itself: it becomes JSON text."""
+    assert called(piece(0, "i", "f", {"a": [1, "é"]})) == {0: ("i", "f", '{"a":[1,"é"]}')}
+
+
+def test_a_legacy_function_call() -> None:
+    """delta.function_call is the one tool call."""
+    deltas = decode(
+        NAME,
+        chunk(function_call={"name": "f", "arguments": ""}),
+        chunk(function_call={"arguments": "{}"}),
+        chunk("function_call"),
+        DONE,
+    )
+    assert calls(deltas) == {0: ("", "f", "{}")}
+    assert only(FinishDelta, deltas)[0].reason is StopReason.TOOL_USE
+
+
+# --- the turn to send back ------------------------------------------------------------------------------------
+
+
+def test_the_turn_to_send_back() -> None:
+    """Text whole, calls with their arguments as text; None for no text beside calls. Reasoning is left out."""
+    decoder = OpenAIChatDecoder()
+    feed(decoder, [chunk(reasoning="Hm", content="x")])
+    assert decoder.message("{x") == {"role": "assistant", "content": "{x"}
+    assert decoder.message("") == {"role": "assistant", "content": ""}
+    feed(
+        decoder,
+        [
+            chunk(tool_calls=[piece(0, "i", "f", '{"a":'), piece(1, "j", "g", "")]),
+            chunk(tool_calls=[piece(0, None, None, "1")]),
+        ],
+    )
+    made = [
+        {"id": "i", "type": "function", "function": {"name": "f", "arguments": '{"a":1'}},
+        {"id": "j", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    ]
+    assert decoder.message("x") == {"role": "assistant", "content": "x", "tool_calls": made}
+    assert decoder.message("")["content"] is None

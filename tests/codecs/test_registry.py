@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+
+import pytest
+
+from aprefill._errors import UsageError
+from aprefill.codecs import PROTOCOLS, codec
+
+from . import BOTH
+
+
+def test_a_codec_is_found_by_its_name() -> None:
+    """Every protocol has a codec that knows its own name, and a path that can be appended to a base URL."""
+    assert set(BOTH) <= set(PROTOCOLS)
+    for name in PROTOCOLS:
+        assert codec(name).name == name
+        assert codec(name).path.startswith("/")
+
+
+def test_an_unknown_name_is_the_callers_error() -> None:
+    """The message names the protocols there are; no module is imported for it."""
+    with pytest.raises(UsageError, match="openai_chat"):
+        codec("os")
+
+
+def test_the_table_names_codecs_and_end_rules_that_exist() -> None:
+    """Each host row of models.toml that names one of these protocols gets a decoder with its end rule."""
+    rows = tomllib.loads((resources.files("aprefill") / "models.toml").read_text())["host"]
+    ours = [row for row in rows if row["codec"] in BOTH]
+    assert ours
+    for row in ours:
+        codec(row["codec"]).decoder(end=row.get("end", "strict"))
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_an_unknown_end_rule_is_the_callers_error(name: str) -> None:
+    """It does not silently become strict."""
+    with pytest.raises(UsageError, match="strict"):
+        codec(name).decoder(end="whenever")

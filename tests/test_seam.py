@@ -1,0 +1,483 @@
+"""`aprefill.Seam` against an independent batch version of `spec/seam.md`, for every cutting of every text."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aprefill import Seam, Verdict, _seam
+from aprefill._echo import agree, longest_tail
+
+from .seam_reference import (
+    Batch,
+    Group,
+    Oracle,
+    Outcome,
+    check_cuts,
+    check_minimal,
+    check_state,
+    groups,
+    through,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Random cases of the check for minimal holding; APREFILL_SEAM_CASES=5000000 for a long run.
+CASES = int(os.environ.get("APREFILL_SEAM_CASES", "100000"))
+SHARES = 10
+
+#: Worked cases of our own, for where `spec/seam-vectors.json` is missing: known, rules, raw, cut, emitted, verdict.
+VECTORS: list[tuple[str, dict[str, Any], str, bool, str, str]] = [
+    ('["', {}, '["Alabama", "Alaska"]', False, 'Alabama", "Alaska"]', "echoed"),
+    ('["', {}, 'Alabama", "Alaska"]', False, 'Alabama", "Alaska"]', "absent"),
+    ('["', {}, "[", True, "", "truncated"),
+    ("aaa", {"echo": "never"}, "aaaa b", False, "aaaa b", "absent"),
+    ("It is ", {"whitespace": True}, "\n It  is\n42", False, "\n42", "echoed"),
+    ("It is ", {"stripped": " "}, " 42", False, "42", "absent"),
+    ("It is \n", {"stripped": " \n"}, "It is \t", False, "\t", "echoed"),
+    ("a b", {"fence": True}, "\r\n```txt\r\na b\n c\r\n ```\n", False, "\n c", "fenced"),
+    ("a b", {"fence": True}, "```\na b\n``` or so", False, "\n``` or so", "fenced"),
+    ("a b", {"fence": True}, "```\na b\n```\n```", False, "\n```", "fenced"),
+    ("  ", {"fence": True}, "```\n  ```", False, "", "fenced"),
+    ("``", {"fence": True}, "```\n```` x", False, "`\n```` x", "echoed"),
+    ("a b", {"fence": True, "preamble": 7}, "Sure:\n\n```\na b\n```", False, "", "prefaced"),
+    (
+        "a b",
+        {"fence": True, "preamble": 5},
+        "Sure:\n\n```\na b\n```",
+        False,
+        "Sure:\n\n```\na b\n```",
+        "absent",
+    ),
+    ("```js\n", {"preamble": 9, "whitespace": True}, "Sure\n```js\n\n1", False, "\n1", "prefaced"),
+    ("once upon", {"overlap": 4, "preamble": 3}, "upon a\n", False, " a\n", "overlapped"),
+    ("once upon", {"overlap": 5}, "upon a", False, "upon a", "absent"),
+]
+
+
+@pytest.fixture
+def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Sets the constant part of the hold bound."""
+    return lambda value: monkeypatch.setattr(_seam, "SLACK", value)
+
+
+# --- worked cases --------------------------------------------------------------------------------------------------
+
+
+def vector(known: str, rules: dict[str, Any], raw: str, cut: bool) -> list[Outcome]:
+    return [
+        through(Seam, known, rules, pieces, cut)
+        for pieces in ([raw], list(raw), re.findall(r"(?s).{1,3}", raw))
+    ]
+
+
+def test_the_vectors_of_the_specification(shared: Path) -> None:
+    """Every case of `seam-vectors.json`: whole, by character, by three characters, and from the batch version."""
+    cases = json.loads((shared / "spec" / "seam-vectors.json").read_text(encoding="utf-8"))
+    assert len(cases) > 80
+    for case in cases:
+        for got in vector(case["known"], case["rules"], case["raw"], case["cut"]):
+            assert got[:2] == (case["emitted"], case["verdict"]), case
+        if not case["cut"]:
+            assert Batch(case["known"], **case["rules"])(case["raw"])[:2] == (
+                case["emitted"],
+                case["verdict"],
+            ), case
+
+
+@pytest.mark.parametrize(("known", "rules", "raw", "cut", "emitted", "verdict"), VECTORS)
+def test_our_own_vectors(
+    known: str, rules: dict[str, Any], raw: str, cut: bool, emitted: str, verdict: str
+) -> None:
+    """The same, written by hand from the rules."""
+    for got in vector(known, rules, raw, cut):
+        assert got[:2] == (emitted, verdict)
+    assert cut or Batch(known, **rules)(raw)[:2] == (emitted, verdict)
+
+
+def test_overlap_length_is_what_rule_6_dropped() -> None:
+    """It is k, without the joint; 0 for all other verdicts."""
+    assert through(Seam, "one two ", {"overlap": 3, "stripped": " "}, ["two three"]) == (
+        "three",
+        "overlapped",
+        3,
+    )
+    assert through(Seam, "one two", {"overlap": 3}, ["one two three"]) == (" three", "echoed", 0)
+
+
+# --- the invariants ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_nothing_is_held_longer_or_shown_earlier_than_it_must_be(share: int) -> None:
+    """Invariants 2 and 3 after every character, against the witness continuations of the specification."""
+    for group in groups(CASES // SHARES, seed=share, size=40):
+        assert not check_minimal(Seam, group)
+
+
+def test_every_verdict_and_rule_is_among_the_random_cases() -> None:
+    """The cases above reach all rules, all verdicts, and both ways to end a watch for a closing fence."""
+    seen: set[Any] = set()
+    for known, rules, _, raws in groups(4000, seed=0, size=40):
+        batch = Batch(known, **rules)
+        for raw in raws:
+            verdict, end, fenced = batch.front(raw)
+            seen |= {verdict, *rules, (verdict, fenced)}
+            if fenced:
+                seen.add(
+                    "closed" if len(batch(raw)[0]) < len(raw) - batch.joint_end(raw, verdict, end) else "open"
+                )
+    assert seen >= {"absent", "echoed", "fenced", "prefaced", "overlapped", "closed", "open"}
+    assert seen >= {("prefaced", True), ("prefaced", False)}
+    assert seen >= {"echo", "whitespace", "fence", "preamble", "overlap", "stripped"}
+
+
+def test_verdict_and_held_are_right_after_every_character() -> None:
+    """Undecided as long as a continuation can change the verdict; what is held is neither emitted nor dropped."""
+    for group in groups(3000, seed=1):
+        assert not check_state(Seam, group)
+
+
+def test_cuts_do_not_matter() -> None:
+    """Invariant 1: whole, by character, with empty pieces, every two-way cut and random ones, clean end or cut."""
+    for seed, group in enumerate(groups(6000, seed=2)):
+        assert not check_cuts(Seam, group, seed)
+
+
+def test_cuts_do_not_matter_beyond_the_bound(slack: Any) -> None:
+    """Invariant 5 is counted by character: with a bound of a few characters, every cutting gives the same."""
+    for seed, group in enumerate(groups(3000, seed=3)):
+        for more in (0, 1, 3, 7):
+            slack(more - len(group.known))
+            assert not check_cuts(Seam, group, seed, slack=more - len(group.known))
+
+
+def test_cuts_do_not_matter_to_a_closing_fence_beyond_the_bound(slack: Any) -> None:
+    """The same for white space and backticks without end."""
+    rng = random.Random(4)
+    for seed in range(600):
+        known = rng.choice(["a", "\n", "a\n", "a`"])
+        raws = ["```\n" + known + "".join(rng.choices("   \n\n```a", k=rng.randint(3, 16))) for _ in range(3)]
+        group = Group(known, {"fence": True}, "", raws)
+        slack(seed % 7)
+        assert not check_cuts(Seam, group, seed, slack=seed % 7)
+
+
+RULES = st.fixed_dictionaries(
+    {},
+    optional={
+        "whitespace": st.booleans(),
+        "fence": st.booleans(),
+        "preamble": st.integers(0, 40),
+        "overlap": st.integers(0, 6),
+    },
+)
+TEXT = st.text(alphabet="ab \n\r`\u2003\ud800\u0301", max_size=14) | st.text(max_size=8)
+
+
+@settings(derandomize=True, max_examples=int(os.environ.get("APREFILL_SEAM_EXAMPLES", "400")), deadline=None)
+@given(
+    known=TEXT,
+    rules=RULES,
+    parts=st.lists(TEXT | st.sampled_from(["known", "```\n", "\n```"]), max_size=5),
+    data=st.data(),
+)
+def test_any_text_in_any_cut(
+    known: str, rules: dict[str, Any], parts: list[str], data: st.DataObject
+) -> None:
+    """Invariants 1, 2 and 6: no text raises, lone surrogates and combining characters included."""
+    space = known[len(known.rstrip()) :]
+    rules = rules | {"stripped": space[data.draw(st.integers(0, len(space))) :]}
+    raw = "".join(known if part == "known" else part for part in parts)
+    ends = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
+    pieces = [raw[a:b] for a, b in zip([0, *ends], [*ends, len(raw)], strict=True)]
+    assert (
+        through(Seam, known, rules, pieces)
+        == through(Seam, known, rules, [raw])
+        == Batch(known, **rules)(raw)
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "rules", "before", "endless"),
+    [
+        ("known", {"whitespace": True}, "", " "),
+        ("known", {"fence": True}, "", "\n"),
+        ("known", {"preamble": 10**9, "fence": True}, "chatter", "x"),
+        ("known", {"fence": True}, "```\nknown", "\n"),
+        ("known", {"fence": True}, "```\nknown\n```", " "),
+    ],
+)
+def test_the_hold_is_bounded(known: str, rules: dict[str, Any], before: str, endless: str) -> None:
+    """Invariant 5 with the real bound: it is reached, never passed, and then everything comes out."""
+    bound = 2 * len(known) + 8192
+    for size in (1, 700, 40_000):
+        seam = Seam(known, **rules)
+        emitted, most = seam.feed(before), 0
+        for _ in range(40_000 // size):
+            emitted += seam.feed(endless * size)
+            most = max(most, seam.held)
+            assert seam.held <= bound
+        emitted += seam.close()
+        assert size > 1 or most == bound
+        assert emitted == (before + endless * (40_000 // size * size)).removeprefix("```\nknown")
+
+
+def test_a_match_that_the_overflowing_character_completes_stands() -> None:
+    """At one character more than the bound the echo is still an echo; one later it is not."""
+    bound = 2 + 8192
+    for pieces in (lambda text: [text], list):
+        assert through(Seam, "k", {"whitespace": True}, pieces(" " * bound + "k!"))[:2] == ("!", "echoed")
+        late = " " * (bound + 1) + "k!"
+        assert through(Seam, "k", {"whitespace": True}, pieces(late))[:2] == (late, "absent")
+
+
+def test_an_overlap_stands_when_the_chatter_never_ends() -> None:
+    """At the bound the preamble fails, not rule 6, which needed no more text."""
+    seam = Seam("one two", preamble=10**9, fence=True, overlap=3)
+    assert seam.feed("two" + "x" * 9000) == "x" * 9000
+    assert seam.verdict is Verdict.OVERLAPPED
+
+
+# --- arguments and misuse ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "rules"),
+    [
+        ("a", {"echo": "always"}),
+        ("a", {"preamble": -1}),
+        ("a", {"overlap": -1}),
+        ("a ", {"stripped": "a "}),
+        ("a ", {"stripped": "\n"}),
+        ("a", {"stripped": " "}),
+        ("a", {"echo": "never", "whitespace": True}),
+        ("a", {"echo": "never", "fence": True}),
+        ("a", {"echo": "never", "preamble": 1}),
+    ],
+)
+def test_arguments_that_make_no_sense(known: str, rules: dict[str, Any]) -> None:
+    """ValueError at the call."""
+    with pytest.raises(ValueError, match=r"\w"):
+        Seam(known, **rules)
+
+
+@pytest.mark.parametrize("raw", ["", "a", "ab", "x"])
+def test_a_closed_seam_is_closed(raw: str) -> None:
+    """`feed` and `close` after `close` raise RuntimeError, an empty piece included."""
+    seam = Seam("ab")
+    seam.feed(raw)
+    seam.close()
+    assert seam.held == 0
+    for misuse in (lambda: seam.feed("a"), lambda: seam.feed(""), seam.close, lambda: seam.close(True)):
+        with pytest.raises(RuntimeError):
+            misuse()
+
+
+@pytest.mark.parametrize(
+    ("known", "rules"),
+    [
+        ("", {}),
+        (" ", {"whitespace": True, "overlap": 1, "fence": True, "preamble": 9}),
+        (" ", {"stripped": " "}),
+        ("abc", {"echo": "never"}),
+        ("abc", {"echo": "never", "overlap": 3}),
+    ],
+)
+def test_where_nothing_can_be_seen_the_verdict_is_there_at_once(known: str, rules: dict[str, Any]) -> None:
+    """`absent` from construction on."""
+    assert Seam(known, **rules).verdict is Verdict.ABSENT
+
+
+def test_repr_tells_the_state_and_no_text() -> None:
+    """A repr may end up in a log, a prompt may not."""
+    seam = Seam("secret")
+    seam.feed("sec")
+    assert repr(seam) == "<Seam undecided, 3 held>"
+
+
+def test_white_space_is_what_isspace_says() -> None:
+    """`str.isspace`, `str.split`, `str.strip`, `\\s` and our own constant agree on every character."""
+    space = {chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()}
+    assert (
+        space == set(_seam._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
+    )
+    assert space == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).strip()}
+    assert space == set(re.findall(r"\s", "".join(map(chr, range(sys.maxunicode + 1)))))
+
+
+# --- the parts -----------------------------------------------------------------------------------------------------
+
+
+def test_agree_is_the_common_prefix() -> None:
+    """At every offset, whatever the lengths."""
+    rng = random.Random(5)
+    for _ in range(3000):
+        n, i, q = rng.randint(0, 300), rng.randint(0, 9), rng.randint(0, 9)
+        same = "".join(rng.choices("ab", k=n))
+        text, pattern = "x" * i + same, "y" * q + same
+        if rng.random() < 0.8:
+            text += "-" * rng.randint(0, 200)
+            pattern += "+" * rng.randint(0, 200)
+        assert agree(text, i, pattern, q) == n
+
+
+def test_longest_tail_is_the_longest() -> None:
+    """Against trying every k."""
+    rng = random.Random(6)
+    for _ in range(20_000):
+        want, raw = ("".join(rng.choices("ab", k=rng.randint(0, 12))) for _ in range(2))
+        least = rng.randint(1, 4)
+        tries = [k for k in range(least, len(want)) if raw.startswith(want[-k:])]
+        assert longest_tail(want, raw, least) == max(tries, default=0)
+
+
+def test_the_batch_version_agrees_with_itself() -> None:
+    """Its regular expression for the closing fence, and its watch by character, say the same."""
+    for known, rules, _, raws in groups(4000, seed=7):
+        for raw in raws:
+            assert Batch(known, **rules)(raw) == Batch(known, **rules, slack=10**6)(raw)
+
+
+# --- controls: broken seams that the same checks catch -------------------------------------------------------------
+
+
+class KeepsTheMismatch(Seam):
+    """No release at the mismatch: what turned out to be no echo comes at the end."""
+
+    kept = ""
+
+    def feed(self, piece: str) -> str:
+        text = super().feed(piece)
+        if self.verdict is not Verdict.ABSENT:
+            return text
+        self.kept += text
+        return ""
+
+    def close(self, cut: bool = False) -> str:
+        return self.kept + super().close(cut)
+
+
+class LosesTheLast(Seam):
+    """Off by one at the end of the stream."""
+
+    def close(self, cut: bool = False) -> str:
+        return super().close(cut)[:-1]
+
+
+class DropsOneMore(Seam):
+    """Off by one at the end of the echo."""
+
+    done = False
+
+    def feed(self, piece: str) -> str:
+        text = super().feed(piece)
+        if self.done or not text or self.verdict is not Verdict.ECHOED:
+            return text
+        self.done = True
+        return text[1:]
+
+
+class HoldsOneMore(Seam):
+    """One character held too long behind an opening fence."""
+
+    kept = ""
+
+    def feed(self, piece: str) -> str:
+        text = self.kept + super().feed(piece)
+        if self.verdict is not Verdict.FENCED:
+            return text
+        self.kept = text[-1:]
+        return text[:-1]
+
+    def close(self, cut: bool = False) -> str:
+        return self.kept + super().close(cut)
+
+
+class DropsTheJointTwice(Seam):
+    """What was dropped as the joint once is dropped again."""
+
+    again: str | None = None
+
+    def feed(self, piece: str) -> str:
+        text = super().feed(piece)
+        if self.again is None and text and self.verdict is not Verdict.UNDECIDED:
+            self.again = self._joint
+        while self.again and text:
+            if text[0] != self.again[0]:
+                self.again = ""
+                break
+            text, self.again = text[1:], self.again[1:]
+        return text
+
+
+class ShowsSpaceAtOnce(Seam):
+    """Shown too early: white space that may stand before the closing fence."""
+
+    def feed(self, piece: str) -> str:
+        text = super().feed(piece)
+        if self._closing is not None and piece.isspace() and self.held == len(piece):
+            text += self._closing._release()
+        return text
+
+
+class LooksAtOnePieceOnly(Seam):
+    """The answer depends on the cut: an echo that is not in the first piece is none."""
+
+    def feed(self, piece: str) -> str:
+        text = super().feed(piece)
+        if piece and self.verdict is Verdict.UNDECIDED:
+            text = self._mend(self._settle(self._finders[0].text))
+        return text
+
+
+class CountsByPiece(Seam):
+    """The bound is looked at once a piece."""
+
+    def feed(self, piece: str) -> str:
+        bound, self._bound = self._bound, 10**9
+        text = super().feed(piece)
+        self._bound = bound
+        if self.verdict is Verdict.UNDECIDED and self._held > bound:
+            text += self._mend(self._settle(self._finders[0].text))
+        return text
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [KeepsTheMismatch, LosesTheLast, DropsOneMore, HoldsOneMore, DropsTheJointTwice, ShowsSpaceAtOnce],
+)
+def test_control_of_minimal_holding(broken: type[Seam]) -> None:
+    """Each is caught by the check of the 100,000 cases, within the first of them."""
+    assert any(check_minimal(broken, group) for group in groups(3000, seed=0, size=40))
+
+
+def test_control_of_the_cuts() -> None:
+    """A seam that looks at one piece only is caught by the check of the cuts."""
+    assert any(check_cuts(LooksAtOnePieceOnly, group) for group in groups(200, seed=2))
+
+
+def test_control_of_the_bound(slack: Any) -> None:
+    """A seam that counts by piece is caught by the check of the cuts beyond the bound."""
+
+    def caught() -> Iterator[str]:
+        for group in groups(1000, seed=3):
+            slack(1 - len(group.known))
+            yield check_cuts(CountsByPiece, group, slack=1 - len(group.known))
+
+    assert any(caught())
+
+
+def test_control_of_the_state() -> None:
+    """A seam that keeps what it should release is caught by the check of `held` too."""
+    assert any(check_state(HoldsOneMore, group, Oracle(*group[:3])) for group in groups(3000, seed=1))
