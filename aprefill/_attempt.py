@@ -27,7 +27,7 @@ from .transports._foreign import translate
 from .wire import decoder_for
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Mapping
 
     from ._plan import Step
     from ._target import Target
@@ -213,8 +213,7 @@ class Attempt:
             foreign = exc
             stalled = watch is not None and watch.fired
         if stalled:
-            self.failure = self._stalled(limit)
-            return []
+            return self._cut(self._stalled(limit))
         waited = now() - began
         self._waited += waited
         self._waited_since_progress += waited
@@ -223,8 +222,7 @@ class Attempt:
             if error is None:
                 raise foreign
             error.__cause__ = foreign
-            self.failure = error
-            return []
+            return self._cut(error)
         return self._eof() if data is None else self._decode(data)
 
     def _decode(self, data: bytes) -> list[Delta]:
@@ -255,6 +253,16 @@ class Attempt:
             self.failure = Truncated(error.reason, received_bytes=self.received_bytes)
         except AprefillError as error:
             self.failure = error
+        return deltas
+
+    def _cut(self, error: AprefillError) -> list[Delta]:
+        """The connection died or fell silent: an error, unless all that was missing is the protocol's last word."""
+        try:
+            deltas = [*self.decoder.close()]
+        except AprefillError:
+            self.failure = error
+            return []
+        self._look(deltas)
         return deltas
 
     def _look(self, deltas: list[Delta]) -> None:
@@ -337,10 +345,11 @@ def _encode(body: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
-        # its text quotes the prompt: not chained
-        raise UsageError("the request holds a lone surrogate, which JSON in UTF-8 cannot carry") from None
-    except TypeError as exc:
-        raise UsageError(f"the request cannot be written as JSON: {exc}") from None
+        problem = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it"
+    except (TypeError, ValueError, RecursionError) as exc:
+        problem = f"the request cannot be written as JSON: {type(exc).__name__}; pass plain JSON values"
+    # outside the handler: the codec's own error quotes the prompt and must not be on the chain
+    raise UsageError(problem)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

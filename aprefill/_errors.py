@@ -24,6 +24,17 @@ class AprefillError(Exception):
         super().__init__(message)
         self.text_so_far: str = ""
 
+    def __reduce__(self) -> Any:
+        # subclasses take facts, not the message: pickle (process pools, task queues) must not call __init__ again
+        return _rebuilt, (type(self), str(self), dict(vars(self)))
+
+
+def _rebuilt(cls: type[AprefillError], message: str, facts: dict[str, Any]) -> AprefillError:
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    vars(error).update(facts)
+    return error
+
 
 class UsageError(AprefillError):
     """The call itself is wrong; nothing was sent. The message says which argument and what to pass."""
@@ -178,9 +189,3 @@ def _advice(status: int, retry_after_s: float | None) -> str:
     if status == 429 or status >= 500:
         return "; try again later"
     return ""
-
-
-def with_text(error: AprefillError, text: str) -> Any:
-    """Set `text_so_far` on `error` and give the error back, for `raise with_text(...)`."""
-    error.text_so_far = text
-    return error

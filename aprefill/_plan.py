@@ -177,7 +177,7 @@ def _call(
         tools=ask.tools,
         response_format=ask.response_format,
         token_field=row.token_field,
-        fields={**fields, **ask.extra},
+        fields={**({} if row.asks_usage else {"stream_options": None}), **fields, **ask.extra},
     )
 
 

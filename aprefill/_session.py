@@ -96,12 +96,12 @@ def stream(
     return _reply(
         prompt,
         prefill,
-        dict(
-            model=model, client=client, base_url=base_url, api_key=api_key, api=api, system=system,
-            max_tokens=max_tokens, stop=stop, temperature=temperature, thinking=thinking, tools=tools,
-            response_format=response_format, extra=extra, support=support, strict=strict, show_when=show_when,
-            show_from=show_from, coalesce=coalesce, timeouts=timeouts,
-        ),
+        {
+            "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
+            "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
+            "response_format": response_format, "extra": extra, "support": support, "strict": strict, "show_when": show_when,
+            "show_from": show_from, "coalesce": coalesce, "timeouts": timeouts,
+        },
         builtin_table(),
         None,
     )  # fmt: skip
@@ -138,12 +138,12 @@ class Session:
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         table: Table | None = None,
     ) -> None:
-        self._defaults: dict[str, Any] = dict(
-            model=model, client=client, base_url=base_url, api_key=api_key, api=api, system=system,
-            max_tokens=max_tokens, stop=stop, temperature=temperature, thinking=thinking, tools=tools,
-            response_format=response_format, extra=extra, support=support, strict=strict, show_when=show_when,
-            show_from=show_from, coalesce=coalesce, timeouts=timeouts,
-        )  # fmt: skip
+        self._defaults: dict[str, Any] = {
+            "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
+            "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
+            "response_format": response_format, "extra": extra, "support": support, "strict": strict, "show_when": show_when,
+            "show_from": show_from, "coalesce": coalesce, "timeouts": timeouts,
+        }  # fmt: skip
         self._table = table or builtin_table()
         self._pool = _Pool(client)
 
@@ -152,21 +152,21 @@ class Session:
         prompt: Prompt,
         *,
         prefill: str = "",
-        model: str | None | _Unset = UNSET,
-        base_url: str | None | _Unset = UNSET,
-        api_key: str | None | _Unset = UNSET,
-        api: str | None | _Unset = UNSET,
-        system: str | None | _Unset = UNSET,
-        max_tokens: int | None | _Unset = UNSET,
+        model: str | _Unset | None = UNSET,
+        base_url: str | _Unset | None = UNSET,
+        api_key: str | _Unset | None = UNSET,
+        api: str | _Unset | None = UNSET,
+        system: str | _Unset | None = UNSET,
+        max_tokens: int | _Unset | None = UNSET,
         stop: str | Sequence[str] | _Unset = UNSET,
-        temperature: float | None | _Unset = UNSET,
-        thinking: Mapping[str, Any] | None | _Unset = UNSET,
-        tools: Sequence[Mapping[str, Any]] | None | _Unset = UNSET,
-        response_format: Mapping[str, Any] | None | _Unset = UNSET,
-        extra: Mapping[str, Any] | None | _Unset = UNSET,
-        support: Support | str | None | _Unset = UNSET,
+        temperature: float | _Unset | None = UNSET,
+        thinking: Mapping[str, Any] | _Unset | None = UNSET,
+        tools: Sequence[Mapping[str, Any]] | _Unset | None = UNSET,
+        response_format: Mapping[str, Any] | _Unset | None = UNSET,
+        extra: Mapping[str, Any] | _Unset | None = UNSET,
+        support: Support | str | _Unset | None = UNSET,
         strict: bool | _Unset = UNSET,
-        show_when: ShowWhen | None | _Unset = UNSET,
+        show_when: ShowWhen | _Unset | None = UNSET,
         show_from: int | str | _Unset = UNSET,
         coalesce: bool | _Unset = UNSET,
         timeouts: Timeouts | _Unset = UNSET,
@@ -174,12 +174,12 @@ class Session:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
         if self._pool.closed:
             raise UsageError("this session is closed; make a new one")
-        given = dict(
-            model=model, base_url=base_url, api_key=api_key, api=api, system=system, max_tokens=max_tokens,
-            stop=stop, temperature=temperature, thinking=thinking, tools=tools, response_format=response_format,
-            extra=extra, support=support, strict=strict, show_when=show_when, show_from=show_from,
-            coalesce=coalesce, timeouts=timeouts,
-        )  # fmt: skip
+        given = {
+            "model": model, "base_url": base_url, "api_key": api_key, "api": api, "system": system, "max_tokens": max_tokens,
+            "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
+            "extra": extra, "support": support, "strict": strict, "show_when": show_when, "show_from": show_from,
+            "coalesce": coalesce, "timeouts": timeouts,
+        }  # fmt: skip
         chosen = {name: value for name, value in given.items() if value is not UNSET}
         return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
 

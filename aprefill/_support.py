@@ -7,31 +7,23 @@ row for a model, and builds the trailing turn. Pure: it decides nothing that onl
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import date as Date
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_type_hints
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-from msgspec import Struct
-
-from aprefill._errors import UsageError
-from aprefill._types import Support
+from ._errors import UsageError
+from ._schema import File, Host, Manner, Model, RefusalText, address, addresses, convert, flat
+from ._types import Support
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from aprefill._types import Message
-
-_T = TypeVar("_T")
-_Date: TypeAlias = Date  # msgspec needs it at run time
+    from ._types import Message
 
 #: The field that is the dialect: on the turn, or in the body.
 _TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
@@ -77,6 +69,8 @@ class Row:
     token_field: str
     #: the codec's end rule
     end: str
+    #: chat completions: the usage must be asked for; false where the host refuses the field that asks
+    asks_usage: bool
     #: whether stop sequences may be sent at all, and one of white space; how many, None: no known limit
     sends_stop: bool = True
     blank_stop: bool = True
@@ -123,100 +117,6 @@ def _believing(row: Row, support: Support) -> Row:
     return replace(row, dialect=row.native_dialect if row.native else "prompt")
 
 
-# --- the file's schema; msgspec checks it --------------------------------------------------------------------
-
-
-class _Manner(Struct, kw_only=True, forbid_unknown_fields=True):
-    dialect: Literal["trailing", "prefix", "partial", "continue_final_message"] = "trailing"
-    turn_fields: dict[str, Any] = {}
-    body_fields: dict[str, Any] = {}
-    prefill_base_url: str | None = None
-    whitespace: Literal["keep", "strip"] = "keep"
-    whitespace_echo: bool = False
-    conflicts: dict[Literal["thinking", "tools", "tool_choice", "response_format"], Literal["breaks", "unknown"]] = {}
-    sends_stop: bool = True
-    blank_stop: bool = True
-    max_stop: int | None = None
-
-    def __post_init__(self) -> None:
-        if taken := self.turn_fields.keys() & {"role", "content"}:
-            raise ValueError(f"turn_fields cannot set {min(taken)}")
-        _check_url("prefill_base_url", self.prefill_base_url)
-
-
-class _Model(_Manner, kw_only=True, forbid_unknown_fields=True):
-    match: list[str]
-    support: Support
-    evidence: Literal["recording", "engine", "doc", "issue", "guess"]
-    source: str
-    date: _Date
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.match or not all(p and p == p.lower() for p in self.match):
-            raise ValueError("match needs patterns, in lower case: model names are compared so")
-        if not self.source.strip():
-            raise ValueError("source is empty; say where this is known from")
-        if self.whitespace_echo and self.support is Support.EATS:
-            raise ValueError('whitespace_echo is about an echo, which support = "eats" says there is none of')
-
-
-class _Host(_Manner, kw_only=True, forbid_unknown_fields=True):
-    provider: str
-    api: Literal["chat", "messages", "responses", "completions", "native"]
-    codec: str
-    base_url: str
-    hosts: list[str] = []
-    key_env: list[str] = []
-    key_required: bool = True
-    auth: Literal["bearer", "x-api-key", "none"]
-    headers: dict[str, str] = {}
-    max_tokens: int | None = None
-    token_field: Literal["max_tokens", "max_completion_tokens"] = msgspec.field(default="max_tokens")
-    end: str = "strict"
-    refusals: list[str] = []
-    model: list[dict[str, Any]] = []
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.provider):
-            raise ValueError("provider must be lower-case letters, digits and _.- (a colon would end it)")
-        if not all(_address(f"https://{name}") for name in self.hosts):
-            raise ValueError("hosts holds names such as api.example.com or localhost:8000")
-        _check_url("base_url", self.base_url)
-
-
-class _Refusal(Struct, forbid_unknown_fields=True):
-    status: int
-    text: str
-    why: Literal["model", "thinking", "tools", "whitespace", "flags"]
-    source: str
-    date: _Date
-
-    def __post_init__(self) -> None:
-        if len(_flat(self.text)) < 20:
-            raise ValueError("text needs 20 characters or more, to be told from other errors")
-
-
-class _File(Struct, forbid_unknown_fields=True):
-    host: list[dict[str, Any]] = []
-    refusal: dict[str, dict[str, Any]] = {}
-
-
-def _convert(raw: Any, to: type[_T], where: str = "the file") -> _T:
-    try:
-        return msgspec.convert(raw, to)
-    except msgspec.ValidationError as exc:
-        text, _, path = str(exc).partition(" - at `")
-        key = path.partition("$")[2].strip("`.")
-        hint = get_type_hints(to).get(re.split(r"[.\[]", key)[0])
-        words = [word.value for word in Support] if hint is Support else get_args(hint)
-        if words and all(isinstance(word, str) for word in words):
-            text += f", it is one of {', '.join(words)}"
-        raise UsageError(f"support table, {where}: {f'key `{key}`: ' if key else ''}{text}") from exc
-
-
 # --- the table -----------------------------------------------------------------------------------------------
 
 
@@ -229,8 +129,8 @@ class Table:
     __slots__ = ("_addresses", "_found", "_rows")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
-        file = _convert(raw, _File)
-        known = {name: _convert(one, _Refusal, f"refusal {name}") for name, one in file.refusal.items()}
+        file = convert(raw, File)
+        known = {name: convert(one, RefusalText, f"refusal {name}") for name, one in file.refusal.items()}
         refusals = {name: Refusal(one.status, one.text, one.why) for name, one in known.items()}
         #: by (provider, api), in the order in which they are tried; the last is any other model's
         self._rows: dict[tuple[str, str], tuple[Row, ...]] = {}
@@ -238,19 +138,19 @@ class Table:
         self._found: dict[tuple[str, str, str | None], Row] = {}
         for one in file.host:
             where = _name(one)
-            host = _convert(one, _Host, where)
+            host = convert(one, Host, where)
             if missing := [name for name in host.refusals if name not in refusals]:
                 raise UsageError(f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]")
             rest = _rest(host, tuple(refusals[name] for name in host.refusals))
-            shared = {key: one[key] for key in _Manner.__struct_fields__ if key in one}
+            shared = {key: one[key] for key in Manner.__struct_fields__ if key in one}
             rows = [
-                _row(rest, _convert(shared | entry, _Model, f"{where}, model entry {number} {entry.get('match', '')}"))
+                _row(rest, convert(shared | entry, Model, f"{where}, model entry {number} {entry.get('match', '')}"))
                 for number, entry in enumerate(host.model, 1)
             ]
             covered = any("*" in row.models for row in rows)
             self._rows[host.provider, host.api] = tuple(rows if covered else [*rows, rest])
-            for address in _addresses(host):
-                self._addresses[address] = host.provider
+            for where_found in addresses(host):
+                self._addresses[where_found] = host.provider
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Table:
@@ -297,10 +197,10 @@ class Table:
 
     def provider_of_url(self, base_url: str) -> str | None:
         """The provider whose host `base_url` names, or None. The whole host name counts, never a part of it."""
-        return self._addresses.get(_address(base_url))
+        return self._addresses.get(address(base_url))
 
 
-def _manner(how: _Manner) -> dict[str, Any]:
+def _manner(how: Manner) -> dict[str, Any]:
     return {
         "native_dialect": how.dialect,
         "turn_fields": MappingProxyType(_TURN_SWITCH.get(how.dialect, {}) | how.turn_fields),
@@ -315,7 +215,7 @@ def _manner(how: _Manner) -> dict[str, Any]:
     }
 
 
-def _rest(host: _Host, refusals: tuple[Refusal, ...]) -> Row:
+def _rest(host: Host, refusals: tuple[Refusal, ...]) -> Row:
     """The row of the models that no entry names."""
     return Row(
         provider=host.provider,
@@ -329,6 +229,7 @@ def _rest(host: _Host, refusals: tuple[Refusal, ...]) -> Row:
         max_tokens=host.max_tokens,
         token_field=host.token_field,
         end=host.end,
+        asks_usage=host.asks_usage,
         support=Support.EMULATED,
         dialect="prompt",
         refusals=refusals,
@@ -339,7 +240,7 @@ def _rest(host: _Host, refusals: tuple[Refusal, ...]) -> Row:
     )
 
 
-def _row(rest: Row, model: _Model) -> Row:
+def _row(rest: Row, model: Model) -> Row:
     guess = model.support if model.evidence == "guess" else None
     row = replace(
         rest,
@@ -356,7 +257,7 @@ def _row(rest: Row, model: _Model) -> Row:
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     hosts = {(one["provider"], one["api"]): one for one in base["host"]}
-    for one in _convert(over, _File).host:
+    for one in convert(over, File).host:
         if not {"provider", "api"} <= one.keys():
             raise UsageError(f"support table, {_name(one)}: keys `provider` and `api` say which host this is")
         known = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
@@ -369,31 +270,6 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name(host: Mapping[str, Any]) -> str:
     return f"host {host.get('provider', '?')}/{host.get('api', '?')}"
-
-
-def _check_url(key: str, url: str | None) -> None:
-    # Whether plain http is allowed is decided where requests are sent, for a base_url= as well.
-    if url and not url.startswith(("https://", "http://", "demo:")):
-        raise ValueError(f"{key} begins with https:// or http://")
-
-
-def _addresses(host: _Host) -> Iterable[str]:
-    """Where this host is found. A loopback port is no identity, so those count only where the table lists them."""
-    for url in (host.base_url, host.prefill_base_url):
-        address = _address(url or "")
-        if address.rpartition(":")[0] not in {"", "localhost", "127.0.0.1", "::1"}:
-            yield address
-    yield from (_address(f"https://{name}") for name in host.hosts)
-
-
-def _address(url: str) -> str:
-    """``host:port`` of a URL, lower-case, or ``""`` when it has no host."""
-    try:
-        parts = urlsplit(url.strip())
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-    except ValueError:
-        return ""
-    return f"{parts.hostname.rstrip('.')}:{port}" if parts.hostname else ""
 
 
 @cache
@@ -471,14 +347,10 @@ def refusal(row: Row, status: int, error_text: str) -> Refusal | None:
 
     Give the whole error body where there is one: gateways nest the upstream's words deep inside it.
     """
-    text = _flat(error_text)
-    return next((r for r in row.refusals if r.status == status and _flat(r.text) in text), None)
+    text = flat(error_text)
+    return next((r for r in row.refusals if r.status == status and flat(r.text) in text), None)
 
 
 def is_refusal(row: Row, status: int, error_text: str) -> bool:
     """Whether this error is known to mean: the prefill was refused."""
     return refusal(row, status, error_text) is not None
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split()).casefold()

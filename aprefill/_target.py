@@ -89,8 +89,8 @@ def resolve(
     if not bare:
         raise UsageError(f"model={name!r} has no name after the colon")
     row = table.row(provider, bare, api)
-    url = base_url or row.base_url
-    if not url:
+    url = row.base_url if base_url is None else base_url
+    if not url and base_url is None:
         raise UsageError(f"{provider} has no base URL of its own; pass base_url=")
     if not url.startswith(DEMO_SCHEME):
         check_url(url)

@@ -11,8 +11,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHUNKS = 2000
 TEXT = "abcd"

@@ -8,7 +8,10 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PAGE = Path(__file__).with_name("reference.md")
 MODULES = ("aprefill", "aprefill.testing")

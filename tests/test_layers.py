@@ -21,6 +21,7 @@ LAYERS = {
     "_echo": 1,
     "_stop": 1,
     "_support": 1,
+    "_schema": 1,
     "_plan": 1,
     "wire": 1,
     "codecs": 1,

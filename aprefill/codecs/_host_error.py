@@ -107,16 +107,20 @@ def said(value: Any, depth: int = _DEPTH) -> tuple[str, str]:
     return "", ""
 
 
-# vLLM's message for a malformed request is the repr of pydantic's errors, or pydantic's own text: both quote the
-# request. Of the repr only the messages are kept, out of the text the value is cut.
-_REPR_MESSAGE = re.compile(r"""'msg': (?:'([^']*)'|"([^"]*)")""")
+# vLLM's message for a malformed request is the repr of pydantic's errors or pydantic's own text, LiteLLM puts the
+# JSON or repr of its upstream behind a few words of its own. All of them quote the request: of the structure only
+# the messages are kept, out of pydantic's text the value is cut.
+_INPUT = re.compile(r"""['"]input['"]\s*:""")
+_MSG = re.compile(r"""['"]msg['"]\s*:\s*(?:'([^']*)'|"([^"]*)")""")
 _INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=|$)", re.DOTALL)
 
 
 def _sentence(text: str) -> str:
-    text = text[: 10 * QUOTE_MAX]  # bounds the two searches, which start over at every match
-    if text.startswith(("[{'", "{'")):
-        text = "; ".join(single or double for single, double in _REPR_MESSAGE.findall(text))
+    text = text[: 10 * QUOTE_MAX]  # bounds the searches, which start over at every match
+    if _INPUT.search(text):
+        opening = re.search(r"\[?\{", text)
+        messages = "; ".join(single or double for single, double in _MSG.findall(text))
+        text = text[: opening.start() if opening else 0] + messages
     elif "input_value=" in text:
         text = _INPUT_VALUE.sub("input_value=...", text)
     return mend(text)[:QUOTE_MAX]

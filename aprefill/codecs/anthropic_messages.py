@@ -152,7 +152,12 @@ class AnthropicDecoder:
         data = record.data.strip()
         if not data or data == b"[DONE]":  # gateways that also speak openai_chat; neither is an end here
             return ()
-        event = _READER.slow(data)
+        try:
+            event = _READER.slow(data)
+        except ProtocolError:
+            if says_error(loads(data)):  # a gateway's own, of another shape
+                return self._error(record)
+            raise
         if self._joiner is None:
             self._joiner = Joiner()
         return self._map(event, record)

@@ -231,7 +231,7 @@ async def _wait(seconds: float, exchange: Exchange | None) -> None:
 
 def _duplicate(stream: SocketStream) -> socket.socket:
     # uvloop hands out a stand-in that refuses most of a socket's methods; a duplicate takes them all
-    raw = stream.extra(SocketAttribute.raw_socket)  # ruff: ignore[django-extra] - not Django
+    raw = stream.extra(SocketAttribute.raw_socket)
     return socket.fromfd(raw.fileno(), raw.family, raw.type)
 
 

@@ -132,7 +132,7 @@ class Server:
         try:
             if self._wants_tls:
                 self._certificate = Certificate(self._host)
-            self._port = listener.extra(SocketAttribute.local_port)  # ruff: ignore[django-extra] - not Django
+            self._port = listener.extra(SocketAttribute.local_port)
         except BaseException:
             await anyio.aclose_forcefully(listener)
             raise

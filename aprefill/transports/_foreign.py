@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING, Literal
-
-import anyio
-import h11
 
 from aprefill._errors import AprefillError, ConnectFailed, Truncated, UsageError
 
@@ -46,9 +42,6 @@ _REASONS: dict[str, str] = {
 
 #: Bugs are not the network's: these pass through unchanged.
 _OURS = (AprefillError, AssertionError, AttributeError, NameError, TypeError)
-
-if TYPE_CHECKING:
-    _anchored = (ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream, h11.RemoteProtocolError)
 
 
 def translate(

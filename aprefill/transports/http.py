@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import httpx2
 from ._kill import KillHandle
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
     from . import Request

@@ -352,6 +352,8 @@ def test_an_error_event_ends_the_stream(kind: str, status: int) -> None:
         ("internalServerException", b"", ErrorDelta(500, "internalServerException", "")),
         ("", {"error": {"message": "x", "code": 502}}, ErrorDelta(502, "", "x")),
         ("", {"type": "error", "message": "x"}, ErrorDelta(200, "", "x")),
+        ("", {"error": {"message": "x"}, "type": None}, ErrorDelta(200, "", "x")),
+        ("", [{"error": {"message": "x", "code": 503}}], ErrorDelta(503, "", "x")),
         ("error", b"plain", ErrorDelta(200, "", "plain")),
     ],
 )

@@ -123,6 +123,18 @@ BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
         },
         ("Bad Request", "Field required"),
     ),
+    "the same behind a gateway's words (LiteLLM)": (
+        {
+            "error": {
+                "message": f"MistralException - {{'detail': [{{'msg': 'Not permitted', 'input': '{SECRET}'}}]}}"
+            }
+        },
+        ("", "MistralException - Not permitted"),
+    ),
+    "and as JSON there": (
+        {"error": {"message": "upstream said " + json.dumps([{"input": SECRET, "msg": "Not permitted"}])}},
+        ("", "upstream said Not permitted"),
+    ),
     "pydantic's own sentence": (
         {"error": {"message": f"1 error\n messages [type=missing, input_value='{SECRET}', input_type=str]"}},
         ("", "1 error\n messages [type=missing, input_value=..., input_type=str]"),

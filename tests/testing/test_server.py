@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import os
 import signal
 import socket
 import ssl
@@ -436,7 +435,7 @@ async def test_the_certificate_is_trusted_by_who_is_told_to() -> None:
                     await stranger.post(server.url + PATHS["openai"], json=body())
             await server.wait_closed()
             assert len(server.exchanges) == 1
-    assert not os.path.exists(server.ca_file or "")  # ruff: ignore[blocking-path-method-in-async-function]
+    assert not await anyio.Path(server.ca_file or "").exists()
 
 
 async def test_without_trustme_tls_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

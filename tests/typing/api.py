@@ -50,6 +50,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
     async for chunk in reply:
         assert_type(chunk, str)
     async for event in stream("hi").events():
+        assert_type(event, Event)
         match event:
             case TextEvent():
                 assert_type(event.text, str)
@@ -63,8 +64,6 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
                 assert_type(event.support, Support)
             case AttemptEnded():
                 assert_type(event.report, AttemptReport)
-            case _ as rest:
-                _never: Event = rest
     assert_type(await reply.text(), str)
     assert_type(reply.text_so_far, str)
     assert_type(reply.verdict, Verdict)

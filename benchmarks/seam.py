@@ -1,0 +1,111 @@
+"""What the seam and the stop stage cost. ``python benchmarks/seam.py [--quick]`` prints one table.
+
+The first part is nanoseconds a call over an empty method call; the second nanoseconds a character, at one size and at
+twice that size, with the factor between the two times (linear: 2).
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from aprefill import Seam
+from aprefill._stop import StopStage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+RULES: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 400, "overlap": 16}
+
+
+class Empty:
+    def feed(self, piece: str) -> str:
+        return piece
+
+
+def best_s(run: Callable[[], object], looks: int) -> float:
+    times = []
+    for _ in range(looks):
+        gc.collect()
+        gc.disable()
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+        gc.enable()
+    return min(times)
+
+
+def call_ns(feed: Callable[[str], str], piece: str, calls: int) -> float:
+    def run() -> None:
+        for _ in range(calls):
+            feed(piece)
+
+    return best_s(run, 7) / calls * 1e9
+
+
+def decided(raw: str, **rules: Any) -> Callable[[str], str]:
+    seam = Seam("known text", **rules)
+    seam.feed(raw)
+    return seam.feed
+
+
+def calls(count: int) -> None:
+    empty = call_ns(Empty().feed, " word", count)
+    print(f"{'a call, decided':44}{'over an empty call':>20}")
+    print(f"{'(an empty method call)':44}{empty:>17.0f} ns")
+    stages: dict[str, tuple[Callable[[str], str], str]] = {
+        "absent": (decided("other"), " word"),
+        "echoed": (decided("known text and", **RULES), " word"),
+        "fenced, watching": (decided("```\nknown text and", **RULES), " word"),
+        "fenced, watching, piece ends in a line end": (decided("```\nknown text and", **RULES), "word\n"),
+        "stop stage, two sequences": (StopStage(["END", "\n\n"]).feed, " word"),
+        "stop stage, a match in the making": (StopStage(["END", "\n\n"]).feed, "word\n"),
+    }
+    for name, (feed, piece) in stages.items():
+        print(f"{name:44}{call_ns(feed, piece, count) - empty:>17.0f} ns")
+
+
+def words(n: int) -> str:
+    return ("a word, " * n)[:n]
+
+
+def whole(known: str, rules: dict[str, Any], pieces: Sequence[str]) -> Callable[[], None]:
+    def run() -> None:
+        seam = Seam(known, **rules)
+        for piece in pieces:
+            seam.feed(piece)
+        seam.close()
+
+    return run
+
+
+def texts() -> dict[str, Callable[[int], Callable[[], None]]]:
+    return {
+        "exact echo, by character": lambda n: whole(words(n), {}, words(n)),
+        "exact echo, in one piece": lambda n: whole(words(n), {}, [words(n)]),
+        "every rule: echo, by character": lambda n: whole(words(n), RULES, words(n)),
+        "every rule: fenced echo, by character": lambda n: whole(words(n), RULES, "```\n" + words(n)),
+        "every rule: fenced echo, in one piece": lambda n: whole(words(n), RULES, ["```\n" + words(n)]),
+        "chatter, by character": lambda n: whole("x" * 99, RULES | {"preamble": 2 * n}, words(n)),
+        "white space before an echo, by character": lambda n: whole("x" * n, RULES, " " * n),
+        "white space before a fence's end": lambda n: whole("x" * n, RULES, ["```\n" + "x" * n, *"\n" * n]),
+        "overlap, by character": lambda n: whole("b" + "a" * n, {"overlap": 9}, "a" * (n - 1) + "c"),
+    }
+
+
+def main() -> None:
+    quick = "--quick" in sys.argv
+    calls(2_000 if quick else 300_000)
+    n = 2_000 if quick else 500_000
+    print(
+        f"\n{'text, ' + format(n, ',') + ' and twice as much':44}{'a character':>20}{'twice':>12}{'factor':>10}"
+    )
+    for name, make in texts().items():
+        once, twice = (best_s(make(size), 3) for size in (n, 2 * n))
+        print(f"{name:44}{once / n * 1e9:>17.1f} ns{twice / n / 2 * 1e9:>9.1f} ns{twice / once:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Run by `nox -s extras`, outside pytest: what the bare wheel does without an extra, and with it.
+
+    python tests/extras.py without bedrock
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from importlib.util import find_spec
+
+#: What each extra brings, by import name.
+BRINGS = {
+    "anthropic": ["anthropic"],
+    "openai": ["openai"],
+    "aiohttp": ["aiohttp"],
+    "bedrock": ["botocore"],
+    "cli": ["click"],
+    "llm": ["llm"],
+    "web": ["starlette"],
+    "redis": ["redis"],
+}
+BRINGS["all"] = [name for names in list(BRINGS.values()) for name in names]
+
+
+def demo() -> None:
+    """The core works whatever is installed."""
+    import anyio
+
+    from aprefill import stream
+
+    async def main() -> None:
+        text = await stream("JSON list of US state names", prefill='["', model="demo:eats").text()
+        assert text.startswith('["Alabama"'), text
+
+    anyio.run(main)
+
+
+def command() -> subprocess.CompletedProcess[str]:
+    """`aprefill --version`."""
+    return subprocess.run([sys.executable, "-m", "aprefill", "--version"], capture_output=True, text=True, timeout=60)
+
+
+def without(extra: str) -> None:
+    """What the extra brings is not there, the core works, and what needs it says how to get it."""
+    absent = [name for name in BRINGS[extra] if find_spec(name) is None]
+    assert absent, f"the bare wheel already brings {BRINGS[extra]}: this check proves nothing"
+    demo()
+    if "click" in absent:
+        done = command()
+        assert done.returncode == 2, done
+        assert "pip install 'aprefill[cli]'" in done.stderr, done
+    if "botocore" in absent:
+        from aprefill import UsageError
+        from aprefill.wire.eventstream import EventStreamDecoder
+
+        try:
+            EventStreamDecoder()
+        except UsageError as error:
+            assert "aprefill[bedrock]" in str(error), error
+        else:
+            raise AssertionError("EventStreamDecoder was made without botocore")
+    print(f"without {extra}: {', '.join(absent)} absent, the core works")
+
+
+def with_(extra: str) -> None:
+    """Everything that the extra brings imports, and the core still works."""
+    for name in BRINGS[extra]:
+        importlib.import_module(name)
+    demo()
+    if "click" in BRINGS[extra]:
+        assert command().returncode == 0, command()
+    print(f"with {extra}: {', '.join(BRINGS[extra])} import, the core works")
+
+
+if __name__ == "__main__":
+    {"without": without, "with": with_}[sys.argv[1]](sys.argv[2])

@@ -1,0 +1,187 @@
+"""The documents tell the truth: every code block runs, generated pages are fresh, docstring examples hold."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import importlib.util
+import io
+import os
+import pkgutil
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import aprefill
+from aprefill import Table
+from aprefill.testing import Received, Script, serve_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/how-it-works.md", "docs/testing.md", "docs/cli.md", "CONTRIBUTING.md"]
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str, language: str) -> list[tuple[str, str]]:
+    """(id, text) of a page's code blocks in one language."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = []
+    for match in BLOCK.finditer(text):
+        if match[1] == language:
+            line = text[: match.start()].count("\n") + 2
+            found.append((f"{page}:{line}", match[2]))
+    return found
+
+
+def params(language: str) -> list[Any]:
+    return [pytest.param(text, id=where) for page in PAGES for where, text in blocks(page, language)]
+
+
+def reply_to(received: Received) -> Script:
+    """A host that goes on from whatever the documents prefill."""
+    texts = {'["': 'Alabama", "Alaska"]', "country: ": "France\ncapital: Paris\n\nAnd more"}
+    return Script(text=texts.get(received.prefill, "Hello, world."), prefill="eats")
+
+
+@pytest.fixture
+def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every provider that the documents name answers on loopback, so that the blocks run as they are printed."""
+    with serve_in_thread(reply_to) as server:
+        over = "".join(
+            f'[[host]]\nprovider = "{provider}"\napi = "{api}"\nbase_url = "{url}"\n'
+            for provider, api, url in (("anthropic", "messages", server.url), ("vllm", "chat", server.openai_url))
+        )
+        table = Table.load(over)
+        monkeypatch.setattr("aprefill._session.builtin_table", lambda: table)
+        real_resolve = importlib.import_module("aprefill._target").resolve
+
+        def resolve(table: Table, *, base_url: str | None, **rest: Any) -> Any:
+            return real_resolve(table, base_url=base_url and server.openai_url, **rest)
+
+        monkeypatch.setattr("aprefill._session.resolve", resolve)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+        yield server.url
+
+
+@pytest.mark.parametrize("code", params("python"))
+def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each block of Python is a program of its own and runs as printed."""
+    space = {"__name__": "__main__"}
+    exec(compile(code, "block", "exec"), space)
+    printed = capsys.readouterr().out
+    if "JSON list of US state names" in code or "from_any_sdk" in code:
+        assert printed.startswith('["Alabama", "Alaska"]')
+    if "country: " in code:
+        assert printed.count("country: France\ncapital: Paris\n") == 2
+    if "FastAPI" in code:
+        talk_to(space["app"])
+
+
+def talk_to(app: Any) -> None:
+    """The WebSocket example streams a reply to a browser."""
+    from fastapi.testclient import TestClient
+
+    with TestClient(app) as client, client.websocket_connect("/chat") as ws:
+        ws.send_text("JSON list of US state names")
+        text = ""
+        while not text.endswith("]"):
+            text += ws.receive_text()
+        assert text == '["Alabama", "Alaska"]'
+
+
+#: Commands that set a machine up or run this very suite: tried in a fresh clone, not from inside the tests.
+SET_UP = ("python3 -m venv", ".venv/bin/pip", ".venv/bin/pytest", "git clone", "pip install")
+
+
+def commands(block: str) -> list[str]:
+    """The commands of a console block: its `$ ` lines, continued ones joined."""
+    return [line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
+
+
+def demo_commands() -> list[Any]:
+    found = []
+    for page in PAGES:
+        for where, block in blocks(page, "console"):
+            for number, command in enumerate(commands(block)):
+                tail = command.rpartition(" && ")[2] if command.startswith(SET_UP) else command
+                if "aprefill " in tail and not tail.startswith(SET_UP):
+                    found.append(pytest.param(tail, id=f"{where}+{number}"))
+    return found
+
+
+@pytest.mark.parametrize("command", demo_commands())
+def test_command_lines_run(command: str) -> None:
+    """Each `aprefill` command of the documents runs on the demo model, or says in one line what it lacks."""
+    command = command.replace(".venv/bin/aprefill", "aprefill")
+    command = re.sub(r"\baprefill ", f"{shlex.quote(sys.executable)} -m aprefill ", command, count=1)
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH"}}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, input=""
+    )
+    if done.returncode:
+        assert done.returncode in {1, 2}, done.stderr
+        assert done.stderr.count("\n") <= 2
+        assert done.stderr.startswith("aprefill: "), done.stderr
+        assert "-m " in command or "--model" in command or "export" in command, done.stderr
+    else:
+        assert done.stdout
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    """One runs the main job on the demo model, one runs the tests; continuous integration runs the second."""
+    found = [command for _, block in blocks("README.md", "console") for command in commands(block)]
+    assert found[0].endswith("""aprefill 'JSON list of US state names' --prefill '["'""")
+    ci = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith((".venv", "python3"))]
+    assert [step.replace("--quiet ", "") for step in found[1].split(" && ")] == [
+        line.replace("--quiet ", "") for line in ci
+    ]
+
+
+@pytest.mark.parametrize("script", ["_support_table.py", "_reference.py"])
+def test_generated_pages_are_fresh(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The committed page is what its generator writes now."""
+    monkeypatch.setattr(sys, "argv", [script, "--check"])
+    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as done:
+        runpy.run_path(str(ROOT / "docs" / script), run_name="__main__")
+    assert done.value.code in {0, None}
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(aprefill.__path__, "aprefill.")
+    return [m.name for m in found if not m.name.endswith("__main__")]
+
+
+def test_docstring_examples_hold() -> None:
+    """Every doctest of the package passes, and the pure stages have one."""
+    tried = {}
+    for name in modules():
+        result = doctest.testmod(importlib.import_module(name))
+        assert result.failed == 0, name
+        tried[name] = result.attempted
+    for stage in ("_seam", "_stop", "wire.sse", "wire.ndjson"):
+        assert tried[f"aprefill.{stage}"] > 0, stage
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Every relative link in the documents names a file that is there."""
+    for page in [*PAGES, "docs/support.md", "docs/reference.md", "CHANGELOG.md", "SECURITY.md"]:
+        path = ROOT / page
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_it_is_the_installed_wheel_that_is_tested() -> None:
+    """Under nox the package comes from site-packages, not from the checkout."""
+    if os.environ.get("APREFILL_INSTALLED") != "1":
+        pytest.skip("not under nox: the checkout itself is tested")
+    assert "site-packages" in Path(aprefill.__file__).parts
