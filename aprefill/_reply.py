@@ -362,8 +362,11 @@ class Run:
             self.state = State.CLOSED
 
     def drop(self) -> None:
-        """End it now, from a finaliser: shut the socket down, leave the rest to the loop. Raises nothing."""
-        if self.state is State.NEW:
+        """End it now, from a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
+
+        A reply of which nobody has asked for a chunk yet stays as it is.
+        """
+        if self.state is State.NEW and self._step is not None:
             self.state = State.CLOSED
         if self.state is not State.OPEN:
             return
@@ -385,9 +388,10 @@ class Run:
         if self.state in {State.DONE, State.CLOSED}:
             return
         self.finish = FinishDelta(StopReason.CANCELLED, "cancelled")
-        attempt = self._attempt
-        if self._pulling and attempt is not None:
-            attempt.interrupt()
+        if self._pulling and self._attempt is not None:
+            self._attempt.interrupt()
+        elif self.state is State.NEW:
+            self.state = State.CLOSED
         else:
             self.drop()
 

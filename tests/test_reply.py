@@ -304,6 +304,20 @@ async def test_a_second_iteration_says_what_happened() -> None:
             await left.text()
 
 
+async def test_a_cursor_that_asked_for_nothing_leaves_the_reply_fresh() -> None:
+    """An iterator made and dropped before its first chunk has begun nothing; after `now`'s chunk it has."""
+    async with serve(STATES) as server:
+        reply = ask(server, "chat", prefill='["')
+        aiter(reply)
+        assert await reply.text() == WHOLE
+        reply = ask(server, "chat", prefill='["', show_when="now")
+        async for _ in reply:
+            break
+        with pytest.raises(ReplyClosed):
+            await chunks_of(reply)
+        assert server.connections == 1
+
+
 async def test_async_with_keeps_it_over_several_loops() -> None:
     """`break` does not close an owned reply; a loop after its end finds nothing more."""
     async with serve(Script(text="abcdef", cuts=1, prefill="eats")) as server:

@@ -66,7 +66,7 @@ VECTORS: list[tuple[str, dict[str, Any], str, bool, str, str]] = [
 
 
 @pytest.fixture
-def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def slack(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets the constant part of the hold bound."""
     return lambda value: monkeypatch.setattr(_seam, "SLACK", value)
 
@@ -144,19 +144,19 @@ def test_every_verdict_and_rule_is_among_the_random_cases() -> None:
 
 def test_verdict_and_held_are_right_after_every_character() -> None:
     """Undecided as long as a continuation can change the verdict; what is held is neither emitted nor dropped."""
-    for group in groups(3000, seed=1):
+    for group in groups(2000, seed=1):
         assert not check_state(Seam, group)
 
 
 def test_cuts_do_not_matter() -> None:
     """Invariant 1: whole, by character, with empty pieces, every two-way cut and random ones, clean end or cut."""
-    for seed, group in enumerate(groups(6000, seed=2)):
+    for seed, group in enumerate(groups(4000, seed=2)):
         assert not check_cuts(Seam, group, seed)
 
 
 def test_cuts_do_not_matter_beyond_the_bound(slack: Any) -> None:
     """Invariant 5 is counted by character: with a bound of a few characters, every cutting gives the same."""
-    for seed, group in enumerate(groups(2000, seed=3)):
+    for seed, group in enumerate(groups(1200, seed=3)):
         for more in (0, 1, 3, 7):
             slack(more - len(group.known))
             assert not check_cuts(Seam, group, seed, slack=more - len(group.known))
@@ -185,7 +185,7 @@ RULES = st.fixed_dictionaries(
 TEXT = st.text(alphabet="ab \n\r`\u2003\ud800\u0301", max_size=14) | st.text(max_size=8)
 
 
-@settings(derandomize=True, max_examples=int(os.environ.get("APREFILL_SEAM_EXAMPLES", "400")), deadline=None)
+@settings(derandomize=True, max_examples=int(os.environ.get("APREFILL_SEAM_EXAMPLES", "250")), deadline=None)
 @given(
     known=TEXT,
     rules=RULES,
@@ -236,10 +236,10 @@ def test_the_hold_is_bounded(known: str, rules: dict[str, Any], before: str, end
 def test_a_match_that_the_overflowing_character_completes_stands() -> None:
     """At one character more than the bound the echo is still an echo; one later it is not."""
     bound = 2 + 8192
-    for pieces in (lambda text: [text], list):
-        assert through(Seam, "k", {"whitespace": True}, pieces(" " * bound + "k!"))[:2] == ("!", "echoed")
-        late = " " * (bound + 1) + "k!"
-        assert through(Seam, "k", {"whitespace": True}, pieces(late))[:2] == (late, "absent")
+    in_time, late = " " * bound + "k!", " " * (bound + 1) + "k!"
+    for text, expected in ((in_time, ("!", "echoed")), (late, (late, "absent"))):
+        for pieces in ([text], list(text)):
+            assert through(Seam, "k", {"whitespace": True}, pieces)[:2] == expected
 
 
 def test_an_overlap_stands_when_the_chatter_never_ends() -> None:
@@ -279,9 +279,12 @@ def test_a_closed_seam_is_closed(raw: str) -> None:
     seam.feed(raw)
     seam.close()
     assert seam.held == 0
-    for misuse in (lambda: seam.feed("a"), lambda: seam.feed(""), seam.close, lambda: seam.close(True)):
+    for piece in ("a", ""):
         with pytest.raises(RuntimeError):
-            misuse()
+            seam.feed(piece)
+    for cut in (False, True):
+        with pytest.raises(RuntimeError):
+            seam.close(cut)
 
 
 @pytest.mark.parametrize(
@@ -480,4 +483,4 @@ def test_control_of_the_bound(slack: Any) -> None:
 
 def test_control_of_the_state() -> None:
     """A seam that keeps what it should release is caught by the check of `held` too."""
-    assert any(check_state(HoldsOneMore, group, Oracle(*group[:3])) for group in groups(3000, seed=1))
+    assert any(check_state(HoldsOneMore, group, Oracle(*group[:3])) for group in groups(2000, seed=1))

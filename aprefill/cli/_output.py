@@ -46,7 +46,10 @@ class Output:
         self._in_line = not text.endswith("\n")
         try:
             # bytes: text streams would translate line ends on Windows and refuse what the locale cannot say
-            self._stream.buffer.write(text.encode("utf-8", "replace"))
+            data = memoryview(text.encode("utf-8", "replace"))
+            while data:
+                # under PYTHONUNBUFFERED this is the bare file, which may take a part of it
+                data = data[self._stream.buffer.write(data) :]
             self._stream.buffer.flush()
         except OSError as exc:
             raise output_error(exc) from exc

@@ -27,6 +27,8 @@ _REASONS: dict[str, str] = {
     "TooManyRedirects": "the host redirects",
     "DecodingError": "the body's encoding is broken",
     "StreamError": "the body was read already",
+    "TimeoutException": "a timeout of the client's own ran out",
+    "HTTPError": "the HTTP client failed",
     "InvalidURL": "the URL is not valid",
     "BrokenResourceError": "the connection was reset",
     "ClosedResourceError": "the connection was closed",

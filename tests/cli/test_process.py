@@ -31,9 +31,12 @@ def start(tmp_path: Path) -> Iterator[Any]:
     """Options for a process that runs the copy under test, whose Ctrl-C works wherever the tests were started."""
     # a shell starts background jobs with SIGINT ignored, which children inherit; a handler is not inherited
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    env = {**os.environ, "PYTHONPATH": str(Path(aprefill.__file__).parents[1])}
+    # it would hide a write that is not flushed
+    env.pop("PYTHONUNBUFFERED", None)
     yield {
         "cwd": tmp_path,
-        "env": {**os.environ, "PYTHONPATH": str(Path(aprefill.__file__).parents[1])},
+        "env": env,
         "stdin": subprocess.DEVNULL,
     }
     signal.signal(signal.SIGINT, before)
@@ -61,7 +64,8 @@ async def read_all(fd: int) -> bytes:
             pass
         return b"".join(parts)
 
-    return await anyio.to_thread.run_sync(read)
+    with anyio.fail_after(15):
+        return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
 # --- plain runs -------------------------------------------------------------------------------------------------
@@ -120,8 +124,9 @@ async def test_ctrl_c(start: Any, script: Script, option: list[str], shown: byte
             exchange = await server.wait_exchange(timeout_s=15)
             await exchange.waiting.wait()
             came = b""
-            while len(came) < len(shown):
-                came += await process.stdout.receive()
+            with anyio.fail_after(5):
+                while len(came) < len(shown):
+                    came += await process.stdout.receive()
             process.send_signal(signal.SIGINT)
             with anyio.fail_after(1):
                 assert await process.wait() == 130

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+import aprefill
 from aprefill.testing import Script, serve_in_thread
 
 if TYPE_CHECKING:
@@ -135,6 +137,16 @@ def test_a_key_without_a_model_is_not_answered_by_the_demo(cli: Cli, monkeypatch
             assert "secret" not in done.err
             patch.setenv("APREFILL_MODEL", "demo:")
             assert cli("x").code == 0
+
+
+def test_the_example_is_a_model_that_takes_a_prefill(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the table had the provider's other models first."""
+    rows = aprefill.support_table()
+    monkeypatch.setattr(aprefill, "support_table", lambda: rows[::-1])
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    example = re.search(r"-m anthropic:(\S+),", cli("x").error)
+    assert example
+    assert [row.native for row in rows if example[1] in row.models] == [True]
 
 
 # --- against a host ---------------------------------------------------------------------------------------------
@@ -322,6 +334,4 @@ def test_help_explains_run(cli: Cli, line: tuple[str, ...]) -> None:
 
 def test_version(cli: Cli) -> None:
     """The package's."""
-    import aprefill
-
     assert cli("--version").out.decode() == f"aprefill {aprefill.__version__}\n"
