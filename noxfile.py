@@ -35,6 +35,7 @@ def install_wheel(session: nox.Session, extras: str = "") -> None:
 def lint(session: nox.Session) -> None:
     """Ruff: style, and the ASYNC rules with their previews."""
     session.install(*group("lint"))
+    session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("ruff", "check", "--preview", "--select", "ASYNC", ".")
 
@@ -63,14 +64,14 @@ def docs(session: nox.Session) -> None:
     session.run("python", "docs/_reference.py")
 
 
-@nox.session
+@nox.session(reuse_venv=False)
 @nox.parametrize("extra", EXTRAS)
 def extras(session: nox.Session, extra: str) -> None:
     """Each extra alone: the wheel without it works and says what is missing, with it the import works."""
     install_wheel(session)
-    session.run("python", "tests/extras.py", "without", extra)
+    session.run("python", "-P", "tests/extras.py", "without", extra)
     install_wheel(session, extra)
-    session.run("python", "tests/extras.py", "with", extra)
+    session.run("python", "-P", "tests/extras.py", "with", extra)
 
 
 @nox.session

@@ -13,16 +13,19 @@ from __future__ import annotations
 import io
 import re
 from array import array
-from collections import deque
 
 #: Rule 4: three backticks, an info string, a line end. The white space before it is stripped by the caller.
 _OPENER = re.compile(r"```[^`\r\n]{0,64}\r?\n")
+#: What a place in `Search` stands behind.
+_CHATTER, _OPENED = 2, 1
 #: What may still become an opener.
 _OPENING = re.compile(r"`{0,2}|```[^`\r\n]{0,64}\r?")
 
 
 def ink(text: str) -> str:
     """Give `text` without its white space."""
+    if len(text) > 4096:  # a list of all its words would take ten times the memory
+        return "".join([ink(text[i : i + 4096]) for i in range(0, len(text), 4096)])
     return "".join(text.split())
 
 
@@ -161,7 +164,7 @@ class Search:
         self._count = 0
         #: the line as far as it may be an opener, from its first ink on; None: it is none
         self._head: str | None = "" if fence else None
-        self._chatter = False
+        self._chatter = 0
         self.alive = fence or self._limit > 0
 
     @property
@@ -170,7 +173,7 @@ class Search:
 
     @property
     def match(self) -> tuple[bool, bool]:
-        return self._places.label
+        return self._places.label & _CHATTER > 0, self._places.label & _OPENED > 0
 
     def feed(self, piece: str) -> int | None:
         start = 0
@@ -195,12 +198,12 @@ class Search:
         opened = self._head is not None and self._opener(self._head, line)
         if line[-1] == "\n":
             if opened:
-                self._places.add((self._chatter, True))
+                self._places.add(self._chatter | _OPENED)
             if self._count <= self._plain:
-                self._places.add((True, False))
+                self._places.add(_CHATTER)
             if self._head is None and self._count <= self._fenced:
                 self._head = ""
-                self._chatter = True
+                self._chatter = _CHATTER
         self.alive = self._places.alive or self._head is not None or self._count < self._limit
         return None
 
@@ -214,28 +217,31 @@ class Search:
 class _Places:
     """The pattern behind one of several places in a text; the first place wins.
 
-    `add` marks the end of what was fed so far. Of two places at one point the first that was added counts.
+    `add` marks the end of what was fed so far, with a label of 0 to 3. Of two at one point the first one counts.
     """
 
-    __slots__ = ("_at", "_borders", "_later", "_pattern", "_q", "alive", "label")
+    __slots__ = ("_at", "_borders", "_head", "_later", "_pattern", "_q", "alive", "label")
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._borders = _Borders(pattern)
         self._at = 0  # characters fed
         self._q = 0  # how much of the pattern stands behind the first place that may still fit
-        self._later: deque[tuple[int, tuple[bool, bool]]] = deque()
+        #: the places behind that one, as 4 * place + label: there may be one for every other character
+        self._later = array("Q")
+        self._head = 0  # the first of them that still counts
         self.alive = False
-        self.label = (False, False)
+        self.label = 0
 
-    def add(self, label: tuple[bool, bool]) -> None:
+    def add(self, label: int) -> None:
         if not self.alive:
             self.alive = True
             self.label = label
             self._q = 0
-            self._later.clear()
-        elif self._q and (not self._later or self._later[-1][0] != self._at):
-            self._later.append((self._at, label))
+            del self._later[:]
+            self._head = 0
+        elif self._q and (self._head == len(self._later) or self._later[-1] >> 2 != self._at):
+            self._later.append(4 * self._at + label)
 
     def feed(self, text: str) -> int | None:
         """Give how many characters of `text` it takes to complete the pattern, else None."""
@@ -248,20 +254,24 @@ class _Places:
                 return i
             if i == len(text):
                 break
-            self._next(self._at + i)
+            self._fall_back(self._at + i)
         self._at += len(text)
         return None
 
-    def _next(self, at: int) -> None:
+    def _fall_back(self, at: int) -> None:
         """Go on to the next place before `at` behind which the pattern may stand."""
-        q, later = self._q, self._later
-        while q and later:
+        later, head, q = self._later, self._head, self._q
+        while q and head < len(later):
             q = self._borders.of(q)
-            while later and later[0][0] < at - q:
-                later.popleft()
-            if later and later[0][0] == at - q:
+            while head < len(later) and later[head] >> 2 < at - q:
+                head += 1
+            if head < len(later) and later[head] >> 2 == at - q:
                 self._q = q
-                self.label = later.popleft()[1]
+                self.label = later[head] & 3
+                self._head = head + 1
+                if self._head > 4096 and 2 * self._head > len(later):
+                    del later[: self._head]
+                    self._head = 0
                 return
         self.alive = False
 
