@@ -82,9 +82,7 @@ def dedupe_sync(
     ['abc']
     """
     if not hasattr(chunks, "__iter__"):
-        raise UsageError(
-            f"chunks is no iterable but of type {type(chunks).__name__}; dedupe() takes asynchronous ones"
-        )
+        raise UsageError(f"chunks is no iterable but of type {type(chunks).__name__}; dedupe() takes asynchronous ones")
     return DedupedSync(chunks, _Splice(prefill, show_when, echo, whitespace, fence, preamble))
 
 
@@ -116,9 +114,7 @@ class _Splice:
         if isinstance(chunk, str):
             self._put(self._seam.feed(chunk))
         elif chunk is not None:
-            raise UsageError(
-                f"chunks are str or None, not of type {type(chunk).__name__}; map the stream to its text"
-            )
+            raise UsageError(f"chunks are str or None, not of type {type(chunk).__name__}; map the stream to its text")
 
     def end(self) -> None:
         self._put(self._seam.close())
@@ -146,8 +142,8 @@ class Deduped:
         self._chunks = chunks
         self._source = _Source(chunks)
         self._next: Callable[[], Any] | None = None
-        #: how the loop closes a generator that was abandoned, without anyone waiting for it (PEP 525)
-        self._finalize: Callable[[Any], object] | None = None
+        #: how the running loop closes a generator that was abandoned, without anyone waiting for it (PEP 525)
+        self._finalize: Callable[[Any], object] | None = sys.get_asyncgen_hooks().finalizer
         self._ended = False
         self._left = False
 
@@ -199,17 +195,15 @@ class Deduped:
         self._left = not self._ended
         self._splice.ready.clear()
         self._source.close_at_once()
-        finalize: Callable[[Any], object] | None = self._finalize or sys.get_asyncgen_hooks().finalizer
+        finalize, self._finalize = self._finalize, None
         if self._source.open and finalize is not None:
             with suppress(Exception), warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", ResourceWarning
-                )  # trio's, about generators that were forgotten
+                # trio's, about generators that were forgotten; this one was left on purpose
+                warnings.simplefilter("ignore", ResourceWarning)
                 finalize(self._source)
 
     def __del__(self) -> None:
-        if hasattr(self, "_left"):
-            self._drop()
+        self._drop()
 
 
 class _Cursor:
@@ -293,14 +287,11 @@ class DedupedSync:
             self._source.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_left"):
-            self._drop()
+        self._drop()
 
 
 def _left_early() -> UsageError:
-    return UsageError(
-        "an earlier loop over this was left before its end, and that closed the source; use one loop"
-    )
+    return UsageError("an earlier loop over this was left before its end, and that closed the source; use one loop")
 
 
 class _Source:

@@ -16,10 +16,10 @@ from array import array
 
 #: Rule 4: three backticks, an info string, a line end. The white space before it is stripped by the caller.
 _OPENER = re.compile(r"```[^`\r\n]{0,64}\r?\n")
-#: What a place in `Search` stands behind.
-_CHATTER, _OPENED = 2, 1
 #: What may still become an opener.
 _OPENING = re.compile(r"`{0,2}|```[^`\r\n]{0,64}\r?")
+#: What a place in `Search` stands behind.
+_CHATTER, _OPENED = 2, 1
 
 
 def ink(text: str) -> str:
@@ -220,7 +220,7 @@ class _Places:
     `add` marks the end of what was fed so far, with a label of 0 to 3. Of two at one point the first one counts.
     """
 
-    __slots__ = ("_at", "_borders", "_head", "_later", "_pattern", "_q", "alive", "label")
+    __slots__ = ("_at", "_borders", "_first", "_later", "_pattern", "_q", "alive", "label")
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -229,7 +229,7 @@ class _Places:
         self._q = 0  # how much of the pattern stands behind the first place that may still fit
         #: the places behind that one, as 4 * place + label: there may be one for every other character
         self._later = array("Q")
-        self._head = 0  # the first of them that still counts
+        self._first = 0  # the first of them that still counts
         self.alive = False
         self.label = 0
 
@@ -239,8 +239,8 @@ class _Places:
             self.label = label
             self._q = 0
             del self._later[:]
-            self._head = 0
-        elif self._q and (self._head == len(self._later) or self._later[-1] >> 2 != self._at):
+            self._first = 0
+        elif self._q and (self._first == len(self._later) or self._later[-1] >> 2 != self._at):
             self._later.append(4 * self._at + label)
 
     def feed(self, text: str) -> int | None:
@@ -260,7 +260,7 @@ class _Places:
 
     def _fall_back(self, at: int) -> None:
         """Go on to the next place before `at` behind which the pattern may stand."""
-        later, head, q = self._later, self._head, self._q
+        later, head, q = self._later, self._first, self._q
         while q and head < len(later):
             q = self._borders.of(q)
             while head < len(later) and later[head] >> 2 < at - q:
@@ -268,10 +268,10 @@ class _Places:
             if head < len(later) and later[head] >> 2 == at - q:
                 self._q = q
                 self.label = later[head] & 3
-                self._head = head + 1
-                if self._head > 4096 and 2 * self._head > len(later):
-                    del later[: self._head]
-                    self._head = 0
+                self._first = head + 1
+                if self._first > 4096 and 2 * self._first > len(later):
+                    del later[: self._first]
+                    self._first = 0
                 return
         self.alive = False
 

@@ -75,10 +75,7 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def vector(known: str, rules: dict[str, Any], raw: str, cut: bool) -> list[Outcome]:
-    return [
-        through(Seam, known, rules, pieces, cut)
-        for pieces in ([raw], list(raw), re.findall(r"(?s).{1,3}", raw))
-    ]
+    return [through(Seam, known, rules, pieces, cut) for pieces in ([raw], list(raw), re.findall(r"(?s).{1,3}", raw))]
 
 
 def test_the_vectors_of_the_specification(shared: Path) -> None:
@@ -96,9 +93,7 @@ def test_the_vectors_of_the_specification(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(("known", "rules", "raw", "cut", "emitted", "verdict"), VECTORS)
-def test_our_own_vectors(
-    known: str, rules: dict[str, Any], raw: str, cut: bool, emitted: str, verdict: str
-) -> None:
+def test_our_own_vectors(known: str, rules: dict[str, Any], raw: str, cut: bool, emitted: str, verdict: str) -> None:
     """The same, written by hand from the rules."""
     for got in vector(known, rules, raw, cut):
         assert got[:2] == (emitted, verdict)
@@ -134,9 +129,7 @@ def test_every_verdict_and_rule_is_among_the_random_cases() -> None:
             verdict, end, fenced = batch.front(raw)
             seen |= {verdict, *rules, (verdict, fenced)}
             if fenced:
-                seen.add(
-                    "closed" if len(batch(raw)[0]) < len(raw) - batch.joint_end(raw, verdict, end) else "open"
-                )
+                seen.add("closed" if len(batch(raw)[0]) < len(raw) - batch.joint_end(raw, verdict, end) else "open")
     assert seen >= {"absent", "echoed", "fenced", "prefaced", "overlapped", "closed", "open"}
     assert seen >= {("prefaced", True), ("prefaced", False)}
     assert seen >= {"echo", "whitespace", "fence", "preamble", "overlap", "stripped"}
@@ -192,20 +185,14 @@ TEXT = st.text(alphabet="ab \n\r`\u2003\ud800\u0301", max_size=14) | st.text(max
     parts=st.lists(TEXT | st.sampled_from(["known", "```\n", "\n```"]), max_size=5),
     data=st.data(),
 )
-def test_any_text_in_any_cut(
-    known: str, rules: dict[str, Any], parts: list[str], data: st.DataObject
-) -> None:
+def test_any_text_in_any_cut(known: str, rules: dict[str, Any], parts: list[str], data: st.DataObject) -> None:
     """Invariants 1, 2 and 6: no text raises, lone surrogates and combining characters included."""
     space = known[len(known.rstrip()) :]
     rules = rules | {"stripped": space[data.draw(st.integers(0, len(space))) :]}
     raw = "".join(known if part == "known" else part for part in parts)
     ends = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=8)))
     pieces = [raw[a:b] for a, b in zip([0, *ends], [*ends, len(raw)], strict=True)]
-    assert (
-        through(Seam, known, rules, pieces)
-        == through(Seam, known, rules, [raw])
-        == Batch(known, **rules)(raw)
-    )
+    assert through(Seam, known, rules, pieces) == through(Seam, known, rules, [raw]) == Batch(known, **rules)(raw)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +234,17 @@ def test_an_overlap_stands_when_the_chatter_never_ends() -> None:
     seam = Seam("one two", preamble=10**9, fence=True, overlap=3)
     assert seam.feed("two" + "x" * 9000) == "x" * 9000
     assert seam.verdict is Verdict.OVERLAPPED
+
+
+@pytest.mark.parametrize("length", [1, 40, 6000])
+def test_the_first_of_very_many_places(length: int) -> None:
+    """Chatter in which every line begins the echo, and the last one goes on with it."""
+    known = "a\n" * length + "x" * 16
+    lines = (2 * len(known) + 8192 - 30) // 2  # just within the hold bound
+    raw = "chatter\n" + "a\n" * lines + "x" * 16 + " new"
+    for rules in ({"preamble": 10**6}, {"preamble": 10**6, "whitespace": True, "fence": True, "overlap": 3}):
+        for pieces in ([raw], raw, re.findall(r"(?s).{1,7}", raw)):
+            assert through(Seam, known, rules, pieces)[:2] == (" new", "prefaced")
 
 
 # --- arguments and misuse ------------------------------------------------------------------------------------------
@@ -312,9 +310,7 @@ def test_repr_tells_the_state_and_no_text() -> None:
 def test_white_space_is_what_isspace_says() -> None:
     """`str.isspace`, `str.split`, `str.strip`, `\\s` and our own constant agree on every character."""
     space = {chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()}
-    assert (
-        space == set(_seam._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
-    )
+    assert space == set(_seam._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
     assert space == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).strip()}
     assert space == set(re.findall(r"\s", "".join(map(chr, range(sys.maxunicode + 1)))))
 

@@ -8,17 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.abc
 import pytest
 
 import aprefill
 from aprefill.testing import Script, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")]
 
@@ -52,20 +54,33 @@ def to(server: Any, *more: str) -> list[str]:
     return ["q", "-m", "m", "--base-url", server.openai_url, *more]
 
 
-async def read_all(fd: int) -> bytes:
-    """What a terminal got until its last user left."""
+@asynccontextmanager
+async def command(*arguments: str, **options: Any) -> AsyncGenerator[anyio.abc.Process, None]:
+    """The command, running. It is killed on leaving, and what hangs is an error."""
+    process = await anyio.open_process([*COMMAND, *arguments], **options)
+    try:
+        with anyio.fail_after(15):
+            yield process
+    finally:
+        with anyio.CancelScope(shield=True):
+            if process.returncode is None:
+                process.kill()
+            await process.aclose()
 
-    def read() -> bytes:
-        parts = []
+
+async def read(fd: int, size: int | None = None) -> bytes:
+    """`size` bytes of a pipe or a terminal, or what comes until the other side is closed."""
+
+    def wait() -> bytes:
+        got = b""
         try:
-            while part := os.read(fd, 65536):
-                parts.append(part)
-        except OSError:  # EIO is how Linux says that nobody has the other side open
+            while (size is None or len(got) < size) and (part := os.read(fd, 4096 if size is None else size - len(got))):
+                got += part
+        except OSError:  # EIO is how Linux says that nobody has a terminal's other side open
             pass
-        return b"".join(parts)
+        return got
 
-    with anyio.fail_after(15):
-        return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(wait, abandon_on_cancel=True)
 
 
 # --- plain runs -------------------------------------------------------------------------------------------------
@@ -116,40 +131,37 @@ STALLS = Script(text="Alabama, Alaska", stall_after=7)
 )
 async def test_ctrl_c(start: Any, script: Script, option: list[str], shown: bytes) -> None:
     """Quiet, 130, within a second, and the host sees the connection close."""
-    async with serve(script) as server:
-        process = await anyio.open_process([*COMMAND, *to(server, *option)], **start)
-        async with process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            exchange = await server.wait_exchange(timeout_s=15)
-            await exchange.waiting.wait()
-            came = b""
-            with anyio.fail_after(5):
-                while len(came) < len(shown):
-                    came += await process.stdout.receive()
-            process.send_signal(signal.SIGINT)
-            with anyio.fail_after(1):
-                assert await process.wait() == 130
-                await exchange.closed.wait()
-            assert came == shown
-            assert [part async for part in process.stdout] == []
-            assert [part async for part in process.stderr] == []
+    async with serve(script) as server, command(*to(server, *option), **start) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        exchange = await server.wait_exchange(timeout_s=15)
+        await exchange.waiting.wait()
+        came = b""
+        while len(came) < len(shown):
+            came += await process.stdout.receive()
+        process.send_signal(signal.SIGINT)
+        with anyio.fail_after(1):
+            assert await process.wait() == 130
+            await exchange.closed.wait()
+        assert came == shown
+        assert [part async for part in process.stdout] == []
+        assert [part async for part in process.stderr] == []
 
 
 async def test_a_reader_that_leaves(start: Any) -> None:
     """`aprefill ... | head -c 1`: no word on standard error, 141, and the host sees the connection close."""
-    async with serve(Script(text="x" * 10_000, cuts=1, pace_s=0.002)) as server:
-        ours, theirs = os.pipe()
-        process = await anyio.open_process([*COMMAND, *to(server)], **start, stdout=theirs)
+    ours, theirs = os.pipe()
+    async with (
+        serve(Script(text="x" * 10_000, cuts=1, pace_s=0.002)) as server,
+        command(*to(server), **start, stdout=theirs) as process,
+    ):
         os.close(theirs)
-        async with process:
-            assert process.stderr is not None
-            assert await anyio.to_thread.run_sync(os.read, ours, 1) == b"x"
-            os.close(ours)
-            with anyio.fail_after(5):
-                assert await process.wait() == 141
-                await server.exchanges[0].closed.wait()
-            assert [part async for part in process.stderr] == []
+        assert process.stderr is not None
+        assert await read(ours, 1) == b"x"
+        os.close(ours)
+        assert await process.wait() == 141
+        await server.exchanges[0].closed.wait()
+        assert [part async for part in process.stderr] == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -166,41 +178,32 @@ def test_a_full_disk(start: Any) -> None:
 
 async def test_on_a_terminal(start: Any) -> None:
     """The clipboard sequence of the model's text does not arrive, cut in any way; the line is ended."""
-    import pty
-
-    async with serve(Script(text="one \x1b]52;c;ZXZpbA==\x07two\x1b[2J", cuts=1)) as server:
-        ours, theirs = pty.openpty()
-        process = await anyio.open_process(
-            [*COMMAND, *to(server)], **{**start, "stdin": theirs}, stdout=theirs, stderr=theirs
-        )
+    ours, theirs = os.openpty()
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    async with (
+        serve(Script(text="one \x1b]52;c;ZXZpbA==\x07two\x1b[2J", cuts=1)) as server,
+        command(*to(server), **{**start, **terminal}) as process,
+    ):
         os.close(theirs)
-        async with process:
-            shown = await read_all(ours)
-            assert await process.wait() == 0
+        # the terminal's own line discipline writes \r\n
+        assert await read(ours) == b"one two\r\n"
+        assert await process.wait() == 0
     os.close(ours)
-    # the terminal's own line discipline writes \r\n
-    assert shown == b"one two\r\n"
 
 
 async def test_ctrl_c_on_a_terminal_leaves_a_fresh_line(start: Any) -> None:
     """The shell's prompt comes below the unfinished text."""
-    import pty
-
-    async with serve(Script(text="Alabama", stall_after=7)) as server:
-        ours, theirs = pty.openpty()
-        process = await anyio.open_process([*COMMAND, *to(server)], **start, stdout=theirs, stderr=theirs)
+    ours, theirs = os.openpty()
+    async with (
+        serve(STALLS) as server,
+        command(*to(server), **start, stdout=theirs, stderr=theirs) as process,
+    ):
         os.close(theirs)
-        async with process:
-            exchange = await server.wait_exchange(timeout_s=15)
-            await exchange.waiting.wait()
-            shown = b""
-            while len(shown) < 7:
-                shown += await anyio.to_thread.run_sync(os.read, ours, 7 - len(shown))
-            process.send_signal(signal.SIGINT)
-            shown += await read_all(ours)
-            assert await process.wait() == 130
+        assert await read(ours, 7) == b"Alabama"
+        process.send_signal(signal.SIGINT)
+        assert await read(ours) == b"\r\n"
+        assert await process.wait() == 130
     os.close(ours)
-    assert shown == b"Alabama\r\n"
 
 
 # --- what it needs ----------------------------------------------------------------------------------------------
