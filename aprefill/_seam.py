@@ -76,9 +76,7 @@ class Seam:
         if echo not in {"maybe", "never"}:
             raise ValueError(f"echo is 'maybe' or 'never', not {echo!r}")
         if preamble < 0 or overlap < 0:
-            raise ValueError(
-                f"preamble and overlap count characters, they are not below 0: {preamble}, {overlap}"
-            )
+            raise ValueError(f"preamble and overlap count characters, they are not below 0: {preamble}, {overlap}")
         if stripped and not (stripped.isspace() and known.endswith(stripped)):
             raise ValueError(f"stripped is white space at the end of known, not {stripped!r}")
         if echo == "never" and (whitespace or fence or preamble):

@@ -36,9 +36,7 @@ class StopStage:
         #: the longest beginning at the end of what was fed: all that is held
         self._node = 0
         #: what a sequence starts with: ordinary text is skipped in C up to there
-        self._first = (
-            re.compile("[" + "".join(map(re.escape, self._beginnings.next[0])) + "]") if chosen else None
-        )
+        self._first = re.compile("[" + "".join(map(re.escape, self._beginnings.next[0])) + "]") if chosen else None
         self._fired: str | None = None
         self._closed = False
 

@@ -99,9 +99,7 @@ def main() -> None:
     quick = "--quick" in sys.argv
     calls(2_000 if quick else 300_000)
     n = 2_000 if quick else 500_000
-    print(
-        f"\n{'text, ' + format(n, ',') + ' and twice as much':44}{'a character':>20}{'twice':>12}{'factor':>10}"
-    )
+    print(f"\n{'text, ' + format(n, ',') + ' and twice as much':44}{'a character':>20}{'twice':>12}{'factor':>10}")
     for name, make in texts().items():
         once, twice = (best_s(make(size), 3) for size in (n, 2 * n))
         print(f"{name:44}{once / n * 1e9:>17.1f} ns{twice / n / 2 * 1e9:>9.1f} ns{twice / once:>10.2f}")

@@ -41,9 +41,7 @@ class Empty:
         return piece
 
 
-def over_an_empty_call_ns(
-    feed: Callable[[str], str], piece: str, calls: int = 50_000, looks: int = 9
-) -> float:
+def over_an_empty_call_ns(feed: Callable[[str], str], piece: str, calls: int = 50_000, looks: int = 9) -> float:
     """What a call of `feed` costs more than an empty method call, measured in turns in the same run."""
 
     def run(feed: Callable[[str], str]) -> None:

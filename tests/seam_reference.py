@@ -213,25 +213,25 @@ def _word(rng: random.Random, letters: str, longest: int) -> str:
 
 
 def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
-    letters = rng.choice([
-        "ab",
-        "ab \n",
-        "a \n`",
-        "a\n`",
-        "ab\n",
-        "a \r\n",
-        "` \n",
-        "ab `\n\r",
-        "a\u00e9\u2003\n",
-    ])
+    letters = rng.choice(
+        [
+            "ab",
+            "ab \n",
+            "a \n`",
+            "a\n`",
+            "ab\n",
+            "a \r\n",
+            "` \n",
+            "ab `\n\r",
+            "a\u00e9\u2003\n",
+        ]
+    )
     known = rng.choice(letters) + _word(rng, letters, 3)
     match rng.randrange(12):
         case 0:
             known = "```" + _word(rng, letters, 3)
         case 1:
-            known = rng.choice(["a" * 16, "ab" * 8, "aaaaaaa\n" * 2 + "aa", "a\na" * 8]) + _word(
-                rng, letters, 2
-            )
+            known = rng.choice(["a" * 16, "ab" * 8, "aaaaaaa\n" * 2 + "aa", "a\na" * 8]) + _word(rng, letters, 2)
         case 2:
             known = _word(rng, letters, 2) * 3
         case 3:
@@ -322,9 +322,7 @@ def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
     return ""
 
 
-def through(
-    make: Make, known: str, rules: dict[str, Any], pieces: Iterable[str], cut: bool = False
-) -> Outcome:
+def through(make: Make, known: str, rules: dict[str, Any], pieces: Iterable[str], cut: bool = False) -> Outcome:
     """What a seam makes of these pieces."""
     seam = make(known, **rules)
     emitted = "".join([seam.feed(piece) for piece in pieces]) + seam.close(cut)

@@ -63,9 +63,7 @@ CASES: list[tuple[list[str | None], str, dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("chunks", "prefill", "rules", "expected"), CASES)
-def test_sync_text(
-    chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]
-) -> None:
+def test_sync_text(chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]) -> None:
     """The prefill is a chunk of its own, at the time that show_when says; no chunk is empty."""
     assert list(dedupe_sync(chunks, prefill, **rules)) == expected
     assert list(dedupe_sync(iter(chunks), prefill, **rules)) == expected
@@ -73,9 +71,7 @@ def test_sync_text(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("chunks", "prefill", "rules", "expected"), CASES)
-async def test_async_text(
-    chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]
-) -> None:
+async def test_async_text(chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]) -> None:
     """The same over an asynchronous source."""
     assert await listed(dedupe(gives(*chunks), prefill, **rules)) == expected
 
@@ -184,9 +180,7 @@ CUTS: list[tuple[list[Any], dict[str, Any], list[str]]] = [
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("chunks", "rules", "expected"), CUTS)
-async def test_an_exception_counts_as_a_cut(
-    chunks: list[Any], rules: dict[str, Any], expected: list[str]
-) -> None:
+async def test_an_exception_counts_as_a_cut(chunks: list[Any], rules: dict[str, Any], expected: list[str]) -> None:
     """What is held is dropped, a prefill that is not shown yet stays so, and the same exception goes on."""
     got: list[str] = []
     with pytest.raises(Boom) as caught:

@@ -99,9 +99,7 @@ def check_cuts(make: type[StopStage], sequences: Sequence[str], text: str, seed:
         (["\ud800"], "a\ud800b", "a", "\ud800"),
     ],
 )
-def test_it_cuts_in_front_of_the_first_match(
-    sequences: list[str], text: str, shown: str, fired: str | None
-) -> None:
+def test_it_cuts_in_front_of_the_first_match(sequences: list[str], text: str, shown: str, fired: str | None) -> None:
     """The match that ends first fires, of two that end together the longest; nothing after it is shown."""
     assert batch(sequences, text) == (shown, fired)
     for pieces in cuttings(text, random.Random(0)):
