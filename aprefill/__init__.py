@@ -1,7 +1,7 @@
 """Stream a model's reply of which you wrote the beginning: one clean stream, the prefill exactly once.
 
-    async for chunk in stream("JSON list of US state names", prefill='["', model="anthropic:claude-haiku-4-5"):
-        print(chunk, end="")
+async for chunk in stream("JSON list of US state names", prefill='["', model="anthropic:claude-haiku-4-5"):
+    print(chunk, end="")
 """
 
 from __future__ import annotations

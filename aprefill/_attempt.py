@@ -141,7 +141,11 @@ class Attempt:
             error_type, detail = self._codec.error(200, body, headers)
             if error_type or detail:
                 raise StatusError(
-                    200, error_type=error_type, detail=self._target.redact(detail), request_id=self.request_id, in_band=True
+                    200,
+                    error_type=error_type,
+                    detail=self._target.redact(detail),
+                    request_id=self.request_id,
+                    in_band=True,
                 )
         if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
             raise ProtocolError(
@@ -245,7 +249,9 @@ class Attempt:
         try:
             undispatched = self._wire.close()
             if self._records == 0:
-                what = "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
+                what = (
+                    "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
+                )
                 raise ProtocolError(f"the answer is {what}", status=self.status)
             deltas += self.decoder.close(undispatched)
             self._look(deltas)

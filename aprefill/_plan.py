@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
 _SHOW_WHEN = get_args(ShowWhen)
 
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Ask:
     """What the caller asked for, checked. It has no repr: it holds the prompt."""
@@ -143,7 +144,11 @@ def first(ask: Ask, row: Row, model: str) -> Step:
     return Step(
         row=row,
         call=_call(
-            ask, row, model, carried.messages, carried.body_fields,
+            ask,
+            row,
+            model,
+            carried.messages,
+            carried.body_fields,
             host_stop=_host_stop(ask.stop, row, ask.prefill, row.support),
         ),
         mode="native",
@@ -192,7 +197,11 @@ def _check_conflicts(ask: Ask, row: Row) -> None:
 def _is_on(ask: Ask, setting: str) -> bool:
     value = getattr(ask, setting, None) or ask.extra.get(setting)
     if setting == "tool_choice":
-        return value not in {None, "auto", "none"} if isinstance(value, str | None) else value.get("type") not in {"auto", "none"}
+        return (
+            value not in {None, "auto", "none"}
+            if isinstance(value, str | None)
+            else value.get("type") not in {"auto", "none"}
+        )
     if setting == "thinking":
         return value is not None and value.get("type") != "disabled"
     return bool(value)
@@ -239,7 +248,9 @@ def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[
     if trailing is None:
         return tuple(messages), prefill
     if prefill:
-        raise UsageError("the messages end with an assistant turn, which is a prefill, and prefill= is given too; keep one")
+        raise UsageError(
+            "the messages end with an assistant turn, which is a prefill, and prefill= is given too; keep one"
+        )
     if len(messages) == 1:
         raise UsageError("the messages are an assistant turn alone; put the user's message before it")
     return tuple(messages[:-1]), trailing

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from ._errors import UsageError
 from ._plan import ask
-from ._reply import Reply, Run, live_runs
+from ._reply import Reply
+from ._run import Run, live_runs
 from ._support import builtin_table
 from ._target import DEMO_SCHEME, resolve
 from ._types import Timeouts

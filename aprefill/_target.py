@@ -84,7 +84,9 @@ def resolve(
     if provider is None:
         if base_url is None and not has_client:
             known = ", ".join(table.providers)
-            raise UsageError(f"model={name!r} names no known provider; write provider:name with one of {known}, or pass base_url=")
+            raise UsageError(
+                f"model={name!r} names no known provider; write provider:name with one of {known}, or pass base_url="
+            )
         provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
     if not bare:
         raise UsageError(f"model={name!r} has no name after the colon")
@@ -120,7 +122,9 @@ def check_url(url: str) -> None:
     if parts.query or parts.fragment or url.endswith(("?", "#")):
         raise UsageError("base_url holds a query or a fragment; pass the bare base URL")
     if parts.scheme == "http" and not _is_loopback(host):
-        raise UsageError(f"base_url is plain http to {host}, which would send the key and the prompt in clear; use https")
+        raise UsageError(
+            f"base_url is plain http to {host}, which would send the key and the prompt in clear; use https"
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -150,4 +154,3 @@ def _key(row: Row, given: str | None, *, required: bool) -> str:
             "(often a trailing newline); store it without"
         )
     return key
-

@@ -73,9 +73,7 @@ async def _handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 await reader.readexactly(int(length[1]))
             path = head.split(b" ")[1]
             wire = next(w for w in wires if path.endswith(w))
-            writer.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-            )
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
             if path.startswith(b"/each"):
                 for event in long[wire]:
                     writer.write(event)

@@ -56,9 +56,7 @@ def best_us(call: Callable[[T], object], argument: T, calls: int = CALLS) -> flo
 
 def main() -> None:
     print(f"Python {sys.version.split()[0]}, {CALLS:,} records a round, best of {ROUNDS}")
-    print(
-        f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'refused us':>11}"
-    )
+    print(f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'refused us':>11}")
     for name, data in RECORDS.items():
         decoder, record = codec(name).decoder(), Record(data)
         assert list(decoder.decode(record)) == [TextDelta(TEXT)]

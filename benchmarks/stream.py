@@ -63,7 +63,10 @@ async def contestants(stack: AsyncExitStack, base: str) -> dict[str, Contestant]
     ant = await stack.enter_async_context(anthropic.AsyncAnthropic(api_key="k", base_url=base))
 
     # two hosts that the table knows to repeat the prefill, one a wire
-    echoing = {"chat": {"model": "mistral:mistral-large-latest"}, "messages": {"model": "llama_cpp:m", "api": "messages"}}
+    echoing = {
+        "chat": {"model": "mistral:mistral-large-latest"},
+        "messages": {"model": "llama_cpp:m", "api": "messages"},
+    }
 
     async def bare(mode: str, wire: str) -> tuple[str, float]:
         path = "/v1/messages" if wire == "messages" else "/chat/completions"
@@ -95,9 +98,7 @@ async def contestants(stack: AsyncExitStack, base: str) -> dict[str, Contestant]
 
     async def ours_first(mode: str, wire: str) -> tuple[str, float]:
         began, first, out = time.perf_counter(), 0.0, []
-        reply = session.stream(
-            "hi", prefill=PREFILL, **echoing[wire], base_url=f"{base}/{mode}", show_when="never"
-        )
+        reply = session.stream("hi", prefill=PREFILL, **echoing[wire], base_url=f"{base}/{mode}", show_when="never")
         async for chunk in reply:
             first = first or time.perf_counter() - began
             out.append(chunk)
@@ -140,7 +141,11 @@ async def cpu(field: dict[str, Contestant], mode: str, wire: str) -> dict[str, f
 
 async def first_text(field: dict[str, Contestant], wire: str) -> dict[str, float]:
     """Microseconds from the call to the first text in the caller's hands, over a warm connection."""
-    names = {"bare httpx2 + msgspec": "bare httpx2 + msgspec", "stream(), seam on": "first", "official SDK": "official SDK"}
+    names = {
+        "bare httpx2 + msgspec": "bare httpx2 + msgspec",
+        "stream(), seam on": "first",
+        "official SDK": "official SDK",
+    }
     samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(FIRSTS + 5):
         for name, key in names.items():
@@ -166,7 +171,9 @@ async def main() -> int:
         async with AsyncExitStack() as stack:
             field = await contestants(stack, base)
             costs = {
-                f"{wire}, {mode}": await cpu(field, mode, wire) for wire in ("chat", "messages") for mode in ("each", "burst")
+                f"{wire}, {mode}": await cpu(field, mode, wire)
+                for wire in ("chat", "messages")
+                for mode in ("each", "burst")
             }
             firsts = {wire: await first_text(field, wire) for wire in ("chat", "messages")}
     lines = table("CPU for each chunk of 4 characters, microseconds", costs)

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 CHAT = b'{"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" hello"}}]}'
 MESSAGES = b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" hello"}}'
-OLLAMA = (
-    b'{"model":"llama3.2","created_at":"2026-11-22T10:00:00Z","message":{"role":"assistant","content":" a"}}'
-)
+OLLAMA = b'{"model":"llama3.2","created_at":"2026-11-22T10:00:00Z","message":{"role":"assistant","content":" a"}}'
 
 
 def frame(payload: bytes) -> bytes:
@@ -69,9 +67,7 @@ def best_us(feed: Callable[[bytes], object], pieces: list[bytes], records: int) 
 
 
 def main() -> None:
-    print(
-        f"Python {platform.python_version()}, microseconds a record, in brackets the ratio to the baseline\n"
-    )
+    print(f"Python {platform.python_version()}, microseconds a record, in brackets the ratio to the baseline\n")
     print(f"{'shape':24}{'bytes':>6}{'one a feed':>18}{f'{MANY} a feed':>18}{'cut each 97 bytes':>20}")
     for name, (new, record) in SHAPES.items():
         feed = new().feed

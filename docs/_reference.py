@@ -125,5 +125,7 @@ def page() -> str:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else f"{PAGE.name} is stale: nox -s docs")
+        sys.exit(
+            0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else f"{PAGE.name} is stale: nox -s docs"
+        )
     PAGE.write_text(page(), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Run by `nox -s extras`, outside pytest: what the bare wheel does without an extra, and with it.
 
-    python -P tests/extras.py without bedrock        (-P: tests/typing is not the standard library's)
+python -P tests/extras.py without bedrock        (-P: tests/typing is not the standard library's)
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from aprefill import Reply, Session, StopReason, Truncated, stream
-from aprefill._reply import _live
+from aprefill._run import _live
 from aprefill.testing import Script, serve
 from aprefill.transports._kill import KillHandle
 
@@ -203,6 +203,7 @@ async def test_the_server_sees_the_close_at_once(leave: Exit, tls: bool, monkeyp
 async def test_a_bare_stream_closes_as_well(leave: Exit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a session the call's own connection and client are closed the same way, on the Anthropic wire."""
     async with host(tls=False, monkeypatch=monkeypatch) as server:
+
         def bare() -> Reply:
             return stream("hi", prefill="zero ", model="anthropic:claude-haiku-4-5", base_url=server.url, api_key="k")
 
@@ -237,9 +238,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_two_thousand_mixed_exits_leave_nothing(
-    anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_thousand_mixed_exits_leave_nothing(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No socket, task, file descriptor or pool slot is left after 2,000 replies that were left in every way."""
     async with host(tls=False, monkeypatch=monkeypatch) as server:
         async with Session("openai:gpt", base_url=server.openai_url, support="eats") as session:

@@ -246,7 +246,9 @@ async def test_a_stop_across_the_joint_is_ours_and_applies_to_the_new_text(wire:
 @pytest.mark.parametrize("wire", WIRES)
 async def test_usage_timing_and_stop_reason(wire: str) -> None:
     """What the host counted, and clocks in their order; the prefill is nobody's first token."""
-    async with serve(Script(text="one two", prefill="eats", input_tokens=7, output_tokens=5, first_token_s=0.05)) as server:
+    async with serve(
+        Script(text="one two", prefill="eats", input_tokens=7, output_tokens=5, first_token_s=0.05)
+    ) as server:
         reply = ask(server, wire, prefill="zero ")
         assert reply.usage is None
         assert reply.timing.total_s is None
@@ -637,7 +639,10 @@ async def test_a_session_has_one_pool_and_the_same_defaults() -> None:
             await session.stream("b", max_tokens=5, system=None).text()
         first, second = server.exchanges
         assert server.connections == 1
-        assert (first.json["max_completion_tokens"], first.messages[0]) == (9, {"role": "system", "content": "be brief"})
+        assert (first.json["max_completion_tokens"], first.messages[0]) == (
+            9,
+            {"role": "system", "content": "be brief"},
+        )
         assert (second.json["max_completion_tokens"], second.messages[0]["role"]) == (5, "user")
         with pytest.raises(UsageError, match="closed"):
             session.stream("c")

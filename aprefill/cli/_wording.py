@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 #: Arguments of `stream()` that are options here, as messages write them: `support=`, `support=...`.
-_ARGUMENT = re.compile(r"\b(api|base_url|max_tokens|model|prefill|stop|strict|support|system|temperature)=(?![\w'\"{(\[])")
+_ARGUMENT = re.compile(
+    r"\b(api|base_url|max_tokens|model|prefill|stop|strict|support|system|temperature)=(?![\w'\"{(\[])"
+)
 
 #: What to do differs from what a program would do. A test finds each of these in the library's source.
 _PHRASES = (

@@ -92,9 +92,7 @@ def said(value: Any, depth: int = _DEPTH) -> tuple[str, str]:
     """`(error_type, detail)` out of a parsed error, each ``""`` where the host does not say."""
     if isinstance(value, str):
         text = value.strip()
-        inner = (
-            loads(text) if text[:1] in {"{", "["} else None
-        )  # Mistral and OpenRouter quote JSON in a string
+        inner = loads(text) if text[:1] in {"{", "["} else None  # Mistral and OpenRouter quote JSON in a string
         return said(inner, depth - 1) if isinstance(inner, dict | list) else ("", _sentence(text))
     if depth <= 0:
         return "", ""
@@ -134,9 +132,7 @@ def _said_by_object(value: dict[str, Any], depth: int) -> tuple[str, str]:
             continue
         kind, detail = said(inner, depth - 1)
         if key == "error" and isinstance(inner, str) and isinstance(value.get("message"), str):
-            return own or detail, said(value["message"], depth - 1)[
-                1
-            ]  # {"error": "Unauthorized", "message": "..."}
+            return own or detail, said(value["message"], depth - 1)[1]  # {"error": "Unauthorized", "message": "..."}
         metadata = value.get("metadata")
         if isinstance(metadata, dict) and metadata.get("raw"):  # OpenRouter: what the upstream host said
             detail = ": ".join(part for part in (detail, said(metadata["raw"], depth - 1)[1]) if part)
@@ -184,9 +180,7 @@ def says_error(value: Any) -> bool:
         return False
     if value.get("error") or value.get("error_type"):
         return True
-    if any(
-        isinstance(name, str) and name.lower() == "error" for name in (value.get("object"), value.get("type"))
-    ):
+    if any(isinstance(name, str) and name.lower() == "error" for name in (value.get("object"), value.get("type"))):
         return True
     base = value.get("base_resp")  # MiniMax: {"status_code": 0} is success
     return isinstance(base, dict) and bool(base.get("status_code"))

@@ -35,9 +35,7 @@ def _script(fields: dict[str, Any]) -> Script:
 def main() -> None:
     """Serve until SIGINT or SIGTERM. The first line printed is the address, the second with --tls the CA's file."""
     parser = argparse.ArgumentParser(prog="python -m aprefill.testing", description=main.__doc__)
-    parser.add_argument(
-        "script", nargs="?", default="{}", help="the fields of aprefill.testing.Script, as JSON"
-    )
+    parser.add_argument("script", nargs="?", default="{}", help="the fields of aprefill.testing.Script, as JSON")
     parser.add_argument("--text", help="the reply's text")
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--tls", action="store_true")

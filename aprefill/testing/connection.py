@@ -158,9 +158,7 @@ class Connection:
         limit = script.drop_after_bytes if script.reset_after_bytes is None else script.reset_after_bytes
         keeps_alive = request.keeps_alive and framing != "close"
         length = reply.length() if framing == "length" else 0
-        head = response_head(
-            reply.status, reply.headers, framing=framing, length=length, keeps_alive=keeps_alive
-        )
+        head = response_head(reply.status, reply.headers, framing=framing, length=length, keeps_alive=keeps_alive)
         steps = reply.body()
         if limit is not None:
             steps = first_bytes(steps, limit)
@@ -168,9 +166,7 @@ class Connection:
             steps = recut(steps, script.wire_cuts)
         await self._send(head)
         ends_whole = limit is None
-        await self._send_body(
-            steps, script.pace_s, exchange, chunked=framing == "chunked", ends_whole=ends_whole
-        )
+        await self._send_body(steps, script.pace_s, exchange, chunked=framing == "chunked", ends_whole=ends_whole)
         if ends_whole:
             return "complete", keeps_alive
         if script.reset_after_bytes is None:

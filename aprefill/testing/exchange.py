@@ -18,9 +18,7 @@ def text_of(content: object) -> str:
         return content
     if not isinstance(content, list):
         return ""
-    parts = (
-        part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"
-    )
+    parts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text")
     return "".join(part for part in parts if isinstance(part, str))
 
 

@@ -103,9 +103,7 @@ def response_head(
     status: int, headers: Mapping[str, str], *, framing: Framing, length: int, keeps_alive: bool
 ) -> bytes:
     """The status line and the headers, with those that tell the body's end."""
-    told = {"chunked": ("transfer-encoding", "chunked"), "length": ("content-length", str(length))}.get(
-        framing
-    )
+    told = {"chunked": ("transfer-encoding", "chunked"), "length": ("content-length", str(length))}.get(framing)
     named = dict([told] if told else []) | ({} if keeps_alive else {"connection": "close"}) | dict(headers)
     phrase = HTTPStatus(status).phrase if status in {known.value for known in HTTPStatus} else ""
     lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in named.items()), "", ""]

@@ -29,11 +29,7 @@ class ToolCall:
     @property
     def arguments_json(self) -> str:
         """The arguments as JSON text."""
-        return (
-            self.arguments
-            if isinstance(self.arguments, str)
-            else msgspec.json.encode(self.arguments).decode()
-        )
+        return self.arguments if isinstance(self.arguments, str) else msgspec.json.encode(self.arguments).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,34 +188,23 @@ def _check_numbers(script: Script) -> None:
     for f in fields(script):
         value = getattr(script, f.name)
         if f.name.endswith("_s"):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or math.isnan(value)
-                or value < 0
-            ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
                 raise UsageError(f"Script: {f.name}={value!r} is no time; give seconds, 0 or more")
         elif "int" in str(f.type).split(" | ") and f.name != "cuts":
             least = 1 if f.name == "wire_cuts" else 0
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UsageError(
-                    f"Script: {f.name}={value!r} is no count; give a whole number, {least} or more"
-                )
+                raise UsageError(f"Script: {f.name}={value!r} is no count; give a whole number, {least} or more")
     if not 200 <= script.status <= 599:
         raise UsageError(f"Script: status={script.status} is no final HTTP status; give 200 to 599")
     cuts: Sequence[object] = (script.cuts,) if isinstance(script.cuts, int) else script.cuts
     if isinstance(cuts, str) or not (
         all(isinstance(cut, str) for cut in cuts) or all(isinstance(cut, int) and cut >= 0 for cut in cuts)
     ):
-        raise UsageError(
-            "Script: cuts= takes a number of characters, a sequence of numbers, or a sequence of strings"
-        )
+        raise UsageError("Script: cuts= takes a number of characters, a sequence of numbers, or a sequence of strings")
     if script.cuts == 0:
         raise UsageError("Script: cuts=0 would never end; give 1 or more characters a delta")
     if isinstance(script.retry_after, int | float) and not 0 <= script.retry_after < math.inf:
-        raise UsageError(
-            f"Script: retry_after={script.retry_after!r} is no time; give seconds, or an HTTP date"
-        )
+        raise UsageError(f"Script: retry_after={script.retry_after!r} is no time; give seconds, or an HTTP date")
 
 
 def _is_given(value: object) -> bool:
@@ -241,9 +226,7 @@ def _check_together(script: Script) -> None:
     if script.retry_after is not None and script.status < 400:
         raise UsageError("Script: retry_after= needs an error status=, such as 429")
     if script.error is not None and script.status < 400:
-        raise UsageError(
-            "Script: error= is the body of an error status=; inside a good stream it is error_event="
-        )
+        raise UsageError("Script: error= is the body of an error status=; inside a good stream it is error_event=")
     if script.keepalive_after is not None and script.framing == "length":
         raise UsageError("Script: a body that is kept alive has no length; leave framing='length' out")
     if script.keepalive_after is not None and not script.keepalive_s:

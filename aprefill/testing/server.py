@@ -120,9 +120,7 @@ class Server:
             while len(self.exchanges) <= index:
                 await self._asked.wait()
         if len(self.exchanges) <= index:
-            raise TimeoutError(
-                f"{len(self.exchanges)} requests came within {timeout_s:g} s, number {index} did not"
-            )
+            raise TimeoutError(f"{len(self.exchanges)} requests came within {timeout_s:g} s, number {index} did not")
         return self.exchanges[index]
 
     # --- running ----------------------------------------------------------------------------------------------
@@ -167,9 +165,7 @@ class Server:
         if not self.open_connections:
             self._all_closed = anyio.Event()
         self.open_connections += 1
-        connection = Connection(
-            stream, number=self.connections, exchanges=self.exchanges, choose=self._choose
-        )
+        connection = Connection(stream, number=self.connections, exchanges=self.exchanges, choose=self._choose)
         try:
             await connection.run(self._certificate.server_context if self._certificate else None)
         except Exception as exc:
@@ -193,9 +189,7 @@ class Server:
         try:
             script = self._script(exchange)
             if not isinstance(script, Script):
-                raise UsageError(
-                    f"the callable given to serve() returned a {type(script).__name__}, not a Script"
-                )
+                raise UsageError(f"the callable given to serve() returned a {type(script).__name__}, not a Script")
         except Exception as exc:
             self._failure = self._failure or exc
             return Script(status=500, error=("script_error", f"the script raised {type(exc).__name__}"))
@@ -214,9 +208,7 @@ def _loopback(host: str) -> str:
     except ValueError:
         address = None
     if address is None or not address.is_loopback:
-        raise UsageError(
-            f"host={host!r} is not this machine's loopback; pass '127.0.0.1', '::1' or 'localhost'"
-        )
+        raise UsageError(f"host={host!r} is not this machine's loopback; pass '127.0.0.1', '::1' or 'localhost'")
     return host
 
 

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from .output import ModelOutput
 
 #: What api.anthropic.com answers since Claude 4.6.
-REFUSAL = (
-    "This model does not support assistant message prefill. The conversation must end with a user message."
-)
+REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
 #: What it answered before to a prefill that ends in white space.
 TRAILING_WHITESPACE = "messages: final assistant content cannot end with trailing whitespace"
 

@@ -70,9 +70,7 @@ class AnthropicWire:
 
     def finish(self) -> Iterator[bytes]:
         if not (self._output.content or self._output.tools):
-            yield from self._open(
-                "text", {"type": "text", "text": ""}
-            )  # recorded: an empty reply has its block
+            yield from self._open("text", {"type": "text", "text": ""})  # recorded: an empty reply has its block
         yield from self._close()
         self._ended = True
         delta = {"stop_reason": self._reason(), "stop_sequence": self._output.stop_sequence}
@@ -88,21 +86,25 @@ class AnthropicWire:
         output = self._output
         content: list[dict[str, Any]] = []
         if output.reasoning:
-            content.append({
-                "type": "thinking",
-                "thinking": "".join(output.reasoning),
-                "signature": _SIGNATURE,
-            })
+            content.append(
+                {
+                    "type": "thinking",
+                    "thinking": "".join(output.reasoning),
+                    "signature": _SIGNATURE,
+                }
+            )
         if output.content or not output.tools:
             content.append({"type": "text", "text": "".join(output.content)})
         for number, call in enumerate(output.tools):
             arguments = msgspec.json.decode(call.arguments_json)
-            content.append({
-                "type": "tool_use",
-                "id": self._tool_id(number),
-                "name": call.name,
-                "input": arguments,
-            })
+            content.append(
+                {
+                    "type": "tool_use",
+                    "id": self._tool_id(number),
+                    "name": call.name,
+                    "input": arguments,
+                }
+            )
         return to_json(
             self._message(
                 content,
@@ -138,9 +140,7 @@ class AnthropicWire:
     def _delta(self, delta: dict[str, str]) -> bytes:
         return _event("content_block_delta", {"index": max(self._block, 0), "delta": delta})
 
-    def _message(
-        self, content: list[dict[str, Any]], *, output_tokens: int, **end: str | None
-    ) -> dict[str, Any]:
+    def _message(self, content: list[dict[str, Any]], *, output_tokens: int, **end: str | None) -> dict[str, Any]:
         return {
             "model": self._model,
             "id": f"msg_{self._index:024d}",

@@ -82,16 +82,12 @@ class OpenAIWire:
         if output.reasoning:
             message["reasoning_content"] = "".join(output.reasoning)
         if output.tools:
-            message["tool_calls"] = [
-                self._call(n, call.arguments_json) for n, call in enumerate(output.tools)
-            ]
+            message["tool_calls"] = [self._call(n, call.arguments_json) for n, call in enumerate(output.tools)]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason()}
         return to_json({**self._head("chat.completion"), "choices": [choice], "usage": self._usage()})
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
-        known, code = _ERROR_TYPES.get(
-            status, ("server_error" if status >= 500 else "invalid_request_error", None)
-        )
+        known, code = _ERROR_TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
         kind, message = error or (known, usual_message(status))
         return to_json({"error": {"message": message, "type": kind, "param": None, "code": code}})
 

@@ -189,9 +189,7 @@ class SseDecoder:
         self._body = body
         self._event = event
 
-    def _field(
-        self, line: bytes, body: bytes | BytesIO | None, event: str
-    ) -> tuple[bytes | BytesIO | None, str]:
+    def _field(self, line: bytes, body: bytes | BytesIO | None, event: str) -> tuple[bytes | BytesIO | None, str]:
         """Interpret one line that is not blank; gives the record's data and event name after it."""
         colon = line.find(b":")
         name, at = (line, len(line)) if colon < 0 else (line[:colon], colon + 1)

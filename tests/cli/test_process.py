@@ -74,7 +74,9 @@ async def read(fd: int, size: int | None = None) -> bytes:
     def wait() -> bytes:
         got = b""
         try:
-            while (size is None or len(got) < size) and (part := os.read(fd, 4096 if size is None else size - len(got))):
+            while (size is None or len(got) < size) and (
+                part := os.read(fd, 4096 if size is None else size - len(got))
+            ):
                 got += part
         except OSError:  # EIO is how Linux says that nobody has a terminal's other side open
             pass

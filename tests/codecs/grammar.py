@@ -8,36 +8,40 @@ from hypothesis import strategies as st
 
 #: Text with everything that has been trouble: surrogates, control characters, quotes, the end marker.
 awkward = st.one_of(
-    st.sampled_from([
-        "",
-        "error",
-        "stop",
-        "text",
-        "tool_use",
-        "thinking",
-        "[DONE]",
-        "{}",
-        '{"a":',
-        "\ud83d",
-        "\ude00",
-        "\x00",
-    ]),
+    st.sampled_from(
+        [
+            "",
+            "error",
+            "stop",
+            "text",
+            "tool_use",
+            "thinking",
+            "[DONE]",
+            "{}",
+            '{"a":',
+            "\ud83d",
+            "\ude00",
+            "\x00",
+        ]
+    ),
     st.text('aZ é😀\ud83d\ude00\x00\n"\\', max_size=6),
 )
 
 #: What no field expects. Ready-made values, because drawing nested ones takes most of a test's time.
-anything: st.SearchStrategy[Any] = st.sampled_from([
-    *(None, True, 0, -1, 7, 1.5, 10**30, float("nan"), float("inf"), "", "x", "error", "\ud83d", "400"),
-    *([], {}, [[]], [None], ["a"], ["\ud83d"], [{}], [1, {"a": [2]}]),
-    *(
-        {"a": 1},
-        {"\ud83d": "\ude00"},
-        {"text": "\ud83d"},
-        {"error": "e"},
-        {"message": {"detail": [{"msg": "m"}]}},
-    ),
-    {"type": "text", "text": None},
-])
+anything: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        *(None, True, 0, -1, 7, 1.5, 10**30, float("nan"), float("inf"), "", "x", "error", "\ud83d", "400"),
+        *([], {}, [[]], [None], ["a"], ["\ud83d"], [{}], [1, {"a": [2]}]),
+        *(
+            {"a": 1},
+            {"\ud83d": "\ude00"},
+            {"text": "\ud83d"},
+            {"error": "e"},
+            {"message": {"detail": [{"msg": "m"}]}},
+        ),
+        {"type": "text", "text": None},
+    ]
+)
 
 
 def fields(**shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -52,9 +56,7 @@ word = st.one_of(st.none(), awkward)
 
 error = st.one_of(
     awkward,
-    fields(
-        type=word, code=anything, message=word, status=anything, metadata=fields(raw=word), param=anything
-    ),
+    fields(type=word, code=anything, message=word, status=anything, metadata=fields(raw=word), param=anything),
 )
 
 usage = fields(

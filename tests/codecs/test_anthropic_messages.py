@@ -86,10 +86,7 @@ def body(**fields: Any) -> bytes:
 
 def test_a_small_request_byte_by_byte() -> None:
     """Order and spelling are fixed."""
-    assert (
-        body()
-        == b'{"model":"claude","max_tokens":5,"messages":[{"role":"user","content":"Hi"}],"stream":true}'
-    )
+    assert body() == b'{"model":"claude","max_tokens":5,"messages":[{"role":"user","content":"Hi"}],"stream":true}'
 
 
 def test_a_full_request_byte_by_byte() -> None:
@@ -167,9 +164,7 @@ def test_every_stop_reason_of_the_sdk_is_known() -> None:
     for word in words:
         (found,) = only(FinishDelta, decode(NAME, finish(word), STOP))
         assert found.reason is not StopReason.OTHER
-    assert only(FinishDelta, decode(NAME, finish("new_word"), STOP)) == [
-        FinishDelta(StopReason.OTHER, "new_word")
-    ]
+    assert only(FinishDelta, decode(NAME, finish("new_word"), STOP)) == [FinishDelta(StopReason.OTHER, "new_word")]
 
 
 def test_the_stop_sequence_is_told() -> None:
@@ -253,10 +248,7 @@ def test_the_event_name_stands_in_for_a_missing_type() -> None:
 def test_text_in_the_start_of_a_block_counts() -> None:
     """Hosts that put the first words there, and gateways that open no blocks at all."""
     assert text(decode(NAME, block("text", text="Hel"), delta("text_delta", text="lo"), STOP)) == "Hello"
-    assert (
-        reasoning(decode(NAME, block("thinking", thinking="H"), delta("thinking_delta", thinking="m"), STOP))
-        == "Hm"
-    )
+    assert reasoning(decode(NAME, block("thinking", thinking="H"), delta("thinking_delta", thinking="m"), STOP)) == "Hm"
     assert reasoning(decode(NAME, delta("thinking_delta", thinking="Hm"), STOP)) == "Hm"
 
 
@@ -383,9 +375,7 @@ def turn(words: str, *events: Any) -> Any:
 
 def test_only_text_is_a_str() -> None:
     """However many text blocks there were, and if none came: the text is the caller's, prefill included."""
-    assert (
-        turn("{Hello", *said("Hel"), block("text", 1, text=""), delta("text_delta", 1, text="lo")) == "{Hello"
-    )
+    assert turn("{Hello", *said("Hel"), block("text", 1, text=""), delta("text_delta", 1, text="lo")) == "{Hello"
     assert turn("") == ""
 
 
@@ -400,9 +390,7 @@ def test_thinking_text_and_calls() -> None:
 
 def test_thinking_without_a_signature_stays_out() -> None:
     """Anthropic refuses it; an empty thought with a signature (thinking not shown) stays, so does a redacted one."""
-    assert (
-        turn("x", block("thinking", thinking=""), delta("thinking_delta", thinking="Hm"), *said("x")) == "x"
-    )
+    assert turn("x", block("thinking", thinking=""), delta("thinking_delta", thinking="Hm"), *said("x")) == "x"
     redacted = {"type": "redacted_thinking", "data": "opaque"}
     events = [block("thinking", thinking="", signature="s"), block("redacted_thinking", 1, data="opaque")]
     assert turn("x", *events) == [
@@ -494,9 +482,7 @@ def test_a_compaction_block_is_filled_by_its_delta() -> None:
 def test_a_repeated_message_start_changes_nothing() -> None:
     """The same id twice is one message."""
     assert text(decode(NAME, start(), start(), *said("Hi"), STOP)) == "Hi"
-    assert (
-        turn("x", start(), block("thinking", signature="s"), start(), *said("x")[1:])[0]["signature"] == "s"
-    )
+    assert turn("x", start(), block("thinking", signature="s"), start(), *said("x")[1:])[0]["signature"] == "s"
 
 
 def test_a_message_spliced_into_another() -> None:
@@ -519,7 +505,4 @@ def test_a_stop_reason_in_message_start() -> None:
         NAME, start(stop_reason="tool_use"), block("tool_use", id="t", name="f", input={"a": 1}), end(), STOP
     )
     assert deltas[-2:] == [FinishDelta(StopReason.TOOL_USE, "tool_use"), EndDelta()]
-    assert (
-        only(FinishDelta, decode(NAME, start(stop_reason="refusal"), finish("end_turn"), STOP))[0].raw
-        == "end_turn"
-    )
+    assert only(FinishDelta, decode(NAME, start(stop_reason="refusal"), finish("end_turn"), STOP))[0].raw == "end_turn"

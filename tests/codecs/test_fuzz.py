@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 SHAPES = {"anthropic_messages": anthropic_event, "openai_chat": openai_chunk}
 
-events = st.sampled_from([
-    "",
-    "",
-    "",
-    "message",
-    "chunk",
-    "error",
-    "ping",
-    "message_stop",
-    "throttlingException",
-    "other",
-])
+events = st.sampled_from(
+    [
+        "",
+        "",
+        "",
+        "message",
+        "chunk",
+        "error",
+        "ping",
+        "message_stop",
+        "throttlingException",
+        "other",
+    ]
+)
 
 
 def as_bytes(value: Any) -> bytes:
@@ -48,12 +50,14 @@ payloads = {
         st.binary(max_size=30),
         awkward.map(lambda text: text.encode("utf-8", "surrogatepass")),
         st.just(b"[DONE]"),
-        st.sampled_from([
-            b"[" * 200_000,
-            b'{"delta":' * 200_000,
-            b'{"choices":[{"delta":' * 70_000,
-            b'{"content_block":{"a":' * 100_000,
-        ]),
+        st.sampled_from(
+            [
+                b"[" * 200_000,
+                b'{"delta":' * 200_000,
+                b'{"choices":[{"delta":' * 70_000,
+                b'{"content_block":{"a":' * 100_000,
+            ]
+        ),
     )
     for name, shape in SHAPES.items()
 }

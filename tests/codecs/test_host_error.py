@@ -124,11 +124,7 @@ BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
         ("Bad Request", "Field required"),
     ),
     "the same behind a gateway's words (LiteLLM)": (
-        {
-            "error": {
-                "message": f"MistralException - {{'detail': [{{'msg': 'Not permitted', 'input': '{SECRET}'}}]}}"
-            }
-        },
+        {"error": {"message": f"MistralException - {{'detail': [{{'msg': 'Not permitted', 'input': '{SECRET}'}}]}}"}},
         ("", "MistralException - Not permitted"),
     ),
     "and as JSON there": (
@@ -144,9 +140,7 @@ BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
             "error": {
                 "code": 400,
                 "message": "Provider returned error",
-                "metadata": {
-                    "raw": json.dumps({"type": "error", "error": {"type": "x", "message": "no prefill"}})
-                },
+                "metadata": {"raw": json.dumps({"type": "error", "error": {"type": "x", "message": "no prefill"}})},
             }
         },
         ("", "Provider returned error: no prefill"),
@@ -237,9 +231,7 @@ def test_framing_can_name_the_error() -> None:
         anything,
         st.recursive(
             anything,
-            lambda inner: st.dictionaries(
-                st.sampled_from(["error", "message", "detail", "metadata", "raw"]), inner
-            ),
+            lambda inner: st.dictionaries(st.sampled_from(["error", "message", "detail", "metadata", "raw"]), inner),
             max_leaves=5,
         ),
     )

@@ -66,16 +66,18 @@ def test_the_two_paths_agree_on_damaged_json(reader: Reader[Any], value: Any, da
         at = data.draw(st.integers(0, len(raw)))
         upto = data.draw(st.integers(at, min(len(raw), at + 8)))
         raw[at:upto] = data.draw(
-            st.sampled_from([
-                b"",
-                b"0",
-                b'"',
-                b"\\u0041",
-                b"\xc3\xa9",
-                b",",
-                b"null",
-                bytes(raw[at:upto]) * 2,
-            ])
+            st.sampled_from(
+                [
+                    b"",
+                    b"0",
+                    b'"',
+                    b"\\u0041",
+                    b"\xc3\xa9",
+                    b",",
+                    b"null",
+                    bytes(raw[at:upto]) * 2,
+                ]
+            )
         )
     fast, slow = both(reader, bytes(raw))
     if fast is not None and slow is not None:
@@ -166,9 +168,7 @@ def chain(error: BaseException | None) -> list[BaseException]:
 
 def told(error: BaseException) -> str:
     attributes = {
-        name: getattr(error, name)
-        for name in dir(error)
-        if name not in {"__traceback__", "__cause__", "__context__"}
+        name: getattr(error, name) for name in dir(error) if name not in {"__traceback__", "__cause__", "__context__"}
     }
     return f"{error} {error!r} {attributes}"
 

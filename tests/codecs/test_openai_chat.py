@@ -191,9 +191,7 @@ def test_content_as_a_list() -> None:
             ]
         },
         {
-            "choices": [
-                {"delta": {"content": ""}, "logprobs": {"content": [{"token": "x"}]}, "future": {"a": [1]}}
-            ],
+            "choices": [{"delta": {"content": ""}, "logprobs": {"content": [{"token": "x"}]}, "future": {"a": [1]}}],
             "usage": None,
         },
         {"type": "ping"},
@@ -384,9 +382,7 @@ def test_the_bodys_end_is_the_end_after_a_finish() -> None:
     """Gateways that leave [DONE] out. What came between the finish and the end counts."""
     decoder = OpenAIChatDecoder()
     feed(decoder, [chunk(content="x"), STOP])
-    assert feed(decoder, [{"choices": [], "usage": {"prompt_tokens": 1}}]) == [
-        UsageDelta(Usage(input_tokens=1))
-    ]
+    assert feed(decoder, [{"choices": [], "usage": {"prompt_tokens": 1}}]) == [UsageDelta(Usage(input_tokens=1))]
     assert [*decoder.close()] == [EndDelta()]
     assert [*decoder.close()] == []
 
@@ -487,9 +483,7 @@ def test_what_is_no_error() -> None:
     for event in ({**STOP, "error": None}, {**STOP, "error": {}}, {**STOP, "error": ""}):
         assert only(ErrorDelta, decode(NAME, event, DONE)) == []
     assert (
-        decode(NAME, {"choices": None, "base_resp": {"status_code": 0, "status_msg": "success"}}, STOP, DONE)[
-            -1
-        ]
+        decode(NAME, {"choices": None, "base_resp": {"status_code": 0, "status_msg": "success"}}, STOP, DONE)[-1]
         == EndDelta()
     )
 
@@ -517,9 +511,9 @@ def test_a_finish_that_is_a_failure(word: str, status: int) -> None:
 
 def test_the_event_name_can_say_error() -> None:
     """Groq's and LM Studio's `event: error`, with and without JSON."""
-    assert [
-        *OpenAIChatDecoder().decode(record({"error": {"message": "m", "status_code": 400}}, "error"))
-    ] == [ErrorDelta(400, "", "m")]
+    assert [*OpenAIChatDecoder().decode(record({"error": {"message": "m", "status_code": 400}}, "error"))] == [
+        ErrorDelta(400, "", "m")
+    ]
     assert [*OpenAIChatDecoder().decode(record({"message": "m"}, "error"))] == [ErrorDelta(200, "", "m")]
     assert [*OpenAIChatDecoder().decode(record(b"", "error"))] == [ErrorDelta(200, "", "")]
 
@@ -539,9 +533,7 @@ def test_pieces_of_a_call_are_joined() -> None:
 
 def test_a_host_that_repeats_id_and_name() -> None:
     """They are in the first delta only, so that joining them does not double them."""
-    assert called(piece(0, "i", "f", ""), piece(0, "i", "f", "{"), piece(0, "i", "f", "}")) == {
-        0: ("i", "f", "{}")
-    }
+    assert called(piece(0, "i", "f", ""), piece(0, "i", "f", "{"), piece(0, "i", "f", "}")) == {0: ("i", "f", "{}")}
 
 
 @pytest.mark.parametrize("indices", [(0, 1), (0, 0), (None, None), (1, 0)], ids=str)

@@ -120,9 +120,7 @@ def test_the_pieces_do_not_matter(shared: Path) -> None:
 
 def test_a_wrong_reading_would_be_seen(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without its last text delta, or with text taken after the end, a recording fails the comparison."""
-    one = next(
-        one for one in recordings(shared / "recordings") if one["format"] == "anthropic" and one["text"]
-    )
+    one = next(one for one in recordings(shared / "recordings") if one["format"] == "anthropic" and one["text"])
     assert wrong_with(one, 4096) == []
     late = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"type":"text_delta","text":"late"}}\n\n'
     stop = one["bytes"].rindex(b"event: message_stop")
@@ -189,9 +187,7 @@ def test_turns_can_be_sent_back(shared: Path) -> None:
         ("litellm-fake-openai-cut.sse", "openai_chat", "This ", 500),
     ],
 )
-def test_a_gateway_that_lost_its_upstream(
-    shared: Path, file: str, name: str, words: str, status: int
-) -> None:
+def test_a_gateway_that_lost_its_upstream(shared: Path, file: str, name: str, words: str, status: int) -> None:
     """LiteLLM tells it in the stream: the text so far, then the error."""
     path = shared / "recordings" / "_local" / file
     (reply,) = replies(name, SseDecoder(), path.read_bytes(), 7)

@@ -22,10 +22,12 @@ def openai(content: str) -> bytes:
 
 
 def anthropic(content: str) -> bytes:
-    return json.dumps({
-        "type": "content_block_delta",
-        "delta": {"type": "text_delta", "text": content},
-    }).encode()
+    return json.dumps(
+        {
+            "type": "content_block_delta",
+            "delta": {"type": "text_delta", "text": content},
+        }
+    ).encode()
 
 
 STREAMS = {
@@ -39,9 +41,7 @@ STREAMS = {
 def test_mended_text_is_utf_16_with_replacement(whole: str) -> None:
     """What mend gives can be encoded, keeps every whole character, and is what a UTF-16 decoder would make of it."""
     mended = mend(whole)
-    assert (
-        mended.encode() == whole.encode("utf-16-be", "surrogatepass").decode("utf-16-be", "replace").encode()
-    )
+    assert mended.encode() == whole.encode("utf-16-be", "surrogatepass").decode("utf-16-be", "replace").encode()
     assert mend(mended) == mended
 
 
@@ -57,9 +57,7 @@ def test_joined_pieces_are_the_mended_whole(pieces: list[str]) -> None:
 
 def test_mend_all_reaches_every_string() -> None:
     """Keys and values, at any depth; other values stay."""
-    assert mend_all({HIGH: [HIGH + LOW, {"a": LOW}, 1, None]}) == {
-        "\ufffd": [SMILE, {"a": "\ufffd"}, 1, None]
-    }
+    assert mend_all({HIGH: [HIGH + LOW, {"a": LOW}, 1, None]}) == {"\ufffd": [SMILE, {"a": "\ufffd"}, 1, None]}
 
 
 @pytest.mark.parametrize("name", STREAMS)

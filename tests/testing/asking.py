@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 WIRES = ("anthropic", "openai")
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
-REFUSAL = (
-    "This model does not support assistant message prefill. The conversation must end with a user message."
-)
+REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
 
 
 def body(prefill: str | None = None, *, stream: bool = True, **more: Any) -> dict[str, Any]:
@@ -46,7 +44,9 @@ async def raw_answer(
 ) -> bytes:
     """Every byte of the answer until the server's FIN, framing and all. Raises as anyio does on a RST."""
     content = json.dumps(body(prefill, **more)).encode()
-    head = f"POST {PATHS[wire]} HTTP/{version}\r\nhost: x\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+    head = (
+        f"POST {PATHS[wire]} HTTP/{version}\r\nhost: x\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+    )
     received = bytearray()
     async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
         await stream.send(head.encode() + content)

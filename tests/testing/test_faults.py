@@ -60,9 +60,7 @@ async def test_it_is_echoed(wire: str, echo: Any, reply: str) -> None:
 
 async def test_it_is_ignored(wire: str) -> None:
     """A fresh reply."""
-    assert (
-        "".join(deltas(await sent(Script(text="Here are two.", prefill="ignores"), wire))) == "Here are two."
-    )
+    assert "".join(deltas(await sent(Script(text="Here are two.", prefill="ignores"), wire))) == "Here are two."
 
 
 async def test_it_is_refused(wire: str) -> None:
@@ -316,9 +314,7 @@ async def test_it_sends_a_gzip_bomb(wire: str) -> None:
 
 async def test_headers_can_be_added_and_replaced(wire: str) -> None:
     """By name, whatever the case."""
-    script = Script(
-        text="x", headers={"X-Extra": "1", "Content-Type": "text/event-stream", "Server": "nginx"}
-    )
+    script = Script(text="x", headers={"X-Extra": "1", "Content-Type": "text/event-stream", "Server": "nginx"})
     with fail_after(10):
         async with serve(script) as server:
             headers = (await ask(server, wire)).headers

@@ -41,9 +41,7 @@ async def connect(server: Server) -> ByteStream:
     stream = await anyio.connect_tcp("127.0.0.1", server.port)
     if server.ssl_context is None:
         return stream
-    return await TLSStream.wrap(
-        stream, hostname="127.0.0.1", ssl_context=server.ssl_context, standard_compatible=False
-    )
+    return await TLSStream.wrap(stream, hostname="127.0.0.1", ssl_context=server.ssl_context, standard_compatible=False)
 
 
 # --- what it records ------------------------------------------------------------------------------------------
@@ -90,9 +88,7 @@ async def test_no_repr_holds_a_key_or_a_prompt() -> None:
     """Tests print what they compare."""
     with fail_after(10):
         async with serve(Script(text="x")) as server, client_of(server) as client:
-            await client.post(
-                server.url + PATHS["openai"], json=body("secret"), headers={"x-api-key": "secret"}
-            )
+            await client.post(server.url + PATHS["openai"], json=body("secret"), headers={"x-api-key": "secret"})
             assert "secret" not in f"{server!r} {server.exchanges!r}"
             assert "/v1/chat/completions" in repr(server.exchanges[0])
 
@@ -129,9 +125,7 @@ async def test_a_client_may_wait_for_100_continue() -> None:
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             async with await connect(server) as stream:
-                await stream.send(
-                    POST.replace(b"host: x", b"host: x\r\nexpect: 100-continue").removesuffix(REQUEST)
-                )
+                await stream.send(POST.replace(b"host: x", b"host: x\r\nexpect: 100-continue").removesuffix(REQUEST))
                 assert await stream.receive() == b"HTTP/1.1 100 Continue\r\n\r\n"
                 await stream.send(REQUEST)
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200 OK")

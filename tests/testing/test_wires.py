@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.anyio,
     # the SDKs leave their own generators to the collector, which trio reports
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"
-    ),
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),
 ]
 
 MODEL = "claude-haiku-4-5"
@@ -171,9 +169,7 @@ async def test_a_stop_sequence_is_told_as_each_host_tells_it() -> None:
                     model=MODEL, max_tokens=99, messages=PREFILLED[:1], stop_sequences=["```"]
                 )
             async with openai_client(server) as other:
-                completion = await other.chat.completions.create(
-                    model=MODEL, messages=PREFILLED[:1], stop="```"
-                )
+                completion = await other.chat.completions.create(model=MODEL, messages=PREFILLED[:1], stop="```")
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "```")
     assert message.content[0].model_dump()["text"] == "a\n"
     assert completion.choices[0].finish_reason == "stop"
@@ -216,9 +212,7 @@ async def test_a_refusal_is_the_sdks_bad_request() -> None:
                 assert caught.value.request_id is not None
                 assert caught.value.request_id.startswith("req_")
                 # without a prefill it is a good model
-                assert (
-                    await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED[:1])
-                ).content
+                assert (await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED[:1])).content
             async with openai_client(server) as other:
                 with pytest.raises(openai.BadRequestError, match=REFUSAL) as refused:
                     await other.chat.completions.create(model=MODEL, messages=PREFILLED, stream=True)
@@ -241,10 +235,12 @@ async def test_an_error_status_is_the_sdks_error(
 ) -> None:
     """In the wire's own format, with a usual type and message or the script's."""
     with fail_after(10):
-        async with serve([
-            Script(status=status),
-            Script(status=status, error=("made_up", "My words")),
-        ]) as server:
+        async with serve(
+            [
+                Script(status=status),
+                Script(status=status, error=("made_up", "My words")),
+            ]
+        ) as server:
             async with anthropic_client(server) as client:
                 with pytest.raises(on_anthropic) as caught:
                     await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED)
@@ -284,9 +280,7 @@ async def test_an_error_event_is_the_sdks_error() -> None:
             async with anthropic_client(server) as client:
                 pieces = []
                 with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
-                    async with client.messages.stream(
-                        model=MODEL, max_tokens=9, messages=PREFILLED
-                    ) as stream:
+                    async with client.messages.stream(model=MODEL, max_tokens=9, messages=PREFILLED) as stream:
                         async for piece in stream.text_stream:
                             pieces.append(piece)
                 assert pieces == ["abcd", "ef"]

@@ -77,9 +77,7 @@ def ways(data: bytes) -> Iterator[list[bytes]]:
         yield [data[:place], data[place:]]
 
 
-def assert_linear(
-    new: Callable[[], Decoder], pieces: Callable[[int], list[bytes]], *, tries: int = 4
-) -> None:
+def assert_linear(new: Callable[[], Decoder], pieces: Callable[[int], list[bytes]], *, tries: int = 4) -> None:
     """Twice the input takes less than 2.6 times as long, as processor time; a busy machine has several tries."""
     small, large = pieces(1), pieces(2)
     ratio = 0.0

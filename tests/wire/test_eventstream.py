@@ -118,9 +118,7 @@ def test_every_damaged_byte_is_noticed() -> None:
         assert seen.records == RECORDS[: len(seen.records)]
 
 
-@pytest.mark.parametrize(
-    "stream", [b"<html><body>Sign in", b'data: {"x":1}\n\n', b'{"message":"no"}', bytes(64)]
-)
+@pytest.mark.parametrize("stream", [b"<html><body>Sign in", b'data: {"x":1}\n\n', b'{"message":"no"}', bytes(64)])
 def test_other_formats(stream: bytes) -> None:
     """A login page, server-sent events, JSON or zeros are an error at the twelfth byte."""
     assert run(EventStreamDecoder(), by(1, stream)).error is ProtocolError
