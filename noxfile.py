@@ -44,7 +44,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Mypy, strict, over the package and the pinned public surface."""
     install_wheel(session, TEST_EXTRAS)
-    session.install(*group("types"))
+    session.install(*group("test"), *group("types"))
     session.run("mypy")
 
 

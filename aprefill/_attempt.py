@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
 
 from ._errors import (
     AprefillError,
@@ -18,7 +18,7 @@ from ._errors import (
     Truncated,
     UsageError,
 )
-from ._support import is_refusal
+from ._support import refusal
 from ._types import EndDelta, ErrorDelta, ReasoningDelta, TextDelta, ToolDelta
 from ._watch import Watch, is_trio, native_loop
 from .codecs import codec as codec_by_name
@@ -56,11 +56,12 @@ class Attempt:
         self.step = step
         self._target = target
         self._transport = transport
+        self._redact = target.redactor(step.call)
         self._timeouts = timeouts
-        self._connect_s, self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
+        self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
             _NEVER if seconds is None else seconds
             for seconds in (
-                timeouts.connect_s, timeouts.first_token_s, timeouts.progress_s, timeouts.idle_s, timeouts.total_s
+                timeouts.first_token_s, timeouts.progress_s, timeouts.idle_s, timeouts.total_s
             )
         )  # fmt: skip
         self._codec = codec_by_name(step.row.codec)
@@ -94,26 +95,29 @@ class Attempt:
         step, target = self.step, self._target
         self.loop = native_loop()
         body = _encode(self._codec.encode(step.call))
-        request = Request(target.url(self._codec.path, with_prefill=step.sends_prefill), target.headers(), body)
-        limit = min(self._connect_s, self._total_s)
+        url = target.url(self._codec.path, with_prefill=step.sends_prefill)
+        connect_s = self._timeouts.connect_s
+        request = Request(url, target.headers(), body, connect_s)
+        limit = self._seconds_left()
         began = anyio.current_time()
         with anyio.CancelScope(deadline=began + limit) as scope:
             self._scope = scope
             try:
                 self._response = await self._transport.open(request)
             except Exception as exc:
-                error = translate(exc, stage="open", host=target.host)
+                error = translate(exc, stage="open", host=target.host, redact=self._redact, connect_s=connect_s)
                 if error is None:
                     raise
                 raise error from exc
         self._scope = None
-        self._waited = self._waited_since_progress = anyio.current_time() - began
         if self._response is None:
             # an interrupted open ends the same way; the caller looks at `interrupted` first
-            raise Stalled("connect_s" if limit == self._connect_s else "total_s", limit)
+            raise self._stalled(limit)
+        self._waited = self._waited_since_progress = anyio.current_time() - began
         self.status = self._response.status
         headers = self._response.headers
-        self.request_id = headers.get("request-id") or headers.get("x-request-id")
+        request_id = headers.get("request-id") or headers.get("x-request-id")
+        self.request_id = None if request_id is None else self._redact(request_id)
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)
         else:
@@ -142,8 +146,8 @@ class Attempt:
             if error_type or detail:
                 raise StatusError(
                     200,
-                    error_type=error_type,
-                    detail=self._target.redact(detail),
+                    error_type=self._redact(error_type),
+                    detail=self._redact(detail),
                     request_id=self.request_id,
                     in_band=True,
                 )
@@ -155,10 +159,10 @@ class Attempt:
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
         step = self.step
-        error_type, detail = self._codec.error(self.status, body, headers)
-        detail = self._target.redact(detail)
-        if step.sends_prefill and is_refusal(step.row, self.status, body.decode(errors="replace")):
-            return PrefillRefused(step.call.model, status=self.status, quote=detail)
+        error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
+        known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
+        if known is not None:
+            return PrefillRefused(step.call.model, status=self.status, quote=detail, why=known.why)
         if 300 <= self.status < 400:
             detail = "a redirect, which is never followed: the prompt would go to another host"
         return StatusError(
@@ -173,7 +177,7 @@ class Attempt:
         assert self._response is not None
         parts: list[bytes] = []
         size = 0
-        with anyio.move_on_after(ERROR_BODY_S):
+        with anyio.move_on_after(min(ERROR_BODY_S, self._seconds_left())):
             try:
                 while size < ERROR_BODY_BYTES:
                     parts.append(await self._response.receive())
@@ -182,7 +186,7 @@ class Attempt:
                 pass
             except Exception as exc:
                 # half an error body says more than the failure to read the rest
-                if translate(exc, stage="read", host=self._target.host) is None:
+                if translate(exc, stage="read", host=self._target.host, redact=self._redact) is None:
                     raise
         return b"".join(parts)[:ERROR_BODY_BYTES]
 
@@ -212,7 +216,8 @@ class Attempt:
                 stalled = scope.cancelled_caught
         except StopAsyncIteration:
             data = None
-            stalled = False
+            # a body that ends with its connection ends cleanly when the watch shuts that down
+            stalled = watch is not None and watch.fired
         except Exception as exc:
             foreign = exc
             stalled = watch is not None and watch.fired
@@ -222,7 +227,9 @@ class Attempt:
         self._waited += waited
         self._waited_since_progress += waited
         if foreign is not None:
-            error = translate(foreign, stage="read", host=self._target.host, received_bytes=self.received_bytes)
+            error = translate(
+                foreign, stage="read", host=self._target.host, redact=self._redact, received_bytes=self.received_bytes
+            )
             if error is None:
                 raise foreign
             error.__cause__ = foreign
@@ -239,7 +246,7 @@ class Attempt:
             for record in records:
                 deltas += decode(record)
         except AprefillError as error:
-            self.failure = error
+            self.failure = self._counted(error)
         if deltas:
             self._look(deltas)
         return deltas
@@ -255,11 +262,13 @@ class Attempt:
                 raise ProtocolError(f"the answer is {what}", status=self.status)
             deltas += self.decoder.close(undispatched)
             self._look(deltas)
-        except Truncated as error:
-            self.failure = Truncated(error.reason, received_bytes=self.received_bytes)
         except AprefillError as error:
-            self.failure = error
+            self.failure = self._counted(error)
         return deltas
+
+    def _counted(self, error: AprefillError) -> AprefillError:
+        """A decoder's `Truncated` with the bytes that only we have counted."""
+        return Truncated(error.reason, received_bytes=self.received_bytes) if isinstance(error, Truncated) else error
 
     def _cut(self, error: AprefillError) -> list[Delta]:
         """The connection died or fell silent: an error, unless all that was missing is the protocol's last word."""
@@ -278,8 +287,8 @@ class Attempt:
         elif type(last) is ErrorDelta:
             self.failure = StatusError(
                 last.status,
-                error_type=last.error_type,
-                detail=self._target.redact(last.detail),
+                error_type=self._redact(last.error_type),
+                detail=self._redact(last.detail),
                 request_id=self.request_id,
                 in_band=True,
             )
@@ -331,7 +340,7 @@ class Attempt:
             except Exception as exc:
                 # StopAsyncIteration is the end; anything else costs the connection, never the reply
                 if not isinstance(exc, StopAsyncIteration):
-                    translate(exc, stage="read", host=self._target.host)
+                    translate(exc, stage="read", host=self._target.host, redact=self._redact)
 
     async def aclose(self) -> None:
         """Release the connection. Shielded, bounded, idempotent; raises nothing."""
@@ -341,20 +350,21 @@ class Attempt:
             if self._response is not None:
                 await self._response.aclose()
         except Exception as exc:
-            translate(exc, stage="read", host=self._target.host)
+            translate(exc, stage="read", host=self._target.host, redact=self._redact)
         finally:
             if not self._target.keep:
                 await self._transport.aclose()
 
 
 def _encode(body: dict[str, Any]) -> bytes:
+    # the standard library's encoder: msgspec would write NaN as null and bytes as base64, without a word
     try:
-        return msgspec.json.encode(body)
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
         problem = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it"
     except (TypeError, ValueError, RecursionError) as exc:
-        problem = f"the request cannot be written as JSON: {type(exc).__name__}; pass plain JSON values"
-    # outside the handler: the codec's own error quotes the prompt and must not be on the chain
+        problem = f"the request cannot be written as JSON ({type(exc).__name__}); pass plain JSON values"
+    # outside the handler: the encoder's own error quotes the prompt and must not be on the chain
     raise UsageError(problem)
 
 

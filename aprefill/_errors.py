@@ -74,31 +74,42 @@ class ConnectFailed(ProviderError):
 
 
 class PrefillRefused(ProviderError):
-    """This host and model take no native prefill.
+    """This host takes no native prefill with this model, or not in this request.
 
     `status` is the HTTP status of the refusal, or None when the support table knew it before anything was sent.
+    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "whitespace" or "flags".
     """
 
-    def __init__(self, model: str, *, status: int | None = None, quote: str = "", known_as: str = "") -> None:
+    def __init__(
+        self, model: str, *, status: int | None = None, quote: str = "", known_as: str = "", why: str = "model"
+    ) -> None:
         self.model = model
         self.status = status
         self.quote = quote[:QUOTE_MAX]
+        self.why = why
         if status is None:
             what = f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + "; nothing was sent"
         else:
             what = f"{model} refused the prefill with HTTP {status}: {self.quote!r}"
-        super().__init__(
-            f"{what}. Choose a model that takes one (aprefill.support_table() lists them), "
-            "or pass support= if you know better"
-        )
+        super().__init__(f"{what}. {_REMEDIES[why]}")
+
+
+#: `PrefillRefused.why` -> what to do
+_REMEDIES = {
+    "model": "Choose a model that takes one (aprefill.support_table() lists them), or pass support= if you know better",
+    "thinking": "Switch thinking off, or leave the prefill out",
+    "tools": "Leave the tools out, or the prefill",
+    "whitespace": "Leave the white space at the prefill's end out",
+    "flags": "Check that model= names the kind of server that is really there",
+}
 
 
 class PrefillIgnored(ProviderError):
-    """The model was asked to begin with the prefill and did not, and the caller asked for an error then."""
+    """A host that is known to repeat the prefill did not, and the caller asked for an error then (`strict`)."""
 
     def __init__(self, model: str) -> None:
         self.model = model
-        super().__init__(f"{model} did not begin its reply with the prefill; pass absent='join' to add it in front")
+        super().__init__(f"{model} did not begin its reply with the prefill; leave strict out to have it put in front")
 
 
 class Truncated(ProviderError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ._errors import PrefillRefused, UsageError
@@ -84,32 +85,43 @@ def ask(
     timeouts: Timeouts,
 ) -> Ask:
     """The caller's arguments, checked and made uniform. Raises `UsageError`."""
-    if not isinstance(prefill, str):
-        raise UsageError(f"prefill must be a str, not {type(prefill).__name__}")
+    _expect("prefill", prefill, str, "a str")
+    _expect("system", system, str | None, "a str or None")
+    _expect("temperature", temperature, int | float | None, "a number or None")
+    _expect("thinking", thinking, Mapping | None, 'a dict such as {"type": "disabled"}, or None')
+    _expect("response_format", response_format, Mapping | None, "a dict or None")
+    _expect("extra", extra, Mapping | None, "a dict of body fields, or None")
+    _expect("timeouts", timeouts, Timeouts, "an aprefill.Timeouts")
+    _expect("tools", tools, list | tuple | None, "a list of dicts, or None")
+    if isinstance(temperature, float) and not isfinite(temperature):
+        raise UsageError(f"temperature={temperature!r}: pass a finite number, or None")
+    for name, text in (("prefill", prefill), ("system", system or "")):
+        _check_text(name, text)
+    if not all(isinstance(tool, Mapping) for tool in tools or ()):
+        raise UsageError("tools: pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
     if show_when is not None and show_when not in _SHOW_WHEN:
         raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
-    if max_tokens is not None and (isinstance(max_tokens, bool) or max_tokens < 1):
+    if strict and show_when in {"now", "accepted"}:
+        raise UsageError(f"strict=True shows the prefill when it is decided, not {show_when!r}; leave show_when out")
+    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
         raise UsageError(f"max_tokens={max_tokens!r}: pass a whole number above 0, or None for the host's default")
-    sequences = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(s, str) and s for s in sequences):
-        raise UsageError("stop: pass a str or several, none of them empty")
     return Ask(
         messages=messages,
         prefill=prefill,
         shown=_shown(prefill, show_from),
         system=system,
         max_tokens=max_tokens,
-        stop=sequences,
+        stop=_sequences(stop),
         temperature=temperature,
         thinking=None if thinking is None else dict(thinking),
         tools=tuple(dict(tool) for tool in tools or ()),
         response_format=None if response_format is None else dict(response_format),
         extra=dict(extra or {}),
         support=_support(support),
-        strict=strict,
+        strict=bool(strict),
         show_when=show_when,
-        coalesce=coalesce,
+        coalesce=bool(coalesce),
         timeouts=timeouts,
     )
 
@@ -195,16 +207,12 @@ def _check_conflicts(ask: Ask, row: Row) -> None:
 
 
 def _is_on(ask: Ask, setting: str) -> bool:
+    """Whether the caller switched `setting` on, as an argument or as a field of the body."""
     value = getattr(ask, setting, None) or ask.extra.get(setting)
+    kind = value.get("type") if isinstance(value, Mapping) else value
     if setting == "tool_choice":
-        return (
-            value not in {None, "auto", "none"}
-            if isinstance(value, str | None)
-            else value.get("type") not in {"auto", "none"}
-        )
-    if setting == "thinking":
-        return value is not None and value.get("type") != "disabled"
-    return bool(value)
+        return kind not in {None, "auto", "none"} if isinstance(kind, str | None) else True
+    return bool(value) and kind != "disabled"
 
 
 # --- stop sequences ---------------------------------------------------------------------------------------------
@@ -232,15 +240,44 @@ def _own_stop(stop: tuple[str, ...], row: Row, known: str, support: Support) -> 
 # --- checks -----------------------------------------------------------------------------------------------------
 
 
+def _expect(name: str, value: object, kind: Any, what: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{name}: pass {what}, not a {type(value).__name__}")
+
+
+def _check_text(name: str, text: str) -> None:
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it")
+
+
+def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
+    sequences = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
+    if not all(isinstance(s, str) and s for s in sequences):
+        raise UsageError("stop: pass a str or several, none of them empty; () for none")
+    for sequence in sequences:
+        _check_text("stop", sequence)
+    return sequences
+
+
 def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[tuple[Message, ...], str]:
     if isinstance(prompt, str):
         if not prompt:
             raise UsageError("the prompt is empty; pass some text, or a list of messages")
+        _check_text("the prompt", prompt)
         return ({"role": "user", "content": prompt},), prefill
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
+        raise UsageError(f"prompt: pass a str or a list of messages, not a {type(prompt).__name__}")
     messages = []
     for number, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
             raise UsageError(f'message {number} of the prompt must be a dict with "role" and "content"')
+        content = message["content"]
+        if not isinstance(content, str | list | None):
+            raise UsageError(
+                f"message {number} of the prompt: content is a str or a list, not a {type(content).__name__}"
+            )
+        if isinstance(content, str):
+            _check_text(f"message {number} of the prompt", content)
         messages.append(dict(message))
     if not messages:
         raise UsageError("the list of messages is empty; pass at least one user message")
@@ -274,6 +311,8 @@ def _shown(prefill: str, show_from: int | str) -> str:
         if at < 0:
             raise UsageError("show_from: this marker does not occur in the prefill")
         return prefill[at:]
+    if not isinstance(show_from, int) or isinstance(show_from, bool):
+        raise UsageError("show_from: pass an offset in characters, or the text from which on the prefill is shown")
     if not 0 <= show_from <= len(prefill):
         raise UsageError(f"show_from={show_from!r}: the prefill has {len(prefill)} characters")
     return prefill[show_from:]

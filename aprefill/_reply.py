@@ -72,7 +72,10 @@ class Cursor:
         run = self._run
         run.cursors -= 1
         if run.cursors == 0 and not run.owned:
-            run.drop()
+            try:
+                run.drop()
+            except Exception:  # noqa: S110 - a finaliser at interpreter exit, when half of the modules are gone
+                pass
 
 
 class EventCursor(Cursor):
@@ -87,6 +90,7 @@ class EventCursor(Cursor):
 
     async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
         transcript = self._transcript
+        transcript.wants_events = True
         at = transcript.next
         if at == len(transcript.items):
             await self._more()
@@ -108,8 +112,8 @@ class Reply:
     known is on the attributes, during the stream as far as known and after it.
 
     Not possible, and why: an iterator made by hand (`it = aiter(reply)`) closes when it is dropped, not when it is
-    idle; on PyPy, and for reference cycles, dropping means the next collection; over HTTP/2 the connection is
-    shared, so it is the stream that ends, a moment later.
+    idle; on PyPy, and for reference cycles, dropping means the next collection; over HTTP/2 (only with a `client` of
+    yours) the connection is shared and httpx resets no stream, so the provider goes on to the reply's end.
     """
 
     __slots__ = ("_run",)
@@ -128,7 +132,6 @@ class Reply:
         """
         self._check_fresh()
         run = self._run
-        run.want_events = True
         return EventCursor(run, max(len(run.transcript.text_so_far), run.prefill_length))
 
     def _check_fresh(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -72,8 +73,6 @@ class Run:
         self.cursors = 0
         #: `async with` took the reply: cursors come and go, `aclose` ends it
         self.owned = False
-        #: `events()` was asked for: other events than text go into the transcript as well
-        self.want_events = False
         self.transcript = Transcript(ask.prefill)
         self._step: Step | None = None
         self._attempt: Attempt | None = None
@@ -83,6 +82,8 @@ class Run:
         self._exhausted = False
         self._cancelled = False
         self._failure: AprefillError | None = None
+        # the process that opened the connection: a forked child must leave it alone
+        self._pid = 0
         self._moments: dict[str, float] = {}
 
     # --- pulling ----------------------------------------------------------------------------------------------
@@ -93,7 +94,9 @@ class Run:
         To be called when everything in the transcript was handed out.
         """
         if self._pulling:
-            raise UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
+            raise self.with_text(
+                UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
+            )
         if self.state is State.DONE:
             return False
         self._pulling = True
@@ -124,7 +127,6 @@ class Run:
         if self.state is State.NEW:
             if self._step is None:
                 self._step = first(self._ask, self.target.row, self.target.model)
-                self._stamp("began")
                 if self._step.show_when == "now" and self._ask.shown:
                     self.transcript.show(self._ask.shown)
                     return True
@@ -135,7 +137,8 @@ class Run:
         if self._exhausted:
             if not splice.stopped:
                 await attempt.drain()
-            await self._close(State.DONE)
+            self.state = State.DONE
+            await self._release()
             return False
         deltas = await attempt.read()
         if attempt.interrupted:
@@ -155,17 +158,19 @@ class Run:
         self._stamp_progress(splice)
         if self._failure is not None or splice.stopped:
             # a host would go on past a stop sequence of ours: cut it off before the last text is handed out
-            await self._close(State.OPEN)
-        if self.want_events:
+            await self._release()
+        if self.transcript.wants_events:
             self.transcript.items += [AttemptEnded(report) for report in self.reports()]
         return True
 
     async def _open(self, step: Step) -> bool:
         ask = self._ask
         lead = ask.shown if step.show_when == "decided" else ""
-        self._splice = Splice(step, self.transcript, lead=lead, coalesce=ask.coalesce, events=self.want_events)
+        self._splice = Splice(step, self.transcript, lead=lead, coalesce=ask.coalesce)
         self.transport = self._make_transport()
         self._attempt = attempt = Attempt(step, self.target, self.transport, ask.timeouts)
+        self._stamp("began")
+        self._pid = os.getpid()
         self.state = State.OPEN
         _live.add(self)
         try:
@@ -177,7 +182,7 @@ class Run:
             return await self._interrupted()
         self._stamp("accepted")
         self.transcript.accepted = True
-        if self.want_events:
+        if self.transcript.wants_events:
             self.transcript.items.append(AttemptStarted(number=1, mode=step.mode, support=step.support))
         if ask.shown and step.show_when == "accepted":
             self.transcript.show(ask.shown)
@@ -186,7 +191,7 @@ class Run:
     # --- ending -----------------------------------------------------------------------------------------------
 
     async def _interrupted(self) -> bool:
-        await self._close(State.CLOSED)
+        await self._end()
         return self._ended_early()
 
     def _ended_early(self) -> bool:
@@ -195,8 +200,8 @@ class Run:
             raise ReplyClosed
         return False
 
-    async def _close(self, state: State) -> None:
-        self.state = state
+    async def _release(self) -> None:
+        """Close the attempt, whose connection goes back to its pool if it was read to its end."""
         self._stamp("over")
         try:
             if self._attempt is not None:
@@ -211,47 +216,66 @@ class Run:
         await self._end()
 
     async def _end(self) -> None:
-        if self.state is State.OPEN:
-            assert self._attempt is not None
-            self._attempt.kill()
+        """End it and wait for that, at most a second.
+
+        The closing runs in a task of its own: a second native `Task.cancel()` goes through every shield, and would
+        strand a pool slot half closed.
+        """
+        closed = self.drop()
+        if closed is not None:
             with anyio.move_on_after(CLOSE_S, shield=True):
-                await self._close(State.CLOSED)
-        elif self.state is State.NEW:
-            self.state = State.CLOSED
+                await closed.wait()
 
-    def drop(self) -> None:
-        """End it now, from a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
+    def drop(self) -> anyio.Event | None:
+        """End it now, also from a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
 
-        A reply of which nobody has asked for a chunk yet stays as it is.
+        A reply of which nobody has asked for a chunk yet stays as it is. Gives what is set when all is closed.
         """
         if self.state is State.NEW and self._step is not None:
             self.state = State.CLOSED
-        if self.state is not State.OPEN:
-            return
-        self.state = State.CLOSED
         attempt = self._attempt
-        assert attempt is not None
+        if self.state is not State.OPEN or attempt is None or os.getpid() != self._pid:
+            return None
+        whole = self._exhausted and self._failure is None and self.transcript.next == len(self.transcript.items)
+        self.state = State.DONE if whole else State.CLOSED
+        self.transcript.forget_rest()
         attempt.kill()
-        spawn(attempt.loop, self._close_quietly)
+        closed = anyio.Event()
 
-    async def _close_quietly(self) -> None:
-        try:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await self._close(State.CLOSED)
-        except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
-            pass
+        async def close_quietly() -> None:
+            try:
+                with anyio.move_on_after(CLOSE_S, shield=True):
+                    await self._release()
+            except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
+                pass
+            finally:
+                closed.set()
+
+        if not spawn(attempt.loop, close_quietly):
+            # the loop is gone, and its sockets with it
+            _live.discard(self)
+            return None
+        return closed
 
     def cancel(self) -> None:
-        """End it from another task of the same loop; its reader's loop ends as if the reply had ended."""
-        if self.state in {State.DONE, State.CLOSED}:
-            return
-        self._cancelled = True
-        if self._pulling and self._attempt is not None:
-            self._attempt.interrupt()
-        elif self.state is State.NEW:
-            self.state = State.CLOSED
-        else:
-            self.drop()
+        """End it from another task of the same loop; its reader's loop ends as if the reply had ended.
+
+        A reply whose last text was handed out stays what it is.
+        """
+        if self.state is State.NEW:
+            self._cancelled = True
+            if self._pulling and self._attempt is not None:
+                self._attempt.interrupt()
+            else:
+                self.state = State.CLOSED
+        elif self.state is State.OPEN:
+            attempt = self._attempt
+            assert attempt is not None
+            self._cancelled = not self._exhausted or self.transcript.next < len(self.transcript.items)
+            if self._pulling:
+                attempt.interrupt()
+            else:
+                self.drop()
 
     # --- what is known ----------------------------------------------------------------------------------------
 

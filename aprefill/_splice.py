@@ -42,13 +42,14 @@ class Transcript:
     '["Ala'
     """
 
-    __slots__ = ("_prefill", "_shown", "accepted", "items", "lead_at", "next")
+    __slots__ = ("_joined", "_shown", "_text", "accepted", "items", "lead_at", "next", "wants_events")
 
     def __init__(self, prefill: str) -> None:
-        self._prefill = prefill
         #: a host has accepted a request, so the reply has begun
         self.accepted = False
-        #: text, and for `events()` other events too
+        #: `events()` was asked for: other events than text are kept as well, and text is never joined
+        self.wants_events = False
+        #: text, and events if they are wanted
         self.items: list[str | Event] = []
         #: the first that was not handed out
         self.next = 0
@@ -56,6 +57,9 @@ class Transcript:
         self.lead_at = -1
         # how many characters of that item are the prefill's
         self._shown = 0
+        # the text of the first `_joined` items, so that reading it in a loop stays cheap
+        self._text = prefill
+        self._joined = 0
 
     def show(self, prefill: str) -> None:
         """Hand out the prefill, or its tail, here."""
@@ -73,11 +77,19 @@ class Transcript:
         """The prefill and what was handed out after it; ``""`` while neither was shown nor accepted anywhere."""
         if not self.accepted and self.lead_at < 0:
             return ""
-        parts = [self._prefill]
-        for at, item in enumerate(self.items[: self.next]):
-            if isinstance(item, str):
-                parts.append(item[self._shown :] if at == self.lead_at else item)
-        return "".join(parts)
+        if self._joined < self.next:
+            new = self.items[self._joined : self.next]
+            if self._joined <= self.lead_at < self.next:
+                lead = new[self.lead_at - self._joined]
+                assert isinstance(lead, str)
+                new[self.lead_at - self._joined] = lead[self._shown :]
+            self._text += "".join(item for item in new if isinstance(item, str))
+            self._joined = self.next
+        return self._text
+
+    def forget_rest(self) -> None:
+        """The reply was left: what was not handed out will not be."""
+        del self.items[self.next :]
 
 
 class Splice:
@@ -88,7 +100,6 @@ class Splice:
 
     __slots__ = (
         "_coalesce",
-        "_events",
         "_lead",
         "_step",
         "_stop",
@@ -102,13 +113,12 @@ class Splice:
         "usage",
     )
 
-    def __init__(self, step: Step, transcript: Transcript, *, lead: str, coalesce: bool, events: bool) -> None:
+    def __init__(self, step: Step, transcript: Transcript, *, lead: str, coalesce: bool) -> None:
         self._step = step
         self._transcript = transcript
         # the prefill, if it is to be shown with the first new text
         self._lead = lead
-        self._coalesce = coalesce and not events
-        self._events = events
+        self._coalesce = coalesce
         self.seam = Seam(step.known, **step.rules)
         self._stop = StopStage(step.stop) if step.stop else None
         self.finish: FinishDelta | None = None
@@ -141,7 +151,7 @@ class Splice:
                     break
             else:
                 self._note(delta)
-        if self._coalesce:
+        if self._coalesce and not self._transcript.wants_events:
             self._transcript.merge(before)
 
     def close(self, *, cut: bool) -> None:
@@ -158,8 +168,10 @@ class Splice:
                     self._first()
                 self._transcript.items.append(text)
         if not cut:
+            if self._step.echo_required and not self.has_token:
+                raise PrefillIgnored(self._step.call.model)
             self._show_lead()
-        if self._coalesce:
+        if self._coalesce and not self._transcript.wants_events:
             self._transcript.merge(before)
 
     def _first(self) -> None:
@@ -186,11 +198,11 @@ class Splice:
         match delta:
             case ReasoningDelta() if delta.text:
                 self.has_token = True
-                if self._events:
+                if self._transcript.wants_events:
                     self._transcript.items.append(ReasoningEvent(delta.text))
             case ToolDelta():
                 self.has_token = True
-                if self._events:
+                if self._transcript.wants_events:
                     self._transcript.items.append(ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
             case UsageDelta():
                 self.usage = delta.usage

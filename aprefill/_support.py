@@ -349,8 +349,3 @@ def refusal(row: Row, status: int, error_text: str) -> Refusal | None:
     """
     text = flat(error_text)
     return next((r for r in row.refusals if r.status == status and flat(r.text) in text), None)
-
-
-def is_refusal(row: Row, status: int, error_text: str) -> bool:
-    """Whether this error is known to mean: the prefill was refused."""
-    return refusal(row, status, error_text) is not None

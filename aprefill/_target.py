@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ._errors import UsageError
+from ._redact import Redactor
 from ._support import split_model
 
 if TYPE_CHECKING:
     from ._support import Row, Table
+    from ._types import Call
 
 USER_AGENT = "aprefill/0.1.0"
 
@@ -61,9 +63,9 @@ class Target:
             headers[self.row.auth] = self._key
         return headers
 
-    def redact(self, text: str) -> str:
-        """`text` without the key, should a host repeat it."""
-        return text.replace(self._key, "[key]") if self._key else text
+    def redactor(self, call: Call) -> Redactor:
+        """Takes the key and the prompt of `call` out of what the host says."""
+        return Redactor.of(self._key, call)
 
 
 def resolve(
@@ -77,6 +79,9 @@ def resolve(
     keep: bool,
 ) -> Target:
     """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
+    for argument, value in (("model", model), ("base_url", base_url), ("api_key", api_key), ("api", api)):
+        if not isinstance(value, str | None):
+            raise UsageError(f"{argument}: pass a str, not a {type(value).__name__}")
     name = model or os.environ.get("APREFILL_MODEL")
     if not name:
         raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
@@ -94,7 +99,10 @@ def resolve(
     url = row.base_url if base_url is None else base_url
     if not url and base_url is None:
         raise UsageError(f"{provider} has no base URL of its own; pass base_url=")
-    if not url.startswith(DEMO_SCHEME):
+    demo = row.base_url.startswith(DEMO_SCHEME)
+    if demo and base_url is not None:
+        raise UsageError(f"{provider} is the built-in model and has no URL; leave base_url out")
+    if not demo:
         check_url(url)
     return Target(
         row=row,
@@ -109,6 +117,8 @@ def resolve(
 @lru_cache(maxsize=256)
 def check_url(url: str) -> None:
     """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment."""
+    if not url.isprintable() or " " in url:
+        raise UsageError("base_url holds white space or a control character; write https://host/path")
     try:
         parts = urlsplit(url)
         host = parts.hostname

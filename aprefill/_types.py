@@ -48,7 +48,7 @@ class Verdict(Enum):
 
 
 class StopReason(Enum):
-    """Why the model stopped, in one vocabulary. The host's own word is `Attempt.raw_stop_reason`."""
+    """Why the model stopped, in one vocabulary. The host's own word is `AttemptReport.raw_stop_reason`."""
 
     #: the model came to its end
     END = "end"
@@ -196,13 +196,13 @@ class Timeouts:
     A clock that runs out raises `Stalled`, which names it.
     """
 
-    #: to the connection and the response's headers
-    connect_s: float | None = 60.0
+    #: to the connection, TLS included
+    connect_s: float | None = 15.0
     #: from the request to the first text, reasoning or tool call
     first_token_s: float | None = 600.0
     #: between two of those; keep-alives do not feed it, reasoning does
     progress_s: float | None = 300.0
-    #: between two reads of any bytes
+    #: between two reads of any bytes, and to the response's first ones
     idle_s: float | None = 300.0
     #: the whole reply
     total_s: float | None = None
@@ -210,7 +210,9 @@ class Timeouts:
     def __post_init__(self) -> None:
         for name in ("connect_s", "first_token_s", "progress_s", "idle_s", "total_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise UsageError(f"Timeouts({name}={value!r}): pass seconds above 0, or None for no limit")
 
 

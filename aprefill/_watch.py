@@ -29,20 +29,21 @@ def is_trio(native: Any) -> bool:
 _closing: set[Any] = set()
 
 
-def spawn(native: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def spawn(native: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
     """Run `work` in the loop `native` with nobody waiting for it. `work` must not raise, and keep on when cancelled.
 
     Started at once from the loop's own thread, so that it is under way even if the program's main function returns
-    next; from any other thread, soon. Does nothing when the loop is gone: its sockets are gone with it.
+    next; from any other thread, soon. False when the loop is gone, or the interpreter is about to be.
     """
     try:
         if is_trio(native):
             _spawn_trio(native, work)
         else:
             _spawn_asyncio(native, work)
-    except RuntimeError:
-        # the loop is closed, or (trio) closing
-        return
+    except (RuntimeError, ImportError):
+        # the loop is closed, or (trio) closing; nothing can be imported any more
+        return False
+    return True
 
 
 def _spawn_asyncio(loop: AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -23,6 +23,7 @@ LAYERS = {
     "_support": 1,
     "_schema": 1,
     "_plan": 1,
+    "_redact": 1,
     "_splice": 1,
     "wire": 1,
     "codecs": 1,

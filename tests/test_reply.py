@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import email.utils
 import math
+import socket
+import time
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import httpx
 import httpx2
 import pytest
+from anyio.abc import SocketAttribute
 
 from aprefill import (
     AttemptEnded,
@@ -337,6 +342,72 @@ async def test_async_with_keeps_it_over_several_loops() -> None:
             assert await reply.text() == ">abcdef"
 
 
+async def test_events_can_be_asked_for_in_the_middle_of_an_owned_reply() -> None:
+    """Text first, then events: what had not come yet arrives as events."""
+    script = Script(text="abcd", cuts=1, tools=[ToolCall(name="f")], prefill="eats", pace_s=0.01)
+    async with serve(script) as server, ask(server, "chat", prefill=">") as reply:
+        async for _ in reply:
+            break
+        events = [event async for event in reply.events()]
+    assert [e.name for e in events if isinstance(e, ToolEvent)][:1] == ["f"]
+    texts = [e for e in events if isinstance(e, TextEvent)]
+    assert (texts[0].offset, "".join(e.text for e in texts)) == (1, "abcd")
+
+
+@pytest.mark.parametrize("leave", ["break", "cancel", "aclose"])
+async def test_what_was_buffered_when_it_was_left_is_not_handed_out(leave: str) -> None:
+    """One read brought ten chunks, the caller left after the third: there are no more, and the text stays."""
+    async with serve(Script(text="abcdefghij", cuts=1, wire_cuts=100_000, prefill="eats")) as server:
+        reply = ask(server, "chat", prefill=">")
+        got = ""
+        closed = False
+        try:
+            async for chunk in reply:
+                got += chunk
+                if len(got) == 3:
+                    if leave == "break":
+                        break
+                    if leave == "cancel":
+                        reply.cancel()
+                    else:
+                        await reply.aclose()
+        except ReplyClosed:
+            closed = True
+        assert closed == (leave == "aclose")
+        assert got == ">ab" == reply.text_so_far
+        with pytest.raises(ReplyClosed) as error:
+            await reply.text()
+        assert error.value.text_so_far == ">ab" == reply.text_so_far
+        assert reply.message["content"] == ">ab"
+
+
+async def test_a_reply_left_after_its_last_text_is_whole() -> None:
+    """`break`, `cancel()` or `aclose()` once everything was handed out change nothing about the outcome."""
+    async with serve(Script(text="abc", cuts=3, wire_cuts=100_000, prefill="eats", hold_open_s=30)) as server:
+        for leave in (Reply.cancel, Reply.aclose, None):
+            reply = ask(server, "chat")
+            async for _ in reply:
+                if leave is not None:
+                    waiting = leave(reply)
+                    if waiting is not None:
+                        await waiting
+                break
+            assert await reply.text() == "abc"
+            assert reply.stop_reason is StopReason.END
+
+
+async def test_reading_the_text_so_far_in_the_loop_is_cheap() -> None:
+    """20,000 chunks, with the whole text looked at after each: no second pass over what was joined already."""
+    async with serve(Script(text="ab" * 20_000, cuts=2, wire_cuts=65_536)) as server:
+        reply = ask(server, "chat")
+        began = time.process_time()
+        async for _ in reply:
+            length = len(reply.text_so_far)
+        spent = time.process_time() - began
+    assert length == 40_000
+    assert spent < 3  # joined anew each time it took minutes
+
+
 async def test_an_owned_reply_dropped_unclosed_warns() -> None:
     """A ResourceWarning, and the connection is closed all the same."""
     async with serve(Script(text="abc", stall_after=1, prefill="eats")) as server:
@@ -403,9 +474,8 @@ async def test_cancel_before_it_began() -> None:
         assert server.connections == 0
 
 
-async def test_a_burst_does_not_starve_a_heartbeat() -> None:
-    """At least one checkpoint a network read: 10,000 buffered chunks let another task run all the while."""
-    script = Script(text="abcd" * 10_000, cuts=4, prefill="eats", wire_cuts=65_536)
+async def beats_during(reply: Reply) -> tuple[int, int]:
+    """(chunks, turns that another task got meanwhile)."""
     beats = 0
 
     async def heartbeat() -> None:
@@ -414,18 +484,53 @@ async def test_a_burst_does_not_starve_a_heartbeat() -> None:
             beats += 1
             await anyio.lowlevel.checkpoint()
 
-    async with serve(script) as server, anyio.create_task_group() as group:
-        reply = ask(server, "chat")
-        cursor = aiter(reply)
-        await anext(cursor)
-        group.start_soon(heartbeat)
-        count = 1
-        async for _ in cursor:
+    count = 0
+    async with anyio.create_task_group() as group:
+        async for _ in reply:
             count += 1
+            if count == 1:
+                group.start_soon(heartbeat)
         group.cancel_scope.cancel()
+    return count, beats
+
+
+BURST = Script(text="abcd" * 10_000, cuts=4, prefill="eats", wire_cuts=65_536)
+#: Bytes of the burst on the wire, and so the network reads that it takes at least.
+BURST_READS = len(BURST.text) // 4 * 150 // 65_536
+
+
+async def test_a_burst_does_not_starve_a_heartbeat() -> None:
+    """At least one checkpoint a network read: 10,000 buffered chunks let another task run all the while."""
+    async with serve(BURST) as server:
+        count, beats = await beats_during(ask(server, "chat"))
     assert count == 10_000
-    reads = sum(map(len, [script.text])) * 40 // 65_536
-    assert beats >= reads // 2 > 1
+    assert beats >= BURST_READS > 10
+
+
+async def test_control_a_source_without_checkpoints_starves_it() -> None:
+    """The same look at a transport that hands out everything without waiting."""
+    record = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
+
+    class Body(httpx2.AsyncByteStream):
+        def __init__(self) -> None:
+            self.left = 10_000
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> bytes:
+            self.left -= 1
+            if self.left < 0:
+                raise StopAsyncIteration
+            return record if self.left else record + b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Body())
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        count, beats = await beats_during(stream("hi", model="m", client=client, base_url="https://host.test"))
+    assert count == 10_000
+    assert beats < BURST_READS
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
@@ -559,13 +664,22 @@ async def test_nobody_listens() -> None:
             await ask(server, "chat").text()
 
 
+SILENT = Script(text="abcd", first_byte_s=math.inf)
+STALL = {"text": "abcd", "cuts": 1, "stall_after": 2}
+
+
 @pytest.mark.parametrize(
     ("timeouts", "script", "clock"),
     [
-        (Timeouts(connect_s=0.05), Script(first_byte_s=math.inf), "connect_s"),
+        (Timeouts(first_token_s=0.05), SILENT, "first_token_s"),
+        (Timeouts(idle_s=0.05), SILENT, "idle_s"),
+        (Timeouts(total_s=0.05), SILENT, "total_s"),
         (Timeouts(first_token_s=0.05), Script(text="x", first_token_s=math.inf), "first_token_s"),
         (Timeouts(progress_s=0.05), Script(text="abcd", cuts=1, keepalive_after=2, keepalive_s=0.01), "progress_s"),
-        (Timeouts(idle_s=0.05), Script(text="abcd", cuts=1, stall_after=2), "idle_s"),
+        (Timeouts(idle_s=0.05), Script(**STALL), "idle_s"),
+        (Timeouts(idle_s=0.05), Script(**STALL, framing="close"), "idle_s"),
+        (Timeouts(progress_s=0.05), Script(**STALL, framing="close"), "progress_s"),
+        (Timeouts(total_s=0.05), Script(**STALL, framing="close"), "total_s"),
         (Timeouts(total_s=0.08), Script(text="ab" * 100, cuts=1, pace_s=0.01), "total_s"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -579,6 +693,71 @@ async def test_every_clock_has_a_name(timeouts: Timeouts, script: Script, clock:
         assert stalled.value.after_s == pytest.approx(getattr(timeouts, clock))
 
 
+async def test_the_connect_clock_runs_to_the_connection() -> None:
+    """A host that does not even take the connection: its backlog is full."""
+    with ExitStack() as sockets:
+        host = sockets.enter_context(socket.socket())
+        host.bind(("127.0.0.1", 0))
+        host.listen(0)
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(host.getsockname())
+        reply = stream(
+            "x", model="m", base_url=f"http://127.0.0.1:{host.getsockname()[1]}", timeouts=Timeouts(connect_s=0.1)
+        )
+        with pytest.raises(Stalled) as stalled, anyio.fail_after(3):
+            await reply.text()
+    assert (stalled.value.clock, stalled.value.after_s) == ("connect_s", 0.1)
+
+
+async def test_the_time_to_the_head_counts() -> None:
+    """The total clock has been running since the request, not since the answer's head."""
+    slow = Script(text="abcd", cuts=1, first_byte_s=0.15, pace_s=0.05)
+    async with serve(slow) as server:
+        began = time.perf_counter()
+        with pytest.raises(Stalled), anyio.fail_after(3):
+            await ask(server, "chat", timeouts=Timeouts(total_s=0.2)).text()
+        assert time.perf_counter() - began < 0.3
+
+
+async def test_an_error_body_is_bounded_in_size_and_time() -> None:
+    """64 KiB of it are read, and the clocks go on running."""
+    async with serve(Script(status=400, body=b"x" * 10_000_000, content_type="text/plain")) as server:
+        with pytest.raises(StatusError):
+            await ask(server, "chat").text()
+        with anyio.fail_after(2):
+            await server.exchanges[0].done.wait()
+        assert server.exchanges[0].outcome == "client_closed"
+
+    async def answer(stream: Any) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 500 X\r\ncontent-length: 100\r\n\r\nhalf a word")
+            await anyio.sleep_forever()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, answer)
+        port = listener.extra(SocketAttribute.local_port)
+        began = time.perf_counter()
+        reply = stream("x", model="m", base_url=f"http://127.0.0.1:{port}", timeouts=Timeouts(total_s=0.2))
+        with pytest.raises(StatusError, match="500"):
+            await reply.text()
+        assert time.perf_counter() - began < 0.6
+        group.cancel_scope.cancel()
+
+
+async def test_the_request_id_and_a_retry_after_date() -> None:
+    """For the host's support; and the other form of Retry-After, in seconds from now."""
+    at = email.utils.formatdate(time.time() + 60, usegmt=True)
+    async with serve(Script(status=429, retry_after=at, headers={"request-id": "req_7"})) as server:
+        with pytest.raises(StatusError) as error:
+            await ask(server, "messages").text()
+    assert error.value.request_id == "req_7"
+    assert error.value.retry_after_s is not None
+    assert 50 < error.value.retry_after_s <= 60
+
+
 async def test_a_slow_consumer_trips_no_clock() -> None:
     """The clocks run only while we wait for the provider."""
     async with serve(Script(text="abcdef", cuts=1)) as server:
@@ -588,6 +767,23 @@ async def test_a_slow_consumer_trips_no_clock() -> None:
             text += chunk
             await anyio.sleep(0.04)
         assert text == "abcdef"
+
+
+async def test_strict_takes_no_silence_for_an_echo() -> None:
+    """An empty reply of a host known to repeat the prefill is `PrefillIgnored` too."""
+    async with serve(Script(text="", prefill="ignores")) as server:
+        with pytest.raises(PrefillIgnored):
+            await ask(server, "chat", prefill="ab", support="echoes", strict=True).text()
+
+
+async def test_a_token_limit_inside_the_echo_leaves_no_half_of_it() -> None:
+    """What the seam holds then is a repetition in the making: it is dropped."""
+    script = Script(prefill="ignores", cuts=["Dear An"], stop_reason="max_tokens")
+    async with serve(script) as server:
+        reply = ask(server, "messages", prefill="Dear Ann, ", support="echoes")
+        assert await reply.text() == "Dear Ann, "
+        assert reply.verdict is Verdict.TRUNCATED
+        assert reply.stop_reason is StopReason.MAX_TOKENS
 
 
 async def test_strict_wants_the_echo_that_the_host_is_known_for() -> None:
@@ -648,6 +844,18 @@ async def test_a_session_has_one_pool_and_the_same_defaults() -> None:
             session.stream("c")
         with anyio.fail_after(2):
             await server.wait_closed()
+
+
+def test_a_session_belongs_to_one_loop() -> None:
+    """In another loop its connections are dead: a UsageError says so before anything is sent."""
+    session = Session("demo:eats")
+
+    async def ask_once() -> str:
+        return await session.stream("states").text()
+
+    anyio.run(ask_once)
+    with pytest.raises(UsageError, match="another event loop"):
+        anyio.run(ask_once)
 
 
 async def test_closing_a_session_ends_its_replies() -> None:

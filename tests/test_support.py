@@ -20,7 +20,6 @@ from aprefill._support import (
     Table,
     builtin_table,
     carry,
-    is_refusal,
     refusal,
     split_model,
     support_table,
@@ -524,9 +523,9 @@ def test_known_refusals(provider: str, why: str, text: str) -> None:
     known = refusal(found, 400, text)
     assert isinstance(known, Refusal)
     assert known.why == why
-    assert is_refusal(found, 400, text.upper().replace(" ", "\n  "))
-    assert not is_refusal(found, 422, text)
-    assert not is_refusal(found, 500, text)
+    assert refusal(found, 400, text.upper().replace(" ", "\n  "))
+    assert not refusal(found, 422, text)
+    assert not refusal(found, 500, text)
 
 
 @pytest.mark.parametrize(
@@ -550,7 +549,7 @@ def test_known_refusals(provider: str, why: str, text: str) -> None:
 )
 def test_other_errors_are_no_refusals(text: str) -> None:
     """The control: errors about other things, though they speak of assistant messages, teach nothing about prefill."""
-    assert not [(r.provider, r.models) for r in support_table() if is_refusal(r, 400, text)]
+    assert not [(r.provider, r.models) for r in support_table() if refusal(r, 400, text)]
 
 
 @needs_recordings
@@ -561,7 +560,7 @@ def test_no_recorded_error_is_taken_for_a_refusal() -> None:
     for path in errors:
         status = json.loads(path.read_bytes())["status"]
         text = path.with_suffix(".body").read_text("utf-8", "replace")
-        assert not [r.provider for r in support_table() if is_refusal(r, status, text)], path.name
+        assert not [r.provider for r in support_table() if refusal(r, status, text)], path.name
 
 
 @needs_recordings
@@ -569,8 +568,8 @@ def test_recorded_errors_of_llama_server() -> None:
     """Its 400 about the flags is known; its 400 about two assistant turns is another matter."""
     local = SHARED / "recordings/_local"
     found = row("llama_cpp", "any")
-    assert is_refusal(found, 400, (local / "llama-server-chat-400.sse").read_text())
-    assert not is_refusal(found, 400, (local / "llama-server-chat-two-assistants.sse").read_text())
+    assert refusal(found, 400, (local / "llama-server-chat-400.sse").read_text())
+    assert not refusal(found, 400, (local / "llama-server-chat-two-assistants.sse").read_text())
 
 
 @needs_recordings
@@ -659,8 +658,8 @@ def test_a_caller_s_table_wins_and_the_rest_stays() -> None:
     assert table.row("anthropic", "claude-opus-4-6").support is Support.EMULATED
     acme = table.row("acme", "m1")
     assert (acme.support, acme.dialect, acme.whitespace_echo) == (Support.ECHOES, "partial", True)
-    assert is_refusal(acme, 409, "sorry, we do not do  prefills here.")
-    assert is_refusal(acme, 400, REFUSALS[0][2])
+    assert refusal(acme, 409, "sorry, we do not do  prefills here.")
+    assert refusal(acme, 400, REFUSALS[0][2])
     assert table.provider_of_url("https://llm.acme.example/v1") == "acme"
     assert table.providers == (*builtin_table().providers, "acme")
     assert builtin_table().row("anthropic", "claude-haiku-4-5").support is Support.EATS

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from anyio.abc import SocketAttribute
 
 from aprefill import AprefillError, ConnectFailed, Reply, Session, StatusError, UsageError, stream
 from aprefill._target import check_url
@@ -129,7 +130,38 @@ def test_a_bare_name_with_a_base_url_is_verbatim() -> None:
         ({"model": "openai:m", "show_when": "soon"}, "show_when"),
         ({"model": "openai:m", "prefill": "ab", "show_from": 3}, "2 characters"),
         ({"model": "openai:m", "prefill": "ab", "show_from": "x"}, "show_from"),
-        ({"model": "openai:m", "prefill": 1}, "prefill must be a str"),
+        ({"model": "openai:m", "prefill": 1}, "prefill"),
+        ({"model": "openai:m", "prefill": None}, "prefill"),
+        ({"model": "openai:m", "prefill": "\ud800"}, "surrogate"),
+        ({"model": "openai:m", "system": 5}, "system"),
+        ({"model": "openai:m", "system": b"x"}, "system"),
+        ({"model": "openai:m", "max_tokens": "5"}, "max_tokens"),
+        ({"model": "openai:m", "max_tokens": 1.5}, "max_tokens"),
+        ({"model": "openai:m", "max_tokens": float("inf")}, "max_tokens"),
+        ({"model": "openai:m", "max_tokens": True}, "max_tokens"),
+        ({"model": "openai:m", "stop": None}, "stop"),
+        ({"model": "openai:m", "stop": 5}, "stop"),
+        ({"model": "openai:m", "stop": [b"x"]}, "stop"),
+        ({"model": "openai:m", "temperature": "hot"}, "temperature"),
+        ({"model": "openai:m", "temperature": float("nan")}, "temperature"),
+        ({"model": "openai:m", "thinking": True}, "thinking"),
+        ({"model": "openai:m", "tools": {"a": 1}}, "tools"),
+        ({"model": "openai:m", "tools": "a"}, "tools"),
+        ({"model": "openai:m", "tools": ["a"]}, "tools"),
+        ({"model": "openai:m", "response_format": "json"}, "response_format"),
+        ({"model": "openai:m", "extra": ["a"]}, "extra"),
+        ({"model": "openai:m", "timeouts": None}, "timeouts"),
+        ({"model": "openai:m", "timeouts": 5}, "timeouts"),
+        ({"model": "openai:m", "show_from": None}, "show_from"),
+        ({"model": "openai:m", "show_from": -1}, "show_from"),
+        ({"model": "openai:m", "strict": True, "show_when": "accepted"}, "strict"),
+        ({"model": 5}, "model"),
+        ({"model": "openai:m", "base_url": 5}, "base_url"),
+        ({"model": "openai:m", "base_url": "https://a b/c"}, "base_url"),
+        ({"model": "openai:m", "base_url": "https://h.test\n"}, "base_url"),
+        ({"model": "openai:m", "api_key": b"k"}, "api_key"),
+        ({"model": "openai:m", "api": []}, "api"),
+        ({"model": "demo:eats", "base_url": "http://localhost:1"}, "built-in"),
         ({"model": "openai:m", "support": "maybe"}, "support"),
         ({"model": "openai:m", "client": object()}, "httpx2.AsyncClient"),
         ({"model": "openai-compatible:m"}, "base_url"),
@@ -143,7 +175,21 @@ def test_wrong_arguments_are_told_at_the_call(arguments: dict[str, Any], why: st
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", [], ["hi"], [{"role": "user"}], [{"content": "x"}], [{"role": "assistant", "content": "alone"}]],
+    [
+        "",
+        None,
+        5,
+        b"hi",
+        {"role": "user", "content": "x"},
+        "\ud800",
+        [],
+        ["hi"],
+        [{"role": "user"}],
+        [{"content": "x"}],
+        [{"role": "assistant", "content": "alone"}],
+        [{"role": "user", "content": b"bytes"}],
+        [{"role": "user", "content": "\udfff"}],
+    ],
 )
 def test_wrong_prompts_are_told_at_the_call(prompt: Any) -> None:
     """Without quoting them."""
@@ -191,8 +237,25 @@ def everything_about(error: BaseException | None) -> str:
         Script(text="a" * 400, reset_after_bytes=200),
         Script(body=b"<html>", content_type="text/html"),
         Script(text="a", after=0, error_event=("api_error", f"key {KEY} is bad")),
+        Script(text="a", after=0, error_event=(KEY, "the type is the key")),
+        Script(status=401, error=(KEY, "the type is the key")),
+        Script(status=401, error=("x", "a" * (300 - 12) + KEY)),
+        Script(status=400, body=f"cannot read: {PROMPT}".encode(), content_type="text/plain"),
+        Script(status=500, headers={"request-id": KEY, "x-request-id": KEY}),
     ],
-    ids=["401", "hang-up", "drop", "reset", "html", "in-band"],
+    ids=[
+        "401",
+        "hang-up",
+        "drop",
+        "reset",
+        "html",
+        "in-band",
+        "in-band-type",
+        "type",
+        "cut-inside",
+        "plain-prompt",
+        "id",
+    ],
 )
 @pytest.mark.parametrize("wire", ["chat", "messages"])
 async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
@@ -213,7 +276,46 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
     shown += repr(Session("anthropic:m", api_key=KEY))
     error.value.text_so_far = ""
     assert KEY not in shown
+    assert KEY[:10] not in shown
     assert PROMPT not in shown
+
+
+@pytest.mark.anyio
+async def test_a_status_line_that_holds_the_key_is_not_chained() -> None:
+    """The HTTP library quotes what it could not parse."""
+
+    async def answer(stream: Any) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(f"HTTP/1.1 {KEY}\r\n\r\n".encode())
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, answer)
+        port = listener.extra(SocketAttribute.local_port)
+        with pytest.raises(ConnectFailed) as error:
+            await stream("hi", model="m", base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY).text()
+        group.cancel_scope.cancel()
+    assert KEY not in everything_about(error.value)
+
+
+@pytest.mark.anyio
+async def test_no_proxy_of_the_environment_sees_a_loopback_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain http goes to loopback directly: a proxy would get key and prompt in clear."""
+    async with serve(Script(text="from the proxy")) as proxy, serve(Script(text="direct")) as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert await stream("hi", model="m", base_url=server.openai_url, api_key=KEY).text() == "direct"
+        assert proxy.connections == 0
+
+
+@pytest.mark.anyio
+async def test_control_a_plain_client_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same environment, without our transport."""
+    async with serve(Script(text="x")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with httpx2.AsyncClient() as client:
+            await client.post("http://localhost:9/v1/messages", json={})
+        assert proxy.connections == 1
 
 
 @pytest.mark.anyio

@@ -214,7 +214,7 @@ def body_error(status: int, body: bytes, headers: Mapping[str, str]) -> tuple[st
         return kind, ""
     value = loads(text)
     if value is None or isinstance(value, str):
-        return kind, "" if text[:1] == "{" else _sentence(value or text)
+        return kind, "" if status < 400 or text[:1] == "{" else _sentence(value or text)
     inner, detail = said(value)
     if status < 400 and not detail and not (isinstance(value, dict) and value.get("error")):
         return kind, ""

@@ -192,7 +192,13 @@ class AnthropicDecoder:
         reason, sequence = message.get("stop_reason"), message.get("stop_sequence")
         if isinstance(reason, str):
             self._early = _finish(reason, sequence if isinstance(sequence, str) else None)
-        return self._count(message.get("usage"))
+        return [*self._whole(message.get("content")), *self._count(message.get("usage"))]
+
+    def _whole(self, content: Any) -> list[Delta]:
+        """The text that a message has from its start on, as gateways send that make a stream of a whole reply."""
+        blocks = content if isinstance(content, list) else []
+        texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
+        return [TextDelta(text) for text in texts if isinstance(text, str) and text]
 
     def _start_block(self, event: _Event) -> Sequence[Delta]:
         start = event.content_block

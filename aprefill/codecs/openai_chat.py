@@ -93,6 +93,8 @@ class _Delta(Struct, gc=False):
 class _Choice(Struct, gc=False):
     index: int | None = None
     delta: _Delta | None = None
+    message: _Delta | None = None  # gateways that make a stream of a whole reply
+    text: str | None = None  # those that stream the completions API behind this one
     finish_reason: str | None = None
     stop_reason: Any = None  # vLLM: the sequence or token that stopped it
     matched_stop: Any = None  # SGLang: the same
@@ -228,7 +230,9 @@ class OpenAIChatDecoder:
 
     def _choose(self, choice: _Choice, deltas: list[Delta]) -> str:
         """Adds the deltas of one choice; gives the finish reason if it means that the host failed."""
-        delta = choice.delta
+        delta = choice.delta if choice.delta is not None else choice.message
+        if choice.text and delta is None:
+            self._say(choice.text, deltas)
         if delta is not None:
             thought = delta.reasoning_content or delta.reasoning  # the same text on hosts that send both
             if thought:
@@ -293,7 +297,10 @@ class OpenAIChatDecoder:
             deltas.append(ReasoningDelta(thought))
 
     def _parts(self, parts: list[Any], deltas: list[Delta]) -> None:
-        """Mistral's content as a list: text and thinking parts; references and other kinds carry no text."""
+        """Mistral's content as a list: text and thinking parts; references and other kinds carry no text.
+
+        A kind that is not known here but has a `text` is text: losing it in silence would be worse.
+        """
         for part in parts:
             if isinstance(part, str):
                 self._say(part, deltas)
@@ -305,6 +312,8 @@ class OpenAIChatDecoder:
                     if not isinstance(text, str):
                         raise ProtocolError("a text part has no `text`")
                     self._say(text, deltas)
+                elif isinstance(part.get("text"), str):
+                    self._say(part["text"], deltas)
 
     def _call(self, piece: CallPiece, deltas: list[Delta]) -> None:
         if self._calls is None:

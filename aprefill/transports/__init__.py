@@ -16,6 +16,8 @@ class Request:
     url: str
     headers: Mapping[str, str]
     body: bytes
+    #: how long the connection may take to be made, in seconds; None: no limit
+    connect_s: float | None = None
 
 
 class Response(Protocol):

@@ -52,9 +52,9 @@ class DemoResponse:
     status = 200
     can_kill = False
 
-    def __init__(self, pieces: list[str], prompt_tokens: int) -> None:
+    def __init__(self, pieces: list[str], finish: str, prompt_tokens: int) -> None:
         self.headers: Mapping[str, str] = {"content-type": "text/event-stream"}
-        self.receive: Callable[[], Awaitable[bytes]] = _body(pieces, prompt_tokens).__anext__
+        self.receive: Callable[[], Awaitable[bytes]] = _body(pieces, finish, prompt_tokens).__anext__
 
     def kill(self) -> bool:
         return False
@@ -63,11 +63,11 @@ class DemoResponse:
         await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def _body(pieces: list[str], prompt_tokens: int) -> AsyncIterator[bytes]:
+async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncIterator[bytes]:
     for piece in pieces:
         await anyio.sleep(PACE_S)
         yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
-    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(pieces)}
     yield _event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n"
 
@@ -91,8 +91,9 @@ class DemoTransport:
             text = prefill + text
         await anyio.sleep(PACE_S)
         pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
-        limit = body.get("max_tokens")
-        return DemoResponse(pieces if limit is None else pieces[:limit], len(prompt) // 4)
+        limit = body.get("max_tokens") or len(pieces)
+        finish = "length" if limit < len(pieces) else "stop"
+        return DemoResponse(pieces[:limit], finish, len(prompt) // 4)
 
     async def aclose(self) -> None:
         await anyio.lowlevel.cancel_shielded_checkpoint()

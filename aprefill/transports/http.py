@@ -23,9 +23,6 @@ CLOSE_S = 1.0
 #: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
 
-#: The clocks are ours: `Timeouts` guards the waiting.
-_NO_TIMEOUT = {"timeout": httpx2.Timeout(None).as_dict()}
-
 _url = lru_cache(maxsize=64)(httpx2.URL)
 
 _contexts: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
@@ -106,20 +103,28 @@ class HttpTransport:
 
     def _open_client(self) -> Any:
         if self._client is None:
-            self._client = httpx2.AsyncClient(verify=_tls_context(), timeout=None, limits=_LIMITS)
+            tls = _tls_context()
+            # plain http is loopback's alone: no proxy of the environment may carry the key and the prompt in clear
+            direct = httpx2.AsyncHTTPTransport(verify=tls, limits=_LIMITS)
+            self._client = httpx2.AsyncClient(verify=tls, timeout=None, limits=_LIMITS, mounts={"http://": direct})
         return self._client
 
     async def open(self, request: Request) -> HttpResponse:
         client = self._open_client()
+        # the client's own clocks stand still but for the connection's, which nobody else can see
+        timeout = {"connect": request.connect_s, "read": None, "write": None, "pool": None}
         if self._owned:
             # our own client has no defaults to merge in, and merging takes a tenth of a warm first token
             built = httpx2.Request(
-                "POST", _url(request.url), headers=request.headers, content=request.body, extensions=_NO_TIMEOUT
+                "POST",
+                _url(request.url),
+                headers=request.headers,
+                content=request.body,
+                extensions={"timeout": timeout},
             )
         else:
-            built = client.build_request(
-                "POST", request.url, headers=request.headers, content=request.body, timeout=None
-            )
+            built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
+            built.extensions = {**built.extensions, "timeout": timeout}
         return HttpResponse(await client.send(built, stream=True, follow_redirects=False))
 
     async def aclose(self) -> None:

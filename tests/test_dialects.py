@@ -1,0 +1,400 @@
+"""The dialects on the wire: where each host is asked, with what key, and every byte of the body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from aprefill import Session, stream
+from aprefill._support import Table, builtin_table
+from aprefill.testing import Script, serve
+
+if TYPE_CHECKING:
+    from aprefill.testing import Exchange, Server
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-0123456789"
+BEARER = {"authorization": f"Bearer {KEY}"}
+X_API_KEY = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
+#: Each of these names a header that says who asks; a host gets its own and no other.
+NAMES = ("authorization", "x-api-key", "anthropic-version", "api-key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One host and model. The body with a prefill is `head`, `turn`, `tail`; without one `head` and `plain_tail`."""
+
+    model: str
+    #: the variable that holds the key
+    key_env: str
+    #: with a prefill
+    path: str
+    turn: bytes
+    tail: bytes
+    #: without one, where that is another
+    plain_path: str = ""
+    plain_tail: bytes = b""
+    api: str | None = None
+    #: up to the end of the user's turn; a `%` is the model's name
+    head: bytes = b'{"model":"%","messages":[{"role":"user","content":"Hi"}'
+    headers: dict[str, str] | None = None
+    echoes: bool = False
+    prefill: str = '["'
+    #: the caller's word
+    support: str | None = None
+
+
+#: The end of a chat completions body that asks for the usage.
+USAGE = b'],"stream":true,"stream_options":{"include_usage":true}'
+TRAILING = b',{"role":"assistant","content":"[\\""}'
+PREFIX = b',{"role":"assistant","content":"[\\"","prefix":true}'
+PARTIAL = b',{"role":"assistant","content":"[\\"","partial":true}'
+MESSAGES_HEAD = b'{"model":"%","max_tokens":4096,"messages":[{"role":"user","content":"Hi"}'
+
+CASES = {
+    "anthropic": Case(
+        model="anthropic:claude-haiku-4-5",
+        key_env="ANTHROPIC_API_KEY",
+        path="/v1/messages",
+        head=MESSAGES_HEAD,
+        turn=TRAILING,
+        tail=b'],"stream":true}',
+        headers=X_API_KEY,
+    ),
+    "anthropic-strips-white-space": Case(
+        model="anthropic:claude-sonnet-4-5-20250929",
+        key_env="ANTHROPIC_API_KEY",
+        path="/v1/messages",
+        head=MESSAGES_HEAD,
+        turn=b',{"role":"assistant","content":"The answer is"}',
+        tail=b'],"stream":true}',
+        headers=X_API_KEY,
+        prefill="The answer is \n",
+    ),
+    "anthropic-white-space-alone": Case(
+        model="anthropic:claude-haiku-4-5",
+        key_env="ANTHROPIC_API_KEY",
+        path="/v1/messages",
+        head=MESSAGES_HEAD,
+        turn=b"",
+        tail=b'],"stream":true}',
+        headers=X_API_KEY,
+        prefill="\n",
+    ),
+    "mistral-asks-no-usage": Case(
+        model="mistral:mistral-small-latest",
+        key_env="MISTRAL_API_KEY",
+        path="/v1/chat/completions",
+        turn=PREFIX,
+        tail=b'],"stream":true}',
+        plain_tail=b'],"stream":true}',
+        echoes=True,
+    ),
+    "mistral-keeps-white-space": Case(
+        model="mistral:codestral-latest",
+        key_env="MISTRAL_API_KEY",
+        path="/v1/chat/completions",
+        turn=b',{"role":"assistant","content":"a \\n","prefix":true}',
+        tail=b'],"stream":true}',
+        plain_tail=b'],"stream":true}',
+        echoes=True,
+        prefill="a \n",
+    ),
+    "deepseek-in-beta-without-thinking": Case(
+        model="deepseek:deepseek-chat",
+        key_env="DEEPSEEK_API_KEY",
+        path="/beta/chat/completions",
+        plain_path="/chat/completions",
+        turn=PREFIX,
+        tail=USAGE + b',"thinking":{"type":"disabled"}}',
+        plain_tail=USAGE + b"}",
+    ),
+    "deepseek-reasoner-thinks": Case(
+        model="deepseek:deepseek-reasoner",
+        key_env="DEEPSEEK_API_KEY",
+        path="/beta/chat/completions",
+        plain_path="/chat/completions",
+        turn=PREFIX,
+        tail=USAGE + b"}",
+    ),
+    "moonshot": Case(
+        model="moonshot:kimi-k2-0905-preview",
+        key_env="MOONSHOT_API_KEY",
+        path="/v1/chat/completions",
+        turn=PARTIAL,
+        tail=USAGE + b"}",
+    ),
+    "moonshot-without-thinking": Case(
+        model="moonshot:kimi-k2.5",
+        key_env="MOONSHOT_API_KEY",
+        path="/v1/chat/completions",
+        turn=PARTIAL,
+        tail=USAGE + b',"thinking":{"type":"disabled"}}',
+        plain_tail=USAGE + b"}",
+    ),
+    "dashscope-without-thinking": Case(
+        model="dashscope:qwen-plus",
+        key_env="DASHSCOPE_API_KEY",
+        path="/compatible-mode/v1/chat/completions",
+        turn=PARTIAL,
+        tail=USAGE + b',"enable_thinking":false}',
+        plain_tail=USAGE + b"}",
+    ),
+    "vllm-opens-no-turn": Case(
+        model="vllm:meta-llama/Llama-3.1-8B-Instruct",
+        key_env="VLLM_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b',"continue_final_message":true,"add_generation_prompt":false}',
+        plain_tail=USAGE + b"}",
+    ),
+    "vllm-qwen-without-thinking": Case(
+        model="vllm:Qwen/Qwen3-8B",
+        key_env="VLLM_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b',"continue_final_message":true,"add_generation_prompt":false,'
+        b'"chat_template_kwargs":{"enable_thinking":false}}',
+        plain_tail=USAGE + b"}",
+    ),
+    "sglang-leaves-the-generation-prompt": Case(
+        model="sglang:any",
+        key_env="SGLANG_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b',"continue_final_message":true}',
+        plain_tail=USAGE + b"}",
+    ),
+    "llama-cpp": Case(
+        model="llama_cpp:any",
+        key_env="LLAMA_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b',"continue_final_message":true,"add_generation_prompt":false}',
+        plain_tail=USAGE + b"}",
+    ),
+    "llama-cpp-messages": Case(
+        model="llama_cpp:any",
+        api="messages",
+        key_env="LLAMA_API_KEY",
+        path="/v1/messages",
+        head=MESSAGES_HEAD,
+        turn=TRAILING,
+        tail=b'],"stream":true}',
+        headers=X_API_KEY,
+        echoes=True,
+    ),
+    "ollama": Case(
+        model="ollama:llama3.2:1b",
+        key_env="OLLAMA_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b"}",
+    ),
+    "ollama-strips-white-space": Case(
+        model="ollama:qwen3.5:9b",
+        key_env="OLLAMA_API_KEY",
+        path="/v1/chat/completions",
+        turn=b',{"role":"assistant","content":"a"}',
+        tail=USAGE + b"}",
+        prefill="a ",
+    ),
+    "openrouter": Case(
+        model="openrouter:anthropic/claude-haiku-4.5",
+        key_env="OPENROUTER_API_KEY",
+        path="/api/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b"}",
+    ),
+    "groq": Case(
+        model="groq:llama-3.3-70b-versatile",
+        key_env="GROQ_API_KEY",
+        path="/openai/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b"}",
+    ),
+    "openai-on-the-callers-word": Case(
+        model="openai:gpt-4o",
+        key_env="OPENAI_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b"}",
+        support="eats",
+    ),
+    "together-on-the-callers-word": Case(
+        model="together:any",
+        key_env="TOGETHER_API_KEY",
+        path="/v1/chat/completions",
+        turn=TRAILING,
+        tail=USAGE + b"}",
+        support="echoes",
+        echoes=True,
+    ),
+}
+
+
+def table(server: Server) -> Table:
+    """The built-in hosts with their own paths, all of them moved to the loopback server."""
+    lines = []
+    hosts = {(row.provider, row.api): row for row in builtin_table().rows() if row.provider != "demo" and row.base_url}
+    for row in hosts.values():
+        lines += ["[[host]]", f'provider = "{row.provider}"', f'api = "{row.api}"']
+        lines.append(f'base_url = "{moved(row.base_url, server)}"')
+        if row.prefill_base_url:
+            lines.append(f'prefill_base_url = "{moved(row.prefill_base_url, server)}"')
+    return Table.load("\n".join(lines))
+
+
+def moved(url: str, server: Server) -> str:
+    return server.url + urlsplit(url).path
+
+
+def body(case: Case, turn: bytes, tail: bytes) -> bytes:
+    return case.head.replace(b"%", case.model.partition(":")[2].encode()) + turn + tail
+
+
+def named(exchange: Exchange) -> dict[str, str]:
+    """The headers that say who asks."""
+    return {name: exchange.headers[name] for name in NAMES if name in exchange.headers}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+async def test_a_host_on_the_wire(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a prefill the dialect's address, turn and fields; without one an ordinary request; the key in its header."""
+    monkeypatch.setenv(case.key_env, KEY)
+    script = Script(text='x", "y"]', prefill="echoes" if case.echoes else "eats")
+    async with serve(script) as server, Session(case.model, api=case.api, table=table(server)) as session:
+        spliced = await session.stream("Hi", prefill=case.prefill, support=case.support).text()
+        plain = await session.stream("Hi").text()
+    assert (spliced, plain) == (case.prefill + 'x", "y"]', 'x", "y"]')
+    with_prefill, without = server.exchanges
+    assert (with_prefill.method, with_prefill.path) == ("POST", case.path)
+    assert (without.method, without.path) == ("POST", case.plain_path or case.path)
+    assert with_prefill.body == body(case, case.turn, case.tail)
+    assert without.body == body(case, b"", case.plain_tail or case.tail)
+    assert named(with_prefill) == named(without) == (case.headers or BEARER)
+    assert with_prefill.headers["content-type"] == "application/json"
+
+
+def test_the_cases_cover_every_dialect_and_every_host_that_takes_a_prefill() -> None:
+    """The control of the cases above: a host that is new in the built-in table is not forgotten here."""
+    rows = [row for row in builtin_table().rows() if row.native and row.provider != "demo"]
+    named_by = [(*case.model.partition(":")[::2], case.api) for case in CASES.values()]
+    cases = [builtin_table().row(provider, model, api) for provider, model, api in named_by]
+    assert {(row.provider, row.api) for row in rows} <= {(row.provider, row.api) for row in cases}
+    assert {row.dialect for row in rows} == {"trailing", "prefix", "partial", "continue_final_message"}
+    assert {row.dialect for row in cases if row.native} == {row.dialect for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("model", "api"),
+    [
+        ("vllm:m", None),
+        ("sglang:m", None),
+        ("llama_cpp:m", None),
+        ("llama_cpp:m", "messages"),
+        ("ollama:llama3.2", None),
+    ],
+)
+async def test_an_engine_without_a_key_is_sent_none(model: str, api: str | None) -> None:
+    """No empty `Bearer`, and no other host's key that happens to be in the environment."""
+    async with serve(Script(text="x")) as server, Session(model, api=api, table=table(server)) as session:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("OPENAI_API_KEY", KEY)
+            environment.setenv("ANTHROPIC_API_KEY", KEY)
+            assert await session.stream("Hi", prefill="a").text() == "ax"
+    sent = named(server.exchanges[0])
+    sent.pop("anthropic-version", None)
+    assert sent == {}
+    assert KEY not in str(server.exchanges[0].headers)
+
+
+async def test_a_base_url_of_the_callers_own_stays() -> None:
+    """A prefill goes to `base_url=` as well: the host's other address is no part of it."""
+    async with serve(Script(text="x")) as server:
+        base = server.url + "/mine/"
+        reply = stream("Hi", prefill="[", model="deepseek:deepseek-chat", base_url=base, api_key=KEY)
+        assert await reply.text() == "[x"
+        assert [one.path for one in server.exchanges] == ["/mine/chat/completions"]
+        assert server.exchanges[0].body == (
+            b'{"model":"deepseek-chat","messages":[{"role":"user","content":"Hi"},'
+            b'{"role":"assistant","content":"[","prefix":true}],"stream":true,'
+            b'"stream_options":{"include_usage":true},"thinking":{"type":"disabled"}}'
+        )
+
+
+#: Everything that a request can say, on both protocols.
+OPTIONS: dict[str, Any] = {
+    "system": "Be brief.",
+    "max_tokens": 9,
+    "stop": ["b<", "<e>", "c"],
+    "temperature": 0.5,
+    "tools": [{"name": "f"}],
+    "extra": {"seed": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "sent"),
+    [
+        (
+            "deepseek:deepseek-chat",
+            {"extra": {"seed": 1, "thinking": {"type": "disabled", "note": 1}}},
+            (
+                b'{"model":"deepseek-chat","messages":[{"role":"system","content":"Be brief."},'
+                b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<","prefix":true}],'
+                b'"max_tokens":9,"stop":["b<","c"],"temperature":0.5,"tools":[{"name":"f"}],"stream":true,'
+                b'"stream_options":{"include_usage":true},"thinking":{"type":"disabled","note":1},"seed":1}'
+            ),
+        ),
+        (
+            "vllm:m",
+            {"extra": {"seed": 1, "stream_options": None, "add_generation_prompt": None}},
+            (
+                b'{"model":"m","messages":[{"role":"system","content":"Be brief."},'
+                b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<"}],'
+                b'"max_tokens":9,"stop":["b<","c"],"temperature":0.5,"tools":[{"name":"f"}],"stream":true,'
+                b'"continue_final_message":true,"seed":1}'
+            ),
+        ),
+        (
+            "mistral:mistral-small-latest",
+            {"extra": {"seed": 1, "stream_options": {"include_usage": True}}},
+            (
+                b'{"model":"mistral-small-latest","messages":[{"role":"system","content":"Be brief."},'
+                b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<","prefix":true}],'
+                b'"max_tokens":9,"stop":["b<","c"],"temperature":0.5,"tools":[{"name":"f"}],"stream":true,'
+                b'"stream_options":{"include_usage":true},"seed":1}'
+            ),
+        ),
+        (
+            "openai:gpt-4o",
+            {"support": "eats"},
+            (
+                b'{"model":"gpt-4o","messages":[{"role":"system","content":"Be brief."},'
+                b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<"}],'
+                b'"max_completion_tokens":9,"stop":["b<","c"],"temperature":0.5,"tools":[{"name":"f"}],"stream":true,'
+                b'"stream_options":{"include_usage":true},"seed":1}'
+            ),
+        ),
+        (
+            "anthropic:claude-haiku-4-5",
+            {},
+            (
+                b'{"model":"claude-haiku-4-5","max_tokens":9,"system":"Be brief.",'
+                b'"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"a<"}],'
+                b'"stop_sequences":["b<","c"],"temperature":0.5,"tools":[{"name":"f"}],"stream":true,"seed":1}'
+            ),
+        ),
+    ],
+    ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
+)
+async def test_everything_a_request_can_say(model: str, more: dict[str, Any], sent: bytes) -> None:
+    """The caller's `extra` wins over the dialect, and a stop sequence that could match known text is kept back."""
+    async with serve(Script(text="x")) as server, Session(model, api_key=KEY, table=table(server)) as session:
+        await session.stream("Hi", prefill="a<", **{**OPTIONS, **more}).text()
+    assert server.exchanges[0].body == sent

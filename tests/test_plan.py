@@ -1,0 +1,543 @@
+"""The plan: what one ask becomes on one row of the table, without a network."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import pytest
+
+from aprefill import stream
+from aprefill._errors import PrefillRefused, UsageError
+from aprefill._plan import Ask, Step, ask, first
+from aprefill._seam import Seam
+from aprefill._support import Row, Table, builtin_table
+from aprefill._types import Call, Support, Verdict
+
+USER = {"role": "user", "content": "Hi"}
+#: What `stream()` passes on when the caller says nothing.
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(stream).parameters.items()
+    if name in inspect.signature(ask).parameters and name != "prompt"
+}
+
+
+def asked(prompt: Any = "Hi", **options: Any) -> Ask:
+    return ask(prompt, **{**DEFAULTS, **options})
+
+
+@cache
+def acme(keys: str = "", support: str = "eats") -> Row:
+    """The row of a host that is not built in, with these lines of TOML and no others."""
+    entry = f'match = ["*"]\nsupport = "{support}"\nevidence = "engine"\nsource = "ours"\ndate = 2026-11-23\n'
+    host = (
+        'provider = "acme"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://acme.example/v1"\nauth = "none"\n'
+    )
+    return Table.load(f"[[host]]\n{host}{keys}\n[[host.model]]\n{entry}").row("acme", "m")
+
+
+def known(model: str) -> Row:
+    """A built-in row, by "provider:model"."""
+    provider, _, name = model.partition(":")
+    return builtin_table().row(provider, name)
+
+
+def step(row: Row, prompt: Any = "Hi", **options: Any) -> Step:
+    return first(asked(prompt, **options), row, "m")
+
+
+def rules(planned: Step) -> tuple[str, bool, str]:
+    """What the seam is told: the echo, whether its white space may differ, what was stripped."""
+    told = dict(planned.rules)
+    seen = told.pop("echo", "maybe"), told.pop("whitespace", False), told.pop("stripped", "")
+    assert told == {}
+    return seen
+
+
+# --- the whole of it --------------------------------------------------------------------------------------------
+
+
+def test_a_plan_whole_with_a_prefill() -> None:
+    """Everything that was asked arrives in the call, and the step says how the reply is spliced."""
+    row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\ntoken_field = "max_completion_tokens"\nmax_stop = 1')
+    planned = step(
+        row,
+        prefill='["',
+        system="be brief",
+        max_tokens=7,
+        stop=["x", "y"],
+        temperature=0.5,
+        thinking={"type": "enabled"},
+        tools=[{"name": "f"}],
+        response_format={"type": "json_object"},
+        extra={"seed": 1},
+    )
+    assert planned == Step(
+        row=row,
+        call=Call(
+            model="m",
+            messages=(USER, {"role": "assistant", "content": '["', "prefix": True}),
+            system="be brief",
+            max_tokens=7,
+            stop=("x",),
+            temperature=0.5,
+            thinking={"type": "enabled"},
+            tools=({"name": "f"},),
+            response_format={"type": "json_object"},
+            token_field="max_completion_tokens",
+            fields={"a": 1, "seed": 1},
+        ),
+        mode="native",
+        support=Support.EATS,
+        known='["',
+        rules={"echo": "never", "stripped": ""},
+        stop=("y",),
+        show_when="accepted",
+        sends_prefill=True,
+        echo_required=False,
+    )
+
+
+@pytest.mark.parametrize("support", ["eats", "echoes", "emulated", "unsupported"])
+def test_a_plan_whole_without_a_prefill(support: str) -> None:
+    """No turn, no field of the dialect and no echo to look for, whatever the host does with prefills."""
+    row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', support)
+    assert step(row, stop=["x"], extra={"seed": 1}) == Step(
+        row=row,
+        call=Call(model="m", messages=(USER,), stop=("x",), fields={"seed": 1}),
+        mode="none",
+        support=Support(support),
+        known="",
+        rules={"echo": "never"},
+        stop=(),
+        show_when="accepted",
+        sends_prefill=False,
+        echo_required=False,
+    )
+
+
+# --- stop sequences ---------------------------------------------------------------------------------------------
+
+EATS, ECHOES = "eats", "echoes"
+
+STOPS = [
+    # keys, support, prefill, asked for, told to the host
+    pytest.param("", EATS, "ab", ["x", "y"], ["x", "y"], id="as-asked"),
+    pytest.param("", EATS, "ab", "xy", ["xy"], id="one-str-is-one-sequence"),
+    pytest.param("max_stop = 2", EATS, "ab", ["c", "b2", "d", "e"], ["c", "d"], id="only-so-many-and-in-order"),
+    pytest.param("max_stop = 2", EATS, "", ["c", "d", "e"], ["c", "d"], id="only-so-many-without-a-prefill"),
+    pytest.param("max_stop = 3", EATS, "ab", ["c", "d", "e"], ["c", "d", "e"], id="just-so-many"),
+    pytest.param("sends_stop = false", EATS, "ab", ["x", "\n"], [], id="the-host-takes-none"),
+    pytest.param("sends_stop = false", EATS, "", ["x"], [], id="the-host-takes-none-without-a-prefill"),
+    pytest.param("blank_stop = false", EATS, "ab", [" \n", "x", "\n\n", "\nx"], ["x", "\nx"], id="none-of-white-space"),
+    pytest.param("blank_stop = false", EATS, "", ["\n"], [], id="none-of-white-space-without-a-prefill"),
+    pytest.param("blank_stop = true", EATS, "ab", [" \n", "x"], [" \n", "x"], id="white-space-too"),
+    # the end of the prefill and the beginning of the new text make up a sequence that the model never wrote
+    pytest.param("", EATS, "ab<", ["<end>"], [], id="straddle-by-one"),
+    pytest.param("", EATS, "ab<end", ["<end>"], [], id="straddle-by-all-but-one"),
+    pytest.param("", EATS, "ab#", ["##"], [], id="straddle-of-two"),
+    pytest.param("", EATS, "<", ["<end>"], [], id="straddle-from-a-prefill-that-is-shorter"),
+    pytest.param("", EATS, "ab<end>", ["<end>"], ["<end>"], id="whole-at-the-end-is-no-straddle"),
+    pytest.param("", EATS, "ab<e", ["<end>", "e", "b<", "nd"], ["e", "b<", "nd"], id="the-middle-is-no-straddle"),
+    pytest.param("", ECHOES, "ab<", ["<end>", "x"], ["x"], id="straddle-behind-an-echo"),
+    pytest.param('whitespace = "strip"', EATS, "a: ", [" b", "x"], ["x"], id="straddle-from-what-was-stripped"),
+    # a host that repeats the prefill would stop in the repetition
+    pytest.param("", ECHOES, "one two", ["e t"], [], id="in-the-echo"),
+    pytest.param("", ECHOES, "one ten", ["one", "ten", "o"], [], id="at-both-ends-of-the-echo"),
+    pytest.param("", ECHOES, "one two", ["three"], ["three"], id="not-in-the-echo"),
+    pytest.param("", EATS, "one ten", ["e t", "one", "ten"], ["e t", "one", "ten"], id="no-echo-to-be-in"),
+    pytest.param("", ECHOES, "", ["one"], ["one"], id="nothing-to-repeat"),
+]
+
+
+@pytest.mark.parametrize(("keys", "support", "prefill", "stop", "told"), STOPS)
+def test_stop_sequences(keys: str, support: str, prefill: str, stop: Any, told: list[str]) -> None:
+    """The host is told the sequences that it takes and that cannot match known text; the others are applied here."""
+    planned = step(acme(keys, support), prefill=prefill, stop=stop)
+    assert planned.call.stop == tuple(told)
+    wanted = (stop,) if isinstance(stop, str) else tuple(stop)
+    assert planned.stop == tuple(one for one in wanted if one not in told)
+
+
+@pytest.mark.parametrize(
+    ("model", "prefill", "told"),
+    [
+        ("openai:gpt-4o", "", ("a", "\n", "b", "c")),
+        ("openai:gpt-5", "", ()),
+        ("anthropic:claude-haiku-4-5", "[", ("a", "b", "c", "d", "e")),
+        ("groq:llama-3.3-70b-versatile", "[", ("a", "\n", "b", "c")),
+        ("mistral:mistral-small-latest", "b", ("a", "\n", "c", "d", "e")),
+    ],
+)
+def test_stop_sequences_of_known_hosts(model: str, prefill: str, told: tuple[str, ...]) -> None:
+    """OpenAI and Groq take four, newer OpenAI none, Anthropic none of white space, Mistral would stop in its echo."""
+    assert step(known(model), prefill=prefill, stop=["a", "\n", "b", "c", "d", "e"]).call.stop == told
+
+
+def test_a_callers_word_decides_which_stop_sequences_are_told() -> None:
+    """`support=` counts for stop sequences too: what may be repeated is not to be stopped in."""
+    for row in (acme(), acme(support=ECHOES)):
+        assert step(row, prefill="one", stop="one", support="echoes").stop == ("one",)
+        assert step(row, prefill="one", stop="one", support="eats").stop == ()
+
+
+# --- what does not go together ----------------------------------------------------------------------------------
+
+#: Each setting switched on, in every way there is.
+ON: dict[str, list[dict[str, Any]]] = {
+    "thinking": [
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"thinking": {"type": "adaptive"}},
+        {"extra": {"thinking": {"type": "enabled"}}},
+    ],
+    "tools": [{"tools": [{"name": "f"}]}, {"extra": {"tools": [{"name": "f"}]}}],
+    "tool_choice": [
+        {"extra": {"tool_choice": "required"}},
+        {"extra": {"tool_choice": "any"}},
+        {"extra": {"tool_choice": {"type": "any"}}},
+        {"extra": {"tool_choice": {"type": "tool", "name": "f"}}},
+    ],
+    "response_format": [
+        {"response_format": {"type": "json_object"}},
+        {"extra": {"response_format": {"type": "json_object"}}},
+    ],
+}
+OFF: dict[str, list[dict[str, Any]]] = {
+    "thinking": [
+        {},
+        {"thinking": {"type": "disabled"}},
+        {"extra": {"thinking": {"type": "disabled"}}},
+        {"extra": {"thinking": None}},
+    ],
+    "tools": [{}, {"tools": []}, {"extra": {"tools": []}}],
+    "tool_choice": [
+        {},
+        {"extra": {"tool_choice": None}},
+        {"extra": {"tool_choice": "auto"}},
+        {"extra": {"tool_choice": "none"}},
+        {"extra": {"tool_choice": {"type": "auto"}}},
+        {"extra": {"tool_choice": {"type": "none"}}},
+    ],
+    "response_format": [{}, {"extra": {"response_format": None}}],
+}
+
+
+def cases(of: dict[str, list[dict[str, Any]]]) -> list[Any]:
+    return [
+        pytest.param(setting, options, id=f"{setting}-{n}")
+        for setting, all_ in of.items()
+        for n, options in enumerate(all_)
+    ]
+
+
+@pytest.mark.parametrize(("setting", "options"), cases(ON))
+def test_what_breaks_a_prefill_is_an_error(setting: str, options: dict[str, Any]) -> None:
+    """A setting that breaks the prefill on this host is a `UsageError` that names both, before anything is sent."""
+    with pytest.raises(UsageError, match=rf"acme cannot combine a prefill with {setting};"):
+        step(acme(f'conflicts = {{ {setting} = "breaks" }}'), prefill="[", **options)
+
+
+@pytest.mark.parametrize(("setting", "options"), cases(ON))
+def test_what_may_break_a_prefill_is_let_through(setting: str, options: dict[str, Any]) -> None:
+    """ "unknown" is no reason to refuse; nor are the other settings' conflicts, nor any without a prefill."""
+    others = ", ".join(f'{name} = "breaks"' for name in ON if name != setting)
+    assert step(acme(f'conflicts = {{ {setting} = "unknown" }}'), prefill="[", **options).mode == "native"
+    assert step(acme(f"conflicts = {{ {others} }}"), prefill="[", **options).mode == "native"
+    assert step(acme(f'conflicts = {{ {setting} = "breaks" }}'), **options).mode == "none"
+
+
+@pytest.mark.parametrize(("setting", "options"), cases(OFF))
+def test_what_is_off_breaks_nothing(setting: str, options: dict[str, Any]) -> None:
+    """Thinking disabled, no tools, a tool choice that forces none: no conflict, where the setting would be one."""
+    assert step(acme(f'conflicts = {{ {setting} = "breaks" }}'), prefill="[", **options).mode == "native"
+
+
+@pytest.mark.parametrize(
+    ("model", "breaks"),
+    [
+        ("anthropic:claude-haiku-4-5", {"thinking", "tool_choice", "response_format"}),
+        ("openrouter:anthropic/claude-haiku-4.5", {"thinking", "tool_choice", "response_format"}),
+        ("vllm:m", {"thinking", "tool_choice", "response_format"}),
+        ("deepseek:deepseek-chat", {"thinking"}),
+        ("deepseek:deepseek-reasoner", set()),
+        ("moonshot:kimi-k2.5", {"thinking"}),
+        ("dashscope:qwen-plus", {"thinking"}),
+        ("mistral:mistral-small-latest", set()),
+    ],
+)
+def test_conflicts_of_known_hosts(model: str, breaks: set[str]) -> None:
+    """What the table says of the named hosts is what is refused, and nothing else."""
+    refused = set()
+    for setting, ways in ON.items():
+        for options in ways:
+            with suppress(UsageError):
+                step(known(model), prefill="[", **options)
+                continue
+            refused.add(setting)
+    assert refused == breaks
+
+
+def test_a_callers_word_leaves_the_conflicts() -> None:
+    """`support=` says that the host takes a prefill, not that it takes one together with everything."""
+    with pytest.raises(UsageError, match="with thinking"):
+        step(known("anthropic:claude-opus-4-6"), prefill="[", support="eats", thinking={"type": "adaptive"})
+
+
+# --- fields of the body -----------------------------------------------------------------------------------------
+
+FIELDS = [
+    pytest.param("", "[", {}, {}, id="nothing"),
+    pytest.param("", "[", {"n": 1, "top_k": None}, {"n": 1, "top_k": None}, id="the-callers"),
+    pytest.param("body_fields = { a = 1, b = 2 }", "[", {}, {"a": 1, "b": 2}, id="the-dialects"),
+    pytest.param("body_fields = { a = 1, b = 2 }", "", {"c": 3}, {"c": 3}, id="the-dialects-go-with-a-prefill-only"),
+    pytest.param("body_fields = { a = 1, b = 2 }", "[", {"b": 3, "c": 4}, {"a": 1, "b": 3, "c": 4}, id="extra-wins"),
+    pytest.param("body_fields = { a = 1 }", "[", {"a": None}, {"a": None}, id="extra-removes"),
+    pytest.param('dialect = "continue_final_message"', "[", {}, {"continue_final_message": True}, id="the-switch"),
+    pytest.param("asks_usage = false", "[", {}, {"stream_options": None}, id="no-usage-asked"),
+    pytest.param("asks_usage = false", "", {}, {"stream_options": None}, id="no-usage-asked-without-a-prefill"),
+    pytest.param(
+        "asks_usage = false\nbody_fields = { stream_options = 1 }", "[", {}, {"stream_options": 1}, id="dialect-wins"
+    ),
+    pytest.param("asks_usage = false", "[", {"stream_options": 2}, {"stream_options": 2}, id="extra-wins-over-usage"),
+]
+
+
+@pytest.mark.parametrize(("keys", "prefill", "extra", "fields"), FIELDS)
+def test_fields(keys: str, prefill: str, extra: dict[str, Any], fields: dict[str, Any]) -> None:
+    """The host's fields first, the dialect's over them, the caller's `extra` over all; a None stands for removal."""
+    given = dict(extra)
+    assert step(acme(keys), prefill=prefill, extra=extra).call.fields == fields
+    assert extra == given
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"),
+    [
+        ("anthropic:claude-haiku-4-5", None, (4096, "max_tokens")),
+        ("anthropic:claude-haiku-4-5", 1, (1, "max_tokens")),
+        ("mistral:mistral-small-latest", None, (None, "max_tokens")),
+        ("mistral:mistral-small-latest", 9, (9, "max_tokens")),
+    ],
+)
+@pytest.mark.parametrize("prefill", ["[", ""])
+def test_max_tokens(model: str, prefill: str, given: int | None, expected: tuple[int | None, str]) -> None:
+    """The row's number where the caller gives none, and only where the API demands one."""
+    call = step(known(model), prefill=prefill, max_tokens=given).call
+    assert (call.max_tokens, call.token_field) == expected
+
+
+def test_openai_counts_under_another_name() -> None:
+    """`max_completion_tokens` on OpenAI itself."""
+    call = step(known("openai:gpt-4o"), max_tokens=5).call
+    assert (call.max_tokens, call.token_field) == (5, "max_completion_tokens")
+
+
+# --- how the reply is spliced -----------------------------------------------------------------------------------
+
+SPLICES = [
+    # keys, support, prefill, (echo, white space may differ, stripped), a turn is sent
+    pytest.param("", EATS, "a ", ("never", False, ""), True, id="eats"),
+    pytest.param('whitespace = "strip"', EATS, "a \n", ("never", False, " \n"), True, id="eats-stripped"),
+    pytest.param('whitespace = "strip"', EATS, " \n", ("never", False, " \n"), False, id="eats-white-space-only"),
+    pytest.param('whitespace = "keep"', EATS, " \n", ("never", False, ""), True, id="white-space-kept"),
+    pytest.param("", ECHOES, "a ", ("maybe", False, ""), True, id="echoes"),
+    pytest.param("whitespace_echo = true", ECHOES, "a ", ("maybe", True, ""), True, id="echoes-over-other-white-space"),
+    pytest.param('whitespace = "strip"', ECHOES, "a ", ("maybe", False, " "), True, id="echoes-stripped"),
+]
+
+
+@pytest.mark.parametrize(("keys", "support", "prefill", "told", "sent"), SPLICES)
+def test_what_the_seam_is_told(keys: str, support: str, prefill: str, told: tuple[str, bool, str], sent: bool) -> None:
+    """Where the host eats there is no echo to look for, else there may be one; what was not sent is told."""
+    planned = step(acme(keys, support), prefill=prefill)
+    assert rules(planned) == told
+    assert (planned.known, planned.mode, planned.support.value) == (prefill, "native", support)
+    assert planned.sends_prefill is sent
+    turns = [m for m in planned.call.messages if m["role"] == "assistant"]
+    assert turns == ([{"role": "assistant", "content": prefill.removesuffix(told[2])}] if sent else [])
+
+
+def test_the_seam_takes_what_it_is_told() -> None:
+    """On a host that eats, text that happens to equal the prefill is new; on one that echoes it is dropped."""
+    eats, echoes = (step(acme(support=support), prefill="ha") for support in (EATS, ECHOES))
+    seam = Seam(eats.known, **eats.rules)
+    assert seam.feed("ha ha") + seam.close() == "ha ha"
+    seam = Seam(echoes.known, **echoes.rules)
+    assert seam.feed("ha ha") + seam.close() == " ha"
+    assert seam.verdict is Verdict.ECHOED
+
+
+def test_white_space_alone_makes_an_ordinary_request() -> None:
+    """On a host that refuses it at the end nothing of it is sent: no turn, no field, the ordinary base URL."""
+    keys = (
+        'whitespace = "strip"\ndialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"'
+    )
+    planned = step(acme(keys), prefill="\n ")
+    assert planned.call == Call(model="m", messages=(USER,))
+    assert planned.sends_prefill is False
+    assert planned.known == "\n "
+
+
+SHOWN = [
+    # strict, asked for, with a prefill, without one
+    (False, None, "accepted", "accepted"),
+    (True, None, "decided", "accepted"),
+    (False, "now", "now", "now"),
+    (False, "accepted", "accepted", "accepted"),
+    (False, "decided", "decided", "decided"),
+    (False, "never", "never", "never"),
+    (True, "decided", "decided", "decided"),
+    (True, "never", "never", "never"),
+]
+
+
+@pytest.mark.parametrize("support", [EATS, ECHOES])
+@pytest.mark.parametrize(("strict", "given", "with_prefill", "without"), SHOWN)
+def test_when_the_prefill_is_shown(strict: bool, given: Any, with_prefill: str, without: str, support: str) -> None:
+    """With the host's 2xx, or with the first new text where a late error must leave nothing; or as asked for."""
+    row = acme(support=support)
+    assert step(row, prefill="[", strict=strict, show_when=given).show_when == with_prefill
+    assert step(row, strict=strict, show_when=given).show_when == without
+
+
+@pytest.mark.parametrize(
+    ("support", "strict", "prefill", "required"),
+    [
+        (ECHOES, True, "[", True),
+        (ECHOES, False, "[", False),
+        (EATS, True, "[", False),
+        (ECHOES, True, "", False),
+    ],
+)
+def test_when_the_echo_is_required(support: str, strict: bool, prefill: str, required: bool) -> None:
+    """Only where the caller is strict and the host is known to repeat what was sent."""
+    assert step(acme(support=support), prefill=prefill, strict=strict).echo_required is required
+
+
+# --- whether it takes one ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "known_as"),
+    [
+        ("anthropic:claude-opus-4-6", "support table: emulated, evidence: doc"),
+        ("openai:gpt-4o", "support table: emulated, evidence: issue"),
+        ("groq:openai/gpt-oss-20b", "support table: emulated, evidence: guess"),
+        ("together:any", "support table: emulated, evidence: guess"),
+        ("openai-compatible:any", "support table: emulated, evidence: unknown"),
+    ],
+)
+def test_a_row_that_is_not_native_is_refused(model: str, known_as: str) -> None:
+    """`PrefillRefused` says what the table knows; a guess that the host eats is not believed."""
+    with pytest.raises(PrefillRefused) as refused:
+        first(asked(prefill="["), known(model), "its-name")
+    assert (refused.value.model, refused.value.status) == ("its-name", None)
+    assert known_as in str(refused.value)
+    assert first(asked(), known(model), "its-name").mode == "none"
+
+
+@pytest.mark.parametrize("support", ["emulated", "unsupported"])
+def test_a_callers_row_that_is_not_native_is_refused(support: str) -> None:
+    """The same for a table of one's own."""
+    with pytest.raises(PrefillRefused, match=f"support table: {support}, evidence: engine"):
+        step(acme(support=support), prefill="[")
+
+
+@pytest.mark.parametrize("word", ["eats", "echoes", Support.EATS, Support.ECHOES])
+@pytest.mark.parametrize("row_support", ["eats", "echoes", "emulated", "unsupported"])
+def test_a_callers_word_wins(word: str | Support, row_support: str) -> None:
+    """`support=` stands in place of the table's, in the host's own dialect."""
+    planned = step(acme('dialect = "partial"', row_support), prefill="[", support=word)
+    assert planned.support is planned.row.support is Support(word)
+    assert planned.call.messages[-1] == {"role": "assistant", "content": "[", "partial": True}
+    assert rules(planned)[0] == ("never" if planned.support is Support.EATS else "maybe")
+    assert (planned.row.evidence, planned.sends_prefill) == ("caller", True)
+
+
+def test_a_callers_word_against_a_prefill() -> None:
+    """A caller who knows that the host takes none is believed too, and only asked about a prefill."""
+    for word in ("emulated", "unsupported"):
+        with pytest.raises(PrefillRefused, match=f"{word}, evidence: caller"):
+            step(acme(), prefill="[", support=word)
+        assert step(acme(), support=word).support is Support.EATS
+
+
+# --- the prompt -------------------------------------------------------------------------------------------------
+
+TEXT_PART = {"type": "text", "text": "Hi"}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {}}]}
+CALLS_WITH_TEXT = {**CALLS, "content": "I will look."}
+TOOL_USE = {"role": "assistant", "content": [TEXT_PART, {"type": "tool_use", "id": "t", "name": "f", "input": {}}]}
+TURN = {"role": "assistant", "content": "Yes?"}
+
+
+@pytest.mark.parametrize(
+    ("content", "prefill"),
+    [
+        ('["', '["'),
+        ([{"type": "text", "text": '["'}], '["'),
+        ([{"type": "text", "text": '["A'}, {"type": "text", "text": "la"}], '["Ala'),
+    ],
+)
+def test_a_trailing_assistant_turn_is_the_prefill(content: Any, prefill: str) -> None:
+    """As a str or as a list of text parts; it is taken off the messages, and goes out as the dialect wants it."""
+    messages = [USER, TURN, USER, {"role": "assistant", "content": content}]
+    taken = asked(messages)
+    assert (taken.messages, taken.prefill, taken.shown) == ((USER, TURN, USER), prefill, prefill)
+    sent = step(acme('dialect = "prefix"'), messages).call.messages
+    assert sent == (USER, TURN, USER, {"role": "assistant", "content": prefill, "prefix": True})
+    assert len(messages) == 4
+
+
+@pytest.mark.parametrize("turn", [CALLS, CALLS_WITH_TEXT, TOOL_USE], ids=["calls", "calls-with-text", "tool-use"])
+def test_a_turn_that_calls_tools_is_no_prefill(turn: dict[str, Any]) -> None:
+    """It goes to the host as it is."""
+    taken = asked([USER, turn])
+    assert (taken.messages, taken.prefill) == ((USER, turn), "")
+    assert step(acme(), [USER, turn]).call.messages == (USER, turn)
+
+
+@pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}, {"role": "user", "content": [TEXT_PART]}])
+def test_only_the_assistants_last_turn_is_a_prefill(last: dict[str, Any]) -> None:
+    """A last turn of anyone else stays, and so does an assistant turn before it."""
+    assert asked([USER, TURN, last]).messages == (USER, TURN, last)
+    assert asked([USER, TURN, last], prefill="[").prefill == "["
+    assert step(acme(), [USER, TURN, last], prefill="[").call.messages[:-1] == (USER, TURN, last)
+
+
+def test_two_prefills_are_one_too_many() -> None:
+    """A trailing assistant turn and `prefill=`: which of them?"""
+    with pytest.raises(UsageError, match="keep one"):
+        asked([USER, TURN], prefill="[")
+
+
+def test_an_assistant_turn_alone_has_nothing_to_answer() -> None:
+    """It would be a prefill to no question."""
+    with pytest.raises(UsageError, match="put the user's message before it"):
+        asked([TURN])
+
+
+def test_a_prompt_of_text_is_one_user_turn() -> None:
+    """And the messages of a list are copied, so that a plan cannot change the caller's."""
+    assert asked("Hi").messages == (USER,)
+    mine = dict(USER)
+    assert asked([mine]).messages[0] is not mine
+
+
+@pytest.mark.parametrize(
+    ("show_from", "shown"), [(0, '{"a": "'), (6, '"'), (7, ""), ('"', '"a": "'), ("{", '{"a": "'), (': "', ': "')]
+)
+def test_what_is_shown_of_the_prefill(show_from: int | str, shown: str) -> None:
+    """From an offset, or from a marker's first place; the seam still knows all of it."""
+    assert asked(prefill='{"a": "', show_from=show_from).shown == shown
+    assert step(acme(), prefill='{"a": "', show_from=show_from).known == '{"a": "'
+
+
+@pytest.mark.parametrize("show_from", [8, -1, "missing"])
+def test_what_cannot_be_shown_of_the_prefill(show_from: int | str) -> None:
+    """An offset outside of the prefill, or a marker that is not in it."""
+    with pytest.raises(UsageError, match="show_from"):
+        asked(prefill='{"a": "', show_from=show_from)
