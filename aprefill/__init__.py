@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ._dedupe import dedupe as dedupe
     from ._dedupe import dedupe_sync as dedupe_sync
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     from ._types import ToolEvent as ToolEvent
     from ._types import Usage as Usage
     from ._types import Verdict as Verdict
-
-__version__ = "0.1.0"
 
 #: Where each public name lives. Resolved on first use (PEP 562), so that `import aprefill` costs next to nothing.
 _HOMES = {

@@ -13,6 +13,7 @@ Three objects, so that leaving early in any way closes the provider's connection
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from ._errors import ReplyClosed, ReplyConsumed
@@ -72,10 +73,9 @@ class Cursor:
         run = self._run
         run.cursors -= 1
         if run.cursors == 0 and not run.owned:
-            try:
+            # at interpreter exit half of the modules are gone, and a finaliser must not raise
+            with suppress(Exception):
                 run.drop()
-            except Exception:  # noqa: S110 - a finaliser at interpreter exit, when half of the modules are gone
-                pass
 
 
 class EventCursor(Cursor):

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 from ._errors import UsageError
 from ._redact import Redactor
 from ._support import split_model
+from ._version import __version__
 
 if TYPE_CHECKING:
     from ._support import Row, Table
     from ._types import Call
 
-USER_AGENT = "aprefill/0.1.0"
 
 #: The built-in model's base URL: no network, no key.
 DEMO_SCHEME = "demo:"
@@ -54,7 +54,7 @@ class Target:
             "accept": "text/event-stream",
             "accept-encoding": "identity",
             "content-type": "application/json",
-            "user-agent": USER_AGENT,
+            "user-agent": f"aprefill/{__version__}",
             **self.row.headers,
         }
         if self._key and self.row.auth == "bearer":

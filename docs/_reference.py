@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import ModuleType
+from typing import get_args
+
+import msgspec
 
 PAGE = Path(__file__).with_name("reference.md")
 MODULES = ("aprefill", "aprefill.testing")
@@ -93,9 +96,14 @@ def members(cls: type) -> list[str]:
 
 def entry(name: str, thing: object) -> str:
     """One name's section."""
+    if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+        kinds = [getattr(kind, "__name__", repr(kind)) for kind in get_args(thing)]
+        return f"### {name}\n\nOne of {', '.join(f'`{kind}`' for kind in kinds)}."
     lines = [f"### {name}"]
     if inspect.isfunction(thing) or (
-        inspect.isclass(thing) and not issubclass(thing, enum.Enum) and "__init__" in vars(thing)
+        inspect.isclass(thing)
+        and not issubclass(thing, enum.Enum)
+        and ("__init__" in vars(thing) or issubclass(thing, msgspec.Struct))
     ):
         lines.append(f"```python\n{signature(name, thing)}\n```")
     if inspect.isclass(thing) and thing.__bases__ != (object,):
@@ -112,8 +120,7 @@ def entry(name: str, thing: object) -> str:
 
 def section(module: ModuleType) -> str:
     """One module's section, in the order of its `__all__`."""
-    names = [n for n in module.__all__ if inspect.isclass(getattr(module, n)) or inspect.isfunction(getattr(module, n))]
-    return f"## {module.__name__}\n\n" + "\n\n".join(entry(name, getattr(module, name)) for name in names)
+    return f"## {module.__name__}\n\n" + "\n\n".join(entry(name, getattr(module, name)) for name in module.__all__)
 
 
 def page() -> str:

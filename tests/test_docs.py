@@ -123,7 +123,7 @@ def demo_commands() -> list[Any]:
 def test_command_lines_run(command: str) -> None:
     """Each `aprefill` command of the documents runs on the demo model, or says in one line what it lacks."""
     command = command.replace(".venv/bin/aprefill", "aprefill")
-    command = re.sub(r"\baprefill ", f"{shlex.quote(sys.executable)} -m aprefill ", command, count=1)
+    command = re.sub(r"\baprefill ", f"{shlex.quote(sys.executable)} -P -m aprefill ", command, count=1)
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH"}}
     done = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, input=""

@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "aprefill"
 LAYERS = {
     "_errors": 0,
     "_types": 0,
+    "_version": 0,
     "_seam": 1,
     "_echo": 1,
     "_stop": 1,

@@ -506,3 +506,15 @@ def test_a_stop_reason_in_message_start() -> None:
     )
     assert deltas[-2:] == [FinishDelta(StopReason.TOOL_USE, "tool_use"), EndDelta()]
     assert only(FinishDelta, decode(NAME, start(stop_reason="refusal"), finish("end_turn"), STOP))[0].raw == "end_turn"
+
+
+def test_a_message_that_is_whole_from_its_start_is_not_lost() -> None:
+    """A gateway's stream of a whole reply: the content stands in message_start."""
+    content = [{"type": "text", "text": "whole"}, {"type": "tool_use", "id": "t", "name": "f", "input": {}}]
+    deltas = decode(
+        NAME,
+        {"type": "message_start", "message": {"id": "m", "content": content, "usage": {"input_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_stop"},
+    )
+    assert text(deltas) == "whole"

@@ -603,3 +603,23 @@ def test_the_turn_to_send_back() -> None:
     ]
     assert decoder.message("x") == {"role": "assistant", "content": "x", "tool_calls": made}
     assert decoder.message("")["content"] is None
+
+
+# --- whole replies inside a stream ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"role": "assistant", "content": "whole"}},
+        {"text": "whole"},
+        {"delta": {"content": [{"type": "output_text", "text": "whole"}]}},
+        {"delta": {"content": ["whole"]}},
+    ],
+    ids=["message", "text", "unknown-part", "bare-part"],
+)
+def test_a_reply_in_another_shape_is_not_lost(choice: dict[str, Any]) -> None:
+    """Gateways that make a stream of a whole reply, or of the completions API: never a clean end without the text."""
+    deltas = decode(NAME, {"choices": [{"index": 0, **choice, "finish_reason": "stop"}]}, DONE)
+    assert text(deltas) == "whole"
+    assert type(deltas[-1]) is EndDelta
