@@ -76,8 +76,8 @@ def extras(session: nox.Session, extra: str) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks; prints one table each, as ratios within the run."""
+    """The benchmarks, as ratios within the run; writes their results into docs/."""
     install_wheel(session, TEST_EXTRAS)
     session.install(*group("test"))
-    for script in sorted(Path("benchmarks").glob("[a-z]*.py")):
-        session.run("python", str(script))
+    session.run("python", "benchmarks/stream.py", "--write")
+    session.run("python", "benchmarks/stages.py")
