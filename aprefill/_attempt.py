@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._plan import Step
+    from ._redact import Redactor
     from ._target import Target
     from ._types import Delta, Timeouts
     from .transports import Response, Transport
@@ -56,7 +57,7 @@ class Attempt:
         self.step = step
         self._target = target
         self._transport = transport
-        self._redact = target.redactor(step.call)
+        self._redactor: Redactor | None = None
         self._timeouts = timeouts
         self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
             _NEVER if seconds is None else seconds
@@ -117,7 +118,7 @@ class Attempt:
         self.status = self._response.status
         headers = self._response.headers
         request_id = headers.get("request-id") or headers.get("x-request-id")
-        self.request_id = None if request_id is None else self._redact(request_id)
+        self.request_id = request_id and self._target.without_key(request_id)
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)
         else:
@@ -297,6 +298,12 @@ class Attempt:
                 self._saw_token = True
                 self._waited_since_progress = 0.0
                 return
+
+    def _redact(self, text: str) -> str:
+        """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
+        if self._redactor is None:
+            self._redactor = self._target.redactor(self.step.call)
+        return self._redactor(text)
 
     # --- clocks -----------------------------------------------------------------------------------------------
 

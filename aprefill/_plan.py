@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
 _SHOW_WHEN = get_args(ShowWhen)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -246,7 +248,7 @@ def _expect(name: str, value: object, kind: Any, what: str) -> None:
 
 
 def _check_text(name: str, text: str) -> None:
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it")
 
 

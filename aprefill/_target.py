@@ -63,6 +63,10 @@ class Target:
             headers[self.row.auth] = self._key
         return headers
 
+    def without_key(self, text: str) -> str:
+        """`text` without the key, for what a host says when all is well."""
+        return text.replace(self._key, "[key]") if self._key else text
+
     def redactor(self, call: Call) -> Redactor:
         """Takes the key and the prompt of `call` out of what the host says."""
         return Redactor.of(self._key, call)

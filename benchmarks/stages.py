@@ -17,8 +17,10 @@ def main() -> None:
     """Each stage in a process of its own, one after the other."""
     parts = [
         "# Benchmarks of the stages",
-        "Written by `python benchmarks/stages.py`: what the three scripts print, each compared with the least that "
-        "could do the same work in the same run. Absolute times are one machine's; the ratios are the result.",
+        (
+            "Written by `python benchmarks/stages.py`: what the three scripts print, each compared with the least that "
+            "could do the same work in the same run. Absolute times are one machine's; the ratios are the result."
+        ),
         f"{date.today().isoformat()}, CPython {platform.python_version()}, {platform.system()}, msgspec {version('msgspec')}.",
     ]
     for script in STAGES:
