@@ -42,6 +42,9 @@ DRAIN_BYTES = 65_536
 ERROR_BODY_BYTES = 65_536
 ERROR_BODY_S = 5.0
 
+#: The standard library's encoder: msgspec would write NaN as null and bytes as base64, without a word.
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 _NEVER = float("inf")
 _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
 
@@ -364,9 +367,8 @@ class Attempt:
 
 
 def _encode(body: dict[str, Any]) -> bytes:
-    # the standard library's encoder: msgspec would write NaN as null and bytes as base64, without a word
     try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _JSON.encode(body).encode()
     except UnicodeEncodeError:
         problem = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it"
     except (TypeError, ValueError, RecursionError) as exc:

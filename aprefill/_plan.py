@@ -147,8 +147,9 @@ def first(ask: Ask, row: Row, model: str) -> Step:
         row = row.forced(ask.support)
     if not row.native:
         raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}")
-    _check_conflicts(ask, row)
     carried = carry(row, ask.messages, ask.prefill)
+    if carried.sent:
+        _check_conflicts(ask, row)
     stripped = carried.stripped
     rules: dict[str, Any] = {"stripped": stripped}
     if row.support is Support.EATS:
@@ -172,7 +173,7 @@ def first(ask: Ask, row: Row, model: str) -> Step:
         stop=_own_stop(ask.stop, row, ask.prefill, row.support),
         show_when=ask.show_when or ("decided" if ask.strict else "accepted"),
         sends_prefill=bool(carried.sent),
-        echo_required=ask.strict and row.support is Support.ECHOES,
+        echo_required=ask.strict and row.support is Support.ECHOES and bool(carried.sent),
     )
 
 
@@ -210,7 +211,7 @@ def _check_conflicts(ask: Ask, row: Row) -> None:
 
 def _is_on(ask: Ask, setting: str) -> bool:
     """Whether the caller switched `setting` on, as an argument or as a field of the body."""
-    value = getattr(ask, setting, None) or ask.extra.get(setting)
+    value = ask.extra[setting] if setting in ask.extra else getattr(ask, setting, None)
     kind = value.get("type") if isinstance(value, Mapping) else value
     if setting == "tool_choice":
         return kind not in {None, "auto", "none"} if isinstance(kind, str | None) else True
@@ -258,7 +259,7 @@ def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
         raise UsageError("stop: pass a str or several, none of them empty; () for none")
     for sequence in sequences:
         _check_text("stop", sequence)
-    return sequences
+    return tuple(dict.fromkeys(sequences))
 
 
 def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[tuple[Message, ...], str]:

@@ -71,7 +71,7 @@ def stream(
     Args:
         prompt: The user's text, or a list of messages ``{"role": ..., "content": ...}``. A str content is neutral,
             a list content goes to the host as it is. A last assistant turn of text alone, with ``prefill=""``, is
-            the prefill.
+            the prefill; of such a turn the text is sent and nothing else.
         prefill: The first characters of the reply.
         model: ``"provider:name"``; with `client` or `base_url` the bare name will do. Else ``APREFILL_MODEL``.
         client: An open `httpx2.AsyncClient` or `httpx.AsyncClient` to send with. It stays yours; its own timeouts

@@ -541,3 +541,27 @@ def test_what_cannot_be_shown_of_the_prefill(show_from: int | str) -> None:
     """An offset outside of the prefill, or a marker that is not in it."""
     with pytest.raises(UsageError, match="show_from"):
         asked(prefill='{"a": "', show_from=show_from)
+
+
+# --- corners ----------------------------------------------------------------------------------------------------
+
+
+def test_a_prefill_of_which_nothing_is_sent_demands_and_forbids_nothing() -> None:
+    """White space only, on a host that strips it: an ordinary request, so no echo is due and nothing conflicts."""
+    row = acme('whitespace = "strip"\nconflicts = { thinking = "breaks" }', "echoes")
+    planned = step(row, prefill="\n", strict=True, thinking={"type": "enabled"})
+    assert (planned.sends_prefill, planned.echo_required) == (False, False)
+
+
+def test_a_conflict_is_judged_by_what_is_sent() -> None:
+    """A field of `extra` wins over the argument, so it is the one that counts."""
+    row = acme('conflicts = { thinking = "breaks" }')
+    with pytest.raises(UsageError, match="thinking"):
+        step(row, prefill="x", thinking={"type": "disabled"}, extra={"thinking": {"type": "enabled"}})
+    step(row, prefill="x", thinking={"type": "enabled"}, extra={"thinking": None})
+
+
+def test_repeated_stop_sequences_count_once() -> None:
+    """They do not use up what the host takes."""
+    planned = step(acme("max_stop = 2"), stop=["a", "a", "a", "b", "c"])
+    assert (planned.call.stop, planned.stop) == (("a", "b"), ("c",))
