@@ -1,0 +1,237 @@
+"""The promise end to end: one clean stream with the prefill exactly once, on both wires and three event loops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import anyio
+import pytest
+
+from aprefill import (
+    AttemptEnded,
+    AttemptStarted,
+    ReasoningEvent,
+    StatusError,
+    StopReason,
+    Support,
+    TextEvent,
+    ToolEvent,
+    Verdict,
+)
+from aprefill.testing import Script, ToolCall, serve
+
+from .loopback import STATES, WHOLE, WIRES, ask, chunks_of
+
+pytestmark = pytest.mark.anyio
+
+# --- the promise ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("cuts", [1, 3, 1000])
+async def test_a_host_that_leaves_the_prefill_out(wire: str, cuts: int) -> None:
+    """The prefill comes first, once, and the model's text after it."""
+    async with serve(Script(text='Alabama", "Alaska"]', prefill="eats", cuts=cuts)) as server:
+        reply = ask(server, wire, prefill='["')
+        chunks = await chunks_of(reply)
+        assert chunks[0] == '["'
+        assert "".join(chunks) == WHOLE == await reply.text() == reply.text_so_far
+        assert server.exchanges[0].prefill == '["'
+        assert (reply.mode, reply.support, reply.verdict) == ("native", Support.EATS, Verdict.ABSENT)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("echo", ["split", "joined"])
+async def test_a_host_that_repeats_the_prefill(wire: str, echo: Any) -> None:
+    """The repetition is dropped, in deltas of its own or in one delta with the first token."""
+    async with serve(Script(text='Alabama", "Alaska"]', prefill="echoes", echo=echo)) as server:
+        reply = ask(server, wire, prefill='["', support="echoes")
+        assert "".join(await chunks_of(reply)) == WHOLE
+        assert reply.verdict is Verdict.ECHOED
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_without_a_prefill_it_is_a_plain_stream(wire: str) -> None:
+    """No prefill: the model's text as it comes, on a host of which nothing is known."""
+    async with serve(Script(text="Hello, world")) as server:
+        reply = ask(server, wire, support=None)
+        assert "".join(await chunks_of(reply)) == "Hello, world"
+        assert reply.mode == "none"
+
+
+async def test_white_space_at_the_end_is_sent_stripped_and_joined_exactly() -> None:
+    """Anthropic refuses trailing white space: it is not sent, and the one the model writes again is dropped."""
+    for text in (" forty-two.", "forty-two."):
+        script = Script(text=text, prefill="eats", refuse_trailing_whitespace=True)
+        async with serve(script) as server:
+            reply = ask(server, "messages", prefill="The answer is ")
+            assert "".join(await chunks_of(reply)) == "The answer is forty-two."
+            assert server.exchanges[0].prefill == "The answer is"
+    async with serve(Script(text="aaaa b", prefill="eats")) as server:
+        assert await ask(server, "messages", prefill="aaa").text() == "aaaaaaa b"
+
+
+# --- when the prefill is shown ----------------------------------------------------------------------------------------
+
+
+async def test_accepted_shows_the_prefill_ahead_of_the_first_token() -> None:
+    """With the 2xx, while the model is still silent."""
+    async with serve(Script(text="x", prefill="eats", first_token_s=math.inf)) as server:
+        async with ask(server, "chat", prefill="ab") as reply:
+            with anyio.fail_after(2):
+                assert await anext(aiter(reply)) == "ab"
+            assert reply.timing.accepted_s is not None
+            assert reply.timing.first_token_s is None
+
+
+async def test_now_shows_it_before_the_request() -> None:
+    """Nothing has been sent when the first chunk is there."""
+    async with serve(STATES) as server:
+        async with ask(server, "chat", prefill='["', show_when="now") as reply:
+            cursor = aiter(reply)
+            assert await anext(cursor) == '["'
+            assert server.connections == 0
+            assert '["' + "".join([c async for c in cursor]) == WHOLE
+
+
+async def test_decided_shows_it_with_the_first_new_text() -> None:
+    """An error before any text leaves nothing on the screen; a reply without text still ends with its prefill."""
+    broken = Script(text="abc", prefill="eats", after=0, error_event=("overloaded_error", "busy"))
+    async with serve([broken, Script(text="", prefill="eats"), STATES]) as server:
+        shown: list[str] = []
+        with pytest.raises(StatusError):
+            async for chunk in ask(server, "messages", prefill='["', show_when="decided"):
+                shown.append(chunk)
+        assert shown == []
+        assert await chunks_of(ask(server, "messages", prefill='["', show_when="decided")) == ['["']
+        chunks = await chunks_of(ask(server, "messages", prefill='["', show_when="decided"))
+        assert chunks[0] == '["'
+        assert "".join(chunks) == WHOLE
+
+
+async def test_never_hides_it_but_the_history_has_it() -> None:
+    """Hidden from the loop, whole in `text()`, `text_so_far` and `message`."""
+    async with serve(STATES) as server:
+        reply = ask(server, "chat", prefill='["', show_when="never")
+        assert "".join(await chunks_of(reply)) == 'Alabama", "Alaska"]'
+        assert await reply.text() == WHOLE
+        assert reply.message == {"role": "assistant", "content": WHOLE}
+
+
+@pytest.mark.parametrize(("show_from", "shown"), [(0, 'Sure: {"a'), (6, '{"a'), ("{", '{"a'), (9, "")])
+async def test_show_from_shows_the_tail_of_the_prefill(show_from: Any, shown: str) -> None:
+    """From an offset or a marker; the history has it whole."""
+    async with serve(Script(text='": 1}', prefill="eats")) as server:
+        reply = ask(server, "chat", prefill='Sure: {"a', show_from=show_from)
+        assert "".join(await chunks_of(reply)) == shown + '": 1}'
+        assert reply.message["content"] == 'Sure: {"a": 1}'
+
+
+async def test_coalesce_gives_one_chunk_a_read() -> None:
+    """Deltas that came in one network read are one chunk; the text is the same."""
+    script = Script(text="abcdefghij" * 20, cuts=1, prefill="eats", wire_cuts=100_000)
+    async with serve(script) as server:
+        separate = await chunks_of(ask(server, "chat", prefill="> "))
+        joined = await chunks_of(ask(server, "chat", prefill="> ", coalesce=True))
+        assert "".join(joined) == "".join(separate) == "> " + script.text
+        assert len(separate) == 201
+        assert len(joined) < 20
+        reply = ask(server, "chat", prefill="> ", coalesce=True, show_when="decided")
+        assert (await chunks_of(reply))[0].startswith("> a")
+        assert reply.text_so_far == "> " + script.text
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_events_are_typed_and_carry_offsets(wire: str) -> None:
+    """Attempt started, reasoning, text with offsets into the whole reply, a tool call, attempt ended."""
+    script = Script(
+        text="hello", reasoning="hm", tools=[ToolCall(name="f", arguments='{"a":1}')], prefill="eats", cuts=2
+    )
+    async with serve(script) as server:
+        reply = ask(server, wire, prefill="> oh, ", show_from=2)
+        events = [event async for event in reply.events()]
+    assert isinstance(events[0], AttemptStarted)
+    assert events[1] == TextEvent("oh, ", 2, prefill=True)
+    texts = [e for e in events if isinstance(e, TextEvent)]
+    whole = reply.text_so_far
+    assert whole == "> oh, hello"
+    for event in texts:
+        assert whole[event.offset : event.offset + len(event.text)] == event.text
+    assert "".join(e.text for e in events if isinstance(e, ReasoningEvent)) == "hm"
+    tools = [e for e in events if isinstance(e, ToolEvent)]
+    assert tools[0].name == "f"
+    assert "".join(e.arguments for e in tools) == '{"a":1}'
+    last = events[-1]
+    assert isinstance(last, AttemptEnded)
+    assert last.report.stop_reason is StopReason.TOOL_USE
+    assert last.report == reply.attempts[0]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_reply_of_tool_calls_only_gives_the_prefill_alone(wire: str) -> None:
+    """No text at all must not crash anything."""
+    async with serve(Script(text="", tools=[ToolCall(name="f")], prefill="eats")) as server:
+        reply = ask(server, wire, prefill="ok ")
+        assert await chunks_of(reply) == ["ok "]
+        assert reply.stop_reason is StopReason.TOOL_USE
+
+
+# --- stop sequences ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_the_fence_recipe(wire: str) -> None:
+    """Prefill ```python, stop ``` : the most cited recipe, applied by the host where it may be sent."""
+    async with serve(Script(text="\nx = 1\n```\nDone", prefill="eats")) as server:
+        reply = ask(server, wire, prefill="```python", stop="```")
+        assert "".join(await chunks_of(reply)) == "```python\nx = 1\n"
+        assert reply.stop_reason in {StopReason.STOP_SEQUENCE, StopReason.END}
+        if wire == "messages":
+            assert reply.stop_sequence == "```"
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_stop_across_the_joint_is_ours_and_applies_to_the_new_text(wire: str) -> None:
+    """A host could match it over known and new text together: it is not sent, and the reply says which one fired."""
+    async with serve(Script(text="\none\n\ntwo", prefill="eats", cuts=1)) as server:
+        reply = ask(server, wire, prefill="zero\n.\n", stop=["\n\n", "never"])
+        text = "".join(await chunks_of(reply))
+        assert text in {"zero\n.\n\none", "zero\n.\none"}  # Anthropic's stripped newline is written once
+        assert (reply.stop_reason, reply.stop_sequence) == (StopReason.STOP_SEQUENCE, "\n\n")
+        sent = server.exchanges[0].option("stop_sequences" if wire == "messages" else "stop")
+        assert sent == ["never"]
+        with anyio.fail_after(2):
+            await server.exchanges[0].closed.wait()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_usage_timing_and_stop_reason(wire: str) -> None:
+    """What the host counted, and clocks in their order; the prefill is nobody's first token."""
+    async with serve(
+        Script(text="one two", prefill="eats", input_tokens=7, output_tokens=5, first_token_s=0.05)
+    ) as server:
+        reply = ask(server, wire, prefill="zero ")
+        assert reply.usage is None
+        assert reply.timing.total_s is None
+        await reply.text()
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (7, 5)
+    assert reply.stop_reason is StopReason.END
+    t = reply.timing
+    assert None not in {t.accepted_s, t.first_token_s, t.first_text_s, t.held_s, t.total_s}
+    assert t.accepted_s < 0.05 <= t.first_token_s <= t.first_text_s <= t.total_s  # type: ignore[operator]
+    assert t.held_s is not None
+    assert 0 <= t.held_s < 0.05
+
+
+async def test_held_time_is_reported_apart() -> None:
+    """The echo arrives first: the text is held from the first text delta to the first new text."""
+    async with serve(Script(text="new", prefill="echoes", cuts=4, pace_s=0.02)) as server:
+        reply = ask(server, "chat", prefill="abcdefgh", support="echoes")
+        await reply.text()
+    assert reply.timing.held_s is not None
+    assert reply.timing.held_s >= 0.02
