@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
@@ -100,8 +100,7 @@ class Attempt:
         self.loop = native_loop()
         body = _encode(self._codec.encode(step.call))
         url = target.url(self._codec.path, with_prefill=step.sends_prefill)
-        connect_s = self._timeouts.connect_s
-        request = Request(url, target.headers(), body, connect_s)
+        request = Request(url, target.headers(), body, self._timeouts.connect_s)
         limit = self._seconds_left()
         began = anyio.current_time()
         with anyio.CancelScope(deadline=began + limit) as scope:
@@ -109,10 +108,7 @@ class Attempt:
             try:
                 self._response = await self._transport.open(request)
             except Exception as exc:
-                error = translate(exc, stage="open", host=target.host, redact=self._redact, connect_s=connect_s)
-                if error is None:
-                    raise
-                raise error from exc
+                raise self._ours(exc, "open") from exc
         self._scope = None
         if self._response is None:
             # an interrupted open ends the same way; the caller looks at `interrupted` first
@@ -203,7 +199,6 @@ class Attempt:
         limit = self._seconds_left()
         watch = self._watch
         data: bytes | None = b""
-        foreign: Exception | None = None
         try:
             if watch is not None:
                 watch.start(began + limit)
@@ -223,22 +218,33 @@ class Attempt:
             # a body that ends with its connection ends cleanly when the watch shuts that down
             stalled = watch is not None and watch.fired
         except Exception as exc:
-            foreign = exc
-            stalled = watch is not None and watch.fired
+            if watch is None or not watch.fired:
+                return self._cut(self._ours(exc, "read"))
+            stalled = True
         if stalled:
             return self._cut(self._stalled(limit))
         waited = now() - began
         self._waited += waited
         self._waited_since_progress += waited
-        if foreign is not None:
-            error = translate(
-                foreign, stage="read", host=self._target.host, redact=self._redact, received_bytes=self.received_bytes
-            )
-            if error is None:
-                raise foreign
-            error.__cause__ = foreign
-            return self._cut(error)
         return self._eof() if data is None else self._decode(data)
+
+    def _ours(self, exc: Exception, stage: Literal["open", "read"]) -> AprefillError:
+        """Our error for a foreign one, chained; a bug is raised as it is.
+
+        Here, so that no frame on either's traceback holds it in a variable: that would be a cycle.
+        """
+        error = translate(
+            exc,
+            stage=stage,
+            host=self._target.host,
+            redact=self._redact,
+            connect_s=self._timeouts.connect_s if stage == "open" else None,
+            received_bytes=self.received_bytes,
+        )
+        if error is None:
+            raise exc
+        error.__cause__ = exc
+        return error
 
     def _decode(self, data: bytes) -> list[Delta]:
         self.received_bytes += len(data)

@@ -107,7 +107,7 @@ class Run:
                 return self._ended_early()
             while len(items) == have:
                 if self._failure is not None:
-                    raise self._failure
+                    raise self._hand_over_failure()
                 if not await self._advance():
                     return False
             return True
@@ -187,6 +187,15 @@ class Run:
         if ask.shown and step.show_when == "accepted":
             self.transcript.show(ask.shown)
         return True
+
+    def _hand_over_failure(self) -> AprefillError:
+        """The failure, and no reference to it here: its traceback will lead back to this run, which would be a cycle."""
+        failure = self._failure
+        assert failure is not None
+        self._failure = None
+        if self._attempt is not None:
+            self._attempt.failure = None
+        return failure
 
     # --- ending -----------------------------------------------------------------------------------------------
 

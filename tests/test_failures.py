@@ -6,7 +6,8 @@ import email.utils
 import math
 import socket
 import time
-from contextlib import ExitStack
+import weakref
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ from aprefill import (
     Verdict,
     stream,
 )
+from aprefill._run import Run
 from aprefill.testing import Script, serve
 
 from .loopback import STATES, WIRES, ask, chunks_of
@@ -292,3 +294,29 @@ async def test_strict_wants_the_echo_that_the_host_is_known_for() -> None:
                 shown.append(chunk)
         assert shown == []
         assert await ask(server, "chat", prefill="ab", support="echoes").text() == "abother"
+
+
+async def is_freed() -> bool:
+    """Whether the run of a reply that failed is gone once nobody holds reply and error."""
+    async with serve(Script(text="one two three " * 20, drop_after_bytes=900)) as server:
+        reply = ask(server, "chat")
+        run = weakref.ref(reply._run)
+        with suppress(Truncated):
+            await reply.text()
+        del reply
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        return run() is None
+
+
+@pytest.mark.usefixtures("no_gc")
+async def test_a_failed_reply_is_freed_without_the_collector() -> None:
+    """The error leads to the run by its traceback, and the run does not lead back to the error."""
+    assert await is_freed()
+
+
+@pytest.mark.usefixtures("no_gc")
+async def test_control_a_kept_failure_is_a_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same reply with a run that keeps what it raised."""
+    monkeypatch.setattr(Run, "_hand_over_failure", lambda self: self._failure)
+    assert not await is_freed()
