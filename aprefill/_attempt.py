@@ -98,9 +98,16 @@ class Attempt:
         """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol."""
         step, target = self.step, self._target
         self.loop = native_loop()
-        body = _encode(self._codec.encode(step.call))
-        url = target.url(self._codec.path, with_prefill=step.sends_prefill)
-        request = Request(url, target.headers(), body, self._timeouts.connect_s)
+        fields = self._codec.encode(step.call)
+        path = self._codec.path
+        request = Request(
+            url=target.url(path, with_prefill=step.sends_prefill),
+            headers=target.headers(),
+            body=_encode(fields),
+            fields=fields,
+            path=path,
+            connect_s=self._timeouts.connect_s,
+        )
         limit = self._seconds_left()
         began = anyio.current_time()
         with anyio.CancelScope(deadline=began + limit) as scope:

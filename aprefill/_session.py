@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
+from ._clients import describe, transport_for
 from ._errors import UsageError
 from ._plan import ask
 from ._reply import Reply
@@ -218,7 +219,7 @@ class _Pool:
         elif self._loop is not loop:
             raise UsageError("this session belongs to another event loop; make one session a loop")
         if demo not in self._transports:
-            self._transports[demo] = _transport(self._client, demo=demo)
+            self._transports[demo] = transport_for(self._client, demo=demo)
         return self._transports[demo]
 
     async def aclose(self) -> None:
@@ -230,37 +231,16 @@ class _Pool:
             await transport.aclose()
 
 
-def _transport(client: Any, *, demo: bool) -> Transport:
-    if demo:
-        from .transports.demo import DemoTransport
-
-        return DemoTransport()
-    from .transports.http import HttpTransport
-
-    return HttpTransport(client)
-
-
 def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, pool: _Pool | None) -> Reply:
     names = ("model", "base_url", "api_key", "api")
     target_options = {name: options.pop(name) for name in names}
     client = options.pop("client")
-    _check_client(client)
+    described = describe(client)
     asked = ask(prompt, prefill=prefill, **options)
-    target = resolve(table, has_client=client is not None, keep=pool is not None, **target_options)
+    target = resolve(table, client=described, keep=pool is not None, **target_options)
     demo = target.base_url.startswith(DEMO_SCHEME)
 
     def transport() -> Transport:
-        return _transport(client, demo=demo) if pool is None else pool.transport(demo=demo)
+        return transport_for(client, demo=demo) if pool is None else pool.transport(demo=demo)
 
     return Reply(Run(asked, target, transport))
-
-
-def _check_client(client: Any) -> None:
-    if client is None:
-        return
-    kinds = {f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(client).__mro__}
-    if not kinds & {"httpx2.AsyncClient", "httpx.AsyncClient"}:
-        raise UsageError(
-            f"client={type(client).__name__}: pass an httpx2.AsyncClient or an httpx.AsyncClient, "
-            "or leave client out and pass base_url= and api_key="
-        )

@@ -15,6 +15,7 @@ from ._support import split_model
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._clients import Client
     from ._support import Row, Table
     from ._types import Call
 
@@ -79,7 +80,7 @@ def resolve(
     base_url: str | None,
     api_key: str | None,
     api: str | None,
-    has_client: bool,
+    client: Client | None,
     keep: bool,
 ) -> Target:
     """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
@@ -91,7 +92,7 @@ def resolve(
         raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
     provider, bare = split_model(name, table.providers)
     if provider is None:
-        if base_url is None and not has_client:
+        if base_url is None and client is None:
             known = ", ".join(table.providers)
             raise UsageError(
                 f"model={name!r} names no known provider; write provider:name with one of {known}, or pass base_url="
@@ -114,7 +115,7 @@ def resolve(
         base_url=url,
         keep=keep,
         own_url=base_url is not None,
-        _key=_key(row, api_key, required=row.key_required and base_url is None and not has_client),
+        _key=_key(row, api_key, required=row.key_required and base_url is None and client is None),
     )
 
 

@@ -29,6 +29,7 @@ LAYERS = {
     "wire": 1,
     "codecs": 1,
     "_watch": 2,
+    "_clients": 2,
     "_target": 2,
     "transports": 2,
     "_attempt": 2,
