@@ -14,6 +14,7 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from ._dedupe import dedupe as dedupe
     from ._dedupe import dedupe_sync as dedupe_sync
+    from ._emulate import Emulation as Emulation
     from ._errors import AprefillError as AprefillError
     from ._errors import ConnectFailed as ConnectFailed
     from ._errors import LimitExceeded as LimitExceeded
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ._types import AttemptStarted as AttemptStarted
     from ._types import Event as Event
     from ._types import ReasoningEvent as ReasoningEvent
+    from ._types import Recovery as Recovery
     from ._types import StopReason as StopReason
     from ._types import Support as Support
     from ._types import TextEvent as TextEvent
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 #: Where each public name lives. Resolved on first use (PEP 562), so that `import aprefill` costs next to nothing.
 _HOMES = {
     "_dedupe": ("dedupe", "dedupe_sync"),
+    "_emulate": ("Emulation",),
     "_errors": (
         "AprefillError",
         "ConnectFailed",
@@ -76,6 +79,7 @@ _HOMES = {
         "AttemptStarted",
         "Event",
         "ReasoningEvent",
+        "Recovery",
         "StopReason",
         "Support",
         "TextEvent",
@@ -94,6 +98,7 @@ __all__ = (
     "AttemptReport",
     "AttemptStarted",
     "ConnectFailed",
+    "Emulation",
     "Event",
     "LimitExceeded",
     "PrefillIgnored",
@@ -101,6 +106,7 @@ __all__ = (
     "ProtocolError",
     "ProviderError",
     "ReasoningEvent",
+    "Recovery",
     "Reply",
     "ReplyClosed",
     "ReplyConsumed",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
+from ._emulate import texts_of
 from ._errors import (
     AprefillError,
     PrefillRefused,
@@ -18,7 +19,7 @@ from ._errors import (
     Truncated,
     UsageError,
 )
-from ._support import refusal
+from ._support import LASTING, is_quoted, refusal
 from ._types import EndDelta, ErrorDelta, ReasoningDelta, TextDelta, ToolDelta
 from ._watch import Watch, is_trio, native_loop
 from .codecs import codec as codec_by_name
@@ -56,7 +57,9 @@ class Attempt:
     `aclose()`. `kill()` ends the connection at once, from anywhere.
     """
 
-    def __init__(self, step: Step, target: Target, transport: Transport, timeouts: Timeouts) -> None:
+    def __init__(
+        self, step: Step, target: Target, transport: Transport, timeouts: Timeouts, *, spent_s: float = 0.0
+    ) -> None:
         self.step = step
         self._target = target
         self._transport = transport
@@ -68,14 +71,16 @@ class Attempt:
                 timeouts.first_token_s, timeouts.progress_s, timeouts.idle_s, timeouts.total_s
             )
         )  # fmt: skip
+        # what earlier requests of the same reply have used of the total
+        self._total_s -= spent_s
         self._codec = codec_by_name(step.row.codec)
         self.decoder = self._codec.decoder(end=step.row.end)
         self._response: Response | None = None
         self._scope: anyio.CancelScope | None = None
         self._watch: Watch | None = None
         self._now = time.monotonic
-        # seconds spent in our own awaits, the only time that the clocks count
-        self._waited = 0.0
+        #: seconds spent in our own awaits, the only time that the clocks count
+        self.waited_s = 0.0
         self._waited_since_progress = 0.0
         self._saw_token = False
         #: HTTP status and the host's request id, once known
@@ -85,6 +90,8 @@ class Attempt:
         self._records = 0
         #: the protocol's end was seen
         self.ended = False
+        #: the host refused the prefill, and will again
+        self.refuses = False
         #: what went wrong; the deltas returned along with it came before
         self.failure: AprefillError | None = None
         #: `interrupt()` was called
@@ -120,7 +127,7 @@ class Attempt:
         if self._response is None:
             # an interrupted open ends the same way; the caller looks at `interrupted` first
             raise self._stalled(limit)
-        self._waited = self._waited_since_progress = anyio.current_time() - began
+        self.waited_s = self._waited_since_progress = anyio.current_time() - began
         self.status = self._response.status
         headers = self._response.headers
         request_id = headers.get("request-id") or headers.get("x-request-id")
@@ -169,6 +176,8 @@ class Attempt:
         error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
         known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
         if known is not None:
+            # A prompt that holds these very words may have been quoted: then the answer says nothing about the host.
+            self.refuses = known.why in LASTING and not is_quoted(known, texts_of(step.call.messages))
             return PrefillRefused(step.call.model, status=self.status, quote=detail, why=known.why)
         if 300 <= self.status < 400:
             detail = "a redirect, which is never followed: the prompt would go to another host"
@@ -231,7 +240,7 @@ class Attempt:
         if stalled:
             return self._cut(self._stalled(limit))
         waited = now() - began
-        self._waited += waited
+        self.waited_s += waited
         self._waited_since_progress += waited
         return self._eof() if data is None else self._decode(data)
 
@@ -326,15 +335,15 @@ class Attempt:
     def _seconds_left(self) -> float:
         """Until the first clock runs out, when a read begins."""
         first = (
-            self._progress_s - self._waited_since_progress if self._saw_token else self._first_token_s - self._waited
+            self._progress_s - self._waited_since_progress if self._saw_token else self._first_token_s - self.waited_s
         )
-        return max(0.0, min(first, self._idle_s, self._total_s - self._waited))
+        return max(0.0, min(first, self._idle_s, self._total_s - self.waited_s))
 
     def _stalled(self, limit: float) -> Stalled:
         """The error of the clock that gave a read `limit` seconds; to be called before the wait is counted."""
         if limit == self._idle_s:
             clock = "idle_s"
-        elif limit >= self._total_s - self._waited:
+        elif limit >= self._total_s - self.waited_s:
             clock = "total_s"
         else:
             clock = "progress_s" if self._saw_token else "first_token_s"

@@ -77,7 +77,8 @@ class PrefillRefused(ProviderError):
     """This host takes no native prefill with this model, or not in this request.
 
     `status` is the HTTP status of the refusal, or None when the support table knew it before anything was sent.
-    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "whitespace" or "flags".
+    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "tool_choice", "response_format",
+    "whitespace" or "flags".
     """
 
     def __init__(
@@ -96,32 +97,44 @@ class PrefillRefused(ProviderError):
 
 #: `PrefillRefused.why` -> what to do
 _REMEDIES = {
-    "model": "Choose a model that takes one (aprefill.support_table() lists them), or pass support= if you know better",
+    "model": "Let it be asked for in the prompt (emulate=True, without strict), choose a model that takes one "
+    "(aprefill.support_table() lists them), or pass support= if you know better",
     "thinking": "Switch thinking off, or leave the prefill out",
     "tools": "Leave the tools out, or the prefill",
+    "tool_choice": "Leave the forced tool call out, or the prefill, or pass support= if you know that both go together",
+    "response_format": "Leave the schema or grammar out, or the prefill, or pass support= if you know that both go together",
     "whitespace": "Leave the white space at the prefill's end out",
     "flags": "Check that model= names the kind of server that is really there",
 }
 
 
 class PrefillIgnored(ProviderError):
-    """A host that is known to repeat the prefill did not, and the caller asked for an error then (`strict`)."""
+    """The reply did not begin with the prefill, and the caller wants an error then.
+
+    Either the prompt had asked for it (`absent="raise"`), or the host is known to repeat it (`strict`).
+    """
 
     def __init__(self, model: str) -> None:
         self.model = model
-        super().__init__(f"{model} did not begin its reply with the prefill; leave strict out to have it put in front")
+        super().__init__(
+            f"{model} did not begin its reply with the prefill; leave absent= and strict out to have it put in front, "
+            'or pass absent="retry" to ask once more'
+        )
 
 
 class Truncated(ProviderError):
-    """The stream ended without the end that its protocol demands."""
+    """The stream ended without the end that its protocol demands, or before there was anything new in it."""
 
-    def __init__(self, reason: str, *, received_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        received_bytes: int = 0,
+        remedy: str = "`text_so_far` has what came, pass it as prefill to go on from there",
+    ) -> None:
         self.reason = reason
         self.received_bytes = received_bytes
-        super().__init__(
-            f"the stream was cut: {reason} ({received_bytes} bytes received); "
-            "`text_so_far` has what came, pass it as prefill to go on from there"
-        )
+        super().__init__(f"the stream was cut: {reason} ({received_bytes} bytes received); {remedy}")
 
 
 class Stalled(ProviderError):

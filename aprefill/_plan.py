@@ -1,48 +1,47 @@
-"""Decides what to send; `_reply` obeys. Pure: what was asked and what the table says in, one request out."""
+"""Decides what to send, first and next; `_run` obeys. Pure: what was asked, what is known and what happened in, one
+request out."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._errors import PrefillRefused, UsageError
+from ._conflicts import switched_on
+from ._emulate import emulate, room
+from ._errors import (
+    AprefillError,
+    ConnectFailed,
+    PrefillIgnored,
+    PrefillRefused,
+    Stalled,
+    StatusError,
+    Truncated,
+    UsageError,
+)
 from ._support import carry
-from ._types import Call, Message, Support, Timeouts
+from ._types import Call, Message, Support
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
+    from ._ask import Absent, Ask, ShowWhen
     from ._support import Row
 
-ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
-_SHOW_WHEN = get_args(ShowWhen)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+#: The first wait before a retry, its growth and its bound, in seconds, without a word of the host's.
+FIRST_WAIT_S = 0.5
+GROWTH = 2.0
+LONGEST_WAIT_S = 8.0
+#: How far chance moves a wait down, so that many callers do not come back at once.
+JITTER = 0.5
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Ask:
-    """What the caller asked for, checked. It has no repr: it holds the prompt."""
-
-    messages: tuple[Message, ...]
-    prefill: str
-    #: the part of the prefill that is handed out
-    shown: str
-    system: str | None
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    temperature: float | None
-    thinking: dict[str, Any] | None
-    tools: tuple[dict[str, Any], ...]
-    response_format: dict[str, Any] | None
-    extra: dict[str, Any]
-    support: Support | None
-    strict: bool
-    show_when: ShowWhen | None
-    coalesce: bool
-    timeouts: Timeouts
+#: What a model may open a code fence with. A stop sequence that occurs in one of these is not for the host.
+_LANGUAGES = (
+    "bash c c# c++ cpp cs csharp css csv diff dockerfile elixir go golang graphql haskell html http ini java "
+    "javascript js json json5 jsonc jsonl jsx kotlin latex lua makefile markdown md mermaid nginx perl php plaintext "
+    "powershell proto protobuf py python r regex ruby rust scala scss sh shell sql svg swift text toml ts tsx txt "
+    "typescript vue xml yaml yml zsh"
+)
+_OPENERS = "".join(f"```{name}\n" for name in _LANGUAGES.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -51,7 +50,7 @@ class Step:
 
     row: Row
     call: Call
-    #: "native", or "none" without a prefill
+    #: "native", "emulated", or "none" without a prefill
     mode: str
     support: Support
     #: the text that the reply already has
@@ -62,118 +61,137 @@ class Step:
     stop: tuple[str, ...]
     show_when: ShowWhen
     #: part of the prefill is in the request, so the host's own base URL for prefills applies
-    sends_prefill: bool
-    #: raise `PrefillIgnored` when a host that repeats the prefill did not
-    echo_required: bool
+    sends_prefill: bool = False
+    #: what becomes of a reply without the echo that was asked for
+    absent: Absent = "join"
+    #: how long to wait before it is sent, in seconds
+    wait_s: float = 0.0
 
 
-def ask(
-    prompt: str | Sequence[Mapping[str, Any]],
-    *,
-    prefill: str,
-    system: str | None,
-    max_tokens: int | None,
-    stop: str | Sequence[str],
-    temperature: float | None,
-    thinking: Mapping[str, Any] | None,
-    tools: Sequence[Mapping[str, Any]] | None,
-    response_format: Mapping[str, Any] | None,
-    extra: Mapping[str, Any] | None,
-    support: Support | str | None,
-    strict: bool,
-    show_when: ShowWhen | None,
-    show_from: int | str,
-    coalesce: bool,
-    timeouts: Timeouts,
-) -> Ask:
-    """The caller's arguments, checked and made uniform. Raises `UsageError`."""
-    _expect("prefill", prefill, str, "a str")
-    _expect("system", system, str | None, "a str or None")
-    _expect("temperature", temperature, int | float | None, "a number or None")
-    _expect("thinking", thinking, Mapping | None, 'a dict such as {"type": "disabled"}, or None')
-    _expect("response_format", response_format, Mapping | None, "a dict or None")
-    _expect("extra", extra, Mapping | None, "a dict of body fields, or None")
-    _expect("timeouts", timeouts, Timeouts, "an aprefill.Timeouts")
-    _expect("tools", tools, list | tuple | None, "a list of dicts, or None")
-    if isinstance(temperature, float) and not isfinite(temperature):
-        raise UsageError(f"temperature={temperature!r}: pass a finite number, or None")
-    for name, text in (("prefill", prefill), ("system", system or "")):
-        _check_text(name, text)
-    if not all(isinstance(tool, Mapping) for tool in tools or ()):
-        raise UsageError("tools: pass a list of dicts, in the host's own format")
-    messages, prefill = _messages(prompt, prefill)
-    if show_when is not None and show_when not in _SHOW_WHEN:
-        raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
-    if strict and show_when in {"now", "accepted"}:
-        raise UsageError(f"strict=True shows the prefill when it is decided, not {show_when!r}; leave show_when out")
-    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
-        raise UsageError(f"max_tokens={max_tokens!r}: pass a whole number above 0, or None for the host's default")
-    return Ask(
-        messages=messages,
-        prefill=prefill,
-        shown=_shown(prefill, show_from),
-        system=system,
-        max_tokens=max_tokens,
-        stop=_sequences(stop),
-        temperature=temperature,
-        thinking=None if thinking is None else dict(thinking),
-        tools=tuple(dict(tool) for tool in tools or ()),
-        response_format=None if response_format is None else dict(response_format),
-        extra=dict(extra or {}),
-        support=_support(support),
-        strict=bool(strict),
-        show_when=show_when,
-        coalesce=bool(coalesce),
-        timeouts=timeouts,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What happened to the last request, which failed before anything new was handed out."""
+
+    step: Step
+    error: AprefillError
+    #: the model had produced a token of any kind
+    has_token: bool
+    #: how often a request of this reply was sent again because the way to the host or the host failed
+    retries: int
+    #: of the reply's total clock, in seconds
+    left_s: float
 
 
-def first(ask: Ask, row: Row, model: str) -> Step:
-    """The first request. Raises `PrefillRefused` when `row` has no native prefill, `UsageError` on a conflict."""
+class Refused(NamedTuple):
+    """What a refusal is about: another protocol, host, model, or thinking the other way is another matter."""
+
+    protocol: str
+    base_url: str
+    model: str
+    thinking: bool
+
+
+# --- the first request ------------------------------------------------------------------------------------------
+
+
+def first(ask: Ask, row: Row, model: str, *, refused: bool = False) -> Step:
+    """The first request; `refused`: this host has refused a native prefill of this model lately.
+
+    Raises `PrefillRefused` where there is neither native support nor leave to ask in the prompt, `UsageError` on a
+    conflict.
+    """
     if not ask.prefill:
         return Step(
             row=row,
-            call=_call(ask, row, model, ask.messages, {}, host_stop=_host_stop(ask.stop, row, "", row.support)),
+            call=_call(ask, row, model, ask.messages, host_stop=_host_stop(ask.stop, row, "", row.support)),
             mode="none",
             support=row.support,
             known="",
             rules={"echo": "never"},
             stop=_own_stop(ask.stop, row, "", row.support),
             show_when=ask.show_when or "accepted",
-            sends_prefill=False,
-            echo_required=False,
         )
     if ask.support is not None:
         row = row.forced(ask.support)
-    if not row.native:
+    if row.support is Support.UNSUPPORTED or (not row.native and not _may_emulate(ask)):
         raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}")
+    if not row.native or (refused and _may_emulate(ask)):
+        return _emulated(ask, row, model)
+    unknown = _conflict(ask, row)
+    if unknown is None:
+        return _native(ask, row, model)
+    if not _may_emulate(ask):
+        raise PrefillRefused(model, known_as=f"whether it goes with {unknown[1]} is not known", why=unknown[0])
+    return _emulated(ask, row, model)
+
+
+def refusal_of(ask: Ask, row: Row, base_url: str, model: str) -> Refused:
+    """What a refusal of this request would be about."""
+    return Refused(row.codec, base_url, model, "thinking" in switched_on(ask))
+
+
+def _may_emulate(ask: Ask) -> bool:
+    return ask.emulate is not None and not ask.strict
+
+
+def _conflict(ask: Ask, row: Row) -> tuple[str, str] | None:
+    """A setting that is on and may not go together with a native prefill, and what the caller calls it.
+
+    Raises `UsageError` where it is known not to. With `support=` the caller has answered what is unknown.
+    """
+    if not row.conflicts or (row.whitespace == "strip" and ask.prefill.isspace()):
+        return None
+    found = {name: spelled for name, spelled in switched_on(ask).items() if name in row.conflicts}
+    for name, spelled in found.items():
+        if row.conflicts[name] == "breaks":
+            raise UsageError(
+                f"{row.provider} cannot combine a native prefill with {name}; switch {spelled} off, leave prefill out, "
+                'or pass support="emulated" to have the prefill asked for in the prompt'
+            )
+    return None if ask.support is not None or not found else next(iter(found.items()))
+
+
+def _native(ask: Ask, row: Row, model: str) -> Step:
     carried = carry(row, ask.messages, ask.prefill)
-    if carried.sent:
-        _check_conflicts(ask, row)
-    stripped = carried.stripped
-    rules: dict[str, Any] = {"stripped": stripped}
+    rules: dict[str, Any] = {"stripped": carried.stripped}
     if row.support is Support.EATS:
         rules["echo"] = "never"
     else:
         rules["whitespace"] = row.whitespace_echo
+    must_echo = ask.strict and row.support is Support.ECHOES and bool(carried.sent)
+    host_stop = _host_stop(ask.stop, row, ask.prefill, row.support)
     return Step(
         row=row,
-        call=_call(
-            ask,
-            row,
-            model,
-            carried.messages,
-            carried.body_fields,
-            host_stop=_host_stop(ask.stop, row, ask.prefill, row.support),
-        ),
+        call=_call(ask, row, model, carried.messages, carried.body_fields, host_stop=host_stop),
         mode="native",
         support=row.support,
         known=ask.prefill,
         rules=rules,
         stop=_own_stop(ask.stop, row, ask.prefill, row.support),
-        show_when=ask.show_when or ("decided" if ask.strict else "accepted"),
+        show_when=ask.show_when or ("decided" if ask.strict or ask.absent != "join" else "accepted"),
         sends_prefill=bool(carried.sent),
-        echo_required=ask.strict and row.support is Support.ECHOES and bool(carried.sent),
+        absent="raise" if must_echo else "join",
+    )
+
+
+def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
+    assert ask.emulate is not None
+    asked = emulate(ask.emulate, ask.messages, ask.prefill, sharper=sharper)
+    fields: dict[str, Any] = {}
+    if row.prediction and asked.echo and ask.max_tokens is None and not ask.tools:
+        fields["prediction"] = {"type": "content", "content": asked.echo}
+    host_stop = _host_stop(ask.stop, row, ask.prefill, Support.EMULATED)
+    call = _call(ask, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=room(asked.echo))
+    return Step(
+        row=row,
+        call=call,
+        mode="emulated",
+        support=Support.EMULATED,
+        known=ask.prefill,
+        rules=asked.rules,
+        stop=_own_stop(ask.stop, row, ask.prefill, Support.EMULATED),
+        show_when=ask.show_when or "decided",
+        absent="join" if not asked.echo or (sharper and ask.absent == "retry") else ask.absent,
     )
 
 
@@ -182,51 +200,43 @@ def _call(
     row: Row,
     model: str,
     messages: tuple[Message, ...],
-    fields: Mapping[str, Any],
+    fields: Mapping[str, Any] | None = None,
     *,
     host_stop: tuple[str, ...],
+    more_tokens: int = 0,
 ) -> Call:
     return Call(
         model=model,
         messages=messages,
         system=ask.system,
-        max_tokens=ask.max_tokens if ask.max_tokens is not None else row.max_tokens,
+        # the row's own number is the most that its models can write: nothing is added to that
+        max_tokens=row.max_tokens if ask.max_tokens is None else ask.max_tokens + more_tokens,
         stop=host_stop,
         temperature=ask.temperature,
         thinking=ask.thinking,
         tools=ask.tools,
         response_format=ask.response_format,
         token_field=row.token_field,
-        fields={**({} if row.asks_usage else {"stream_options": None}), **fields, **ask.extra},
+        fields={**({} if row.asks_usage else {"stream_options": None}), **(fields or {}), **ask.extra},
     )
-
-
-def _check_conflicts(ask: Ask, row: Row) -> None:
-    for setting, effect in row.conflicts.items():
-        if effect == "breaks" and _is_on(ask, setting):
-            raise UsageError(
-                f"{row.provider} cannot combine a prefill with {setting}; leave {setting} out, or leave prefill out"
-            )
-
-
-def _is_on(ask: Ask, setting: str) -> bool:
-    """Whether the caller switched `setting` on, as an argument or as a field of the body."""
-    value = ask.extra[setting] if setting in ask.extra else getattr(ask, setting, None)
-    kind = value.get("type") if isinstance(value, Mapping) else value
-    if setting == "tool_choice":
-        return kind not in {None, "auto", "none"} if isinstance(kind, str | None) else True
-    return bool(value) and kind != "disabled"
 
 
 # --- stop sequences ---------------------------------------------------------------------------------------------
 
 
 def _may_send(sequence: str, row: Row, known: str, support: Support) -> bool:
-    """Whether the host may be told: not if it could take known text, or known and new text together, for a match."""
+    """Whether the host may be told: not if it could take known text, or known and new text together, for a match.
+
+    Where the echo was asked for, it may come in a fence or behind white space, which must not stop the host either.
+    """
     if not row.sends_stop or (not row.blank_stop and sequence.isspace()):
         return False
     if any(known.endswith(sequence[:n]) for n in range(1, len(sequence))):
         return False
+    if support is Support.EMULATED and known:
+        if "`" in sequence or not sequence.isprintable() or sequence.isspace() or sequence.casefold() in _OPENERS:
+            return False
+        return sequence not in known
     return support is not Support.ECHOES or sequence not in known
 
 
@@ -240,92 +250,43 @@ def _own_stop(stop: tuple[str, ...], row: Row, known: str, support: Support) -> 
     return tuple(s for s in stop if s not in sent)
 
 
-# --- checks -----------------------------------------------------------------------------------------------------
+# --- the next request -------------------------------------------------------------------------------------------
 
 
-def _expect(name: str, value: object, kind: Any, what: str) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{name}: pass {what}, not a {type(value).__name__}")
+def after(ask: Ask, past: Past, chance: float) -> Step | None:
+    """What to send after a failure; None: nothing, the error is the caller's. `chance` is from 0 to 1.
 
-
-def _check_text(name: str, text: str) -> None:
-    if not text.isascii() and _SURROGATE.search(text):
-        raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it")
-
-
-def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
-    sequences = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
-    if not all(isinstance(s, str) and s for s in sequences):
-        raise UsageError("stop: pass a str or several, none of them empty; () for none")
-    for sequence in sequences:
-        _check_text("stop", sequence)
-    return tuple(dict.fromkeys(sequences))
-
-
-def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[tuple[Message, ...], str]:
-    if isinstance(prompt, str):
-        if not prompt:
-            raise UsageError("the prompt is empty; pass some text, or a list of messages")
-        _check_text("the prompt", prompt)
-        return ({"role": "user", "content": prompt},), prefill
-    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
-        raise UsageError(f"prompt: pass a str or a list of messages, not a {type(prompt).__name__}")
-    messages = []
-    for number, message in enumerate(prompt):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise UsageError(f'message {number} of the prompt must be a dict with "role" and "content"')
-        content = message["content"]
-        if not isinstance(content, str | list | None):
-            raise UsageError(
-                f"message {number} of the prompt: content is a str or a list, not a {type(content).__name__}"
-            )
-        if isinstance(content, str):
-            _check_text(f"message {number} of the prompt", content)
-        messages.append(dict(message))
-    if not messages:
-        raise UsageError("the list of messages is empty; pass at least one user message")
-    trailing = _text_of(messages[-1]) if messages[-1]["role"] == "assistant" else None
-    if trailing is None:
-        return tuple(messages), prefill
-    if prefill:
-        raise UsageError(
-            "the messages end with an assistant turn, which is a prefill, and prefill= is given too; keep one"
-        )
-    if len(messages) == 1:
-        raise UsageError("the messages are an assistant turn alone; put the user's message before it")
-    return tuple(messages[:-1]), trailing
-
-
-def _text_of(message: Message) -> str | None:
-    """The text of a turn that is text alone, else None (tool calls, a paused turn to be sent back)."""
-    content = message["content"]
-    if message.get("tool_calls"):
+    A refusal is answered by asking in the prompt, a missing echo by asking again if the caller wants that, and a
+    failure that may pass by the same request again.
+    """
+    step, error = past.step, past.error
+    if isinstance(error, PrefillRefused):
+        if step.mode != "native" or not _may_emulate(ask):
+            return None
+        try:
+            return _emulated(ask, step.row, step.call.model)
+        except UsageError:
+            return None  # it cannot be asked for here: the refusal says more
+    if isinstance(error, PrefillIgnored):
+        if step.absent != "retry":
+            return None
+        return _emulated(ask, step.row, step.call.model, sharper=True)
+    recovery = ask.recovery
+    if past.has_token or past.retries >= recovery.retries or not may_pass(error):
         return None
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
-        return "".join(str(p.get("text", "")) for p in content)
-    return None
+    wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * GROWTH**past.retries) * (1 - JITTER * chance)
+    asked_s = error.retry_after_s if isinstance(error, StatusError) else None
+    if asked_s:
+        wait_s = asked_s
+    if wait_s > min(recovery.max_wait_s, past.left_s):
+        return None
+    return replace(step, wait_s=wait_s)
 
 
-def _shown(prefill: str, show_from: int | str) -> str:
-    if isinstance(show_from, str):
-        at = prefill.find(show_from)
-        if at < 0:
-            raise UsageError("show_from: this marker does not occur in the prefill")
-        return prefill[at:]
-    if not isinstance(show_from, int) or isinstance(show_from, bool):
-        raise UsageError("show_from: pass an offset in characters, or the text from which on the prefill is shown")
-    if not 0 <= show_from <= len(prefill):
-        raise UsageError(f"show_from={show_from!r}: the prefill has {len(prefill)} characters")
-    return prefill[show_from:]
-
-
-def _support(support: Support | str | None) -> Support | None:
-    if support is None or isinstance(support, Support):
-        return support
-    try:
-        return Support(support)
-    except ValueError:
-        words = ", ".join(s.value for s in Support)
-        raise UsageError(f"support={support!r}: pass one of {words}, or None for the table's word") from None
+def may_pass(error: AprefillError) -> bool:
+    """Whether the same request may well succeed a little later."""
+    if isinstance(error, StatusError):
+        return error.status in {408, 409, 429} or error.status >= 500
+    if isinstance(error, Stalled):
+        return error.clock == "connect_s"
+    return isinstance(error, ConnectFailed | Truncated)

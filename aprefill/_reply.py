@@ -196,18 +196,21 @@ class Reply:
 
     @property
     def verdict(self) -> Verdict:
-        """What the first attempt's seam found."""
+        """What the seam found, of the attempt that the text is from."""
         return self._run.verdict
 
     @property
     def mode(self) -> str | None:
-        """How the first attempt carried the prefill: "native", or "none" without one; None before it began."""
+        """How the prefill was carried, of the attempt that the text is from: "native", "emulated", or "none" without one.
+
+        None before the first request. What other requests there were is in `attempts`.
+        """
         step = self._run.step
         return None if step is None else step.mode
 
     @property
     def support(self) -> Support | None:
-        """What the host does with a prefill, as the first attempt took it; None before it began."""
+        """What the host does with a prefill, as the attempt took it that the text is from; None before the first."""
         step = self._run.step
         return None if step is None else step.support
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import time
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ._attempt import Attempt
-from ._errors import AprefillError, ReplyClosed, UsageError
-from ._plan import first
+from ._errors import (
+    AprefillError,
+    PrefillIgnored,
+    PrefillRefused,
+    ProviderError,
+    ReplyClosed,
+    Truncated,
+    UsageError,
+)
+from ._plan import Past, after, first, refusal_of
 from ._splice import Splice, Transcript
 from ._types import (
     AttemptEnded,
@@ -23,13 +33,16 @@ from ._types import (
     Timing,
     Usage,
     Verdict,
+    sum_of,
 )
 from ._watch import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from ._plan import Ask, Step
+    from ._ask import Ask
+    from ._plan import Refused, Step
+    from ._refusals import Refusals
     from ._target import Target
     from .transports import Transport
 
@@ -39,13 +52,36 @@ CLOSE_S = 1.0
 #: began, accepted, token, text, shown: all but the last of the moments that a run notes
 _ALL_MOMENTS = 5
 
-#: Runs whose connection is open.
+#: Runs that have begun and not ended.
 _live: set[Run] = set()
+
+#: From 0 to 1, for the waits between requests.
+chance = random.random
 
 
 def live_runs(transports: Sequence[Transport]) -> list[Run]:
-    """The runs whose connection is open over one of `transports`."""
+    """The runs that are under way over one of `transports`."""
     return [run for run in _live if run.transport in transports]
+
+
+def _spawn_closing(close: Callable[[], Awaitable[None]], loop: Any) -> anyio.Event | None:
+    """Run `close` in a task of its own and give what is set when it is through; None: the loop is gone.
+
+    In its own task, because a second native `Task.cancel()` goes through every shield, and would strand a pool slot
+    half closed.
+    """
+    closed = anyio.Event()
+
+    async def close_quietly() -> None:
+        try:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await close()
+        except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
+            pass
+        finally:
+            closed.set()
+
+    return closed if spawn(loop, close_quietly) else None
 
 
 class State(Enum):
@@ -64,24 +100,37 @@ class State(Enum):
 class Run:
     """One reply under way: asks for deltas, has them spliced, ends the connection. Knows no cursor and no `Reply`."""
 
-    def __init__(self, ask: Ask, target: Target, make_transport: Callable[[], Transport]) -> None:
+    def __init__(self, ask: Ask, target: Target, make_transport: Callable[[], Transport], refusals: Refusals) -> None:
         self._ask = ask
         self.target = target
         self._make_transport = make_transport
+        self._refusals = refusals
         self.transport: Transport | None = None
         self.state = State.NEW
         self.cursors = 0
         #: `async with` took the reply: cursors come and go, `aclose` ends it
         self.owned = False
         self.transcript = Transcript(ask.prefill)
+        # the request under way, or the last one; the reports and usage of those that it replaced
         self._step: Step | None = None
         self._attempt: Attempt | None = None
         self._splice: Splice | None = None
+        self._replaced: tuple[AttemptReport, ...] = ()
+        self._retries = 0
+        self._spent_s = 0.0
+        # the wait before a request is sent again, and where to send from a finaliser meanwhile
+        self._pause: anyio.CancelScope | None = None
+        # another task has ended the reply while this one waits for it
+        self._interrupted = False
+        # what the replaced requests failed with, the last one first on its chain
+        self._because: AprefillError | None = None
         self._pulling = False
         # nothing more will come; what came is still being handed out
         self._exhausted = False
         self._cancelled = False
         self._failure: AprefillError | None = None
+        # the class of what the reply failed with
+        self._failed = ""
         # the process that opened the connection: a forked child must leave it alone
         self._pid = 0
         self._moments: dict[str, float] = {}
@@ -118,21 +167,26 @@ class Run:
             await self._end()
             if isinstance(exc, AprefillError):
                 self.with_text(exc)
+            if isinstance(exc, ProviderError):
+                self._failed = type(exc).__name__
             raise
         finally:
             self._pulling = False
 
     async def _advance(self) -> bool:
         """Do the next thing that waits: open, read, or release. False when there is nothing more to do."""
-        if self.state is State.NEW:
+        if self._interrupted:
+            await self._end()
+            return self._ended_early()
+        if self._attempt is None:
             if self._step is None:
-                self._step = first(self._ask, self.target.row, self.target.model)
+                refused = bool(self._refusals) and self._subject() in self._refusals
+                self._step = first(self._ask, self.target.row, self.target.model, refused=refused)
                 if self._step.show_when == "now" and self._ask.shown:
                     self.transcript.show(self._ask.shown)
                     return True
             return await self._open(self._step)
         attempt, splice = self._attempt, self._splice
-        assert attempt is not None
         assert splice is not None
         if self._exhausted:
             if not splice.stopped:
@@ -142,51 +196,126 @@ class Run:
             return False
         deltas = await attempt.read()
         if attempt.interrupted:
-            return await self._interrupted()
-        if deltas:
-            splice.take(deltas)
-            if len(self._moments) < _ALL_MOMENTS:
-                self._stamp_progress(splice)
-        if attempt.failure is not None:
-            self._failure = attempt.failure
-            splice.close(cut=True)
-        elif attempt.ended or splice.stopped:
-            self._exhausted = True
-            splice.close(cut=False)
-        else:
+            return True
+        try:
+            if deltas:
+                splice.take(deltas)
+                if len(self._moments) < _ALL_MOMENTS:
+                    self._stamp_progress(splice)
+            if attempt.failure is not None:
+                if await self._again(attempt.failure):
+                    return True
+                self._failure = attempt.failure
+                splice.close(cut=True)
+            elif attempt.ended or splice.stopped:
+                splice.close(cut=False)
+                self._exhausted = True
+            else:
+                return True
+        except (PrefillIgnored, Truncated) as error:
+            if not await self._again(error):
+                raise
             return True
         self._stamp_progress(splice)
         if self._failure is not None or splice.stopped:
             # a host would go on past a stop sequence of ours: cut it off before the last text is handed out
             await self._release()
         if self.transcript.wants_events:
-            self.transcript.items += [AttemptEnded(report) for report in self.reports()]
+            self.transcript.items.append(AttemptEnded(self._report()))
         return True
 
     async def _open(self, step: Step) -> bool:
-        ask = self._ask
-        lead = ask.shown if step.show_when == "decided" else ""
-        self._splice = Splice(step, self.transcript, lead=lead, coalesce=ask.coalesce)
+        ask, transcript = self._ask, self.transcript
+        lead = ask.shown if step.show_when == "decided" and transcript.lead_at < 0 else ""
+        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce)
         self.transport = self._make_transport()
-        self._attempt = attempt = Attempt(step, self.target, self.transport, ask.timeouts)
+        self._attempt = attempt = Attempt(step, self.target, self.transport, ask.timeouts, spent_s=self._spent_s)
         self._stamp("began")
         self._pid = os.getpid()
         self.state = State.OPEN
         _live.add(self)
         try:
             await attempt.open()
-        except AprefillError:
-            if not attempt.interrupted:
+        except AprefillError as error:
+            if not attempt.interrupted and not await self._again(error):
                 raise
+            return True
         if attempt.interrupted:
-            return await self._interrupted()
+            return True
         self._stamp("accepted")
-        self.transcript.accepted = True
-        if self.transcript.wants_events:
-            self.transcript.items.append(AttemptStarted(number=1, mode=step.mode, support=step.support))
-        if ask.shown and step.show_when == "accepted":
-            self.transcript.show(ask.shown)
+        transcript.accepted = True
+        if transcript.wants_events:
+            number = len(self._replaced) + 1
+            transcript.items.append(AttemptStarted(number=number, mode=step.mode, support=step.support))
+        if ask.shown and step.show_when == "accepted" and transcript.lead_at < 0:
+            transcript.show(ask.shown)
         return True
+
+    # --- the next request -------------------------------------------------------------------------------------
+
+    async def _again(self, error: AprefillError) -> bool:
+        """Put another request in the place of the one that failed with `error`; False if there is none to send.
+
+        Nothing new of the failed one was handed out.
+        """
+        step, attempt, splice = self._step, self._attempt, self._splice
+        assert step is not None
+        assert attempt is not None
+        assert splice is not None
+        spent_s = self._spent_s + attempt.waited_s
+        total_s = self._ask.timeouts.total_s
+        past = Past(
+            step=step,
+            error=error,
+            has_token=splice.has_token,
+            retries=self._retries,
+            left_s=math.inf if total_s is None else total_s - spent_s,
+        )
+        if attempt.refuses:
+            self._refusals.add(self._subject())
+        following = after(self._ask, past, chance())
+        self._chain(error)
+        if following is None:
+            if self._replaced:
+                error.add_note(
+                    f"{len(self._replaced) + 1} requests were sent; what the others failed with is its cause"
+                )
+            return False
+        # Kept for the chain of what may come, without the frames, which lead back here: that would be a cycle.
+        self._because = error.with_traceback(None)
+        attempt.failure = None
+        report = self._report(error)
+        self._replaced += (report,)
+        if self.transcript.wants_events:
+            self.transcript.items.append(AttemptEnded(report))
+        self._retries += not isinstance(error, PrefillRefused | PrefillIgnored)
+        self._spent_s = spent_s + following.wait_s
+        for moment in ("token", "text"):
+            self._moments.pop(moment, None)
+        self._step, self._attempt, self._splice = following, None, None
+        await self._closed(attempt.aclose, attempt.loop)
+        if following.wait_s and not self._interrupted:
+            try:
+                with anyio.CancelScope() as self._pause:
+                    await anyio.sleep(following.wait_s)
+            finally:
+                self._pause = None
+        return True
+
+    def _subject(self) -> Refused:
+        """What a refusal here is about."""
+        target = self.target
+        return refusal_of(self._ask, target.row, target.base_url, target.model)
+
+    def _chain(self, error: AprefillError) -> None:
+        """Hang what went wrong before on the end of `error`'s own chain."""
+        earlier, self._because = self._because, None
+        if earlier is None or earlier is error:
+            return
+        last: BaseException = error
+        while last.__cause__ is not None:
+            last = last.__cause__
+        last.__cause__ = earlier
 
     def _hand_over_failure(self) -> AprefillError:
         """The failure, and no reference to it here: its traceback will lead back to this run, which would be a cycle."""
@@ -199,15 +328,19 @@ class Run:
 
     # --- ending -----------------------------------------------------------------------------------------------
 
-    async def _interrupted(self) -> bool:
-        await self._end()
-        return self._ended_early()
-
     def _ended_early(self) -> bool:
         """What a reader finds after the reply was ended under it: a quiet end after `cancel()`, else an error."""
         if not self._cancelled:
             raise ReplyClosed
         return False
+
+    def _interrupt(self) -> None:
+        """Make the task that waits for this reply come back now."""
+        self._interrupted = True
+        if self._attempt is not None:
+            self._attempt.interrupt()
+        if self._pause is not None:
+            self._pause.cancel()
 
     async def _release(self) -> None:
         """Close the attempt, whose connection goes back to its pool if it was read to its end."""
@@ -220,17 +353,20 @@ class Run:
 
     async def aclose(self) -> None:
         """End it now. Shielded from cancellation, bounded, idempotent."""
-        if self._pulling and self._attempt is not None:
-            self._attempt.interrupt()
+        if self._pulling:
+            self._interrupt()
         await self._end()
 
     async def _end(self) -> None:
-        """End it and wait for that, at most a second.
-
-        The closing runs in a task of its own: a second native `Task.cancel()` goes through every shield, and would
-        strand a pool slot half closed.
-        """
+        """End it and wait for that, at most a second."""
         closed = self.drop()
+        if closed is not None:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await closed.wait()
+
+    async def _closed(self, close: Callable[[], Awaitable[None]], loop: Any) -> None:
+        """Close one of several attempts, and wait for that, at most a second."""
+        closed = _spawn_closing(close, loop)
         if closed is not None:
             with anyio.move_on_after(CLOSE_S, shield=True):
                 await closed.wait()
@@ -242,28 +378,19 @@ class Run:
         """
         if self.state is State.NEW and self._step is not None:
             self.state = State.CLOSED
-        attempt = self._attempt
-        if self.state is not State.OPEN or attempt is None or os.getpid() != self._pid:
+        if self.state is not State.OPEN or os.getpid() != self._pid:
             return None
         whole = self._exhausted and self._failure is None and self.transcript.next == len(self.transcript.items)
         self.state = State.DONE if whole else State.CLOSED
         self.transcript.forget_rest()
-        attempt.kill()
-        closed = anyio.Event()
-
-        async def close_quietly() -> None:
-            try:
-                with anyio.move_on_after(CLOSE_S, shield=True):
-                    await self._release()
-            except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
-                pass
-            finally:
-                closed.set()
-
-        if not spawn(attempt.loop, close_quietly):
-            # the loop is gone, and its sockets with it
+        attempt = self._attempt
+        closed = None
+        if attempt is not None:
+            attempt.kill()
+            closed = _spawn_closing(self._release, attempt.loop)
+        if closed is None:
+            # between two requests; or the loop is gone, and its sockets with it
             _live.discard(self)
-            return None
         return closed
 
     def cancel(self) -> None:
@@ -273,16 +400,11 @@ class Run:
         """
         if self.state is State.NEW:
             self._cancelled = True
-            if self._pulling and self._attempt is not None:
-                self._attempt.interrupt()
-            else:
-                self.state = State.CLOSED
+            self.state = State.CLOSED
         elif self.state is State.OPEN:
-            attempt = self._attempt
-            assert attempt is not None
             self._cancelled = not self._exhausted or self.transcript.next < len(self.transcript.items)
             if self._pulling:
-                attempt.interrupt()
+                self._interrupt()
             else:
                 self.drop()
 
@@ -316,15 +438,18 @@ class Run:
 
     @property
     def verdict(self) -> Verdict:
-        """The first attempt's."""
+        """Of the attempt that the reply's text is from."""
         if self._splice is not None:
             return self._splice.seam.verdict
         return Verdict.UNDECIDED if self._ask.prefill else Verdict.ABSENT
 
     @property
     def usage(self) -> Usage | None:
-        """What the host counted."""
-        return None if self._splice is None else self._splice.usage
+        """What the hosts counted, over all attempts."""
+        counted = [report.usage for report in self._replaced]
+        if self._splice is not None:
+            counted.append(self._splice.usage)
+        return sum_of(counted)
 
     @property
     def finish(self) -> FinishDelta | None:
@@ -335,25 +460,32 @@ class Run:
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """What each attempt did."""
-        step, attempt, finish = self._step, self._attempt, self.finish
-        if step is None or attempt is None:
-            return ()
-        report = AttemptReport(
-            number=1,
+        return self._replaced if self._attempt is None else (*self._replaced, self._report())
+
+    def _report(self, error: AprefillError | None = None) -> AttemptReport:
+        """What the attempt under way has done."""
+        step, attempt, splice, finish = self._step, self._attempt, self._splice, self.finish
+        assert step is not None
+        assert attempt is not None
+        assert splice is not None
+        error = error or self._failure
+        return AttemptReport(
+            number=len(self._replaced) + 1,
             provider=step.row.provider,
             model=step.call.model,
             mode=step.mode,
             support=step.support,
-            verdict=self.verdict,
+            verdict=splice.seam.verdict,
             status=attempt.status,
             request_id=attempt.request_id,
-            usage=self.usage,
+            usage=splice.usage,
             stop_reason=None if finish is None else finish.reason,
             raw_stop_reason=None if finish is None else finish.raw,
             stop_sequence=None if finish is None else finish.sequence,
             received_bytes=attempt.received_bytes,
+            error=type(error).__name__ if error is not None else self._failed,
+            waited_s=step.wait_s,
         )
-        return (report,)
 
     def timing(self) -> Timing:
         """When things happened."""

@@ -31,6 +31,7 @@ class Manner(Struct, kw_only=True, forbid_unknown_fields=True):
     sends_stop: bool = True
     blank_stop: bool = True
     max_stop: int | None = None
+    prediction: bool = False
 
     def __post_init__(self) -> None:
         if taken := self.turn_fields.keys() & {"role", "content"}:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
+from ._ask import ask
 from ._clients import describe, transport_for
 from ._errors import UsageError
-from ._plan import ask
+from ._refusals import Refusals, of_this_process
 from ._reply import Reply
 from ._run import Run, live_runs
 from ._support import builtin_table
 from ._target import DEMO_SCHEME, resolve
-from ._types import Timeouts
+from ._types import Recovery, Timeouts
 from ._watch import native_loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from ._plan import ShowWhen
+    from ._ask import Absent, ShowWhen
+    from ._emulate import Emulation
     from ._support import Table
     from ._types import Support
     from .transports import Transport
@@ -58,10 +60,13 @@ def stream(
     response_format: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     support: Support | str | None = None,
+    emulate: bool | Emulation = True,
+    absent: Absent = "join",
     strict: bool = False,
     show_when: ShowWhen | None = None,
     show_from: int | str = 0,
     coalesce: bool = False,
+    recovery: Recovery = Recovery(),  # noqa: B008 - frozen
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
 ) -> Reply:
     """One reply that begins with `prefill`, as a stream of str with the prefill exactly once.
@@ -82,17 +87,23 @@ def stream(
         api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's
             default.
         system: The system prompt.
-        max_tokens: Limit for the new text, in tokens.
+        max_tokens: Limit for the new text, in tokens. Room for the repetition of an emulated prefill is added.
         stop: Stop sequences. They apply to the new text only, and work where the host does not take them.
         temperature, thinking, tools, response_format: Sent to the host as they are.
         extra: More fields for the request body; they win over everything else, a None removes a field.
         support: What the host does with a prefill, if you know better than the table.
+        emulate: Ask for the prefill in the prompt where there is no native one, or where the host refuses it. An
+            `Emulation` does it in your words; False makes it `PrefillRefused`.
+        absent: What to do when the model was asked to begin with the prefill and does not: ``"join"`` (put it in
+            front), ``"retry"`` (ask once more, then join), ``"raise"`` (`PrefillIgnored`).
         strict: Anything but a native prefill is an error, and so is a host known to repeat the prefill that does
             not.
-        show_when: When the prefill is handed out: ``"accepted"`` (default: when the host has accepted the
-            request), ``"decided"`` (with the first new text), ``"now"`` (before the request), ``"never"``.
+        show_when: When the prefill is handed out: ``"accepted"`` (default for a native one: when the host has
+            accepted the request), ``"decided"`` (default for one asked for in the prompt: with the first new
+            text), ``"now"`` (before the request), ``"never"``.
         show_from: Hand out the prefill's tail only, from this offset in characters, or from this text in it.
         coalesce: One chunk a network read instead of one a delta.
+        recovery: How often a request that failed before anything came is sent again, and how long to wait for it.
         timeouts: How long to wait for the provider.
     """
     return _reply(
@@ -101,8 +112,9 @@ def stream(
         {
             "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
-            "response_format": response_format, "extra": extra, "support": support, "strict": strict, "show_when": show_when,
-            "show_from": show_from, "coalesce": coalesce, "timeouts": timeouts,
+            "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
+            "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
+            "timeouts": timeouts,
         },
         builtin_table(),
         None,
@@ -133,18 +145,22 @@ class Session:
         response_format: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
         support: Support | str | None = None,
+        emulate: bool | Emulation = True,
+        absent: Absent = "join",
         strict: bool = False,
         show_when: ShowWhen | None = None,
         show_from: int | str = 0,
         coalesce: bool = False,
+        recovery: Recovery = Recovery(),  # noqa: B008 - frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         table: Table | None = None,
     ) -> None:
         self._defaults: dict[str, Any] = {
             "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
-            "response_format": response_format, "extra": extra, "support": support, "strict": strict, "show_when": show_when,
-            "show_from": show_from, "coalesce": coalesce, "timeouts": timeouts,
+            "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
+            "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
+            "timeouts": timeouts,
         }  # fmt: skip
         self._table = table or builtin_table()
         self._pool = _Pool(client)
@@ -167,10 +183,13 @@ class Session:
         response_format: Mapping[str, Any] | _Unset | None = UNSET,
         extra: Mapping[str, Any] | _Unset | None = UNSET,
         support: Support | str | _Unset | None = UNSET,
+        emulate: bool | Emulation | _Unset = UNSET,
+        absent: Absent | _Unset = UNSET,
         strict: bool | _Unset = UNSET,
         show_when: ShowWhen | _Unset | None = UNSET,
         show_from: int | str | _Unset = UNSET,
         coalesce: bool | _Unset = UNSET,
+        recovery: Recovery | _Unset = UNSET,
         timeouts: Timeouts | _Unset = UNSET,
     ) -> Reply:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
@@ -179,8 +198,9 @@ class Session:
         given = {
             "model": model, "base_url": base_url, "api_key": api_key, "api": api, "system": system, "max_tokens": max_tokens,
             "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
-            "extra": extra, "support": support, "strict": strict, "show_when": show_when, "show_from": show_from,
-            "coalesce": coalesce, "timeouts": timeouts,
+            "extra": extra, "support": support, "emulate": emulate, "absent": absent, "strict": strict,
+            "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
+            "timeouts": timeouts,
         }  # fmt: skip
         chosen = {name: value for name, value in given.items() if value is not UNSET}
         return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
@@ -209,6 +229,8 @@ class _Pool:
         self._transports: dict[bool, Transport] = {}
         self._loop: Any = None
         self.closed = False
+        #: what hosts have refused in this session
+        self.refusals = Refusals()
 
     def transport(self, *, demo: bool) -> Transport:
         if self.closed:
@@ -243,4 +265,5 @@ def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, 
     def transport() -> Transport:
         return transport_for(client, demo=demo) if pool is None else pool.transport(demo=demo)
 
-    return Reply(Run(asked, target, transport))
+    refusals = of_this_process if pool is None else pool.refusals
+    return Reply(Run(asked, target, transport, refusals))

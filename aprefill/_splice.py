@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._errors import PrefillIgnored
+from msgspec.structs import replace
+
+from ._errors import PrefillIgnored, Truncated
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 #: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
 _LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
+#: For an estimate where the host counts nothing.
+CHARS_A_TOKEN = 4
 
 
 class Transcript:
@@ -73,6 +77,11 @@ class Transcript:
             self.items[start:] = ["".join(item for item in self.items[start:] if isinstance(item, str))]
 
     @property
+    def lead_length(self) -> int:
+        """How many characters of the prefill are shown."""
+        return self._shown
+
+    @property
     def text_so_far(self) -> str:
         """The prefill and what was handed out after it; ``""`` while neither was shown nor accepted anywhere."""
         if not self.accepted and self.lead_at < 0:
@@ -99,15 +108,20 @@ class Splice:
     """
 
     __slots__ = (
+        "_begins",
         "_coalesce",
+        "_decided",
+        "_early",
         "_lead",
         "_step",
         "_stop",
         "_transcript",
+        "echo_length",
         "finish",
         "has_shown",
         "has_text",
         "has_token",
+        "has_tool",
         "seam",
         "stopped",
         "usage",
@@ -121,15 +135,22 @@ class Splice:
         self._coalesce = coalesce
         self.seam = Seam(step.known, **step.rules)
         self._stop = StopStage(step.stop) if step.stop else None
+        # where in the transcript this attempt begins
+        self._begins = len(transcript.items)
+        # what the model wrote until the seam let something through, if the prompt asked for an echo
+        self._early: list[str] | None = [] if step.mode == "emulated" else None
+        self._decided = step.mode != "emulated" and step.absent == "join"
+        #: characters of an emulated prefill's repetition, with what stood around it
+        self.echo_length = 0
         self.finish: FinishDelta | None = None
         self.usage: Usage | None = None
         #: a stop sequence of ours has fired: the host is to be cut off
         self.stopped = False
-        #: the model has produced a token of any kind; text; text that could be handed out
-        self.has_token = self.has_text = self.has_shown = False
+        #: the model has produced a token of any kind; text; a tool call; text that could be handed out
+        self.has_token = self.has_text = self.has_tool = self.has_shown = False
 
     def take(self, deltas: Sequence[Delta]) -> None:
-        """Take one read's deltas. Raises `PrefillIgnored` where an echo is required and there is none."""
+        """Take one read's deltas. Raises `PrefillIgnored` where there is no echo and joining is not wanted."""
         items = self._transcript.items
         before = len(items)
         feed = self.seam.feed
@@ -141,6 +162,11 @@ class Splice:
                     continue
                 self.has_text = self.has_token = True
                 text = feed(piece)
+                if not self._decided:
+                    if self._early is not None:
+                        self._early.append(piece)
+                    if text:
+                        self._look(text)
                 if stop is not None:
                     text = self._until_stop(stop, text)
                 if text:
@@ -155,10 +181,23 @@ class Splice:
             self._transcript.merge(before)
 
     def close(self, *, cut: bool) -> None:
-        """The attempt is over, cut or cleanly; what the stages still hold is the last text, or is dropped."""
+        """The attempt is over, cut or cleanly; what the stages still hold is the last text, or is dropped.
+
+        Raises `PrefillIgnored` as `take` does, and `Truncated` when a token limit left nothing but a part of the
+        repetition that was asked for: going on from there would meet it again.
+        """
         before = len(self._transcript.items)
         if not self.stopped:
-            text = self.seam.close(cut or (self.finish is not None and self.finish.reason in _LIMITS))
+            limited = self.finish is not None and self.finish.reason in _LIMITS
+            own_text = limited and self._is_own_text()
+            text = self.seam.close(cut or (limited and not own_text))
+            if limited and not cut and self._step.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
+                raise Truncated(
+                    f"the token limit was met inside the repetition of the prefill, after {self._count_early()} characters",
+                    remedy="raise max_tokens, and what extra= sets; nothing new came, and the same request would end there again",
+                )
+            if text and not self._decided:
+                self._look(text)
             if self._stop is not None:
                 text = self._until_stop(self._stop, text)
                 if not self.stopped:
@@ -168,16 +207,39 @@ class Splice:
                     self._first()
                 self._transcript.items.append(text)
         if not cut:
-            if self._step.echo_required and not self.has_token:
+            if self._step.absent != "join" and not (self.has_text or self.has_tool):
                 raise PrefillIgnored(self._step.call.model)
             self._show_lead()
+        if self._step.mode == "emulated":
+            self._estimate()
         if self._coalesce and not self._transcript.wants_events:
             self._transcript.merge(before)
 
+    def _is_own_text(self) -> bool:
+        """Whether what is held is held only because chatter may stand before the echo.
+
+        Then a token limit has cut the model's own text, or chatter, and not a repetition.
+        """
+        if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
+            return False
+        without = Seam(self._step.known, **{**self._step.rules, "preamble": 0})
+        without.feed("".join(self._early))
+        return without.verdict is not Verdict.UNDECIDED
+
+    def _look(self, new: str) -> None:
+        """The seam has decided and let `new` through, the first text of the model's that is no repetition."""
+        self._decided = True
+        if self._step.absent != "join" and self.seam.verdict is Verdict.ABSENT:
+            raise PrefillIgnored(self._step.call.model)
+        if self._early is not None:
+            self.echo_length = self._count_early() - len(new) - self.seam.held
+            self._early = None
+
+    def _count_early(self) -> int:
+        return sum(map(len, self._early or ()))
+
     def _first(self) -> None:
         """What stands before the first new text."""
-        if self._step.echo_required and self.seam.verdict is Verdict.ABSENT:
-            raise PrefillIgnored(self._step.call.model)
         self.has_shown = True
         self._show_lead()
 
@@ -185,6 +247,19 @@ class Splice:
         if self._lead:
             self._transcript.show(self._lead)
             self._lead = ""
+
+    def _estimate(self) -> None:
+        """Add to the usage what of the output was the repetition, by its share of the text."""
+        # without any new text, all of it was the repetition, or nothing was
+        echo = self.echo_length or self._count_early()
+        new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))
+        if self._transcript.lead_at >= self._begins:
+            new -= self._transcript.lead_length
+        tokens = round(echo / CHARS_A_TOKEN)
+        if self.usage is not None and self.usage.output_tokens is not None and echo + new:
+            text_tokens = max(0, self.usage.output_tokens - (self.usage.reasoning_tokens or 0))
+            tokens = round(text_tokens * echo / (echo + new))
+        self.usage = replace(self.usage or Usage(), echo_tokens=tokens)
 
     def _until_stop(self, stop: StopStage, text: str) -> str:
         text = stop.feed(text)
@@ -201,7 +276,7 @@ class Splice:
                 if self._transcript.wants_events:
                     self._transcript.items.append(ReasoningEvent(delta.text))
             case ToolDelta():
-                self.has_token = True
+                self.has_token = self.has_tool = True
                 if self._transcript.wants_events:
                     self._transcript.items.append(ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
             case UsageDelta():

@@ -75,6 +75,8 @@ class Row:
     sends_stop: bool = True
     blank_stop: bool = True
     max_stop: int | None = None
+    #: takes a `prediction`, which makes the repetition of an emulated prefill faster
+    prediction: bool = False
     support: Support
     #: `native_dialect`, or "prompt" without native support
     dialect: str
@@ -212,6 +214,7 @@ def _manner(how: Manner) -> dict[str, Any]:
         "sends_stop": how.sends_stop,
         "blank_stop": how.blank_stop,
         "max_stop": how.max_stop,
+        "prediction": how.prediction,
     }
 
 
@@ -349,3 +352,13 @@ def refusal(row: Row, status: int, error_text: str) -> Refusal | None:
     """
     text = flat(error_text)
     return next((r for r in row.refusals if r.status == status and flat(r.text) in text), None)
+
+
+#: `Refusal.why` that the next request with the same model meets again.
+LASTING = frozenset({"model", "thinking", "flags"})
+
+
+def is_quoted(refusal: Refusal, texts: Iterable[str]) -> bool:
+    """Whether the words of a refusal stand in the request's own texts, where the host may have them from."""
+    words = flat(refusal.text)
+    return any(words in flat(text) for text in texts)

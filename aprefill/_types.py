@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct
 
 from ._errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Support(Enum):
@@ -74,7 +77,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     """Tokens as the host counted them. None: the host did not say.
 
     `input_tokens` are the prompt's tokens billed at the full rate or, on hosts that only give a total, all of
-    them; cached ones are counted apart where the host does. `output_tokens` include reasoning.
+    them; cached ones are counted apart where the host does. `output_tokens` include reasoning, and the repetition
+    of an emulated prefill: `echo_tokens` is our estimate of that part, by its share of the text.
     """
 
     input_tokens: int | None = None
@@ -82,6 +86,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    echo_tokens: int | None = None
 
     def __add__(self, other: Usage) -> Usage:
         def add(a: int | None, b: int | None) -> int | None:
@@ -93,7 +98,17 @@ class Usage(Struct, frozen=True, kw_only=True):
             cache_read_tokens=add(self.cache_read_tokens, other.cache_read_tokens),
             cache_write_tokens=add(self.cache_write_tokens, other.cache_write_tokens),
             reasoning_tokens=add(self.reasoning_tokens, other.reasoning_tokens),
+            echo_tokens=add(self.echo_tokens, other.echo_tokens),
         )
+
+
+def sum_of(counted: Iterable[Usage | None]) -> Usage | None:
+    """The sum of what is known; None: nothing is."""
+    total: Usage | None = None
+    for usage in counted:
+        if usage is not None:
+            total = usage if total is None else total + usage
+    return total
 
 
 # --- wire -----------------------------------------------------------------------------------------------------
@@ -216,6 +231,29 @@ class Timeouts:
                 raise UsageError(f"Timeouts({name}={value!r}): pass seconds above 0, or None for no limit")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What is done about a failure before anything of the reply came, by sending the same request again.
+
+    Such failures are HTTP 408, 409, 429 and 5xx, an error of those kinds inside the stream, a connection that could
+    not be made or was cut, all of them before the first text, reasoning or tool call. Once something came, the error
+    is raised, with `text_so_far`.
+    """
+
+    #: how often at most; 0: never
+    retries: int = 2
+    #: the longest wait before one of them, in seconds. A host that asks for more (`Retry-After`) gets no second
+    #: request: its error is raised at once
+    max_wait_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+            raise UsageError(f"Recovery(retries={self.retries!r}): pass a whole number, 0 or more")
+        wait = self.max_wait_s
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
+            raise UsageError(f"Recovery(max_wait_s={wait!r}): pass seconds, 0 or more")
+
+
 # --- what the caller sees -------------------------------------------------------------------------------------
 
 
@@ -237,7 +275,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptReport:
-    """What one request did. `mode` is how it carried the prefill: "native", or "none" when there was none."""
+    """What one request did.
+
+    `mode` is how it carried the prefill: "native", "emulated", or "none" when there was none. `error` is the class
+    of what it failed with, ``""`` if it did not; `waited_s` how long was waited before it was sent.
+    """
 
     number: int
     provider: str
@@ -252,6 +294,8 @@ class AttemptReport:
     raw_stop_reason: str | None = None
     stop_sequence: str | None = None
     received_bytes: int = 0
+    error: str = ""
+    waited_s: float = 0.0
 
 
 class TextEvent(Struct, frozen=True):

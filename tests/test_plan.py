@@ -11,7 +11,8 @@ import pytest
 
 from aprefill import stream
 from aprefill._errors import PrefillRefused, UsageError
-from aprefill._plan import Ask, Step, ask, first
+from aprefill._ask import Ask, ask
+from aprefill._plan import Step, first
 from aprefill._seam import Seam
 from aprefill._support import Row, Table, builtin_table
 from aprefill._types import Call, Support, Verdict

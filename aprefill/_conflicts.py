@@ -1,0 +1,77 @@
+"""What a request switches on that may not go together with a native prefill. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._ask import Ask
+
+#: Body fields of many hosts that constrain the reply: a schema, a grammar, a pattern, a choice.
+_CONSTRAINTS = (
+    "format",  # Ollama
+    "grammar", "json_schema",  # llama.cpp
+    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",  # vLLM
+    "regex", "ebnf", "structural_tag",  # SGLang
+)  # fmt: skip
+
+
+def switched_on(ask: Ask) -> dict[str, str]:
+    """The settings that are on, and what the caller calls each: what to change.
+
+    Settings are those of `Row.conflicts`: "thinking", "tools", "tool_choice" (a forced call), "response_format" (a
+    schema or grammar). A field of `extra` wins over the argument of the same name, as it does in the request.
+    """
+    extra = ask.extra
+    on: dict[str, str] = {}
+
+    def note(setting: str, spelled: str, is_on: bool) -> None:
+        if is_on:
+            on.setdefault(setting, spelled)
+
+    def given(name: str, argument: Any) -> tuple[str, Any]:
+        return (f"extra[{name!r}]", extra[name]) if name in extra else (name, argument)
+
+    spelled, thinking = given("thinking", ask.thinking)
+    note("thinking", spelled, _thinks(thinking))
+    note("thinking", "extra['enable_thinking']", bool(extra.get("enable_thinking")))
+    template = extra.get("chat_template_kwargs")
+    if isinstance(template, Mapping):
+        wants = template.get("enable_thinking") or template.get("thinking")
+        note("thinking", "extra['chat_template_kwargs']", bool(wants))
+    note("thinking", "extra['reasoning']", _thinks(extra.get("reasoning")))
+    note("thinking", "extra['reasoning_effort']", extra.get("reasoning_effort") not in {None, "", "none"})
+
+    for name, argument in (("tools", ask.tools), ("functions", None)):
+        spelled, tools = given(name, argument)
+        note("tools", spelled, bool(tools))
+    for name in ("tool_choice", "function_call"):
+        note("tool_choice", f"extra[{name!r}]", _is_forced(extra.get(name)))
+
+    spelled, response_format = given("response_format", ask.response_format)
+    note("response_format", spelled, _constrains(response_format))
+    output = extra.get("output_config")
+    if isinstance(output, Mapping):
+        note("response_format", "extra['output_config']", _constrains(output.get("format")))
+    note("response_format", "extra['output_format']", _constrains(extra.get("output_format")))
+    for name in _CONSTRAINTS:
+        note("response_format", f"extra[{name!r}]", bool(extra.get(name)))
+    return on
+
+
+def _thinks(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return bool(value)
+    if value.get("enabled") is False or value.get("effort") == "none":  # OpenRouter
+        return False
+    return bool(value) and value.get("type") != "disabled"
+
+
+def _is_forced(choice: Any) -> bool:
+    kind = choice.get("type") if isinstance(choice, Mapping) else choice
+    return kind not in {None, "", "auto", "none"} if isinstance(kind, str | None) else True
+
+
+def _constrains(value: Any) -> bool:
+    return bool(value) and not (isinstance(value, Mapping) and value.get("type") == "text")

@@ -1,0 +1,184 @@
+"""Asking in the prompt for a prefill that the host does not take. Pure.
+
+The model is asked to *repeat* what it is to begin with, and the seam drops the repetition: so the ambiguous case (did
+it go on, or start over?) becomes visible. A short text is asked for whole. Of a longer one, only the end: the text is
+quoted, its last line is asked back, and the seam splices by overlap.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, fields
+from string import Formatter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ._types import Message
+
+#: Up to here the whole text is asked for, in characters.
+WHOLE_MAX = 200
+#: How much of a longer text is asked for, in characters. The least is what the seam takes for an overlap.
+END_MIN = 16
+END_MAX = 120
+#: Characters of chatter behind which the echo is still looked for.
+PREAMBLE = 200
+
+BEGIN = """\
+Begin your reply with exactly the text that stands between the markers {open} and {close} below, character for \
+character, and go straight on from where it ends, as one reply. Write nothing before it: no greeting, no explanation, \
+no code fence. Do not write the markers, and do not mention this request.
+{open}{text}{close}"""
+
+CONTINUE = """\
+You have already written the first part of your reply; it stands between the markers {open} and {close} below. Go on \
+with it from exactly where it ends. So that the two parts can be joined, begin by repeating its end, which stands \
+between the same markers a second time: that piece alone, once, character for character. Then go straight on. Write \
+nothing before it: no greeting, no explanation, no code fence. Do not write the markers, and do not mention this request.
+{open}{text}{close}
+{open}{end}{close}"""
+
+SHARPER = """\
+This matters more than anything else about the form of your reply: its very first character is the first character of \
+the text between the last two markers, and that text comes first, unchanged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulation:
+    """The words with which a prefill is asked for in the prompt. Pass one as `emulate=` to use your own.
+
+    Each is a `str.format` template; a brace of its own is doubled. ``{open}`` and ``{close}`` are two markers, made
+    anew for each request, that occur in no text of it, so that no text can close the quotation.
+    """
+
+    #: up to 200 characters: ``{text}`` is all of it
+    begin: str = BEGIN
+    #: beyond: ``{text}`` is all of it, ``{end}`` the piece at its end (16 to 120 characters) to be repeated
+    continued: str = CONTINUE
+    #: added to either when the reply is asked for again (`absent="retry"`)
+    sharper: str = SHARPER
+
+    def __post_init__(self) -> None:
+        known = {"open", "close", "text", "end"}
+        needed = {"begin": {"text"}, "continued": {"text", "end"}, "sharper": set()}
+        for field in fields(self):
+            template = getattr(self, field.name)
+            if not isinstance(template, str):
+                raise UsageError(f"Emulation({field.name}=): pass a str, not a {type(template).__name__}")
+            try:
+                used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+                template.format(**dict.fromkeys(known, ""))
+            except (ValueError, KeyError, IndexError, AttributeError) as exc:
+                raise UsageError(
+                    f"Emulation({field.name}=) is no template: {exc}; its fields are {{open}}, {{close}}, {{text}} "
+                    "and {end}, any other brace is doubled"
+                ) from None
+            if missing := needed[field.name] - used:
+                raise UsageError(f"Emulation({field.name}=) has no {{{min(missing)}}}, so it asks for nothing")
+
+
+#: Our own words.
+DEFAULT = Emulation()
+
+
+class Asked(NamedTuple):
+    """A request for the echo: the messages, what the model is asked to repeat, and the rules of the seam for it."""
+
+    messages: tuple[Message, ...]
+    echo: str
+    rules: Mapping[str, Any]
+
+
+def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper: bool = False) -> Asked:
+    """`messages` with a request to begin with `known` in the last user turn. The input is left alone.
+
+    Of a text of white space alone no echo could be seen, so none is asked for. Raises `UsageError` when the last
+    turn is not the user's, or holds a tool's result: a request beside it would be read as a part of it.
+    """
+    text = known.rstrip()
+    if not text:
+        return Asked(tuple(messages), "", {"stripped": known})
+    opening, closing = markers([known, how.begin, how.continued, how.sharper, *texts_of(messages)])
+    if len(known) <= WHOLE_MAX or len(text) <= END_MAX:
+        echo = known
+        request = how.begin.format(open=opening, close=closing, text=known, end=known)
+        rules: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
+    else:
+        echo = end_of(text)
+        request = how.continued.format(open=opening, close=closing, text=text, end=echo)
+        # No preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
+        rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": known[len(text) :]}
+    if sharper:
+        request += "\n\n" + how.sharper.format(open=opening, close=closing, text=text, end=echo)
+    return Asked((*messages[:-1], _told(messages[-1], request)), echo, rules)
+
+
+def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.token_hex(8)) -> tuple[str, str]:
+    """An opening and a closing marker that occur in none of `texts`, nor across the end of one and the marker itself.
+
+    Neither marker begins with what it ends with, so a text cannot complete one early.
+    """
+    texts = list(texts)
+    while True:
+        name = "text-" + token()
+        if not any(name in text for text in texts):
+            return f"<{name}>", f"</{name}>"
+
+
+def end_of(text: str) -> str:
+    """The piece at the end of `text` that is asked back: its last line, or as many as make 16 characters; at most 120.
+
+    >>> end_of("One line.\\n" * 30 + "The last line of them all")
+    'The last line of them all'
+    """
+    start = text.rfind("\n", 0, max(0, len(text) - END_MIN)) + 1
+    if len(text) - start > END_MAX:
+        start = len(text) - END_MAX
+        # from a word's beginning on, if that is near: half a word is copied badly
+        blank = text.find(" ", start, len(text) - END_MIN)
+        start = start if blank < 0 else blank + 1
+    return text[start:]
+
+
+def room(echo: str) -> int:
+    """Tokens that repeating `echo` may take, on the safe side: a token has two bytes or more in what people write."""
+    return len(echo.encode()) // 2 + 4 if echo else 0
+
+
+def texts_of(messages: Iterable[Message]) -> list[str]:
+    """Everything in the messages that is text, at any depth."""
+    found: list[str] = []
+    todo: list[Any] = list(messages)
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list | tuple):
+            todo += value
+    return found
+
+
+def _told(turn: Message, request: str) -> Message:
+    content = turn["content"]
+    if turn["role"] == "tool" or (isinstance(content, list) and any(_is_result(part) for part in content)):
+        raise UsageError(
+            "the messages end with a tool's result, after which a prefill cannot be asked for in the prompt; "
+            "add a user message, leave prefill out, or choose a model that takes a prefill"
+        )
+    if turn["role"] != "user" or not isinstance(content, str | list):
+        raise UsageError(
+            f"the last message is the {turn['role']}'s; to ask for a prefill in the prompt it must be the user's"
+        )
+    if isinstance(content, str):
+        return {**turn, "content": f"{content}\n\n{request}" if content else request}
+    return {**turn, "content": [*content, {"type": "text", "text": request}]}
+
+
+def _is_result(part: object) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and (kind.endswith("tool_result") or kind == "function_call_output")

@@ -1,0 +1,67 @@
+"""What hosts have refused, remembered for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._plan import Refused
+
+#: How long a refusal is believed, in seconds; a host may learn to take a prefill, or another one answer in its place.
+BELIEVED_S = 3600.0
+#: How many are kept; the one that was used longest ago goes first.
+KEPT = 1024
+
+
+class Refusals:
+    """A bounded memory of what was refused. Safe to use from several threads.
+
+    >>> from aprefill._plan import Refused
+    >>> memory = Refusals()
+    >>> what = Refused("anthropic_messages", "https://api.anthropic.com", "claude-next", False)
+    >>> memory.add(what)
+    >>> what in memory, what._replace(model="claude-other") in memory
+    (True, False)
+    """
+
+    def __init__(
+        self, *, kept: int = KEPT, believed_s: float = BELIEVED_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._kept = kept
+        self._believed_s = believed_s
+        self._clock = clock
+        self._until: OrderedDict[Refused, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, what: Refused) -> None:
+        """Remember a refusal that was just met."""
+        with self._lock:
+            self._until[what] = self._clock() + self._believed_s
+            self._until.move_to_end(what)
+            while len(self._until) > self._kept:
+                self._until.popitem(last=False)
+
+    def __contains__(self, what: object) -> bool:
+        if not self._until:
+            return False
+        with self._lock:
+            until = self._until.get(what)  # type: ignore[call-overload]
+            if until is None:
+                return False
+            if self._clock() >= until:
+                del self._until[what]  # type: ignore[arg-type]
+                return False
+            self._until.move_to_end(what)  # type: ignore[arg-type]
+            return True
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+
+#: What bare `stream()` calls of this process have met.
+of_this_process = Refusals()
