@@ -34,7 +34,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """One reply, good or bad. Everything has a default: `Script(text="Hello")` is a good reply on both wires.
+    """One reply, good or bad. Everything has a default: `Script(text="Hello")` is a good reply on every wire.
 
     A name that ends in ``_s`` is in seconds, in ``_bytes`` counts bytes of the response body. `stall_after`,
     `keepalive_after` and `after` count characters of content as sent, an echo included; a number beyond the
@@ -87,7 +87,7 @@ class Script:
     first_token_s: float = 0.0
     #: how the body's end is told; None: "chunked" for a stream, "length" for anything else
     framing: Framing | None = None
-    #: line ends of the stream: "\n", "\r\n" or "\r"
+    #: line ends of the stream: "\n", "\r\n" or "\r"; Bedrock's frames have none
     newline: str = "\n"
     #: more response headers, or other values for those there are
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -121,11 +121,11 @@ class Script:
     keepalive_s: float = 0.05
     #: where `error_event`, `bad_event`, `insert` and `endless_line` come; None: after all content
     after: int | None = None
-    #: (type, message) of an error inside the stream, which ends there
+    #: (type, message) of an error inside the stream, which ends there. On Bedrock the type becomes AWS's word for it
     error_event: tuple[str, str] | None = None
-    #: a line of this many bytes without an end, and the stream ends there
+    #: a line of this many bytes without an end, and the stream ends there; on Bedrock a frame that announces more
     endless_line: int | None = None
-    #: one event that is not JSON, or JSON that is not UTF-8; the stream goes on after it
+    #: one event that is not JSON, or JSON that is not UTF-8; the stream goes on after it. Bedrock's frame is sound
     bad_event: BadEvent | None = None
     #: raw bytes of yours; the stream goes on after them
     insert: bytes | None = None
@@ -137,7 +137,7 @@ class Script:
     half_event_at_end: bool = False
     #: all but the terminal record (`message_stop`, `[DONE]`)
     no_done: bool = False
-    #: the blank line after the last event is missing
+    #: the blank line after the last event is missing; on Bedrock the last byte of the last frame
     no_last_blank: bool = False
     #: more text after the terminal record
     text_after_end: str = ""
