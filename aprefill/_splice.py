@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -255,10 +256,10 @@ class Splice:
         new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))
         if self._transcript.lead_at >= self._begins:
             new -= self._transcript.lead_length
-        tokens = round(echo / CHARS_A_TOKEN)
+        tokens = math.ceil(echo / CHARS_A_TOKEN)
         if self.usage is not None and self.usage.output_tokens is not None and echo + new:
             text_tokens = max(0, self.usage.output_tokens - (self.usage.reasoning_tokens or 0))
-            tokens = round(text_tokens * echo / (echo + new))
+            tokens = math.ceil(text_tokens * echo / (echo + new))
         self.usage = replace(self.usage or Usage(), echo_tokens=tokens)
 
     def _until_stop(self, stop: StopStage, text: str) -> str:

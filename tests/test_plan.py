@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aprefill import stream
-from aprefill._errors import PrefillRefused, UsageError
 from aprefill._ask import Ask, ask
+from aprefill._errors import PrefillRefused, UsageError
 from aprefill._plan import Step, first
 from aprefill._seam import Seam
 from aprefill._support import Row, Table, builtin_table
