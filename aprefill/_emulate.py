@@ -28,30 +28,30 @@ END_MAX = 120
 PREAMBLE = 200
 
 BEGIN = """\
-Begin your reply with exactly the text that stands between the markers {open} and {close} below, character for \
-character, and go straight on from where it ends, as one reply. Write nothing before it: no greeting, no explanation, \
-no code fence. Do not write the markers, and do not mention this request.
+Begin your reply with exactly the text inside the tag below, character for character, and go straight on from where it \
+ends, as one reply. Write nothing before it: no greeting, no explanation, no code fence. Do not write the tag itself, \
+and do not mention this request.
 {open}{text}{close}"""
 
 CONTINUE = """\
-You have already written the first part of your reply; it stands between the markers {open} and {close} below. Go on \
-with it from exactly where it ends. So that the two parts can be joined, begin by repeating its end, which stands \
-between the same markers a second time: that piece alone, once, character for character. Then go straight on. Write \
-nothing before it: no greeting, no explanation, no code fence. Do not write the markers, and do not mention this request.
+You have already written the first part of your reply; it stands inside the first of the two tags below. Go on with it \
+from exactly where it ends. So that both parts can be joined, begin by repeating its end, which stands inside the second \
+tag: that piece alone, once, character for character. Then go straight on. Write nothing before it: no greeting, no \
+explanation, no code fence. Do not write the tags themselves, and do not mention this request.
 {open}{text}{close}
 {open}{end}{close}"""
 
 SHARPER = """\
-This matters more than anything else about the form of your reply: its very first character is the first character of \
-the text between the last two markers, and that text comes first, unchanged."""
+This matters more than anything else about the form of your reply: its very first character is the first character \
+inside the last tag, and the text inside that tag comes first, unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulation:
     """The words with which a prefill is asked for in the prompt. Pass one as `emulate=` to use your own.
 
-    Each is a `str.format` template; a brace of its own is doubled. ``{open}`` and ``{close}`` are two markers, made
-    anew for each request, that occur in no text of it, so that no text can close the quotation.
+    Each is a `str.format` template; a brace of its own is doubled. ``{open}`` and ``{close}`` are the markers of a
+    tag, made anew for each request, that occur in no text of it, so that no text can close the quotation.
     """
 
     #: up to 200 characters: ``{text}`` is all of it

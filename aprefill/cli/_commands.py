@@ -79,6 +79,13 @@ def commands() -> None:
 @click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Limit for the new text.")
 @click.option("-t", "--temperature", type=float, metavar="T", help="Sent to the host as it is.")
 @click.option("--hide-prefill", is_flag=True, help="Print only what the model adds.")
+@click.option(
+    "--absent",
+    default="join",
+    metavar="WORD",
+    help="If a model that was asked to begin with the prefill does not: join, retry or raise.",
+)
+@click.option("--no-emulate", is_flag=True, help="An error rather than asking for the prefill in the prompt.")
 @click.option("--strict", is_flag=True, help="An error rather than anything but a native prefill.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.option("--timing", is_flag=True, help="Say on standard error how long things took.")

@@ -36,6 +36,8 @@ class Request:
     max_tokens: int | None
     temperature: float | None
     hide_prefill: bool
+    absent: Any
+    no_emulate: bool
     strict: bool
     as_json: bool
     timing: bool
@@ -56,6 +58,8 @@ def run(request: Request) -> None:
         stop=request.stop,
         temperature=request.temperature,
         support=request.support,
+        emulate=not request.no_emulate,
+        absent=request.absent,
         strict=request.strict,
         show_when="never" if request.hide_prefill else None,
     )
@@ -100,6 +104,10 @@ def _facts(reply: aprefill.Reply, text: str) -> dict[str, Any]:
         "mode": reply.mode,
         "support": None if reply.support is None else reply.support.value,
         "model": f"{first.provider}:{first.model}",
+        "attempts": [
+            {"mode": one.mode, "status": one.status, "error": one.error, "waited_s": one.waited_s}
+            for one in reply.attempts
+        ],
         "usage": None if reply.usage is None else msgspec.structs.asdict(reply.usage),
         "timing": asdict(reply.timing),
         "stop_reason": None if reply.stop_reason is None else reply.stop_reason.value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -46,15 +47,22 @@ def continuation(prompt: str, prefill: str) -> str:
     return joint + (_OTHERWISE if prefill else _OTHERWISE[0].upper() + _OTHERWISE[1:])
 
 
-class DemoResponse:
-    """A stream made on the spot."""
+#: What a request to begin with some text looks like in a prompt: our own markers (`_emulate`), the last pair last.
+_ASKED = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
 
-    status = 200
+#: What Claude answers since 4.6.
+_REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
+
+
+class DemoResponse:
+    """An answer made on the spot."""
+
     can_kill = False
 
-    def __init__(self, pieces: list[str], finish: str, prompt_tokens: int) -> None:
-        self.headers: Mapping[str, str] = {"content-type": "text/event-stream"}
-        self.receive: Callable[[], Awaitable[bytes]] = _body(pieces, finish, prompt_tokens).__anext__
+    def __init__(self, status: int, content_type: str, body: AsyncIterator[bytes]) -> None:
+        self.status = status
+        self.headers: Mapping[str, str] = {"content-type": content_type}
+        self.receive: Callable[[], Awaitable[bytes]] = body.__anext__
 
     def kill(self) -> bool:
         return False
@@ -76,24 +84,45 @@ def _event(record: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(record) + b"\n\n"
 
 
+async def _refusal() -> AsyncIterator[bytes]:
+    yield msgspec.json.encode({"error": {"type": "invalid_request_error", "message": _REFUSAL}})
+
+
 class DemoTransport:
-    """Answers like a host that leaves the prefill out (`eats`) or repeats it (`echoes`)."""
+    """Answers like a host of one kind, which is the model's name.
+
+    `eats` and `echoes` take a prefill; `refuses` answers 400 to one, and repeats what the prompt asks for; `emulated`
+    takes none and repeats what the prompt asks for; `ignores` takes none and does not care.
+    """
 
     async def open(self, request: Request) -> DemoResponse:
         body = msgspec.json.decode(request.body)
-        messages = body["messages"]
+        model, messages = body["model"], body["messages"]
+        await anyio.sleep(PACE_S)
         prefill = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
-        prompt = " ".join(str(message["content"]) for message in messages if message["role"] == "user")
-        text = continuation(prompt, prefill)
+        if prefill and model == "refuses":
+            return DemoResponse(400, "application/json", _refusal())
+        prompt = " ".join(_text(message["content"]) for message in messages if message["role"] == "user")
+        text = _reply(model, _ASKED.sub("", prompt), prefill, [match[2] for match in _ASKED.finditer(prompt)])
         for stop in body.get("stop", ()):
             text = text.partition(stop)[0]
-        if body["model"] == "echoes":
-            text = prefill + text
-        await anyio.sleep(PACE_S)
         pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
         limit = body.get("max_tokens") or len(pieces)
         finish = "length" if limit < len(pieces) else "stop"
-        return DemoResponse(pieces[:limit], finish, len(prompt) // 4)
+        return DemoResponse(200, "text/event-stream", _body(pieces[:limit], finish, len(prompt) // 4))
 
     async def aclose(self) -> None:
         await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _reply(model: str, prompt: str, prefill: str, asked: list[str]) -> str:
+    """What the demo model writes. `asked` are the quotations in the prompt: all that is known first, the end last."""
+    if model == "ignores":
+        return "Here it is. " + continuation(prompt, "")
+    if asked:
+        return asked[-1] + continuation(prompt, asked[0])
+    return (prefill if model == "echoes" else "") + continuation(prompt, prefill)
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else " ".join(str(part.get("text", "")) for part in content)
