@@ -1,0 +1,450 @@
+"""The request after the first: a refusal answered by asking in the prompt, a failure answered by asking again."""
+
+from __future__ import annotations
+
+import email.utils
+import gc
+import math
+import time
+import weakref
+from typing import Any
+
+import anyio
+import pytest
+
+from aprefill import (
+    AttemptEnded,
+    AttemptStarted,
+    ConnectFailed,
+    PrefillRefused,
+    ProtocolError,
+    ProviderError,
+    Recovery,
+    Reply,
+    ReplyClosed,
+    Session,
+    Stalled,
+    StatusError,
+    StopReason,
+    Support,
+    TextEvent,
+    Timeouts,
+    Truncated,
+    UsageError,
+    Verdict,
+    _plan,
+    _refusals,
+    stream,
+)
+from aprefill._run import _live
+from aprefill.testing import Script, serve
+
+from .conftest import LOOPS
+from .loopback import WIRES, chunks_of
+
+pytestmark = pytest.mark.anyio
+
+SEED = '["'
+NEW = 'Alabama", "Alaska"]'
+WHOLE = SEED + NEW
+FINE = Script(text=NEW, prefill="eats")
+#: Refuses a prefill, and repeats what the prompt asks for.
+REFUSES = Script(text=NEW, prefill="refuses", echo_text=SEED)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_plan, "FIRST_WAIT_S", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins as a new process would."""
+    memory = _refusals.Refusals()
+    monkeypatch.setattr("aprefill._session.of_this_process", memory)
+
+
+def ask(server: Any, wire: str, **options: Any) -> Reply:
+    """A stream to a model that is taken to have a native prefill."""
+    options = {"prefill": SEED, **options}
+    if wire == "messages":
+        return stream(
+            "hi", **{"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", **options}
+        )
+    model = "openai-compatible:m"
+    return stream("hi", **{"model": model, "base_url": server.openai_url, "support": "eats", **options})
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_refusal_is_rescued_on_the_same_call(wire: str) -> None:
+    """One call, two requests: the first native, the second asking in the prompt; both are reported."""
+    async with serve(REFUSES) as server:
+        reply = ask(server, wire)
+        events = [event async for event in reply.events()]
+        assert next(e.text for e in events if isinstance(e, TextEvent)) == SEED
+        assert await reply.text() == WHOLE
+        assert (reply.mode, reply.support, reply.verdict) == ("emulated", Support.EMULATED, Verdict.ECHOED)
+        assert [(a.number, a.mode, a.support, a.status, a.error) for a in reply.attempts] == [
+            (1, "native", Support.EATS, 400, "PrefillRefused"),
+            (2, "emulated", Support.EMULATED, 200, ""),
+        ]
+        assert [e.report.number for e in events if isinstance(e, AttemptEnded)] == [1, 2]
+        assert [e.number for e in events if isinstance(e, AttemptStarted)] == [2]
+        assert [exchange.prefill for exchange in server.exchanges] == [SEED, ""]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_it_is_remembered(wire: str) -> None:
+    """The next call asks in the prompt at once; without a prefill nothing changes."""
+    async with serve(REFUSES) as server:
+        for requests in (2, 3):
+            reply = ask(server, wire)
+            assert await reply.text() == WHOLE
+            assert len(server.exchanges) == requests
+        assert [a.mode for a in reply.attempts] == ["emulated"]
+        assert (await finished(ask(server, wire, prefill=""))).mode == "none"
+
+
+async def test_a_session_remembers_for_itself() -> None:
+    """What one session met, another has to meet."""
+    async with serve(REFUSES) as server:
+        for expected in ([2, 1], [2, 1]):
+            async with Session("anthropic:claude-haiku-4-5", base_url=server.url, api_key="k") as session:
+                counts = []
+                for _ in range(2):
+                    reply = session.stream("hi", prefill=SEED)
+                    await reply.text()
+                    counts.append(len(reply.attempts))
+                assert counts == expected
+
+
+@pytest.mark.parametrize("options", [{"emulate": False}, {"strict": True}])
+async def test_a_refusal_is_an_error_to_who_wants_one(options: dict[str, Any]) -> None:
+    """`PrefillRefused`, with the status; and the memory does not make it a success later."""
+    async with serve(REFUSES) as server:
+        for _ in range(2):
+            with pytest.raises(PrefillRefused) as refused:
+                await ask(server, "messages", **options).text()
+            assert refused.value.status == 400
+        await ask(server, "messages").text()
+        with pytest.raises(PrefillRefused):
+            await ask(server, "messages", **options).text()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ("invalid_request_error", "max_tokens: 4096 > 2048"),
+        ("invalid_request_error", "messages: at least one message is required"),
+        ("invalid_request_error", "prefill"),
+    ],
+)
+async def test_any_other_400_teaches_nothing(error: tuple[str, str]) -> None:
+    """It is the caller's error, and the next call is native again."""
+    async with serve([Script(status=400, error=error), FINE]) as server:
+        with pytest.raises(StatusError):
+            await ask(server, "messages").text()
+        reply = ask(server, "messages")
+        assert await reply.text() == WHOLE
+        assert reply.mode == "native"
+
+
+async def test_a_refusal_of_this_request_alone_is_not_remembered() -> None:
+    """White space at the end was refused, which says nothing about the next prefill."""
+    text = "messages: final assistant content cannot end with trailing whitespace"
+    async with serve([Script(status=400, error=("invalid_request_error", text)), FINE, FINE]) as server:
+        assert [a.mode for a in (await finished(ask(server, "messages"))).attempts] == ["native", "emulated"]
+        assert [a.mode for a in (await finished(ask(server, "messages"))).attempts] == ["native"]
+
+
+async def finished(reply: Reply) -> Reply:
+    await reply.text()
+    return reply
+
+
+async def test_words_of_the_prompt_teach_nothing() -> None:
+    """A host that quotes a prompt which holds the refusal's own words: rescued, and not remembered for others."""
+    words = "This model does not support assistant message prefill. The conversation must end with a user message."
+    quoting = Script(status=400, error=("invalid_request_error", f"bad input: why does it say '{words}'?"))
+    async with serve([quoting, FINE, FINE]) as server:
+        options = {"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k"}
+        await stream(f"why does it say '{words}'?", prefill=SEED, **options).text()
+        reply = await finished(ask(server, "messages"))
+        assert [a.mode for a in reply.attempts] == ["native"]
+
+
+async def test_one_tenants_odd_400_changes_nothing_for_others() -> None:
+    """Another model, another host, another protocol, thinking the other way: each is another matter."""
+    async with serve(REFUSES) as one, serve(FINE) as two:
+        await ask(one, "messages").text()
+        others = [
+            ask(two, "messages"),
+            ask(one, "messages", model="anthropic:claude-opus-4-5"),
+            ask(one, "chat", model="m"),
+        ]
+        for reply in others:
+            await reply.text()
+            assert reply.attempts[0].mode == "native"
+        assert (await finished(ask(one, "messages"))).attempts[0].mode == "emulated"
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS[1:])
+async def test_a_thousand_tasks_at_once() -> None:
+    """Two hosts, two models each, one of the four refuses: nobody else is emulated, everybody's text is right."""
+
+    def answer(exchange: Any) -> Script:
+        return REFUSES if exchange.json["model"].startswith("claude-haiku") else FINE
+
+    modes: dict[tuple[str, str], set[str]] = {}
+
+    async def one(server: Any, host: str, model: str, session: Session) -> None:
+        reply = session.stream("hi", prefill=SEED, model=f"anthropic:{model}", base_url=server.url)
+        assert await reply.text() == WHOLE
+        modes.setdefault((host, model), set()).add(str(reply.mode))
+
+    async with serve(answer) as odd, serve(FINE) as even:
+        async with Session("anthropic:x", api_key="k") as session, anyio.create_task_group() as group:
+            for _ in range(250):
+                for host, server in (("odd", odd), ("even", even)):
+                    for model in ("claude-haiku-4-5", "claude-opus-4-5"):
+                        group.start_soon(one, server, host, model, session)
+    assert modes.pop(("odd", "claude-haiku-4-5")) == {"emulated"}
+    assert modes == {
+        ("odd", "claude-opus-4-5"): {"native"},
+        ("even", "claude-haiku-4-5"): {"native"},
+        ("even", "claude-opus-4-5"): {"native"},
+    }
+
+
+async def test_a_rescue_that_fails_hides_nothing() -> None:
+    """The error is the last one; the refusal is on its chain."""
+    async with serve([REFUSES, Script(status=401)]) as server:
+        with pytest.raises(StatusError) as error:
+            await ask(server, "messages").text()
+        assert isinstance(error.value.__cause__, PrefillRefused)
+        assert "2 requests" in error.value.__notes__[0]
+
+
+async def test_a_refusal_after_a_tools_result() -> None:
+    """It cannot be asked for in the prompt there: the refusal is the error."""
+    messages = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "42"}]}]
+    async with serve(REFUSES) as server:
+        with pytest.raises(PrefillRefused):
+            await stream(
+                messages, prefill=SEED, model="anthropic:claude-haiku-4-5", base_url=server.url, api_key="k"
+            ).text()
+
+
+# --- retries ----------------------------------------------------------------------------------------------------
+
+OVERLOADED = ("overloaded_error", "Overloaded")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    "failing",
+    [
+        *[Script(status=status) for status in (408, 409, 429, 500, 502, 503, 504, 529)],
+        Script(hang_up=True),
+        Script(text="abc", error_event=OVERLOADED, after=0),
+        Script(text="abc", drop_after_bytes=0),
+        Script(text="abc", reset_after_bytes=0),
+        Script(text="abc", drop_after_bytes=30),
+    ],
+    ids=lambda s: (
+        str(s.status) if s.status != 200 else "hang up" if s.hang_up else "in band" if s.error_event else "cut"
+    ),
+)
+async def test_what_is_asked_again(wire: str, failing: Script) -> None:
+    """A failure before any delta that may pass: the same request again, the prefill shown once."""
+    async with serve([failing, failing, FINE]) as server:
+        reply = ask(server, wire)
+        assert "".join(await chunks_of(reply)) == WHOLE
+        assert [bool(a.error) for a in reply.attempts] == [True, True, False]
+        assert all(a.waited_s > 0 for a in reply.attempts[1:])
+        first, *rest = (exchange.json for exchange in server.exchanges)
+        assert rest == [first, first]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    ("failing", "error"),
+    [
+        (Script(status=400), StatusError),
+        (Script(status=401), StatusError),
+        (Script(status=404), StatusError),
+        (Script(status=422), StatusError),
+        (Script(redirect="http://127.0.0.1:1/"), StatusError),
+        (Script(body=b"<html>", content_type="text/html"), ProtocolError),
+        (Script(text="abcdef", cuts=2, error_event=OVERLOADED, after=2), StatusError),
+        (Script(reasoning="hm, ", text="abcdef", error_event=OVERLOADED, after=0), StatusError),
+        (Script(text="abcdef", no_end=True), Truncated),
+    ],
+    ids=["400", "401", "404", "422", "redirect", "html", "after text", "after reasoning", "no end"],
+)
+async def test_what_is_not_asked_again(wire: str, failing: Script, error: type[ProviderError]) -> None:
+    """What will not pass, and what comes after a delta: the error, with the text so far, after one request."""
+    async with serve([failing, FINE]) as server:
+        with pytest.raises(error):
+            await ask(server, wire).text()
+        assert len(server.exchanges) == 1
+
+
+async def test_nobody_listens() -> None:
+    """Three times no connection: the error, and on its chain what the others were."""
+    async with serve(FINE) as server:
+        pass
+    reply = ask(server, "chat")
+    with pytest.raises(ConnectFailed):
+        await reply.text()
+    assert [a.error for a in reply.attempts] == ["ConnectFailed"] * 3
+    assert reply.stop_reason is None
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+async def test_how_often(retries: int) -> None:
+    """`retries` more than the first, then the error."""
+    async with serve(Script(status=503)) as server:
+        with pytest.raises(StatusError) as error:
+            await ask(server, "chat", recovery=Recovery(retries=retries)).text()
+        assert len(server.exchanges) == retries + 1
+        chain = []
+        link: BaseException | None = error.value
+        while link is not None:
+            chain.append(link)
+            link = link.__cause__
+        assert [type(one) for one in chain] == [StatusError] * (retries + 1)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": "0.2"},
+        {"retry-after-ms": "200"},
+        {"retry-after": "30", "retry-after-ms": "200"},
+    ],
+    ids=["seconds", "ms", "ms wins"],
+)
+async def test_the_hosts_own_wait(headers: dict[str, str]) -> None:
+    """What the host asks for is waited, no more and no less."""
+    async with serve([Script(status=429, headers=headers), FINE]) as server:
+        began = time.perf_counter()
+        reply = await finished(ask(server, "chat"))
+        assert time.perf_counter() - began >= 0.2
+        assert reply.attempts[1].waited_s == pytest.approx(0.2)
+
+
+async def test_the_hosts_own_wait_as_a_date() -> None:
+    """The other form of Retry-After; dates have whole seconds."""
+    at = email.utils.formatdate(time.time() + 2, usegmt=True)
+    async with serve([Script(status=503, retry_after=at), FINE]) as server:
+        reply = await finished(ask(server, "chat"))
+        assert 0 < reply.attempts[1].waited_s <= 2
+
+
+@pytest.mark.parametrize("retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)])
+async def test_too_long_a_wait_is_an_error_at_once(retry_after: Any) -> None:
+    """It says how long the host asked for."""
+    async with serve(Script(status=429, retry_after=retry_after)) as server:
+        with pytest.raises(StatusError, match="it asks to wait") as error, anyio.fail_after(2):
+            await ask(server, "messages").text()
+        assert error.value.retry_after_s is not None
+        assert error.value.retry_after_s > 60
+        assert len(server.exchanges) == 1
+
+
+async def test_the_total_clock_goes_on() -> None:
+    """Waits and earlier requests count for `total_s`: no wait that is longer than what is left."""
+    async with serve(Script(status=429, retry_after=5)) as server:
+        with pytest.raises(StatusError), anyio.fail_after(2):
+            await ask(server, "chat", timeouts=Timeouts(total_s=1)).text()
+        assert len(server.exchanges) == 1
+    slow = Script(text="abc", first_token_s=math.inf)
+    async with serve([Script(status=429, retry_after=0.3), slow]) as server:
+        began = time.perf_counter()
+        with pytest.raises(Stalled) as stalled, anyio.fail_after(3):
+            await ask(server, "chat", timeouts=Timeouts(total_s=0.5)).text()
+        assert (stalled.value.clock, stalled.value.after_s) == ("total_s", 0.5)
+        assert time.perf_counter() - began < 0.75
+
+
+@pytest.mark.parametrize("show_when", ["now", "accepted", "decided"])
+async def test_the_prefill_is_never_shown_twice(show_when: Any) -> None:
+    """Accepted, shown, cut before any delta, asked again: once."""
+    async with serve([Script(text="x", drop_after_bytes=0), Script(text="x", drop_after_bytes=0), FINE]) as server:
+        reply = ask(server, "messages", show_when=show_when)
+        chunks = await chunks_of(reply)
+        assert "".join(chunks) == WHOLE
+        assert chunks.count(SEED) == 1
+
+
+async def test_usage_is_summed() -> None:
+    """A cut after the host had counted the prompt: both requests are paid for."""
+    async with serve([Script(text="abc", error_event=OVERLOADED, after=0), FINE]) as server:
+        reply = await finished(ask(server, "messages"))
+        assert reply.usage is not None
+        assert reply.usage.input_tokens == 20
+        assert [a.usage and a.usage.input_tokens for a in reply.attempts] == [10, 10]
+
+
+@pytest.mark.parametrize("end", ["cancel", "aclose", "session", "task"])
+async def test_it_can_be_ended_while_it_waits(end: str) -> None:
+    """The wait before the next request ends at once, and nothing more is sent."""
+    async with serve(Script(status=429, retry_after=30)) as server:
+        async with Session("openai-compatible:m", base_url=server.openai_url) as session:
+            reply = session.stream("hi")
+            ended_with: list[object] = []
+
+            async def read() -> None:
+                try:
+                    ended_with.append([chunk async for chunk in reply])
+                except ReplyClosed as error:
+                    ended_with.append(error)
+
+            with anyio.fail_after(2):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(read)
+                    while reply._run._pause is None:
+                        await anyio.lowlevel.checkpoint()
+                    if end == "cancel":
+                        reply.cancel()
+                    elif end == "aclose":
+                        await reply.aclose()
+                    elif end == "session":
+                        await session.aclose()
+                    else:
+                        group.cancel_scope.cancel()
+            if end == "cancel":
+                assert ended_with == [[]]
+                assert reply.stop_reason is StopReason.CANCELLED
+            elif end != "task":
+                assert isinstance(ended_with[0], ReplyClosed)
+            assert reply._run not in _live
+        assert len(server.exchanges) == 1
+
+
+@pytest.mark.usefixtures("no_gc")
+async def test_a_rescued_reply_is_freed_without_the_collector() -> None:
+    """What the first request failed with is kept for the chain, and is no cycle."""
+    async with serve([REFUSES, Script(status=503), FINE]) as server:
+        reply = ask(server, "messages")
+        run = weakref.ref(reply._run)
+        await reply.text()
+        assert len(reply.attempts) == 3
+        del reply
+        for _ in range(20):
+            await anyio.lowlevel.checkpoint()
+        assert run() is None
+    gc.collect()
+
+
+def test_what_recovery_may_be() -> None:
+    """Wrong values are errors that say what to pass."""
+    for wrong in ({"retries": -1}, {"retries": 1.5}, {"max_wait_s": -1}, {"max_wait_s": math.nan}, {"retries": True}):
+        with pytest.raises(UsageError, match="Recovery"):
+            Recovery(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="recovery"):
+        stream("x", model="demo:eats", recovery=2)  # type: ignore[arg-type]
