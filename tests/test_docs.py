@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/how-it-works.md", "docs/testing.md", "docs/cli.md", "CONTRIBUTING.md"]
+PAGES = ["README.md", "docs/how-it-works.md", "docs/testing.md", "docs/cli.md", "docs/refused.md", "CONTRIBUTING.md"]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -49,6 +49,8 @@ def params(language: str) -> list[Any]:
 
 def reply_to(received: Received) -> Script:
     """A host that goes on from whatever the documents prefill."""
+    if '>["</text-' in received.last_user_text:
+        return Script(text='Alabama", "Alaska"]', prefill="echoes", echo_text='["')
     texts = {'["': 'Alabama", "Alaska"]', "country: ": "France\ncapital: Paris\n\nAnd more"}
     return Script(text=texts.get(received.prefill, "Hello, world."), prefill="eats")
 
@@ -79,8 +81,16 @@ def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.Capt
     space = {"__name__": "__main__"}
     exec(compile(code, "block", "exec"), space)
     printed = capsys.readouterr().out
-    if "JSON list of US state names" in code or "from_any_sdk" in code:
+    if "demo:ignores" in code:
+        assert printed.startswith("ignores did not begin its reply with the prefill")
+    elif "demo:refuses" in code:
+        assert printed == "[('native', 400), ('emulated', 200)]\n"
+    elif "demo:" in code:
+        assert printed.startswith('["Alabama", "Alaska", ')
+    elif "JSON list of US state names" in code or "from_any_sdk" in code:
         assert printed.startswith('["Alabama", "Alaska"]')
+    if "claude-opus-4-6" in code:
+        assert printed.endswith("emulated, echoed\n")
     if "country: " in code:
         assert printed.count("country: France\ncapital: Paris\n") == 2
     if "FastAPI" in code:
