@@ -1,0 +1,217 @@
+"""One fault, once: through aprefill or through an SDK's own stream, and the judgement of what came out.
+
+The judgement is the same for both: what a good client must do, `check` says, and its controls are the SDKs.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anthropic
+import httpx
+import httpx2
+import openai
+
+import aprefill
+from aprefill import AprefillError, stream
+
+from .faults import PREFILL
+
+if TYPE_CHECKING:
+    from .faults import Fault
+
+KEY = "sk-fault-0123456789-abcdefghij"
+QUESTION = "Count to seven, please."
+
+#: What `stream(client=...)` is given: nothing, or a client of the caller's.
+CLIENTS = ("ours", "httpx2", "httpx")
+
+#: One for all clients: making it takes longer than most faults.
+_TLS = ssl.create_default_context()
+
+#: These runs are of one request each.
+_ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)} if hasattr(aprefill, "Recovery") else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a caller saw."""
+
+    #: all text that was handed out
+    text: str
+    #: what was raised
+    error: Exception | None = None
+    #: it went on until we ended it
+    unending: bool = False
+    seconds: float = 0.0
+
+
+async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
+    """What comes out of `chunks`, for at most `bound_s` seconds of waiting."""
+    text: list[str] = []
+    error: Exception | None = None
+    began = time.perf_counter()
+    with anyio.move_on_after(bound_s) as scope:
+        try:
+            async for chunk in chunks:
+                text.append(chunk)
+        except Exception as exc:
+            error = exc
+    seconds = time.perf_counter() - began
+    return Outcome(text="".join(text), error=error, unending=scope.cancelled_caught, seconds=seconds)
+
+
+# --- through aprefill -----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def client_of(kind: str) -> AsyncIterator[dict[str, Any]]:
+    """The `client=` of one kind, as an option of `stream`; open for the while."""
+    if kind == "ours":
+        yield {}
+        return
+    make: Any = {"httpx2": httpx2.AsyncClient, "httpx": httpx.AsyncClient}[kind]
+    async with make(verify=_TLS) as client:
+        yield {"client": client}
+
+
+async def through_aprefill(
+    fault: Fault, wire: str, url: str, client: Mapping[str, Any], *, bound_s: float | None = None
+) -> Outcome:
+    """The fault at `url`, through `stream`."""
+    chat = wire == "chat"
+    reply = stream(
+        QUESTION,
+        prefill=PREFILL,
+        model="vllm:m" if chat else "anthropic:claude-haiku-4-5",
+        base_url=f"{url}/v1" if chat else url,
+        api_key=KEY,
+        timeouts=fault.timeouts,
+        **client,
+        **_ONE_REQUEST,
+    )
+    return await watched(aiter(reply), fault.within_s if bound_s is None else bound_s)
+
+
+# --- through the SDKs' own streams ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def own_stream_of(sdk: str, url: str) -> AsyncIterator[Callable[[], AsyncIterator[str]]]:
+    """Asks for a reply through the SDK's own stream, with the SDK's own settings."""
+    messages: Any = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": PREFILL.strip()}]
+    if sdk == "openai":
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as chat:
+
+            async def chat_text() -> AsyncIterator[str]:
+                async for chunk in await chat.chat.completions.create(model="m", messages=messages, stream=True):
+                    for choice in chunk.choices:
+                        yield choice.delta.content or ""
+
+            yield chat_text
+    else:
+        async with anthropic.AsyncAnthropic(base_url=url, api_key=KEY) as host:
+
+            async def messages_text() -> AsyncIterator[str]:
+                async for event in await host.messages.create(
+                    model="claude-haiku-4-5", max_tokens=1000, messages=messages, stream=True
+                ):
+                    if event.type == "content_block_delta" and event.delta.type == "text_delta":
+                        yield event.delta.text
+
+            yield messages_text
+
+
+async def through_sdk(ask: Callable[[], AsyncIterator[str]], bound_s: float) -> Outcome:
+    """What the SDK's own stream makes of it, with the prefill that SDKs leave to their caller."""
+    outcome = await watched(ask(), bound_s)
+    return replace(outcome, text=PREFILL + outcome.text)
+
+
+# --- the judgement --------------------------------------------------------------------------------------------
+
+
+def check(fault: Fault, outcome: Outcome) -> None:
+    """The right text, or a typed error with the text so far and without the key; in time, and never in silence."""
+    error = outcome.error
+    assert not outcome.unending, f"went on for {outcome.seconds:.1f} s"
+    assert outcome.seconds <= fault.within_s, f"took {outcome.seconds:.1f} s"
+    if error is None:
+        assert fault.right is not None, "ended in silence"
+        assert outcome.text == PREFILL + fault.right, "the wrong text, in silence"
+        return
+    assert isinstance(error, AprefillError), f"a foreign error left: {type(error).__name__}"
+    assert isinstance(error, fault.errors), f"{type(error).__name__}: {error}"
+    assert error.text_so_far == outcome.text, "text_so_far is not what was handed out"
+    expected = "" if fault.kept is None else PREFILL + fault.kept
+    if fault.may_keep_less:
+        assert expected.startswith(outcome.text), "not the text so far"
+    else:
+        assert outcome.text == expected, "not the text so far"
+    assert {name: getattr(error, name) for name in fault.facts} == fault.facts
+    assert not list(places_of(KEY, error)), "the key is on the chain"
+
+
+def places_of(secret: str, error: BaseException) -> Iterator[str]:
+    """Where `secret` can be read from an error: itself, its chain, and all that hangs from either but its frames."""
+    if secret in "".join(traceback.format_exception(error)):
+        yield "the printed traceback"
+    seen: set[int] = set()
+    # an entry keeps what it names alive, so that no id is given twice
+    waiting: list[tuple[str, Any]] = [(type(error).__name__, error)]
+    kept: list[Any] = []
+    while waiting:
+        where, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        kept.append(value)
+        if any(secret in text for text in _texts(value)):
+            yield where
+        waiting += ((f"{where}{step}", part) for step, part in _parts(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, bytes | bytearray):
+        yield bytes(value).decode("latin-1")
+    elif isinstance(value, str):
+        yield value
+    elif not isinstance(value, type):
+        for show in (repr, str):
+            try:
+                yield show(value)
+            except Exception:  # noqa: PERF203 - a broken repr shows nothing
+                continue
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, BaseException):
+        yield ".__cause__", value.__cause__
+        yield ".__context__", value.__context__
+        yield ".args", value.args
+        for name in ("request", "response", "_request", "_response", "body", "headers", "doc", "object"):
+            try:
+                yield f".{name}", getattr(value, name)
+            except Exception:  # noqa: S110 - httpx's `request` raises when there is none
+                pass
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    elif isinstance(value, type) or type(value).__module__ == "builtins" and not isinstance(value, BaseException):
+        return
+    if type(value).__module__.partition(".")[0] in {"logging", "ssl", "asyncio", "trio", "uvloop", "re"}:
+        return
+    yield from ((f".{name}", part) for name, part in (getattr(value, "__dict__", None) or {}).items())
+    for kind in type(value).__mro__:
+        names = kind.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if (part := getattr(value, name, None)) is not None:
+                yield f".{name}", part
