@@ -72,30 +72,28 @@ async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
 
 
 @asynccontextmanager
-async def client_of(kind: str) -> AsyncIterator[dict[str, Any]]:
-    """The `client=` of one kind, as an option of `stream`; open for the while."""
-    if kind == "ours":
-        yield {}
-        return
-    make: Any = {"httpx2": httpx2.AsyncClient, "httpx": httpx.AsyncClient}[kind]
-    async with make(verify=_TLS) as client:
-        yield {"client": client}
-
-
-async def through_aprefill(
-    fault: Fault, wire: str, url: str, client: Mapping[str, Any], *, bound_s: float | None = None
-) -> Outcome:
-    """The fault at `url`, through `stream`."""
+async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str, Any]]:
+    """The options of `stream` that lead to the host at `url` through one kind of client, open for the while."""
     chat = wire == "chat"
+    base_url = f"{url}/v1" if chat else url
+    model = "vllm:m" if chat else "anthropic:claude-haiku-4-5"
+    direct = {"model": model, "base_url": base_url, "api_key": KEY}
+    if client == "ours":
+        yield direct
+        return
+    make: Any = httpx.AsyncClient if client == "httpx" else httpx2.AsyncClient
+    async with make(verify=_TLS) as http:
+        yield {**direct, "client": http}
+
+
+async def through_aprefill(fault: Fault, options: Mapping[str, Any], *, bound_s: float | None = None) -> Outcome:
+    """The fault through `stream`."""
     reply = stream(
         QUESTION,
         prefill=PREFILL,
-        model="vllm:m" if chat else "anthropic:claude-haiku-4-5",
-        base_url=f"{url}/v1" if chat else url,
-        api_key=KEY,
         timeouts=fault.timeouts,
-        **client,
-        **_ONE_REQUEST,
+        **({} if fault.with_retries else _ONE_REQUEST),
+        **options,
     )
     return await watched(aiter(reply), fault.within_s if bound_s is None else bound_s)
 
@@ -155,7 +153,9 @@ def check(fault: Fault, outcome: Outcome) -> None:
         assert expected.startswith(outcome.text), "not the text so far"
     else:
         assert outcome.text == expected, "not the text so far"
-    assert {name: getattr(error, name) for name in fault.facts} == fault.facts
+    for name, value in fault.facts.items():
+        assert getattr(error, name) == value, f"{name} is {getattr(error, name)!r}"
+    assert fault.says in str(error), f"the message does not say {fault.says!r}"
     assert not list(places_of(KEY, error)), "the key is on the chain"
 
 

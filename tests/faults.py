@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aprefill import AprefillError, LimitExceeded, ProtocolError, Stalled, StatusError, Timeouts, Truncated
+from aprefill import AprefillError, ConnectFailed, LimitExceeded, ProtocolError, Stalled, StatusError, Timeouts, Truncated
 from aprefill.testing import Received, Script
 from aprefill.testing.answer import answer
 
@@ -45,15 +45,22 @@ class Fault:
     kept: str | None = None
     #: less than `kept` may have come: a reset overtakes the data before it
     may_keep_less: bool = False
-    #: attributes that the error must have
+    #: attributes that the error must have, and words in its message
     facts: dict[str, Any] = field(default_factory=dict)
+    says: str = ""
     timeouts: Timeouts = field(default_factory=Timeouts)
     #: from the request to the end, in seconds; generous, for a machine that is busy with something else
     within_s: float = 2.0
     #: most memory that may be taken meanwhile, in bytes; None: the fault is not about memory
     within_bytes: int | None = None
-    #: takes a second or more even when all is well
+    #: aprefill may ask again, as it does by itself; elsewhere each run is one request
+    with_retries: bool = False
+    #: takes half a second or more even when all is well
     slow: bool = False
+    #: time and memory are the point: the page tells them
+    weighs: bool = False
+    #: why this comes out, where the name does not say it
+    note: str = ""
 
     def play(self, received: Received) -> Script:
         """The script for one request."""
@@ -91,6 +98,7 @@ def _ends_in_the_line_after_before(received: Received) -> Script:
 _DEEP = b"[" * 200_000 + b"]" * 200_000
 #: The record bound is 1 MiB. A decoder holds a little more, the loopback host its blocks of 64 KiB.
 _BOUND = 8 * MIB
+_BOUNDED = "One record may have 1 MiB."
 
 FAULTS: tuple[Fault, ...] = (
     # --- the end is missing -----------------------------------------------------------------------------------
@@ -100,12 +108,13 @@ FAULTS: tuple[Fault, ...] = (
         errors=(Truncated,),
         kept=TEXT,
     ),
-    # a chat stream's reply is whole with its finish reason: there are gateways that leave [DONE] out
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
         wires=("chat",),
         right=TEXT,
+        note="On chat a reply is whole with its finish reason, for there are gateways that leave `[DONE]` out; "
+        "on messages only `message_stop` is the end.",
     ),
     Fault(
         name="finish reason, no terminal event",
@@ -126,18 +135,18 @@ FAULTS: tuple[Fault, ...] = (
         errors=(Truncated,),
         kept=TEXT,
     ),
-    # WHATWG (9.2.6) drops an event that no blank line ends: its text does not count
     Fault(
         name="ends after a text event without its blank line",
         script=_ends_in_the_line_after_before,
         errors=(Truncated,),
         kept=BEFORE,
+        note="An event that no blank line ends does not count (WHATWG HTML 9.2.6): its text is not handed out.",
     ),
-    # but when that event is the terminal one, and whole, nothing of the reply is missing
     Fault(
         name="no blank line after the terminal event",
         script=replace(GOOD, no_last_blank=True),
         right=TEXT,
+        note="When the event without a blank line is the terminal one, and whole, nothing of the reply is missing.",
     ),
     # --- no stream at all -------------------------------------------------------------------------------------
     Fault(
@@ -158,6 +167,7 @@ FAULTS: tuple[Fault, ...] = (
         kept="",
     ),
     # --- the connection breaks --------------------------------------------------------------------------------
+    Fault(name="hangs up without an answer", script=Script(hang_up=True), errors=(ConnectFailed,)),
     Fault(name="FIN in mid-stream", script=_cut(), errors=(Truncated,), kept=BEFORE),
     Fault(
         name="RST in mid-stream",
@@ -196,11 +206,11 @@ FAULTS: tuple[Fault, ...] = (
         errors=(ProtocolError,),
         kept=BEFORE,
     ),
-    # an event stream is decoded with U+FFFD for what is no UTF-8 (WHATWG 9.2.6)
     Fault(
         name="bad UTF-8",
         script=replace(GOOD, after=len(BEFORE), bad_event="utf8"),
         right=TEXT.replace(BEFORE, BEFORE + "\ufffd"),
+        note="An event stream is decoded with U+FFFD in place of what is not UTF-8 (WHATWG HTML 9.2.5).",
     ),
     Fault(
         name="JSON 200,000 levels deep",
@@ -217,6 +227,7 @@ FAULTS: tuple[Fault, ...] = (
         facts={"clock": "first_token_s", "after_s": 0.5},
         timeouts=Timeouts(first_token_s=0.5),
         slow=True,
+        note="With `Timeouts(first_token_s=0.5)`; without it, after 600 s.",
     ),
     Fault(
         name="keep-alives and no more text",
@@ -225,6 +236,7 @@ FAULTS: tuple[Fault, ...] = (
         kept=BEFORE,
         facts={"clock": "progress_s", "after_s": 0.1},
         timeouts=Timeouts(progress_s=0.1),
+        note="With `Timeouts(progress_s=0.1)`; without it, after 300 s.",
     ),
     *(
         Fault(
@@ -234,6 +246,8 @@ FAULTS: tuple[Fault, ...] = (
             kept=BEFORE,
             facts={"limit": "max_record_bytes"},
             within_bytes=_BOUND,
+            weighs=True,
+            note=_BOUNDED,
         )
         for mib in (8, 16, 32)
     ),
@@ -245,18 +259,25 @@ FAULTS: tuple[Fault, ...] = (
         right=BEFORE + "x" * (4 * MIB),
         within_s=10.0,
         slow=True,
+        weighs=True,
+        note=_BOUNDED,
     ),
     Fault(
         name="gzip bomb, 250 MiB when inflated",
         script=Script(gzip_bomb=250 * MIB),
         errors=(ProtocolError,),
         within_bytes=_BOUND,
+        weighs=True,
+        note="Identity is asked for, and nothing else is taken: not a byte is inflated.",
     ),
     Fault(
         name="429 with `Retry-After: 9999`",
         script=Script(status=429, retry_after=9999),
         errors=(StatusError,),
         facts={"status": 429, "retry_after_s": 9999},
+        says="9999 s",
+        with_retries=True,
+        note="The error says how long the host asks to wait.",
     ),
 )
 
