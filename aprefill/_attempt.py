@@ -89,6 +89,8 @@ class Attempt:
         self.failure: AprefillError | None = None
         #: `interrupt()` was called
         self.interrupted = False
+        #: whether `kill()` shuts the connection down; None before the host accepted
+        self.closes_at_once: bool | None = None
         #: where the asynchronous close may be scheduled from a finaliser
         self.loop: Any = None
 
@@ -123,13 +125,14 @@ class Attempt:
         self._waited = self._waited_since_progress = anyio.current_time() - began
         self.status = self._response.status
         headers = self._response.headers
-        request_id = headers.get("request-id") or headers.get("x-request-id")
+        request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
         self.request_id = request_id and self._target.without_key(request_id)
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)
         else:
             self._now = anyio.current_time
         await self._check_head()
+        self.closes_at_once = self._response.can_kill
         self._wire = decoder_for(headers.get("content-type", ""))
         self._receive = self._response.receive
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from .endpoint import WireName, endpoint_of
 from .output import ModelOutput, speak, split_at
 from .wire import REFUSAL, TRAILING_WHITESPACE, MakeWire, Wire
 from .wire_anthropic import AnthropicWire
+from .wire_bedrock import BedrockWire
 from .wire_openai import OpenAIWire
 
 if TYPE_CHECKING:
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 #: Endless bodies are made of blocks of this many bytes, so that none is ever held whole.
 _BLOCK_BYTES = 1 << 16
 
-_SSE = "text/event-stream; charset=utf-8"
-_JSON = "application/json"
+_WIRES: dict[WireName, MakeWire] = {"anthropic": AnthropicWire, "openai": OpenAIWire, "bedrock": BedrockWire}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +57,24 @@ class Answer:
         return sum(len(step) for step in self.body() if isinstance(step, bytes))
 
 
-def wire_for(path: str) -> MakeWire | None:
-    """The wire spoken at `path`, told by how it ends, or None."""
-    path = path.partition("?")[0]
-    if path.endswith("/messages"):
-        return AnthropicWire
-    return OpenAIWire if path.endswith("/chat/completions") else None
-
-
 def answer(script: Script, received: Received) -> Answer:
     """What `script` answers to `received`."""
     output = speak(script, received)
-    model, options = received.option("model"), received.option("stream_options")
+    options, endpoint = received.option("stream_options"), endpoint_of(received.path)
     new_wire = partial(
-        wire_for(received.path) or OpenAIWire,
+        _WIRES[endpoint.wire if endpoint else "openai"],
         output,
-        model=model if isinstance(model, str) else "scripted",
+        model=received.model or "scripted",
         index=received.index,
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
     )
     wire = new_wire()
     status, error, headers = _status(script, received)
-    streamed = received.option("stream") is True and status < 300
-    headers |= {"content-type": _SSE if streamed else _JSON, wire.request_id_header: wire.request_id}
-    if streamed:
-        headers["cache-control"] = "no-cache"
+    streamed = received.streamed and status < 300
+    headers |= wire.packing.headers if streamed else {"content-type": "application/json"}
+    headers[wire.request_id_header] = wire.request_id
+    if status >= 400:
+        headers |= wire.error_headers(status, error)
     if script.gzip_bomb is not None:
         headers["content-encoding"] = "gzip"
     if script.content_type is not None:
@@ -98,7 +92,7 @@ def answer(script: Script, received: Received) -> Answer:
             return iter([wire.whole()])
         # a wire of its own each time: it knows which block is open
         events = _events(script, output, new_wire())
-        if script.newline == "\n":
+        if script.newline == "\n" or not wire.packing.has_lines:
             return events
         return _with_newline(events, script.newline.encode(), raw=script.insert)
 
@@ -167,7 +161,7 @@ def _turns(script: Script, wire: Wire, *, length: int) -> Iterator[_Turn]:
     if script.error_event is not None:
         yield _Turn(at=after, steps=iter([wire.error_event(*script.error_event)]), ends=True)
     if script.endless_line is not None:
-        yield _Turn(at=after, steps=_endless_line(script.endless_line), ends=True)
+        yield _Turn(at=after, steps=_endless_line(wire, script.endless_line), ends=True)
     if script.stall_after is not None:
         yield _Turn(at=script.stall_after, steps=iter([Wait(math.inf)]), ends=True)
     if script.keepalive_after is not None:
@@ -184,7 +178,7 @@ def _end(script: Script, wire: Wire) -> Iterator[Step]:
     if not script.no_done:
         closing.append(wire.last())
     if script.no_last_blank:
-        closing[-1] = closing[-1].removesuffix(b"\n")
+        closing[-1] = wire.packing.unclosed(closing[-1])
     yield from closing
     if script.text_after_end:
         yield from wire.text(script.text_after_end)
@@ -194,10 +188,12 @@ def _end(script: Script, wire: Wire) -> Iterator[Step]:
 
 def _bad_event(wire: Wire, *, utf8: bool) -> Iterator[Step]:
     marker = "\u00e9"
-    *before, event = wire.text(marker)
-    yield from before
-    head, _, tail = event.partition(marker.encode())
-    yield head + b"\xff" + tail if utf8 else head + b"\n\n"
+
+    def damage(data: bytes) -> bytes:
+        head, _, tail = data.partition(marker.encode())
+        return head + b"\xff" + tail if utf8 else head
+
+    return wire.text(marker, damage)
 
 
 def _keepalive(wire: Wire, every_s: float) -> Iterator[Step]:
@@ -208,8 +204,8 @@ def _keepalive(wire: Wire, every_s: float) -> Iterator[Step]:
         yield wire.keepalive
 
 
-def _endless_line(size: int) -> Iterator[Step]:
-    start = b"data: "
+def _endless_line(wire: Wire, size: int) -> Iterator[Step]:
+    start = wire.packing.open_end(size)
     yield start[:size]
     yield from _blocks(b"x", size - len(start))
 

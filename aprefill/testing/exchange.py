@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from anyio import Event
 
+from .endpoint import endpoint_of
+
 Outcome: TypeAlias = Literal["open", "complete", "client_closed", "dropped", "reset"]
 
 
@@ -44,6 +46,19 @@ class Received:
             self.json = msgspec.json.decode(self.body) if self.body else None
         except msgspec.DecodeError:
             self.json = None
+
+    @property
+    def model(self) -> str:
+        """The model asked for, in the body or, on Vertex and Bedrock, in the path; "" where there is none."""
+        endpoint = endpoint_of(self.path)
+        model = self.option("model") if endpoint is None or endpoint.model is None else endpoint.model
+        return model if isinstance(model, str) else ""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it asks for a stream: by the body's `stream` or, on Vertex and Bedrock, by the path alone."""
+        endpoint = endpoint_of(self.path)
+        return self.option("stream") is True if endpoint is None or endpoint.streams is None else endpoint.streams
 
     @property
     def messages(self) -> list[dict[str, Any]]:

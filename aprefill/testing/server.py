@@ -12,8 +12,8 @@ import anyio
 from anyio.abc import SocketAttribute
 
 from .._errors import UsageError
-from .answer import wire_for
 from .connection import Connection
+from .endpoint import endpoint_of
 from .exchange import Exchange, Received
 from .script import Script
 from .tls import Certificate
@@ -77,7 +77,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The base for Anthropic's clients; `/v1/messages` is below it."""
+        """The base for Anthropic's clients, those of Vertex and Bedrock too; `/v1/messages` is below it."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._wants_tls else 'http'}://{host}:{self.port}"
 
@@ -179,7 +179,7 @@ class Server:
     def _choose(self, exchange: Exchange) -> Script:
         self._asked.set()
         self._asked = anyio.Event()
-        if exchange.method != "POST" or wire_for(exchange.path) is None:
+        if exchange.method != "POST" or endpoint_of(exchange.path) is None:
             return _NOT_FOUND
         self._played += 1
         if isinstance(self._script, Script):

@@ -1,4 +1,4 @@
-"""What a wire must be able to say, and the few bytes both wires share."""
+"""What a wire must be able to say, and what its events travel in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from .output import ModelOutput
 
@@ -19,9 +19,44 @@ REFUSAL = "This model does not support assistant message prefill. The conversati
 TRAILING_WHITESPACE = "messages: final assistant content cannot end with trailing whitespace"
 
 
-class Wire(Protocol):
-    """One reply in one protocol. Each method gives whole events, with "\\n" line ends, in the order of the stream."""
+class Packing(Protocol):
+    """What the events of a stream travel in."""
 
+    #: headers of the stream's response
+    headers: Mapping[str, str]
+    #: it is made of lines, which may end in other ways
+    has_lines: bool
+
+    def pack(self, data: bytes, event: str = "") -> bytes:
+        """One event."""
+
+    def unclosed(self, event: bytes) -> bytes:
+        """A packed event without what closes it: the shortest cut that a strict reader must not take."""
+
+    def open_end(self, size: int) -> bytes:
+        """The first of `size` bytes that begin an event and never end it; any bytes may follow."""
+
+
+class Sse:
+    """Server-sent events."""
+
+    headers: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+    has_lines = True
+
+    def pack(self, data: bytes, event: str = "") -> bytes:
+        return sse(data, event)
+
+    def unclosed(self, event: bytes) -> bytes:
+        return event.removesuffix(b"\n")
+
+    def open_end(self, size: int) -> bytes:
+        return b"data: "
+
+
+class Wire(Protocol):
+    """One reply in one protocol. Each method gives whole events, packed, in the order of the stream."""
+
+    packing: ClassVar[Packing]
     #: the response header that carries the request's id
     request_id_header: ClassVar[str]
     #: an event that is no progress
@@ -30,7 +65,9 @@ class Wire(Protocol):
 
     def start(self) -> Iterator[bytes]: ...
     def reasoning(self, piece: str) -> Iterator[bytes]: ...
-    def text(self, piece: str) -> Iterator[bytes]: ...
+    def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
+        """`damage` is done to the last event's JSON."""
+
     def tools(self) -> Iterator[bytes]: ...
     def finish(self) -> Iterator[bytes]: ...
     def last(self) -> bytes: ...
@@ -39,6 +76,8 @@ class Wire(Protocol):
         """The reply to a request that asked for no stream."""
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes: ...
+    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
+        """What an error says in headers."""
 
 
 class MakeWire(Protocol):

@@ -1,4 +1,4 @@
-"""The Anthropic wire, /v1/messages, as api.anthropic.com was recorded in 2025 and 2026."""
+"""The Anthropic wire, /v1/messages and Vertex's rawPredict, as api.anthropic.com was recorded in 2025 and 2026."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from .output import split
-from .wire import sse, to_json, usual_message
+from .wire import Packing, Sse, sse, to_json, usual_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .output import ModelOutput
 
@@ -35,8 +35,13 @@ _SIGNATURE = "EqQBCgIYAhIkc2lnbmVkIGJ5IGFwcmVmaWxsLnRlc3Rpbmc="
 class AnthropicWire:
     """One reply on the Anthropic wire."""
 
+    packing: ClassVar[Packing] = Sse()
     request_id_header: ClassVar[str] = "request-id"
     keepalive: ClassVar[bytes] = sse(b'{"type": "ping"}', "ping")
+    #: recorded: nearly every stream of api.anthropic.com has one ping, after its first block's start
+    pings: ClassVar[bool] = True
+    #: in the ids of messages and tool calls
+    mark: ClassVar[str] = ""
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
         # usage_asked is OpenAI's switch: this wire always reports its usage
@@ -50,16 +55,16 @@ class AnthropicWire:
 
     def start(self) -> Iterator[bytes]:
         message = self._message([], stop_reason=None, stop_sequence=None, output_tokens=1)
-        yield _event("message_start", {"message": message})
+        yield self._event("message_start", {"message": message})
 
     def reasoning(self, piece: str) -> Iterator[bytes]:
         yield from self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
         yield self._delta({"type": "thinking_delta", "thinking": piece})
 
-    def text(self, piece: str) -> Iterator[bytes]:
+    def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
         if not self._ended:
             yield from self._open("text", {"type": "text", "text": ""})
-        yield self._delta({"type": "text_delta", "text": piece})
+        yield self._delta({"type": "text_delta", "text": piece}, damage)
 
     def tools(self) -> Iterator[bytes]:
         for number, call in enumerate(self._output.tools):
@@ -74,13 +79,13 @@ class AnthropicWire:
         yield from self._close()
         self._ended = True
         delta = {"stop_reason": self._reason(), "stop_sequence": self._output.stop_sequence}
-        yield _event("message_delta", {"delta": delta, "usage": self._usage(self._output.output_tokens)})
+        yield self._event("message_delta", {"delta": delta, "usage": self._usage(self._output.output_tokens)})
 
     def last(self) -> bytes:
-        return _event("message_stop", {})
+        return self._event("message_stop", {})
 
     def error_event(self, kind: str, message: str) -> bytes:
-        return _event("error", {"error": {"type": kind, "message": message}})
+        return self._event("error", {"error": {"type": kind, "message": message}})
 
     def whole(self) -> bytes:
         output = self._output
@@ -119,6 +124,9 @@ class AnthropicWire:
         body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": self.request_id}
         return to_json(body)
 
+    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
+        return {}
+
     def _open(self, kind: str, block: dict[str, Any]) -> Iterator[bytes]:
         if self._kind == kind:
             return
@@ -126,24 +134,28 @@ class AnthropicWire:
         first = self._block < 0
         self._block += 1
         self._kind = kind
-        yield _event("content_block_start", {"index": self._block, "content_block": block})
-        if first:
-            yield self.keepalive  # recorded: nearly every stream has one ping here
+        yield self._event("content_block_start", {"index": self._block, "content_block": block})
+        if first and self.pings:
+            yield self.keepalive
 
     def _close(self) -> Iterator[bytes]:
         if self._kind == "thinking":
             yield self._delta({"type": "signature_delta", "signature": _SIGNATURE})
         if self._kind:
-            yield _event("content_block_stop", {"index": self._block})
+            yield self._event("content_block_stop", {"index": self._block})
         self._kind = ""
 
-    def _delta(self, delta: dict[str, str]) -> bytes:
-        return _event("content_block_delta", {"index": max(self._block, 0), "delta": delta})
+    def _delta(self, delta: dict[str, str], damage: Callable[[bytes], bytes] | None = None) -> bytes:
+        return self._event("content_block_delta", {"index": max(self._block, 0), "delta": delta}, damage)
+
+    def _event(self, kind: str, fields: dict[str, Any], damage: Callable[[bytes], bytes] | None = None) -> bytes:
+        data = to_json({"type": kind, **fields})
+        return self.packing.pack(damage(data) if damage else data, kind)
 
     def _message(self, content: list[dict[str, Any]], *, output_tokens: int, **end: str | None) -> dict[str, Any]:
         return {
             "model": self._model,
-            "id": f"msg_{self._index:024d}",
+            "id": f"msg_{self.mark}{self._index:024d}",
             "type": "message",
             "role": "assistant",
             "content": content,
@@ -163,8 +175,4 @@ class AnthropicWire:
         return _REASONS.get(self._output.stop_reason, self._output.stop_reason) or None
 
     def _tool_id(self, number: int) -> str:
-        return self._output.tools[number].id or f"toolu_{self._index:020d}{number:04d}"
-
-
-def _event(kind: str, fields: dict[str, Any]) -> bytes:
-    return sse(to_json({"type": kind, **fields}), kind)
+        return self._output.tools[number].id or f"toolu_{self.mark}{self._index:020d}{number:04d}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .output import split
-from .wire import sse, to_json, usual_message
+from .wire import Packing, Sse, sse, to_json, usual_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .output import ModelOutput
 
@@ -35,6 +35,7 @@ _CREATED = 1_795_000_000
 class OpenAIWire:
     """One reply on the OpenAI wire. Reasoning goes in `reasoning_content`, as most kin of OpenAI send it."""
 
+    packing: ClassVar[Packing] = Sse()
     request_id_header: ClassVar[str] = "x-request-id"
     keepalive: ClassVar[bytes] = b": keep-alive\n\n"
 
@@ -51,8 +52,8 @@ class OpenAIWire:
     def reasoning(self, piece: str) -> Iterator[bytes]:
         yield self._chunk({"content": None, "reasoning_content": piece})
 
-    def text(self, piece: str) -> Iterator[bytes]:
-        yield self._chunk({"content": piece})
+    def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
+        yield self._chunk({"content": piece}, damage=damage)
 
     def tools(self) -> Iterator[bytes]:
         for number, call in enumerate(self._output.tools):
@@ -91,6 +92,9 @@ class OpenAIWire:
         kind, message = error or (known, usual_message(status))
         return to_json({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
+    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
+        return {}
+
     def _head(self, kind: str) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-{self._index:029d}",
@@ -99,12 +103,19 @@ class OpenAIWire:
             "model": self._model,
         }
 
-    def _chunk(self, delta: dict[str, Any], *, finish_reason: str | None = None) -> bytes:
+    def _chunk(
+        self,
+        delta: dict[str, Any],
+        *,
+        finish_reason: str | None = None,
+        damage: Callable[[bytes], bytes] | None = None,
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
         if self._usage_asked:
             chunk["usage"] = None
-        return sse(to_json(chunk))
+        data = to_json(chunk)
+        return sse(damage(data) if damage else data)
 
     def _call(self, number: int, arguments: str) -> dict[str, Any]:
         call = self._output.tools[number]

@@ -1,0 +1,50 @@
+"""What a request's path tells: the wire that is spoken there, and at the clouds' own doors the model as well."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import unquote
+
+WireName: TypeAlias = Literal["anthropic", "openai", "bedrock"]
+
+#: (wire, where the model stands, which verb streams)
+_WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
+    # count-tokens stands where Vertex has its models, and its answer is no reply
+    (
+        "anthropic",
+        re.compile(r"/publishers/anthropic/models/(?!count-tokens:)([^/]+):(streamRawPredict|rawPredict)\Z"),
+        "streamRawPredict",
+    ),
+    # a model's name may be an ARN, whose slashes not every client escapes
+    ("bedrock", re.compile(r"/model/(.+)/(invoke-with-response-stream|invoke)\Z"), "invoke-with-response-stream"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A place where replies are made."""
+
+    wire: WireName
+    #: None: the body has it
+    model: str | None = None
+    #: None: the body's `stream` decides
+    streams: bool | None = None
+
+
+def endpoint_of(path: str) -> Endpoint | None:
+    """The endpoint at `path`, told by how it ends, or None.
+
+    >>> endpoint_of("/model/anthropic.claude-v2%3A1/invoke")
+    Endpoint(wire='bedrock', model='anthropic.claude-v2:1', streams=False)
+    """
+    path = path.partition("?")[0]
+    if path.endswith("/messages"):
+        return Endpoint(wire="anthropic")
+    if path.endswith("/chat/completions"):
+        return Endpoint(wire="openai")
+    for wire, pattern, streaming in _WITH_MODEL:
+        if found := pattern.search(path):
+            return Endpoint(wire=wire, model=unquote(found[1]), streams=found[2] == streaming)
+    return None
