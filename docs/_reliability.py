@@ -1,6 +1,6 @@
 """Write `docs/reliability.md`: each fault of `tests/faults.py`, through aprefill and through the SDKs' own streams.
 
-`python docs/_reliability.py` runs them all on loopback and writes the page; it takes about five minutes, most of them
+`python docs/_reliability.py` runs them all on loopback and writes the page; it takes about two minutes, most of them
 spent in the SDKs. It fails, and writes nothing, if aprefill does not do what `tests/faults.py` says. What a column does is
 measured in a process of its own, what is heavy in one for itself: `python docs/_reliability.py measure COLUMN URL NAME...`.
 """
@@ -46,14 +46,16 @@ INTRO = f"""\
 Written by `python docs/_reliability.py` ({{date}}), which plays every fault on loopback, once a column, and writes down what
 came out. Nothing here was written by hand; `tests/faults.py` has the faults, and what must come out of aprefill.
 
-A request asks for a reply that begins with {PREFILL!r} and would go on {TEXT!r}; most faults strike behind {BEFORE!r}.
-The tests send each of them through aprefill on both wires (chat completions, messages), over its own transport and through the
-caller's client, on asyncio, uvloop and trio, and look for the key in every error's whole chain.
+A request asks for a reply that begins with `{PREFILL.strip()}` and would go on `{TEXT}`; most faults strike behind
+`{BEFORE.strip()}`. The tests send each of them through aprefill on both wires (chat completions, messages), over its own
+transport and through the caller's client (`httpx2.AsyncClient`, `httpx.AsyncClient`, `AsyncOpenAI`, `AsyncAnthropic`), on
+asyncio, uvloop and trio, and look for the key in every error and in all that hangs from it. The two columns on the right are
+what `stream=True` gives without aprefill, with the SDK's own settings, on asyncio.
 
 | word | meaning |
 |---|---|
 | right text | the whole reply and nothing else |
-| `Truncated`, `Stalled`, ... | a typed error. Of aprefill's, every one has the text so far in `text_so_far`; an SDK's has none |
+| `Truncated`, `APIError`, ... | a typed error. aprefill's have the text so far, which the run compares; an SDK's have none |
 | **silent** | the stream ended as a good one does, though the reply was not whole, or not this text |
 | **foreign** | an error of some library below, which `except openai.OpenAIError` or `except anthropic.AnthropicError` does not catch |
 | **waits** | nothing came to an end in {BOUND_S:g} s; then it was ended from outside |
@@ -152,7 +154,7 @@ def run(column: str, url: str, names: list[str], *, bound_s: float) -> dict[str,
     """What a process of its own measured; a process that does not end has been waiting."""
     command = [sys.executable, __file__, "measure", column, url, *names]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=bound_s, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=bound_s)  # noqa: S603 - ourselves
     except subprocess.TimeoutExpired:
         if len(names) > 1:
             raise
@@ -192,7 +194,11 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         marks = [notes.setdefault(fault.note, len(notes) + 1) for fault in faults if fault.note]
         mark = "".join(f" ({number})" for number in marks)
         ours = {column: found[column][name] for column in COLUMNS if column.startswith("aprefill")}
-        cells = [name + mark, both(ours, faults[0]), *(told(found[sdk][name], faults[0]) for sdk in ("openai", "anthropic"))]
+        cells = [
+            name + mark,
+            both(ours, faults[0]),
+            *(told(found[sdk][name], faults[0]) for sdk in ("openai", "anthropic")),
+        ]
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     footnotes = [f"{number}. {note}" for note, number in notes.items()]
     return "\n".join([intro + "\n".join(lines), "", *footnotes, ""])
@@ -210,7 +216,9 @@ def told(result: dict[str, Any], fault: Fault) -> str:
     """A cell, with its numbers where they are the point."""
     if not fault.weighs or "seconds" not in result:
         return str(result["cell"])
-    return f"{result['cell']}; {result['seconds']:.1f} s, +{result['bytes'] / 1e6:.0f} MB"
+    seconds, size = result["seconds"], result["bytes"]
+    took = "under 0.1 s" if seconds < 0.1 else f"{seconds:.1f} s"
+    return f"{result['cell']}; {took}, {'under 1 MB' if size < 1e6 else f'+{size / 1e6:.0f} MB'}"
 
 
 def main(arguments: list[str]) -> None:

@@ -9,12 +9,12 @@ import ssl
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import anthropic
+import anyio
 import httpx
 import httpx2
 import openai
@@ -31,7 +31,12 @@ KEY = "sk-fault-0123456789-abcdefghij"
 QUESTION = "Count to seven, please."
 
 #: What `stream(client=...)` is given: nothing, or a client of the caller's.
-CLIENTS = ("ours", "httpx2", "httpx")
+CLIENTS = ("ours", "httpx2", "httpx", "sdk")
+
+#: Where exceptions keep things beside their `__dict__`.
+_OF_EXCEPTIONS = (
+    "__cause__", "__context__", "args", "exceptions", "request", "response", "body", "headers", "doc", "object"
+)  # fmt: skip
 
 #: One for all clients: making it takes longer than most faults.
 _TLS = ssl.create_default_context()
@@ -76,14 +81,17 @@ async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str
     """The options of `stream` that lead to the host at `url` through one kind of client, open for the while."""
     chat = wire == "chat"
     base_url = f"{url}/v1" if chat else url
-    model = "vllm:m" if chat else "anthropic:claude-haiku-4-5"
-    direct = {"model": model, "base_url": base_url, "api_key": KEY}
+    direct = {"model": "vllm:m" if chat else "anthropic:claude-haiku-4-5", "base_url": base_url, "api_key": KEY}
     if client == "ours":
         yield direct
         return
-    make: Any = httpx.AsyncClient if client == "httpx" else httpx2.AsyncClient
-    async with make(verify=_TLS) as http:
-        yield {**direct, "client": http}
+    async with httpx.AsyncClient(verify=_TLS) if client == "httpx" else httpx2.AsyncClient(verify=_TLS) as http:
+        if client != "sdk":
+            yield {**direct, "client": http}
+            return
+        make: Any = openai.AsyncOpenAI if chat else anthropic.AsyncAnthropic
+        # its retries are on, as they are by default: aprefill must switch them off
+        yield {"model": direct["model"], "client": make(base_url=base_url, api_key=KEY, http_client=http)}
 
 
 async def through_aprefill(fault: Fault, options: Mapping[str, Any], *, bound_s: float | None = None) -> Outcome:
@@ -156,62 +164,50 @@ def check(fault: Fault, outcome: Outcome) -> None:
     for name, value in fault.facts.items():
         assert getattr(error, name) == value, f"{name} is {getattr(error, name)!r}"
     assert fault.says in str(error), f"the message does not say {fault.says!r}"
-    assert not list(places_of(KEY, error)), "the key is on the chain"
+    place = next(places_of(KEY, error), None)
+    assert place is None, f"the key is on the chain: {place}"
 
 
 def places_of(secret: str, error: BaseException) -> Iterator[str]:
     """Where `secret` can be read from an error: itself, its chain, and all that hangs from either but its frames."""
     if secret in "".join(traceback.format_exception(error)):
         yield "the printed traceback"
-    seen: set[int] = set()
-    # an entry keeps what it names alive, so that no id is given twice
     waiting: list[tuple[str, Any]] = [(type(error).__name__, error)]
-    kept: list[Any] = []
+    # by id, and with the value, so that no id is given twice
+    seen: dict[int, Any] = {}
     while waiting:
         where, value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        kept.append(value)
-        if any(secret in text for text in _texts(value)):
-            yield where
-        waiting += ((f"{where}{step}", part) for step, part in _parts(value))
+        if id(value) not in seen:
+            seen[id(value)] = value
+            if any(secret in text for text in _texts(value)):
+                yield where
+            waiting += [(where + step, part) for step, part in _parts(value)]
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, bytes | bytearray):
-        yield bytes(value).decode("latin-1")
-    elif isinstance(value, str):
-        yield value
+        yield value.decode("latin-1")
     elif not isinstance(value, type):
-        for show in (repr, str):
-            try:
+        for show in (str, repr):
+            with suppress(Exception):
                 yield show(value)
-            except Exception:  # noqa: PERF203 - a broken repr shows nothing
-                continue
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, BaseException):
-        yield ".__cause__", value.__cause__
-        yield ".__context__", value.__context__
-        yield ".args", value.args
-        for name in ("request", "response", "_request", "_response", "body", "headers", "doc", "object"):
-            try:
-                yield f".{name}", getattr(value, name)
-            except Exception:  # noqa: S110 - httpx's `request` raises when there is none
-                pass
+    """What hangs from a value: its items, or its attributes, those in slots and those that C keeps among them."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    elif isinstance(value, type) or type(value).__module__ == "builtins" and not isinstance(value, BaseException):
+    if isinstance(value, type | str | bytes):
         return
-    if type(value).__module__.partition(".")[0] in {"logging", "ssl", "asyncio", "trio", "uvloop", "re"}:
-        return
-    yield from ((f".{name}", part) for name, part in (getattr(value, "__dict__", None) or {}).items())
+    names = dict.fromkeys(getattr(value, "__dict__", ()))
     for kind in type(value).__mro__:
-        names = kind.__dict__.get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            if (part := getattr(value, name, None)) is not None:
-                yield f".{name}", part
+        slots = kind.__dict__.get("__slots__", ())
+        names |= dict.fromkeys((slots,) if isinstance(slots, str) else slots)
+    if isinstance(value, BaseException):
+        names |= dict.fromkeys(_OF_EXCEPTIONS)
+    for name in names:
+        # httpx's `request` raises when there is none
+        with suppress(Exception):
+            yield f".{name}", getattr(value, name)

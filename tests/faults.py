@@ -7,13 +7,24 @@ streams; the page it writes has one row for each name here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aprefill import AprefillError, ConnectFailed, LimitExceeded, ProtocolError, Stalled, StatusError, Timeouts, Truncated
+from aprefill import (
+    AprefillError,
+    ConnectFailed,
+    LimitExceeded,
+    ProtocolError,
+    Stalled,
+    StatusError,
+    Timeouts,
+    Truncated,
+)
 from aprefill.testing import Received, Script
 from aprefill.testing.answer import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WIRES = ("chat", "messages")
 
@@ -75,7 +86,12 @@ def _body(received: Received) -> bytes:
 def _cut(**how: Any) -> Callable[[Received], Script]:
     """The good reply until two bytes into the word behind `BEFORE`. `how` tells the connection's end."""
     name = "reset_after_bytes" if how.pop("reset", False) else "drop_after_bytes"
-    return lambda received: replace(GOOD, **{name: _body(received).index(b"thre") + 2}, **how)
+
+    def script(received: Received) -> Script:
+        ending: dict[str, Any] = {name: _body(received).index(b"thre") + 2, **how}
+        return replace(GOOD, **ending)
+
+    return script
 
 
 def _event(data: bytes) -> Callable[[Received], Script]:
@@ -162,7 +178,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         name="200 with garbage",
-        script=Script(body=bytes(range(128, 256)) * 4, framing="chunked"),
+        script=Script(body=b"\x00\x01 no event, and no stream of events \x02" * 16, framing="chunked"),
         errors=(ProtocolError,),
         kept="",
     ),
@@ -264,7 +280,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         name="gzip bomb, 250 MiB when inflated",
-        script=Script(gzip_bomb=250 * MIB),
+        script=Script(gzip_bomb=250 * MIB, wire_cuts=65_536),
         errors=(ProtocolError,),
         within_bytes=_BOUND,
         weighs=True,

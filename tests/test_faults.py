@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import httpx2
 import pytest
 
 from aprefill import Timeouts
@@ -17,9 +19,9 @@ from aprefill.testing import serve
 from aprefill.transports import _foreign
 from aprefill.wire.sse import SseDecoder
 
-from .conftest import LOOPS
+from .conftest import LOOPS, ROOT
 from .fault_runs import CLIENTS, KEY, check, options_of, own_stream_of, places_of, through_aprefill, through_sdk
-from .faults import FAULTS, WIRES, Fault, fault_for
+from .faults import FAULTS, NAMES, WIRES, Fault, fault_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,9 +43,11 @@ def cases(faults: Iterable[Fault]) -> list[Any]:
 
 
 async def outcome_of(fault: Fault, wire: str, client: str = "ours") -> Outcome:
-    """The fault, once, from a host of its own."""
+    """The fault, once, from a host of its own, which must be asked once: an SDK's own retries are off."""
     async with serve(fault.play) as server, options_of(client, wire, server.url) as options:
-        return await through_aprefill(fault, options)
+        outcome = await through_aprefill(fault, options)
+        assert len(server.exchanges) == 1
+    return outcome
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -71,6 +75,14 @@ async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str) -> None
     """An event that comes in 65,536 pieces: a decoder that begins again with each piece needs a minute and more."""
     fault = fault_for(PIECES, wire)
     check(fault, await outcome_of(fault, wire))
+
+
+def test_the_page_has_every_fault() -> None:
+    """`docs/reliability.md` is measured, so only its rows can be compared: a new fault needs a new run."""
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    table = page[page.index("\n| The host |") :].partition("\n\n")[0]
+    rows = [line.removeprefix("| ").partition(" | ")[0] for line in table.strip().splitlines()[2:]]
+    assert [re.sub(r" \(\d+\)$", "", row) for row in rows] == list(NAMES)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------
@@ -169,7 +181,6 @@ async def test_control_what_is_wrong_with_an_outcome_is_seen() -> None:
 
 def test_control_the_key_is_found_wherever_it_hides() -> None:
     """In a message, an attribute, a header, bytes, a link of the chain."""
-    import httpx2
 
     def chained(link: BaseException) -> Exception:
         error = ValueError("nothing here")
