@@ -24,7 +24,7 @@ import anyio
 from aprefill import __version__
 from aprefill.testing import Script, serve_in_thread
 from tests.fault_runs import Outcome, check, options_of, own_stream_of, through_aprefill, through_sdk
-from tests.faults import BEFORE, FAULTS, GOOD, NAMES, PREFILL, TEXT, Fault, fault_for
+from tests.faults import BEFORE, FAULTS, GOOD, NAMES, PREFILL, TEXT, Fault, bomb, fault_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -231,6 +231,7 @@ def main(arguments: list[str]) -> None:
     def play(received: Received) -> Script:
         return by_slug[received.path.split("/")[1]].play(received)
 
+    bomb()  # made once, and not while somebody waits for it
     with serve_in_thread(play) as server:
         found = results(server.url)
     TARGET.write_text(render(found), "utf-8")
