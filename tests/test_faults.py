@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx2
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
-from aprefill import Timeouts
+from aprefill import ProviderError, Timeouts
 from aprefill._types import EndDelta
 from aprefill.codecs.anthropic_messages import AnthropicDecoder
 from aprefill.codecs.openai_chat import OpenAIChatDecoder
@@ -20,11 +22,11 @@ from aprefill.transports import _foreign
 from aprefill.wire.sse import SseDecoder
 
 from .conftest import LOOPS, ROOT
-from .fault_runs import CLIENTS, KEY, check, options_of, own_stream_of, places_of, through_aprefill, through_sdk
-from .faults import FAULTS, NAMES, WIRES, Fault, fault_for
+from .fault_runs import CLIENTS, KEY, check, options_of, own_stream_of, places_of_key, through_aprefill, through_sdk
+from .faults import FAULTS, GOOD, NAMES, WIRES, Fault, fault_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from .fault_runs import Outcome
 
@@ -116,6 +118,75 @@ async def test_control_a_flood_without_a_bound(monkeypatch: pytest.MonkeyPatch) 
     assert await peak_of(fault, "chat") > fault.within_bytes
 
 
+# --- the key --------------------------------------------------------------------------------------------------
+
+_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+_EVENT = _HEAD + "\r\nevent: content_block_delta\ndata: "
+
+#: What a host sends back that knows the request: the HTTP libraries quote some of it, the codecs read the rest.
+REFLECTIONS = {
+    "status line": f"HTTP/1.1 what {KEY}\r\n\r\n",
+    "reason": f"HTTP/1.1 401 {KEY}\r\ncontent-length: 0\r\n\r\n",
+    "header line": f"HTTP/1.1 200 OK\r\nauthorization Bearer {KEY}\r\n\r\n",
+    "header value": f"HTTP/1.1 200 OK\r\nx: \x00{KEY}\r\n\r\n",
+    "content length": f"HTTP/1.1 200 OK\r\ncontent-length: {KEY}\r\n\r\n",
+    "content type": f"HTTP/1.1 200 OK\r\ncontent-type: {KEY}\r\ncontent-length: 1\r\n\r\n.",
+    "content encoding": f"{_HEAD}content-encoding: {KEY}\r\n\r\n",
+    "compressed content type": f"HTTP/1.1 200 OK\r\ncontent-type: {KEY}\r\ncontent-encoding: gzip\r\n\r\n",
+    "chunk size": f"{_HEAD}transfer-encoding: chunked\r\n\r\n{KEY}\r\n",
+    "location": f"HTTP/1.1 307 x\r\nlocation: :::{KEY}\r\ncontent-length: 0\r\n\r\n",
+    "request id": f"HTTP/1.1 401 x\r\nrequest-id: {KEY}\r\ncontent-length: 0\r\n\r\n",
+    "retry after": f"HTTP/1.1 400 x\r\nretry-after: {KEY}\r\ncontent-length: 0\r\n\r\n",
+    "error body": f'HTTP/1.1 401 x\r\n\r\n{{"error":{{"type":"{KEY}","message":"{KEY}"}}}}',
+    "error event": f'{_HEAD}\r\nevent: error\ndata: {{"error":{{"type":"{KEY}","message":"{KEY}"}}}}\n\n',
+    "bad JSON": f'{_EVENT}{{"delta":"{KEY}\n\n',
+    "another shape": f'{_EVENT}{{"delta":"{KEY}","choices":"{KEY}"}}\n\n',
+    "half a surrogate pair": f'{_EVENT}{{"delta":"{KEY}","\\ud800":"{KEY}"}}\n\n',
+}
+
+
+#: What is quoted as it came: a defect that is known.
+_QUOTED = pytest.mark.xfail(reason="a compressed answer's headers are quoted without redaction")
+_PLACES = [
+    pytest.param(where, marks=_QUOTED) if where in {"content encoding", "compressed content type"} else where
+    for where in REFLECTIONS
+]
+
+
+@asynccontextmanager
+async def serve_raw(answer: bytes) -> AsyncIterator[str]:
+    """A host that sends these bytes to whatever it is asked, and ends the connection. Gives its address."""
+
+    async def play(connection: SocketStream) -> None:
+        async with connection:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                request = b""
+                while not request.endswith(b"}"):
+                    request += await connection.receive()
+                await connection.send(answer)
+                await connection.send_eof()
+                while True:
+                    await connection.receive()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, play)
+        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        group.cancel_scope.cancel()
+
+
+@one_loop
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("where", _PLACES)
+async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str) -> None:
+    """A typed error without it, wherever it stands."""
+    fault = Fault(name=where, script=GOOD)
+    async with serve_raw(REFLECTIONS[where].encode()) as url, options_of(client, wire, url) as options:
+        outcome = await through_aprefill(fault, options)
+    assert isinstance(outcome.error, ProviderError)
+    assert not list(places_of_key(outcome.error))
+
+
 # --- controls -------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +265,7 @@ def test_control_the_key_is_found_wherever_it_hides() -> None:
     status = httpx2.HTTPStatusError("x", request=request, response=httpx2.Response(500, request=request))
     for error in (
         ValueError(f"bad key {KEY}"),
+        ValueError(f"bad key {KEY[:15]}..."),
         ValueError(b"Bearer " + KEY.encode()),
         noted,
         attributed,
@@ -201,9 +273,9 @@ def test_control_the_key_is_found_wherever_it_hides() -> None:
         UnicodeDecodeError("utf-8", KEY.encode() + b"\xff", 0, 1, "invalid"),
         ExceptionGroup("several", [ValueError(KEY)]),
     ):
-        assert list(places_of(KEY, error))
-        assert list(places_of(KEY, chained(error)))
-    assert not list(places_of(KEY, chained(ValueError("x"))))
+        assert list(places_of_key(error))
+        assert list(places_of_key(chained(error)))
+    assert not list(places_of_key(chained(ValueError("x"))))
 
 
 @one_loop
