@@ -64,6 +64,13 @@ def docs(session: nox.Session) -> None:
     session.run("python", "docs/_reference.py")
 
 
+@nox.session
+def reliability(session: nox.Session) -> None:
+    """Write docs/reliability.md: every fault through aprefill and through the SDKs' own streams, on loopback."""
+    session.install("-e", ".[openai,anthropic]", "httpx")
+    session.run("python", "docs/_reliability.py")
+
+
 @nox.session(reuse_venv=False)
 @nox.parametrize("extra", EXTRAS)
 def extras(session: nox.Session, extra: str) -> None:

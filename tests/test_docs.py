@@ -184,7 +184,7 @@ def test_docstring_examples_hold() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     """Every relative link in the documents names a file that is there."""
-    for page in [*PAGES, "docs/support.md", "docs/reference.md", "CHANGELOG.md", "SECURITY.md"]:
+    for page in [*PAGES, "docs/support.md", "docs/reference.md", "docs/reliability.md", "CHANGELOG.md", "SECURITY.md"]:
         path = ROOT / page
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{page} links to {target}"

@@ -1,0 +1,217 @@
+"""One fault, once: through aprefill or through an SDK's own stream, and the judgement of what came out.
+
+The judgement is the same for both: what a good client must do, `check` says, and its controls are the SDKs.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import anyio
+import httpx
+import httpx2
+import openai
+
+import aprefill
+from aprefill import AprefillError, stream
+
+from .faults import PREFILL
+
+if TYPE_CHECKING:
+    from .faults import Fault
+
+KEY = "sk-fault-0123456789-abcdefghij"
+QUESTION = "Count to seven, please."
+
+#: What `stream(client=...)` is given: nothing, or a client of the caller's.
+CLIENTS = ("ours", "httpx2", "httpx", "sdk")
+
+#: Where exceptions keep things beside their `__dict__`.
+_OF_EXCEPTIONS = (
+    "__cause__", "__context__", "args", "exceptions", "request", "response", "body", "headers", "doc", "object"
+)  # fmt: skip
+
+#: One for all clients: making it takes longer than most faults.
+_TLS = ssl.create_default_context()
+
+#: These runs are of one request each.
+_ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)} if hasattr(aprefill, "Recovery") else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a caller saw."""
+
+    #: all text that was handed out
+    text: str
+    #: what was raised
+    error: Exception | None = None
+    #: it went on until we ended it
+    unending: bool = False
+    seconds: float = 0.0
+
+
+async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
+    """What comes out of `chunks`, for at most `bound_s` seconds of waiting."""
+    text: list[str] = []
+    error: Exception | None = None
+    began = time.perf_counter()
+    with anyio.move_on_after(bound_s) as scope:
+        try:
+            async for chunk in chunks:
+                text.append(chunk)
+        except Exception as exc:
+            error = exc
+    seconds = time.perf_counter() - began
+    return Outcome(text="".join(text), error=error, unending=scope.cancelled_caught, seconds=seconds)
+
+
+# --- through aprefill -----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str, Any]]:
+    """The options of `stream` that lead to the host at `url` through one kind of client, open for the while."""
+    chat = wire == "chat"
+    base_url = f"{url}/v1" if chat else url
+    direct = {"model": "vllm:m" if chat else "anthropic:claude-haiku-4-5", "base_url": base_url, "api_key": KEY}
+    if client == "ours":
+        yield direct
+        return
+    async with httpx.AsyncClient(verify=_TLS) if client == "httpx" else httpx2.AsyncClient(verify=_TLS) as http:
+        if client != "sdk":
+            yield {**direct, "client": http}
+            return
+        make: Any = openai.AsyncOpenAI if chat else anthropic.AsyncAnthropic
+        # its retries are on, as they are by default: aprefill must switch them off
+        yield {"model": direct["model"], "client": make(base_url=base_url, api_key=KEY, http_client=http)}
+
+
+async def through_aprefill(fault: Fault, options: Mapping[str, Any], *, bound_s: float | None = None) -> Outcome:
+    """The fault through `stream`."""
+    reply = stream(
+        QUESTION,
+        prefill=PREFILL,
+        timeouts=fault.timeouts,
+        **({} if fault.with_retries else _ONE_REQUEST),
+        **options,
+    )
+    return await watched(aiter(reply), fault.within_s if bound_s is None else bound_s)
+
+
+# --- through the SDKs' own streams ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def own_stream_of(sdk: str, url: str) -> AsyncIterator[Callable[[], AsyncIterator[str]]]:
+    """Asks for a reply through the SDK's own stream, with the SDK's own settings."""
+    messages: Any = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": PREFILL.strip()}]
+    if sdk == "openai":
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as chat:
+
+            async def chat_text() -> AsyncIterator[str]:
+                async for chunk in await chat.chat.completions.create(model="m", messages=messages, stream=True):
+                    for choice in chunk.choices:
+                        yield choice.delta.content or ""
+
+            yield chat_text
+    else:
+        async with anthropic.AsyncAnthropic(base_url=url, api_key=KEY) as host:
+
+            async def messages_text() -> AsyncIterator[str]:
+                async for event in await host.messages.create(
+                    model="claude-haiku-4-5", max_tokens=1000, messages=messages, stream=True
+                ):
+                    if event.type == "content_block_delta" and event.delta.type == "text_delta":
+                        yield event.delta.text
+
+            yield messages_text
+
+
+async def through_sdk(ask: Callable[[], AsyncIterator[str]], bound_s: float) -> Outcome:
+    """What the SDK's own stream makes of it, with the prefill that SDKs leave to their caller."""
+    outcome = await watched(ask(), bound_s)
+    return replace(outcome, text=PREFILL + outcome.text)
+
+
+# --- the judgement --------------------------------------------------------------------------------------------
+
+
+def check(fault: Fault, outcome: Outcome) -> None:
+    """The right text, or a typed error with the text so far and without the key; in time, and never in silence."""
+    error = outcome.error
+    assert not outcome.unending, f"went on for {outcome.seconds:.1f} s"
+    assert outcome.seconds <= fault.within_s, f"took {outcome.seconds:.1f} s"
+    if error is None:
+        assert fault.right is not None, "ended in silence"
+        assert outcome.text == PREFILL + fault.right, "the wrong text, in silence"
+        return
+    assert isinstance(error, AprefillError), f"a foreign error left: {type(error).__name__}"
+    assert isinstance(error, fault.errors), f"{type(error).__name__}: {error}"
+    assert error.text_so_far == outcome.text, "text_so_far is not what was handed out"
+    expected = "" if fault.kept is None else PREFILL + fault.kept
+    if fault.may_keep_less:
+        assert expected.startswith(outcome.text), "not the text so far"
+    else:
+        assert outcome.text == expected, "not the text so far"
+    for name, value in fault.facts.items():
+        assert getattr(error, name) == value, f"{name} is {getattr(error, name)!r}"
+    assert fault.says in str(error), f"the message does not say {fault.says!r}"
+    place = next(places_of_key(error), None)
+    assert place is None, f"the key is on the chain: {place}"
+
+
+def places_of_key(error: BaseException) -> Iterator[str]:
+    """Where the key, or a good part of it, can be read: the error, its chain, and all that hangs from them but frames."""
+    if _holds_key("".join(traceback.format_exception(error))):
+        yield "the printed traceback"
+    waiting: list[tuple[str, Any]] = [(type(error).__name__, error)]
+    # by id, and with the value, so that no id is given twice
+    seen: dict[int, Any] = {}
+    while waiting:
+        where, value = waiting.pop()
+        if id(value) not in seen:
+            seen[id(value)] = value
+            if any(map(_holds_key, _texts(value))):
+                yield where
+            waiting += [(where + step, part) for step, part in _parts(value)]
+
+
+def _holds_key(text: str) -> bool:
+    return KEY[:12] in text or KEY[-12:] in text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, bytes | bytearray):
+        yield value.decode("latin-1")
+    elif not isinstance(value, type):
+        for show in (str, repr):
+            with suppress(Exception):
+                yield show(value)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What hangs from a value: its items, or its attributes, those in slots and those that C keeps among them."""
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    if isinstance(value, type | str | bytes):
+        return
+    names = dict.fromkeys(getattr(value, "__dict__", ()))
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        names |= dict.fromkeys((slots,) if isinstance(slots, str) else slots)
+    if isinstance(value, BaseException):
+        names |= dict.fromkeys(_OF_EXCEPTIONS)
+    for name in names:
+        # httpx's `request` raises when there is none
+        with suppress(Exception):
+            yield f".{name}", getattr(value, name)
