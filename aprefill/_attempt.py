@@ -151,9 +151,9 @@ class Attempt:
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if encoding not in {"", "identity"}:
             raise ProtocolError(
-                f"the answer is compressed ({encoding[:20]}) though identity was asked for",
+                f"the answer is compressed ({self._redact(encoding)[:20]}) though identity was asked for",
                 status=response.status,
-                content_type=content_type,
+                content_type=self._redact(content_type),
             )
         if response.status != 200:
             raise self._status_error(await self._error_body(), headers)

@@ -42,7 +42,7 @@ _OF_EXCEPTIONS = (
 _TLS = ssl.create_default_context()
 
 #: These runs are of one request each.
-_ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)} if hasattr(aprefill, "Recovery") else {}
+_ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

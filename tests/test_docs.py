@@ -210,7 +210,14 @@ def test_docstring_examples_hold() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     """Every relative link in the documents names a file that is there."""
-    others = ["docs/support.md", "docs/sdks.md", "docs/reference.md", "docs/reliability.md", "CHANGELOG.md", "SECURITY.md"]
+    others = [
+        "docs/support.md",
+        "docs/sdks.md",
+        "docs/reference.md",
+        "docs/reliability.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+    ]
     for page in [*PAGES, *others]:
         path = ROOT / page
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
