@@ -98,7 +98,7 @@ def test_a_plan_whole_with_a_prefill() -> None:
         stop=("y",),
         show_when="accepted",
         sends_prefill=True,
-        echo_required=False,
+        absent="join",
     )
 
 
@@ -116,7 +116,7 @@ def test_a_plan_whole_without_a_prefill(support: str) -> None:
         stop=(),
         show_when="accepted",
         sends_prefill=False,
-        echo_required=False,
+        absent="join",
     )
 
 
@@ -237,15 +237,15 @@ def cases(of: dict[str, list[dict[str, Any]]]) -> list[Any]:
 @pytest.mark.parametrize(("setting", "options"), cases(ON))
 def test_what_breaks_a_prefill_is_an_error(setting: str, options: dict[str, Any]) -> None:
     """A setting that breaks the prefill on this host is a `UsageError` that names both, before anything is sent."""
-    with pytest.raises(UsageError, match=rf"acme cannot combine a prefill with {setting};"):
+    with pytest.raises(UsageError, match=rf"acme cannot combine a native prefill with {setting}; switch .* off"):
         step(acme(f'conflicts = {{ {setting} = "breaks" }}'), prefill="[", **options)
 
 
 @pytest.mark.parametrize(("setting", "options"), cases(ON))
-def test_what_may_break_a_prefill_is_let_through(setting: str, options: dict[str, Any]) -> None:
-    """ "unknown" is no reason to refuse; nor are the other settings' conflicts, nor any without a prefill."""
+def test_what_may_break_a_prefill_is_asked_for_in_the_prompt(setting: str, options: dict[str, Any]) -> None:
+    """Where it is "unknown"; the other settings' conflicts are none, nor are any without a prefill."""
     others = ", ".join(f'{name} = "breaks"' for name in ON if name != setting)
-    assert step(acme(f'conflicts = {{ {setting} = "unknown" }}'), prefill="[", **options).mode == "native"
+    assert step(acme(f'conflicts = {{ {setting} = "unknown" }}'), prefill="[", **options).mode == "emulated"
     assert step(acme(f"conflicts = {{ {others} }}"), prefill="[", **options).mode == "native"
     assert step(acme(f'conflicts = {{ {setting} = "breaks" }}'), **options).mode == "none"
 
@@ -405,20 +405,30 @@ def test_when_the_prefill_is_shown(strict: bool, given: Any, with_prefill: str, 
 
 
 @pytest.mark.parametrize(
-    ("support", "strict", "prefill", "required"),
+    ("support", "options", "absent"),
     [
-        (ECHOES, True, "[", True),
-        (ECHOES, False, "[", False),
-        (EATS, True, "[", False),
-        (ECHOES, True, "", False),
+        (ECHOES, {"strict": True, "prefill": "["}, "raise"),
+        (ECHOES, {"prefill": "["}, "join"),
+        (EATS, {"strict": True, "prefill": "["}, "join"),
+        (ECHOES, {"strict": True}, "join"),
+        (ECHOES, {"absent": "raise", "prefill": "["}, "join"),
+        (EATS, {"absent": "retry", "prefill": "["}, "join"),
+        ("emulated", {"prefill": "["}, "join"),
+        ("emulated", {"absent": "retry", "prefill": "["}, "retry"),
+        ("emulated", {"absent": "raise", "prefill": "["}, "raise"),
+        ("emulated", {"absent": "raise", "prefill": " "}, "join"),
+        ("emulated", {"absent": "raise"}, "join"),
     ],
 )
-def test_when_the_echo_is_required(support: str, strict: bool, prefill: str, required: bool) -> None:
-    """Only where the caller is strict and the host is known to repeat what was sent."""
-    assert step(acme(support=support), prefill=prefill, strict=strict).echo_required is required
+def test_what_becomes_of_a_reply_without_the_echo(support: str, options: dict[str, Any], absent: str) -> None:
+    """An error where the caller is strict and the host is known to repeat what was sent; else as `absent=` says,
+    where the prompt asks for it."""
+    assert step(acme(support=support), **options).absent == absent
 
 
 # --- whether it takes one ---------------------------------------------------------------------------------------
+
+NOT_EMULATED = [pytest.param({"emulate": False}, id="no-emulation"), pytest.param({"strict": True}, id="strict")]
 
 
 @pytest.mark.parametrize(
@@ -431,20 +441,31 @@ def test_when_the_echo_is_required(support: str, strict: bool, prefill: str, req
         ("openai-compatible:any", "support table: emulated, evidence: unknown"),
     ],
 )
-def test_a_row_that_is_not_native_is_refused(model: str, known_as: str) -> None:
-    """`PrefillRefused` says what the table knows; a guess that the host eats is not believed."""
+@pytest.mark.parametrize("no", NOT_EMULATED)
+def test_a_row_that_is_not_native_is_refused(model: str, known_as: str, no: dict[str, Any]) -> None:
+    """`PrefillRefused` says what the table knows, where it may not be asked for in the prompt; a guess that the host
+    eats is not believed."""
     with pytest.raises(PrefillRefused) as refused:
-        first(asked(prefill="["), known(model), "its-name")
-    assert (refused.value.model, refused.value.status) == ("its-name", None)
+        first(asked(prefill="[", **no), known(model), "its-name")
+    assert (refused.value.model, refused.value.status, refused.value.why) == ("its-name", None, "model")
     assert known_as in str(refused.value)
-    assert first(asked(), known(model), "its-name").mode == "none"
+    assert first(asked(**no), known(model), "its-name").mode == "none"
+    assert first(asked(prefill="["), known(model), "its-name").mode == "emulated"
 
 
+@pytest.mark.parametrize("no", NOT_EMULATED)
 @pytest.mark.parametrize("support", ["emulated", "unsupported"])
-def test_a_callers_row_that_is_not_native_is_refused(support: str) -> None:
+def test_a_callers_row_that_is_not_native_is_refused(support: str, no: dict[str, Any]) -> None:
     """The same for a table of one's own."""
     with pytest.raises(PrefillRefused, match=f"support table: {support}, evidence: engine"):
-        step(acme(support=support), prefill="[")
+        step(acme(support=support), prefill="[", **no)
+
+
+def test_what_asking_does_not_help_is_refused_in_every_case() -> None:
+    """A row that says "unsupported" is not asked in the prompt either; one that says "emulated" is."""
+    with pytest.raises(PrefillRefused, match="support table: unsupported"):
+        step(acme(support="unsupported"), prefill="[")
+    assert step(acme(support="emulated"), prefill="[").mode == "emulated"
 
 
 @pytest.mark.parametrize("word", ["eats", "echoes", Support.EATS, Support.ECHOES])
@@ -460,10 +481,12 @@ def test_a_callers_word_wins(word: str | Support, row_support: str) -> None:
 
 def test_a_callers_word_against_a_prefill() -> None:
     """A caller who knows that the host takes none is believed too, and only asked about a prefill."""
-    for word in ("emulated", "unsupported"):
+    for word, no in (("emulated", {"emulate": False}), ("emulated", {"strict": True}), ("unsupported", {})):
         with pytest.raises(PrefillRefused, match=f"{word}, evidence: caller"):
-            step(acme(), prefill="[", support=word)
+            step(acme(), prefill="[", support=word, **no)
         assert step(acme(), support=word).support is Support.EATS
+    planned = step(acme(), prefill="[", support="emulated")
+    assert (planned.mode, planned.row.evidence, planned.sends_prefill) == ("emulated", "caller", False)
 
 
 # --- the prompt -------------------------------------------------------------------------------------------------
@@ -551,7 +574,7 @@ def test_a_prefill_of_which_nothing_is_sent_demands_and_forbids_nothing() -> Non
     """White space only, on a host that strips it: an ordinary request, so no echo is due and nothing conflicts."""
     row = acme('whitespace = "strip"\nconflicts = { thinking = "breaks" }', "echoes")
     planned = step(row, prefill="\n", strict=True, thinking={"type": "enabled"})
-    assert (planned.sends_prefill, planned.echo_required) == (False, False)
+    assert (planned.sends_prefill, planned.absent, planned.mode) == (False, "join", "native")
 
 
 def test_a_conflict_is_judged_by_what_is_sent() -> None:
