@@ -11,6 +11,7 @@ import pytest
 
 from aprefill import stream
 from aprefill._ask import Ask, ask
+from aprefill._emulate import room
 from aprefill._errors import PrefillRefused, UsageError
 from aprefill._plan import Step, first
 from aprefill._seam import Seam
@@ -565,6 +566,117 @@ def test_what_cannot_be_shown_of_the_prefill(show_from: int | str) -> None:
     """An offset outside of the prefill, or a marker that is not in it."""
     with pytest.raises(UsageError, match="show_from"):
         asked(prefill='{"a": "', show_from=show_from)
+
+
+# --- asked for in the prompt --------------------------------------------------------------------------------------
+
+EMULATED_STOPS = [
+    # keys, prefill, asked for, told to the host
+    pytest.param("", "one two", ["@", "END", "three", "***", "##", "</a>"], ["@", "END", "three", "***", "##", "</a>"],
+                 id="ordinary"),
+    pytest.param("", "one two", ["two", "e t", "o", "one two"], [], id="in-the-prefill"),
+    pytest.param("", "ab<", ["<end>", "@"], ["@"], id="across-the-joint"),
+    pytest.param("", "ab#", ["##"], [], id="across-the-joint-of-two"),
+    pytest.param("", "ab", ["`", "```", "``", "a`b"], [], id="backticks"),
+    pytest.param("", "ab", ["\n", "\n\n", "x\ny", "\r\n", "\nUser:", "\x85", "\u2028"], [], id="line-ends"),
+    pytest.param("", "ab", [" ", "  ", "\t", "\u3000"], [], id="blanks"),
+    pytest.param("", "ab", ["x y", "User:", "\u00e9"], ["x y", "User:", "\u00e9"], id="with-blanks-inside"),
+    pytest.param("", "ab", ["json", "js", "son", "JSON", "Python", "c++", "j"], [], id="in-a-language-of-a-fence"),
+    pytest.param("", "ab", ["json!", "jsonx"], ["json!", "jsonx"], id="no-language"),
+    pytest.param("max_stop = 1", "ab", ["json", "END", "@"], ["END"], id="only-so-many"),
+    pytest.param("sends_stop = false", "ab", ["END"], [], id="the-host-takes-none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "prefill", "stop", "told"), EMULATED_STOPS)
+def test_stop_sequences_where_it_is_asked_for(keys: str, prefill: str, stop: list[str], told: list[str]) -> None:
+    """The host is told none that could end the repetition, in a fence or behind white space; those are applied here."""
+    planned = step(acme(keys, "emulated"), prefill=prefill, stop=stop)
+    assert planned.mode == "emulated"
+    assert planned.call.stop == tuple(told)
+    assert planned.stop == tuple(one for one in stop if one not in told)
+
+
+def test_control_without_a_repetition_they_are_told() -> None:
+    """A host that leaves the prefill out is told all of these, and one that is asked no prefill is."""
+    stop = ["`", "\n", " ", "json", "ne t"]
+    assert step(acme(), prefill="one two", stop=stop).call.stop == tuple(stop)
+    assert step(acme(support="emulated"), stop=stop).call.stop == tuple(stop)
+
+
+PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_tokens"'
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "predicted"),
+    [
+        (PREDICTS, {"prefill": '["'}, '["'),
+        (PREDICTS, {"prefill": "x" * 300 + "\nthe last line of it"}, "the last line of it"),
+        (PREDICTS, {"prefill": '["', "tools": []}, '["'),
+        (PREDICTS, {"prefill": '["', "tools": [{"name": "f"}]}, None),
+        (PREDICTS, {"prefill": '["', "max_tokens": 5}, None),
+        (PREDICTS, {"prefill": "\n"}, None),
+        (PREDICTS, {}, None),
+        ("", {"prefill": '["'}, None),
+    ],
+)
+def test_a_prediction(keys: str, options: dict[str, Any], predicted: str | None) -> None:
+    """Only where the row says that the host takes one, of what is to be repeated; not with tools or a token limit."""
+    fields = step(acme(keys, "emulated"), **options).call.fields
+    assert fields == ({} if predicted is None else {"prediction": {"type": "content", "content": predicted}})
+
+
+def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
+    """`extra` wins over it; a native prefill has none."""
+    for own in (None, {"type": "content", "content": "mine"}):
+        planned = step(acme(PREDICTS, "emulated"), prefill='["', extra={"prediction": own})
+        assert planned.call.fields == {"prediction": own}
+    assert step(acme(PREDICTS), prefill='["').call.fields == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "prefill", "given", "sent"),
+    [
+        ("anthropic:claude-opus-4-6", '["', 100, 100 + room('["')),
+        ("anthropic:claude-opus-4-6", "x" * 300, 100, 100 + room("x" * 120)),
+        ("anthropic:claude-opus-4-6", "\n", 100, 100),
+        ("anthropic:claude-opus-4-6", "", 100, 100),
+        ("anthropic:claude-opus-4-6", '["', None, builtin_table().row("anthropic", "claude-opus-4-6").max_tokens),
+        ("openai:gpt-4o", '["', None, None),
+        ("openai:gpt-4o", '["', 1, 1 + room('["')),
+        ("anthropic:claude-haiku-4-5", '["', 100, 100),
+    ],
+)
+def test_max_tokens_gets_room_for_the_repetition(model: str, prefill: str, given: int | None, sent: int | None) -> None:
+    """It limits the new text; the row's own number, the most that its models can write, stays what it is."""
+    assert step(known(model), prefill=prefill, max_tokens=given).call.max_tokens == sent
+
+
+def test_a_plan_whole_where_it_is_asked_for() -> None:
+    """No turn and no field of the dialect, the ordinary base URL; the request in the user's turn."""
+    row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', "emulated")
+    planned = step(row, prefill='["', system="be brief", stop=["END", "`"], temperature=0.5, extra={"seed": 1})
+    (turn,) = planned.call.messages
+    assert planned == Step(
+        row=row,
+        call=Call(model="m", messages=({"role": "user", "content": turn["content"]},), system="be brief",
+                  stop=("END",), temperature=0.5, fields={"seed": 1}),
+        mode="emulated",
+        support=Support.EMULATED,
+        known='["',
+        rules={"whitespace": True, "fence": True, "preamble": 200},
+        stop=("`",),
+        show_when="decided",
+    )  # fmt: skip
+    assert '>["</text-' in turn["content"]
+
+
+def test_a_refusal_met_lately_is_not_met_again() -> None:
+    """The prefill is asked for at once; a caller who wants no emulation gets the host's own answer."""
+    for options, mode in (({}, "emulated"), ({"emulate": False}, "native"), ({"strict": True}, "native")):
+        planned = first(asked(prefill="[", **options), acme(), "m", refused=True)
+        assert planned.mode == mode
+    assert first(asked(), acme(), "m", refused=True).mode == "none"
 
 
 # --- corners ----------------------------------------------------------------------------------------------------
