@@ -69,8 +69,9 @@ def _thinks(value: Any) -> bool:
 
 
 def _is_forced(choice: Any) -> bool:
-    kind = choice.get("type") if isinstance(choice, Mapping) else choice
-    return kind not in {None, "", "auto", "none"} if isinstance(kind, str | None) else True
+    if isinstance(choice, Mapping):  # `function_call` names the function and nothing else
+        return bool(choice) and choice.get("type") not in ("auto", "none")
+    return choice not in (None, "", "auto", "none")
 
 
 def _constrains(value: Any) -> bool:

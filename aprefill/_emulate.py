@@ -69,8 +69,11 @@ class Emulation:
             if not isinstance(template, str):
                 raise UsageError(f"Emulation({field.name}=): pass a str, not a {type(template).__name__}")
             try:
-                used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+                parts = [part for part in Formatter().parse(template) if part[1] is not None]
+                used = {name for _, name, _, _ in parts}
                 template.format(**dict.fromkeys(known, ""))
+                if any(spec or conversion for _, _, spec, conversion in parts):
+                    raise ValueError("a text goes in as it is, without a format or a conversion")
             except (ValueError, KeyError, IndexError, AttributeError) as exc:
                 raise UsageError(
                     f"Emulation({field.name}=) is no template: {exc}; its fields are {{open}}, {{close}}, {{text}} "
@@ -131,16 +134,21 @@ def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.tok
 def end_of(text: str) -> str:
     """The piece at the end of `text` that is asked back: its last line, or as many as make 16 characters; at most 120.
 
+    More lines are taken until the piece stands nowhere else in `text`: of a text of equal lines the seam, which takes
+    the longest overlap, would drop the new lines that are equal too.
+
     >>> end_of("One line.\\n" * 30 + "The last line of them all")
     'The last line of them all'
     """
     start = text.rfind("\n", 0, max(0, len(text) - END_MIN)) + 1
-    if len(text) - start > END_MAX:
-        start = len(text) - END_MAX
-        # from a word's beginning on, if that is near: half a word is copied badly
-        blank = text.find(" ", start, len(text) - END_MIN)
-        start = start if blank < 0 else blank + 1
-    return text[start:]
+    while len(text) - start <= END_MAX:
+        if text.find(text[start:]) == start:
+            return text[start:]
+        start = text.rfind("\n", 0, start - 1) + 1
+    start = len(text) - END_MAX
+    # from a word's beginning on, if that is near: half a word is copied badly
+    blank = text.find(" ", start, len(text) - END_MIN)
+    return text[start if blank < 0 else blank + 1 :]
 
 
 def room(echo: str) -> int:

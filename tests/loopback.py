@@ -6,10 +6,7 @@ from typing import Any
 
 import anyio
 
-from aprefill import (
-    Reply,
-    stream,
-)
+from aprefill import Recovery, Reply, stream
 from aprefill.testing import Script
 
 STATES = Script(text='Alabama", "Alaska"]', prefill="eats")
@@ -20,8 +17,9 @@ WIRES = ["messages", "chat"]
 
 
 def ask(server: Any, wire: str, **options: Any) -> Reply:
-    """A stream to the loopback host on one wire."""
+    """A stream to the loopback host on one wire. Nothing is sent again unless `recovery=` says so."""
     prompt = options.pop("prompt", QUESTION)
+    options.setdefault("recovery", Recovery(retries=0))
     if wire == "messages":
         return stream(
             prompt, **{"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", **options}

@@ -381,7 +381,7 @@ OPTIONS: dict[str, Any] = {
     [
         (
             "deepseek:deepseek-chat",
-            {"extra": {"seed": 1, "thinking": {"type": "disabled", "note": 1}}},
+            {"support": "eats", "extra": {"seed": 1, "thinking": {"type": "disabled", "note": 1}}},
             (
                 b'{"model":"deepseek-chat","messages":[{"role":"system","content":"Be brief."},'
                 b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<","prefix":true}],'
@@ -391,7 +391,7 @@ OPTIONS: dict[str, Any] = {
         ),
         (
             "vllm:m",
-            {"extra": {"seed": 1, "stream_options": None, "add_generation_prompt": None}},
+            {"support": "eats", "extra": {"seed": 1, "stream_options": None, "add_generation_prompt": None}},
             (
                 b'{"model":"m","messages":[{"role":"system","content":"Be brief."},'
                 b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<"}],'
@@ -401,7 +401,7 @@ OPTIONS: dict[str, Any] = {
         ),
         (
             "mistral:mistral-small-latest",
-            {"extra": {"seed": 1, "stream_options": {"include_usage": True}}},
+            {"support": "echoes", "extra": {"seed": 1, "stream_options": {"include_usage": True}}},
             (
                 b'{"model":"mistral-small-latest","messages":[{"role":"system","content":"Be brief."},'
                 b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<","prefix":true}],'
@@ -421,7 +421,7 @@ OPTIONS: dict[str, Any] = {
         ),
         (
             "anthropic:claude-haiku-4-5",
-            {},
+            {"support": "eats"},
             (
                 b'{"model":"claude-haiku-4-5","max_tokens":9,"system":"Be brief.",'
                 b'"messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":"a<"}],'
@@ -432,7 +432,10 @@ OPTIONS: dict[str, Any] = {
     ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
 )
 async def test_everything_a_request_can_say(model: str, more: dict[str, Any], sent: bytes) -> None:
-    """The caller's `extra` wins over the dialect, and a stop sequence that could match known text is kept back."""
+    """The caller's `extra` wins over the dialect, and a stop sequence that could match known text is kept back.
+
+    `support=` is the caller's word that tools and a prefill go together, which the table does not know.
+    """
     async with serve(Script(text="x")) as server, Session(model, api_key=KEY, table=table(server)) as session:
         await session.stream("Hi", prefill="a<", **{**OPTIONS, **more}).text()
     assert server.exchanges[0].body == sent

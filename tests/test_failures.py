@@ -19,6 +19,7 @@ from aprefill import (
     PrefillIgnored,
     PrefillRefused,
     ProtocolError,
+    Recovery,
     Stalled,
     StatusError,
     StopReason,
@@ -33,6 +34,9 @@ from aprefill.testing import Script, serve
 from .loopback import STATES, WIRES, ask, chunks_of
 
 pytestmark = pytest.mark.anyio
+
+#: The first failure is the reply's.
+NO_RETRY = Recovery(retries=0)
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -78,30 +82,33 @@ async def test_text_after_the_end_never_appears(wire: str) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-async def test_a_refusal_that_the_table_knows(wire: str) -> None:
-    """A 400 with the known words is `PrefillRefused`, with nothing shown."""
+@pytest.mark.parametrize("no", [{"emulate": False}, {"strict": True}], ids=["no-emulation", "strict"])
+async def test_a_refusal_that_the_table_knows(wire: str, no: dict[str, Any]) -> None:
+    """A 400 with the known words is `PrefillRefused`, with nothing shown, where it may not be asked for in the prompt."""
     async with serve(Script(text="x", prefill="refuses")) as server:
         model = "claude-haiku-4-5" if wire == "messages" else "openrouter:anthropic/claude-sonnet-4.5"
         options: dict[str, Any] = {} if wire == "messages" else {"model": model}
         with pytest.raises(PrefillRefused) as refused:
-            await chunks_of(ask(server, wire, prefill='["', **options))
+            await chunks_of(ask(server, wire, prefill='["', **options, **no))
         assert refused.value.status == 400
         assert refused.value.text_so_far == ""
+        assert len(server.exchanges) == 1
 
 
 @pytest.mark.parametrize(
     "model", ["openai:gpt-5", "anthropic:claude-opus-4-6", "anthropic:claude-sonnet-5-5", "openai-compatible:x"]
 )
-async def test_a_model_without_native_prefill_is_refused_before_any_http(model: str) -> None:
-    """`PrefillRefused` from the table alone; the same model without a prefill is asked."""
+@pytest.mark.parametrize("no", [{"emulate": False}, {"strict": True}], ids=["no-emulation", "strict"])
+async def test_a_model_without_native_prefill_is_refused_before_any_http(model: str, no: dict[str, Any]) -> None:
+    """`PrefillRefused` from the table alone, where it may not be asked for; the same model without a prefill is asked."""
     async with serve(Script(text="hello")) as server:
         base = server.url if model.startswith("anthropic") else server.openai_url
-        reply = stream("hi", prefill="x", model=model, base_url=base, api_key="k")
+        reply = stream("hi", prefill="x", model=model, base_url=base, api_key="k", **no)
         with pytest.raises(PrefillRefused) as refused:
             await chunks_of(reply)
         assert refused.value.status is None
         assert server.connections == 0
-        assert await stream("hi", model=model, base_url=base, api_key="k").text() == "hello"
+        assert await stream("hi", model=model, base_url=base, api_key="k", **no).text() == "hello"
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -157,7 +164,7 @@ async def test_nobody_listens() -> None:
     async with serve(STATES) as server:
         url = server.openai_url
     with pytest.raises(ConnectFailed):
-        await stream("hi", model="m", base_url=url).text()
+        await stream("hi", model="m", base_url=url, recovery=NO_RETRY).text()
     async with serve(Script(hang_up=True)) as server:
         with pytest.raises(ConnectFailed):
             await ask(server, "chat").text()
@@ -203,7 +210,11 @@ async def test_the_connect_clock_runs_to_the_connection() -> None:
             waiting.setblocking(False)
             waiting.connect_ex(host.getsockname())
         reply = stream(
-            "x", model="m", base_url=f"http://127.0.0.1:{host.getsockname()[1]}", timeouts=Timeouts(connect_s=0.1)
+            "x",
+            model="m",
+            base_url=f"http://127.0.0.1:{host.getsockname()[1]}",
+            recovery=NO_RETRY,
+            timeouts=Timeouts(connect_s=0.1),
         )
         with pytest.raises(Stalled) as stalled, anyio.fail_after(3):
             await reply.text()
@@ -239,7 +250,9 @@ async def test_an_error_body_is_bounded_in_size_and_time() -> None:
         group.start_soon(listener.serve, answer)
         port = listener.extra(SocketAttribute.local_port)
         began = time.perf_counter()
-        reply = stream("x", model="m", base_url=f"http://127.0.0.1:{port}", timeouts=Timeouts(total_s=0.2))
+        reply = stream(
+            "x", model="m", base_url=f"http://127.0.0.1:{port}", recovery=NO_RETRY, timeouts=Timeouts(total_s=0.2)
+        )
         with pytest.raises(StatusError, match="500"):
             await reply.text()
         assert time.perf_counter() - began < 0.6

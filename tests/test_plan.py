@@ -11,6 +11,7 @@ import pytest
 
 from aprefill import stream
 from aprefill._ask import Ask, ask
+from aprefill._emulate import room
 from aprefill._errors import PrefillRefused, UsageError
 from aprefill._plan import Step, first
 from aprefill._seam import Seam
@@ -98,7 +99,7 @@ def test_a_plan_whole_with_a_prefill() -> None:
         stop=("y",),
         show_when="accepted",
         sends_prefill=True,
-        echo_required=False,
+        absent="join",
     )
 
 
@@ -116,7 +117,7 @@ def test_a_plan_whole_without_a_prefill(support: str) -> None:
         stop=(),
         show_when="accepted",
         sends_prefill=False,
-        echo_required=False,
+        absent="join",
     )
 
 
@@ -237,15 +238,15 @@ def cases(of: dict[str, list[dict[str, Any]]]) -> list[Any]:
 @pytest.mark.parametrize(("setting", "options"), cases(ON))
 def test_what_breaks_a_prefill_is_an_error(setting: str, options: dict[str, Any]) -> None:
     """A setting that breaks the prefill on this host is a `UsageError` that names both, before anything is sent."""
-    with pytest.raises(UsageError, match=rf"acme cannot combine a prefill with {setting};"):
+    with pytest.raises(UsageError, match=rf"acme cannot combine a native prefill with {setting}; switch .* off"):
         step(acme(f'conflicts = {{ {setting} = "breaks" }}'), prefill="[", **options)
 
 
 @pytest.mark.parametrize(("setting", "options"), cases(ON))
-def test_what_may_break_a_prefill_is_let_through(setting: str, options: dict[str, Any]) -> None:
-    """ "unknown" is no reason to refuse; nor are the other settings' conflicts, nor any without a prefill."""
+def test_what_may_break_a_prefill_is_asked_for_in_the_prompt(setting: str, options: dict[str, Any]) -> None:
+    """Where it is "unknown"; the other settings' conflicts are none, nor are any without a prefill."""
     others = ", ".join(f'{name} = "breaks"' for name in ON if name != setting)
-    assert step(acme(f'conflicts = {{ {setting} = "unknown" }}'), prefill="[", **options).mode == "native"
+    assert step(acme(f'conflicts = {{ {setting} = "unknown" }}'), prefill="[", **options).mode == "emulated"
     assert step(acme(f"conflicts = {{ {others} }}"), prefill="[", **options).mode == "native"
     assert step(acme(f'conflicts = {{ {setting} = "breaks" }}'), **options).mode == "none"
 
@@ -405,20 +406,30 @@ def test_when_the_prefill_is_shown(strict: bool, given: Any, with_prefill: str, 
 
 
 @pytest.mark.parametrize(
-    ("support", "strict", "prefill", "required"),
+    ("support", "options", "absent"),
     [
-        (ECHOES, True, "[", True),
-        (ECHOES, False, "[", False),
-        (EATS, True, "[", False),
-        (ECHOES, True, "", False),
+        (ECHOES, {"strict": True, "prefill": "["}, "raise"),
+        (ECHOES, {"prefill": "["}, "join"),
+        (EATS, {"strict": True, "prefill": "["}, "join"),
+        (ECHOES, {"strict": True}, "join"),
+        (ECHOES, {"absent": "raise", "prefill": "["}, "join"),
+        (EATS, {"absent": "retry", "prefill": "["}, "join"),
+        ("emulated", {"prefill": "["}, "join"),
+        ("emulated", {"absent": "retry", "prefill": "["}, "retry"),
+        ("emulated", {"absent": "raise", "prefill": "["}, "raise"),
+        ("emulated", {"absent": "raise", "prefill": " "}, "join"),
+        ("emulated", {"absent": "raise"}, "join"),
     ],
 )
-def test_when_the_echo_is_required(support: str, strict: bool, prefill: str, required: bool) -> None:
-    """Only where the caller is strict and the host is known to repeat what was sent."""
-    assert step(acme(support=support), prefill=prefill, strict=strict).echo_required is required
+def test_what_becomes_of_a_reply_without_the_echo(support: str, options: dict[str, Any], absent: str) -> None:
+    """An error where the caller is strict and the host is known to repeat what was sent; else as `absent=` says,
+    where the prompt asks for it."""
+    assert step(acme(support=support), **options).absent == absent
 
 
 # --- whether it takes one ---------------------------------------------------------------------------------------
+
+NOT_EMULATED = [pytest.param({"emulate": False}, id="no-emulation"), pytest.param({"strict": True}, id="strict")]
 
 
 @pytest.mark.parametrize(
@@ -431,20 +442,31 @@ def test_when_the_echo_is_required(support: str, strict: bool, prefill: str, req
         ("openai-compatible:any", "support table: emulated, evidence: unknown"),
     ],
 )
-def test_a_row_that_is_not_native_is_refused(model: str, known_as: str) -> None:
-    """`PrefillRefused` says what the table knows; a guess that the host eats is not believed."""
+@pytest.mark.parametrize("no", NOT_EMULATED)
+def test_a_row_that_is_not_native_is_refused(model: str, known_as: str, no: dict[str, Any]) -> None:
+    """`PrefillRefused` says what the table knows, where it may not be asked for in the prompt; a guess that the host
+    eats is not believed."""
     with pytest.raises(PrefillRefused) as refused:
-        first(asked(prefill="["), known(model), "its-name")
-    assert (refused.value.model, refused.value.status) == ("its-name", None)
+        first(asked(prefill="[", **no), known(model), "its-name")
+    assert (refused.value.model, refused.value.status, refused.value.why) == ("its-name", None, "model")
     assert known_as in str(refused.value)
-    assert first(asked(), known(model), "its-name").mode == "none"
+    assert first(asked(**no), known(model), "its-name").mode == "none"
+    assert first(asked(prefill="["), known(model), "its-name").mode == "emulated"
 
 
+@pytest.mark.parametrize("no", NOT_EMULATED)
 @pytest.mark.parametrize("support", ["emulated", "unsupported"])
-def test_a_callers_row_that_is_not_native_is_refused(support: str) -> None:
+def test_a_callers_row_that_is_not_native_is_refused(support: str, no: dict[str, Any]) -> None:
     """The same for a table of one's own."""
     with pytest.raises(PrefillRefused, match=f"support table: {support}, evidence: engine"):
-        step(acme(support=support), prefill="[")
+        step(acme(support=support), prefill="[", **no)
+
+
+def test_what_asking_does_not_help_is_refused_in_every_case() -> None:
+    """A row that says "unsupported" is not asked in the prompt either; one that says "emulated" is."""
+    with pytest.raises(PrefillRefused, match="support table: unsupported"):
+        step(acme(support="unsupported"), prefill="[")
+    assert step(acme(support="emulated"), prefill="[").mode == "emulated"
 
 
 @pytest.mark.parametrize("word", ["eats", "echoes", Support.EATS, Support.ECHOES])
@@ -460,10 +482,12 @@ def test_a_callers_word_wins(word: str | Support, row_support: str) -> None:
 
 def test_a_callers_word_against_a_prefill() -> None:
     """A caller who knows that the host takes none is believed too, and only asked about a prefill."""
-    for word in ("emulated", "unsupported"):
+    for word, no in (("emulated", {"emulate": False}), ("emulated", {"strict": True}), ("unsupported", {})):
         with pytest.raises(PrefillRefused, match=f"{word}, evidence: caller"):
-            step(acme(), prefill="[", support=word)
+            step(acme(), prefill="[", support=word, **no)
         assert step(acme(), support=word).support is Support.EATS
+    planned = step(acme(), prefill="[", support="emulated")
+    assert (planned.mode, planned.row.evidence, planned.sends_prefill) == ("emulated", "caller", False)
 
 
 # --- the prompt -------------------------------------------------------------------------------------------------
@@ -544,6 +568,117 @@ def test_what_cannot_be_shown_of_the_prefill(show_from: int | str) -> None:
         asked(prefill='{"a": "', show_from=show_from)
 
 
+# --- asked for in the prompt --------------------------------------------------------------------------------------
+
+EMULATED_STOPS = [
+    # keys, prefill, asked for, told to the host
+    pytest.param("", "one two", ["@", "END", "three", "***", "##", "</a>"], ["@", "END", "three", "***", "##", "</a>"],
+                 id="ordinary"),
+    pytest.param("", "one two", ["two", "e t", "o", "one two"], [], id="in-the-prefill"),
+    pytest.param("", "ab<", ["<end>", "@"], ["@"], id="across-the-joint"),
+    pytest.param("", "ab#", ["##"], [], id="across-the-joint-of-two"),
+    pytest.param("", "ab", ["`", "```", "``", "a`b"], [], id="backticks"),
+    pytest.param("", "ab", ["\n", "\n\n", "x\ny", "\r\n", "\nUser:", "\x85", "\u2028"], [], id="line-ends"),
+    pytest.param("", "ab", [" ", "  ", "\t", "\u3000"], [], id="blanks"),
+    pytest.param("", "ab", ["x y", "User:", "\u00e9"], ["x y", "User:", "\u00e9"], id="with-blanks-inside"),
+    pytest.param("", "ab", ["json", "js", "son", "JSON", "Python", "c++", "j"], [], id="in-a-language-of-a-fence"),
+    pytest.param("", "ab", ["json!", "jsonx"], ["json!", "jsonx"], id="no-language"),
+    pytest.param("max_stop = 1", "ab", ["json", "END", "@"], ["END"], id="only-so-many"),
+    pytest.param("sends_stop = false", "ab", ["END"], [], id="the-host-takes-none"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "prefill", "stop", "told"), EMULATED_STOPS)
+def test_stop_sequences_where_it_is_asked_for(keys: str, prefill: str, stop: list[str], told: list[str]) -> None:
+    """The host is told none that could end the repetition, in a fence or behind white space; those are applied here."""
+    planned = step(acme(keys, "emulated"), prefill=prefill, stop=stop)
+    assert planned.mode == "emulated"
+    assert planned.call.stop == tuple(told)
+    assert planned.stop == tuple(one for one in stop if one not in told)
+
+
+def test_control_without_a_repetition_they_are_told() -> None:
+    """A host that leaves the prefill out is told all of these, and one that is asked no prefill is."""
+    stop = ["`", "\n", " ", "json", "ne t"]
+    assert step(acme(), prefill="one two", stop=stop).call.stop == tuple(stop)
+    assert step(acme(support="emulated"), stop=stop).call.stop == tuple(stop)
+
+
+PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_tokens"'
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "predicted"),
+    [
+        (PREDICTS, {"prefill": '["'}, '["'),
+        (PREDICTS, {"prefill": "x" * 300 + "\nthe last line of it"}, "the last line of it"),
+        (PREDICTS, {"prefill": '["', "tools": []}, '["'),
+        (PREDICTS, {"prefill": '["', "tools": [{"name": "f"}]}, None),
+        (PREDICTS, {"prefill": '["', "max_tokens": 5}, None),
+        (PREDICTS, {"prefill": "\n"}, None),
+        (PREDICTS, {}, None),
+        ("", {"prefill": '["'}, None),
+    ],
+)
+def test_a_prediction(keys: str, options: dict[str, Any], predicted: str | None) -> None:
+    """Only where the row says that the host takes one, of what is to be repeated; not with tools or a token limit."""
+    fields = step(acme(keys, "emulated"), **options).call.fields
+    assert fields == ({} if predicted is None else {"prediction": {"type": "content", "content": predicted}})
+
+
+def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
+    """`extra` wins over it; a native prefill has none."""
+    for own in (None, {"type": "content", "content": "mine"}):
+        planned = step(acme(PREDICTS, "emulated"), prefill='["', extra={"prediction": own})
+        assert planned.call.fields == {"prediction": own}
+    assert step(acme(PREDICTS), prefill='["').call.fields == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "prefill", "given", "sent"),
+    [
+        ("anthropic:claude-opus-4-6", '["', 100, 100 + room('["')),
+        ("anthropic:claude-opus-4-6", "x" * 300, 100, 100 + room("x" * 120)),
+        ("anthropic:claude-opus-4-6", "\n", 100, 100),
+        ("anthropic:claude-opus-4-6", "", 100, 100),
+        ("anthropic:claude-opus-4-6", '["', None, builtin_table().row("anthropic", "claude-opus-4-6").max_tokens),
+        ("openai:gpt-4o", '["', None, None),
+        ("openai:gpt-4o", '["', 1, 1 + room('["')),
+        ("anthropic:claude-haiku-4-5", '["', 100, 100),
+    ],
+)
+def test_max_tokens_gets_room_for_the_repetition(model: str, prefill: str, given: int | None, sent: int | None) -> None:
+    """It limits the new text; the row's own number, the most that its models can write, stays what it is."""
+    assert step(known(model), prefill=prefill, max_tokens=given).call.max_tokens == sent
+
+
+def test_a_plan_whole_where_it_is_asked_for() -> None:
+    """No turn and no field of the dialect, the ordinary base URL; the request in the user's turn."""
+    row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', "emulated")
+    planned = step(row, prefill='["', system="be brief", stop=["END", "`"], temperature=0.5, extra={"seed": 1})
+    (turn,) = planned.call.messages
+    assert planned == Step(
+        row=row,
+        call=Call(model="m", messages=({"role": "user", "content": turn["content"]},), system="be brief",
+                  stop=("END",), temperature=0.5, fields={"seed": 1}),
+        mode="emulated",
+        support=Support.EMULATED,
+        known='["',
+        rules={"whitespace": True, "fence": True, "preamble": 200},
+        stop=("`",),
+        show_when="decided",
+    )  # fmt: skip
+    assert '>["</text-' in turn["content"]
+
+
+def test_a_refusal_met_lately_is_not_met_again() -> None:
+    """The prefill is asked for at once; a caller who wants no emulation gets the host's own answer."""
+    for options, mode in (({}, "emulated"), ({"emulate": False}, "native"), ({"strict": True}, "native")):
+        planned = first(asked(prefill="[", **options), acme(), "m", refused=True)
+        assert planned.mode == mode
+    assert first(asked(), acme(), "m", refused=True).mode == "none"
+
+
 # --- corners ----------------------------------------------------------------------------------------------------
 
 
@@ -551,7 +686,7 @@ def test_a_prefill_of_which_nothing_is_sent_demands_and_forbids_nothing() -> Non
     """White space only, on a host that strips it: an ordinary request, so no echo is due and nothing conflicts."""
     row = acme('whitespace = "strip"\nconflicts = { thinking = "breaks" }', "echoes")
     planned = step(row, prefill="\n", strict=True, thinking={"type": "enabled"})
-    assert (planned.sends_prefill, planned.echo_required) == (False, False)
+    assert (planned.sends_prefill, planned.absent, planned.mode) == (False, "join", "native")
 
 
 def test_a_conflict_is_judged_by_what_is_sent() -> None:

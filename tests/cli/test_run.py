@@ -188,7 +188,7 @@ SECRET = "sk-very-secret-0123456789"
 FAILURES: dict[str, tuple[Script, bytes, str]] = {
     "401": (Script(status=401, error=("invalid", f"wrong key {SECRET}")), b"", "check the key"),
     "404": (Script(status=404), b"", "--base-url"),
-    "429": (Script(status=429, retry_after=7), b"", "wait 7 s"),
+    "429": (Script(status=429, retry_after=100), b"", "wait 100 s"),
     "500": (Script(status=500), b"", "try again later"),
     "redirect": (Script(redirect="https://example.com/"), b"", "redirect"),
     "a page": (Script(body=b"<html>", content_type="text/html"), b"", "check --base-url and --api"),
@@ -244,6 +244,7 @@ def test_json(cli: Cli) -> None:
             "cache_read_tokens": None,
             "cache_write_tokens": None,
             "reasoning_tokens": None,
+            "echo_tokens": None,
         },
         "stop_reason": "end",
         "stop_sequence": None,

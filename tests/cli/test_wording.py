@@ -9,8 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aprefill
-from aprefill import ConnectFailed, PrefillRefused, ProtocolError, Stalled, StatusError, Truncated, UsageError
+from aprefill import (
+    ConnectFailed,
+    PrefillIgnored,
+    PrefillRefused,
+    ProtocolError,
+    Stalled,
+    StatusError,
+    Truncated,
+    UsageError,
+)
+from aprefill._errors import _REMEDIES
+from aprefill._plan import Step
+from aprefill._splice import Splice, Transcript
+from aprefill._support import builtin_table
 from aprefill._target import check_url
+from aprefill._types import Call, FinishDelta, StopReason, Support, TextDelta
 from aprefill.cli._wording import _PHRASES, in_options
 
 if TYPE_CHECKING:
@@ -23,10 +37,30 @@ def test_each_phrase_is_one_that_the_library_writes() -> None:
     assert [phrase for phrase, _ in _PHRASES if phrase not in source] == []
 
 
+def limit_inside_the_echo() -> Truncated:
+    step = Step(
+        row=builtin_table().row("demo", "eats"),
+        call=Call(model="m", messages=()),
+        mode="emulated",
+        support=Support.EMULATED,
+        known="Dear Ann, ",
+        rules={},
+        stop=(),
+        show_when="decided",
+    )
+    splice = Splice(step, Transcript("Dear Ann, "), lead="", coalesce=False)
+    splice.take([TextDelta("Dear"), FinishDelta(StopReason.MAX_TOKENS, "length")])
+    with pytest.raises(Truncated) as caught:
+        splice.close(cut=False)
+    return caught.value
+
+
 def errors() -> Iterator[Exception]:
     yield ConnectFailed("host", "refused")
     yield PrefillRefused("m", known_as="support table: emulated")
-    yield PrefillRefused("m", status=400, quote="no")
+    yield from (PrefillRefused("m", status=400, quote="no", why=why) for why in _REMEDIES)
+    yield PrefillIgnored("m")
+    yield limit_inside_the_echo()
     yield ProtocolError("the answer is text/html")
     yield Stalled("first_token_s", 600)
     yield Truncated("no end")
@@ -45,7 +79,14 @@ def test_no_message_speaks_of_a_programs_arguments() -> None:
     """What each says to do can be done on a command line."""
     for error in errors():
         message = in_options(str(error))
-        assert not re.search(r"\w=(?!['\"])|base_url|text_so_far|\(\)", message), message
+        assert not re.search(r"\w=(?!['\"])|base_url|text_so_far|max_tokens|absent|\(\)", message), message
+
+
+def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
+    """Where a program has `emulate=`, `absent=` and `extra=`, the command line has `--strict` and `--max-tokens`."""
+    assert in_options(str(PrefillIgnored("m"))).endswith("; leave --strict out to have it put in front")
+    assert "asked for in the prompt (leave --strict out), choose" in in_options(str(PrefillRefused("m")))
+    assert "; raise --max-tokens; nothing new came" in in_options(str(limit_inside_the_echo()))
 
 
 def test_values_and_quotations_stay() -> None:

@@ -11,6 +11,7 @@ from aprefill import (
     AttemptReport,
     AttemptStarted,
     ConnectFailed,
+    Emulation,
     Event,
     LimitExceeded,
     PrefillIgnored,
@@ -18,6 +19,7 @@ from aprefill import (
     ProtocolError,
     ProviderError,
     ReasoningEvent,
+    Recovery,
     Reply,
     ReplyClosed,
     ReplyConsumed,
@@ -64,6 +66,9 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
                 assert_type(event.support, Support)
             case AttemptEnded():
                 assert_type(event.report, AttemptReport)
+                assert_type(event.report.error, str)
+                assert_type(event.report.waited_s, float)
+                assert_type(event.report.usage, Usage | None)
     assert_type(await reply.text(), str)
     assert_type(reply.text_so_far, str)
     assert_type(reply.verdict, Verdict)
@@ -95,16 +100,29 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         response_format={"type": "json_object"},
         extra={"seed": 1},
         support=Support.EATS,
+        emulate=Emulation(begin="{text}", continued="{open}{text}{close}{end}", sharper=""),
+        absent="raise",
         strict=True,
         show_when="decided",
         show_from="x",
         coalesce=True,
+        recovery=Recovery(retries=1, max_wait_s=2.5),
         timeouts=Timeouts(connect_s=1, first_token_s=2, progress_s=3, idle_s=4, total_s=None),
     ) as owned:
         assert_type(owned, Reply)
-    async with Session("anthropic:claude-haiku-4-5", max_tokens=5, table=table) as session:
+    async with Session(
+        "anthropic:claude-haiku-4-5", max_tokens=5, emulate=False, absent="retry", recovery=Recovery(), table=table
+    ) as session:
         assert_type(session, Session)
         assert_type(session.stream("hi", prefill="x", stop="\n", max_tokens=None), Reply)
+        assert_type(session.stream("hi", emulate=True, absent="join", recovery=Recovery(retries=0)), Reply)
+
+
+def the_values(usage: Usage, recovery: Recovery, words: Emulation) -> None:
+    assert_type(usage.echo_tokens, int | None)
+    assert_type(usage + usage, Usage)
+    assert_type((recovery.retries, recovery.max_wait_s), tuple[int, float])
+    assert_type((words.begin, words.continued, words.sharper), tuple[str, str, str])
 
 
 def the_stages() -> None:

@@ -1,0 +1,280 @@
+"""What does not go, or may not go, together with a native prefill: found in the request, said in the caller's words."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aprefill import PrefillRefused, Recovery, Reply, Session, Support, Table, UsageError, stream
+from aprefill._ask import Ask, ask
+from aprefill._conflicts import switched_on
+from aprefill._plan import first
+from aprefill.testing import Script, serve
+
+if TYPE_CHECKING:
+    from aprefill.testing import Server
+
+EVERY = ("thinking", "tools", "tool_choice", "response_format")
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(stream).parameters.items()
+    if name in inspect.signature(ask).parameters and name != "prompt"
+}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
+TOOL = {"name": "f"}
+
+
+def asked(**options: Any) -> Ask:
+    return ask("Hi", **{**DEFAULTS, "prefill": "[", **options})
+
+
+def extra(name: str, value: Any) -> tuple[str, dict[str, Any]]:
+    return f"extra[{name!r}]", {"extra": {name: value}}
+
+
+#: setting -> every way to switch it on: what the caller calls it, and the call
+ON: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "thinking": [
+        ("thinking", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
+        ("thinking", {"thinking": {"type": "adaptive"}}),
+        ("thinking", {"thinking": {"budget_tokens": 1024}}),
+        extra("thinking", {"type": "enabled"}),
+        extra("thinking", True),
+        extra("enable_thinking", True),
+        extra("chat_template_kwargs", {"enable_thinking": True}),
+        extra("chat_template_kwargs", {"thinking": True}),
+        extra("reasoning", {"effort": "low"}),
+        extra("reasoning", {"enabled": True}),
+        extra("reasoning", {"max_tokens": 100}),
+        *(extra("reasoning_effort", effort) for effort in ("minimal", "low", "medium", "high", "default")),
+    ],
+    "tools": [
+        ("tools", {"tools": [TOOL]}),
+        extra("tools", [TOOL]),
+        extra("functions", [TOOL]),
+    ],
+    "tool_choice": [
+        extra("tool_choice", "required"),
+        extra("tool_choice", "any"),
+        extra("tool_choice", "f"),
+        extra("tool_choice", {"type": "any"}),
+        extra("tool_choice", {"type": "tool", "name": "f"}),
+        extra("tool_choice", {"type": "function", "function": {"name": "f"}}),
+        extra("tool_choice", {"type": "allowed_tools", "allowed_tools": {}}),
+        extra("tool_choice", {"type": {}}),
+        extra("function_call", {"name": "f"}),
+    ],
+    "response_format": [
+        ("response_format", {"response_format": SCHEMA}),
+        ("response_format", {"response_format": {"type": "json_object"}}),
+        extra("response_format", {"type": "json_object"}),
+        extra("output_config", {"format": {"type": "json_schema", "schema": {}}}),
+        extra("output_format", {"type": "json_schema", "schema": {}}),
+        extra("format", "json"),
+        extra("format", {"type": "object"}),
+        extra("grammar", "root ::= [0-9]"),
+        extra("json_schema", {"type": "object"}),
+        *(extra(name, "x") for name in ("guided_regex", "guided_grammar", "regex", "ebnf")),
+        *(extra(name, {"type": "object"}) for name in ("guided_json", "structured_outputs", "structural_tag")),
+        extra("guided_choice", ["a", "b"]),
+    ],
+}
+#: setting -> what leaves it off
+OFF: dict[str, list[dict[str, Any]]] = {
+    "thinking": [
+        {},
+        {"thinking": {}},
+        {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "enabled"}, "extra": {"thinking": None}},
+        {"thinking": {"type": "enabled"}, "extra": {"thinking": {"type": "disabled"}}},
+        {"extra": {"thinking": False}},
+        {"extra": {"enable_thinking": False}},
+        {"extra": {"enable_thinking": None}},
+        {"extra": {"chat_template_kwargs": {"enable_thinking": False}}},
+        {"extra": {"chat_template_kwargs": {"thinking": False, "other": True}}},
+        {"extra": {"chat_template_kwargs": None}},
+        {"extra": {"reasoning": None}},
+        {"extra": {"reasoning": {}}},
+        {"extra": {"reasoning": {"enabled": False}}},
+        {"extra": {"reasoning": {"effort": "none"}}},
+        *({"extra": {"reasoning_effort": effort}} for effort in (None, "", "none")),
+    ],
+    "tools": [
+        {},
+        {"tools": []},
+        {"tools": [TOOL], "extra": {"tools": None}},
+        {"extra": {"tools": []}},
+        {"extra": {"functions": []}},
+    ],
+    "tool_choice": [
+        {},
+        *({"extra": {"tool_choice": choice}} for choice in (None, "", "auto", "none", {})),
+        *({"extra": {"tool_choice": {"type": kind}}} for kind in ("auto", "none")),
+        {"extra": {"function_call": "auto"}},
+        {"extra": {"function_call": "none"}},
+    ],
+    "response_format": [
+        {},
+        {"response_format": {}},
+        {"response_format": {"type": "text"}},
+        {"response_format": SCHEMA, "extra": {"response_format": None}},
+        {"extra": {"response_format": {"type": "text"}}},
+        {"extra": {"output_config": None}},
+        {"extra": {"output_config": {"effort": "low"}}},
+        {"extra": {"output_config": {"format": None}}},
+        {"extra": {"output_format": None}},
+        {"extra": {"format": None}},
+        {"extra": {"guided_json": None, "grammar": "", "guided_choice": []}},
+    ],
+}
+ON_CASES = [
+    pytest.param(setting, spelled, options, id=f"{setting}-{n}")
+    for setting, ways in ON.items()
+    for n, (spelled, options) in enumerate(ways)
+]
+OFF_CASES = [
+    pytest.param(setting, options, id=f"{setting}-{n}")
+    for setting, ways in OFF.items()
+    for n, options in enumerate(ways)
+]
+
+
+@pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
+def test_what_is_on_is_found_and_named(setting: str, spelled: str, options: dict[str, Any]) -> None:
+    """Every spelling of each setting, by the name under which the caller gave it; no other setting along with it."""
+    assert switched_on(asked(**options)) == {setting: spelled}
+
+
+@pytest.mark.parametrize(("setting", "options"), OFF_CASES)
+def test_what_is_off_is_not_found(setting: str, options: dict[str, Any]) -> None:
+    """Each setting said to be off, in every way; a field of `extra` wins over the argument."""
+    assert setting not in switched_on(asked(**options))
+
+
+def test_all_of_them_at_once() -> None:
+    """Each is found, the first spelling of each named."""
+    found = switched_on(
+        asked(
+            thinking={"type": "enabled"},
+            tools=[TOOL],
+            response_format=SCHEMA,
+            extra={"tool_choice": "any", "enable_thinking": True, "functions": [TOOL], "regex": "x"},
+        )
+    )
+    words = {name: name for name in ("thinking", "tools", "response_format")}
+    assert found == {**words, "tool_choice": "extra['tool_choice']"}
+
+
+# --- what becomes of it ------------------------------------------------------------------------------------------
+
+
+def table(server: Server | None, **conflicts: str) -> Table:
+    """A host named acme with these conflicts, at the loopback server."""
+    said = ", ".join(f'{setting} = "{word}"' for setting, word in conflicts.items())
+    return Table.load(
+        '[[host]]\nprovider = "acme"\napi = "chat"\ncodec = "openai_chat"\nauth = "none"\nkey_required = false\n'
+        f'base_url = "{server.openai_url if server else "https://acme.example/v1"}"\nconflicts = {{ {said} }}\n'
+        '[[host.model]]\nmatch = ["echoes"]\nsupport = "echoes"\nevidence = "engine"\nsource = "s"\ndate = 2026-01-01\n'
+        '[[host.model]]\nmatch = ["asks"]\nsupport = "emulated"\nevidence = "engine"\nsource = "s"\ndate = 2026-01-01\n'
+        '[[host.model]]\nmatch = ["*"]\nsupport = "eats"\nevidence = "engine"\nsource = "s"\ndate = 2026-01-01\n'
+    )
+
+
+ROWS = {word: {setting: table(None, **{setting: word}) for setting in EVERY} for word in ("breaks", "unknown")}
+
+
+def mode(word: str, setting: str, model: str = "m", **options: Any) -> str:
+    """How the prefill is carried where `setting` breaks it, or may."""
+    return first(asked(**options), ROWS[word][setting].row("acme", model), model).mode
+
+
+@pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
+def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str, options: dict[str, Any]) -> None:
+    """A `UsageError` that names host, setting and what to switch off; also with the caller's word for the support."""
+    says = (
+        f"acme cannot combine a native prefill with {setting}; switch {spelled} off, leave prefill out, "
+        'or pass support="emulated" to have the prefill asked for in the prompt'
+    )
+    for more in ({}, {"support": "eats"}, {"emulate": False}, {"strict": True}):
+        with pytest.raises(UsageError) as error:
+            mode("breaks", setting, **options, **more)
+        assert str(error.value) == says
+    # and doing what it says helps
+    assert mode("breaks", setting, **options, support="emulated") == "emulated"
+    assert mode("breaks", setting, **options, prefill="") == "none"
+    assert mode("breaks", setting) == "native"
+
+
+@pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
+def test_what_may_break_is_asked_for_in_the_prompt(setting: str, spelled: str, options: dict[str, Any]) -> None:
+    """Without leave to ask it is `PrefillRefused`, which says what is not known; the caller's word settles it."""
+    assert mode("unknown", setting, **options) == "emulated"
+    for more in ({"emulate": False}, {"strict": True}):
+        with pytest.raises(PrefillRefused) as refused:
+            mode("unknown", setting, **options, **more)
+        assert (refused.value.why, refused.value.status) == (setting, None)
+        assert f"whether it goes with {spelled} is not known); nothing was sent" in str(refused.value)
+        assert mode("unknown", setting, **options, **more, support="eats") == "native"
+    for support in (Support.EATS, "echoes"):
+        assert mode("unknown", setting, **options, support=support) == "native"
+    assert mode("unknown", setting, **options, prefill="") == "none"
+
+
+@pytest.mark.parametrize("word", ["breaks", "unknown"])
+@pytest.mark.parametrize(("setting", "options"), OFF_CASES)
+def test_what_is_off_breaks_nothing(word: str, setting: str, options: dict[str, Any]) -> None:
+    """The prefill goes out natively."""
+    assert mode(word, setting, **options) == "native"
+
+
+@pytest.mark.parametrize("word", ["breaks", "unknown"])
+@pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
+def test_a_prefill_that_is_asked_for_is_in_no_conflict(
+    word: str, setting: str, spelled: str, options: dict[str, Any]
+) -> None:
+    """A conflict is one with a native prefill: a row without one has none, nor has a setting that is not its."""
+    assert mode(word, setting, "asks", **options) == "emulated"
+    other = EVERY[EVERY.index(setting) - 1]
+    assert mode(word, other, **options) == "native"
+
+
+def test_a_known_break_counts_more_than_an_unknown_one() -> None:
+    """Whichever is found first."""
+    both: dict[str, Any] = {"thinking": {"type": "enabled"}, "tools": [TOOL]}
+    for words in (("breaks", "unknown"), ("unknown", "breaks")):
+        row = table(None, thinking=words[0], tools=words[1]).row("acme", "m")
+        with pytest.raises(UsageError, match=f"with {EVERY[words.index('breaks')]};"):
+            first(asked(**both), row, "m")
+
+
+# --- on the way to the host --------------------------------------------------------------------------------------
+
+
+def reply(session: Session, model: str = "acme:m", **options: Any) -> Reply:
+    return session.stream("Hi", prefill="[", model=model, recovery=Recovery(retries=0), **options)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("setting", EVERY)
+async def test_nothing_is_sent_in_a_conflict(setting: str) -> None:
+    """No connection is made for a request that cannot be; the same server is asked where it can."""
+    _, options = ON[setting][-1]
+    script = Script(text="1]", prefill="eats")
+    async with serve(script) as server, Session(table=table(server, **{setting: "breaks"})) as session:
+        with pytest.raises(UsageError, match=f"with {setting};"):
+            await reply(session, **options).text()
+        assert server.connections == 0
+        assert await reply(session).text() == "[1]"
+        assert server.connections == 1
+    async with serve(script) as server, Session(table=table(server, **{setting: "unknown"})) as session:
+        for no in ({"emulate": False}, {"strict": True}):
+            with pytest.raises(PrefillRefused):
+                await reply(session, **options, **no).text()
+        assert server.connections == 0
+        native = reply(session, **options, support="eats")
+        assert (await native.text(), native.mode) == ("[1]", "native")
+        emulated = reply(session, **options)
+        assert (await emulated.text(), emulated.mode) == ("[1]", "emulated")
+        assert server.connections == 1
