@@ -89,6 +89,8 @@ class Attempt:
         self.failure: AprefillError | None = None
         #: `interrupt()` was called
         self.interrupted = False
+        #: whether `kill()` shuts the connection down; None before the host accepted
+        self.closes_at_once: bool | None = None
         #: where the asynchronous close may be scheduled from a finaliser
         self.loop: Any = None
 
@@ -130,6 +132,7 @@ class Attempt:
         else:
             self._now = anyio.current_time
         await self._check_head()
+        self.closes_at_once = self._response.can_kill
         self._wire = decoder_for(headers.get("content-type", ""))
         self._receive = self._response.receive
 

@@ -17,7 +17,7 @@ TAIL_MIN = 6
 
 
 class Redactor:
-    """Replaces a key and a prompt in other people's texts.
+    """Replaces keys and a prompt in other people's texts.
 
     >>> redact = Redactor("sk-0123456789", ["tell me a secret"])
     >>> redact('bad key sk-0123456789 for "tell me a secret"')
@@ -28,25 +28,26 @@ class Redactor:
 
     __slots__ = ("_secrets",)
 
-    def __init__(self, key: str, prompt: Iterable[str] = ()) -> None:
+    def __init__(self, keys: str | Iterable[str], prompt: Iterable[str] = ()) -> None:
         texts = {text.strip() for text in prompt}
         texts = {text for text in texts if len(text) >= PROMPT_MIN}
         texts |= {json.dumps(text)[1:-1] for text in texts} | {
             json.dumps(text, ensure_ascii=False)[1:-1] for text in texts
         }
-        secrets = [(key, "[key]")] if key else []
+        keys = {keys} if isinstance(keys, str) else set(keys)
         # the longest first: one may hold another
+        secrets = [(key, "[key]") for key in sorted(keys - {""}, key=len, reverse=True)]
         self._secrets = secrets + [(text, "[prompt]") for text in sorted(texts, key=len, reverse=True)]
 
     @classmethod
-    def of(cls, key: str, call: Call) -> Redactor:
+    def of(cls, keys: str | Iterable[str], call: Call) -> Redactor:
         """The redactor for one request."""
         texts = [call.system or ""]
         for message in call.messages:
             content = message.get("content")
             parts = content if isinstance(content, list) else [{"text": content}]
             texts += [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-        return cls(key, texts)
+        return cls(keys, texts)
 
     def __call__(self, text: str) -> str:
         for secret, name in self._secrets:

@@ -212,6 +212,16 @@ class Reply:
         return None if step is None else step.support
 
     @property
+    def closes_at_once(self) -> bool | None:
+        """Whether leaving the reply shuts its connection down at once; None before the host accepted the request.
+
+        False where only an asynchronous close is possible, which the loop does soon after: over HTTP/2, where a
+        shutdown would cut the other replies on the connection, and where there is no socket, as behind a mock, an
+        ASGI transport or the demo model.
+        """
+        return self._run.closes_at_once
+
+    @property
     def attempts(self) -> tuple[AttemptReport, ...]:
         """A report a request, the first one first."""
         return self._run.reports()

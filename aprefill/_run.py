@@ -315,6 +315,11 @@ class Run:
         return self._step
 
     @property
+    def closes_at_once(self) -> bool | None:
+        """Whether leaving shuts the connection down at once; None before the host accepted."""
+        return None if self._attempt is None else self._attempt.closes_at_once
+
+    @property
     def verdict(self) -> Verdict:
         """The first attempt's."""
         if self._splice is not None:

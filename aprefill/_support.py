@@ -174,6 +174,10 @@ class Table:
         """Every provider's name, in the table's order."""
         return tuple(dict.fromkeys(provider for provider, _ in self._rows))
 
+    def apis(self, provider: str) -> tuple[str, ...]:
+        """The apis of one provider, its default one first; none for an unknown one."""
+        return tuple(api for owner, api in self._rows if owner == provider)
+
     def rows(self) -> tuple[Row, ...]:
         """All rows, host by host, in the order in which they are tried; the last of a host covers the rest."""
         return tuple(row for rows in self._rows.values() for row in rows)
@@ -183,7 +187,7 @@ class Table:
         found = self._found.get((provider, model, api))
         if found is not None:
             return found
-        apis = [known for owner, known in self._rows if owner == provider]
+        apis = self.apis(provider)
         if not apis:
             raise UsageError(f"unknown provider {provider!r}; known are {', '.join(self.providers)}")
         if api is not None and api not in apis:

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 #: The built-in model's base URL: no network, no key.
 DEMO_SCHEME = "demo:"
 
+#: Provider without a URL of its own -> what knows its URLs and its ways to sign a request.
+_SDK_OF = {
+    "azure": "an AsyncAzureOpenAI",
+    "vertex": "an AsyncAnthropicVertex",
+    "bedrock": "an AsyncAnthropicBedrock",
+    "foundry": "an AsyncAnthropicFoundry",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -36,6 +44,8 @@ class Target:
     #: the caller gave the base URL, so the row's own URLs do not apply
     own_url: bool = False
     _key: str = field(default="", repr=False)
+    #: what else must not be repeated: an SDK's client's own
+    _secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def host(self) -> str:
@@ -66,11 +76,14 @@ class Target:
 
     def without_key(self, text: str) -> str:
         """`text` without the key, for what a host says when all is well."""
-        return text.replace(self._key, "[key]") if self._key else text
+        for secret in (self._key, *self._secrets):
+            if secret:
+                text = text.replace(secret, "[key]")
+        return text
 
     def redactor(self, call: Call) -> Redactor:
         """Takes the key and the prompt of `call` out of what the host says."""
-        return Redactor.of(self._key, call)
+        return Redactor.of((self._key, *self._secrets), call)
 
 
 def resolve(
@@ -91,6 +104,8 @@ def resolve(
     if not name:
         raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
     provider, bare = split_model(name, table.providers)
+    if client is not None and client.api:
+        return _of_sdk(table, client, provider, bare, name, base_url=base_url, api_key=api_key, api=api, keep=keep)
     if provider is None:
         if base_url is None and client is None:
             known = ", ".join(table.providers)
@@ -103,10 +118,14 @@ def resolve(
     row = table.row(provider, bare, api)
     url = row.base_url if base_url is None else base_url
     if not url and base_url is None:
-        raise UsageError(f"{provider} has no base URL of its own; pass base_url=")
+        sdk = _SDK_OF.get(provider)
+        how = f"pass {sdk} of its SDK as client=, or base_url=" if sdk else "pass base_url="
+        raise UsageError(f"{provider} has no base URL of its own; {how}")
     demo = row.base_url.startswith(DEMO_SCHEME)
     if demo and base_url is not None:
         raise UsageError(f"{provider} is the built-in model and has no URL; leave base_url out")
+    if demo and client is not None:
+        raise UsageError(f"{provider} is the built-in model and sends nothing; leave client out")
     if not demo:
         check_url(url)
     return Target(
@@ -116,6 +135,47 @@ def resolve(
         keep=keep,
         own_url=base_url is not None,
         _key=_key(row, api_key, required=row.key_required and base_url is None and client is None),
+    )
+
+
+def _of_sdk(
+    table: Table,
+    client: Client,
+    provider: str | None,
+    model: str,
+    name: str,
+    *,
+    base_url: str | None,
+    api_key: str | None,
+    api: str | None,
+    keep: bool,
+) -> Target:
+    """The target of an SDK's client: its URL and key are its own, its class names the protocol."""
+    for argument, value in (("base_url", base_url), ("api_key", api_key)):
+        if value is not None:
+            raise UsageError(f"{argument}= beside client={client.name}: make the client with it, and leave it out here")
+    if api is not None and api != client.api:
+        raise UsageError(f"api={api!r}: client={client.name} speaks {client.api!r}; leave api out, or pass another client")
+    if not model:
+        raise UsageError(f"model={name!r} has no name after the colon")
+    check_url(client.base_url)
+    if provider is None:
+        provider = client.provider or table.provider_of_url(client.base_url)
+        if provider is None or client.api not in table.apis(provider):
+            provider = "openai-compatible"
+    elif client.api not in table.apis(provider) or table.row(provider, model, client.api).base_url == DEMO_SCHEME:
+        raise UsageError(
+            f"model={name!r}: {provider} has no api {client.api!r}, which client={client.name} speaks; "
+            f"pass the model's bare name, or another client"
+        )
+    row = table.row(provider, model, client.api)
+    return Target(
+        row=row,
+        model=model,
+        base_url=client.base_url,
+        keep=keep,
+        own_url=client.base_url != row.base_url.rstrip("/"),
+        _secrets=client.secrets,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from aprefill._errors import AprefillError, ConnectFailed, Stalled, Truncated, UsageError
+from aprefill._errors import QUOTE_MAX, AprefillError, ConnectFailed, Stalled, Truncated, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,15 @@ _REASONS: dict[str, str] = {
     "BrokenResourceError": "the connection was reset",
     "ClosedResourceError": "the connection was closed",
     "EndOfStream": "the connection was closed",
+    # aiohttp's, below the SDKs' aiohttp client
+    "ConnectionTimeoutError": "the connection took too long",
+    "SocketTimeoutError": "the client's own read timeout ran out",
+    "ServerTimeoutError": "a timeout of the client's own ran out",
+    "ServerDisconnectedError": "the host closed the connection",
+    "ClientPayloadError": "the host broke off",
+    "ClientConnectorError": "the connection could not be made",
+    "ClientConnectionError": "the connection was closed",
+    "ClientError": "the HTTP client failed",
     "SSLError": "the TLS handshake or record layer failed",
     "gaierror": "the host name is not known",
     "ConnectionRefusedError": "the connection was refused",
@@ -42,8 +52,15 @@ _REASONS: dict[str, str] = {
     "OSError": "the operating system reported an error",
 }
 
+#: Names of connection errors of the libraries that fetch an SDK's credentials.
+_FETCHING = {"HTTPClientError", "ConnectionError", "TransportError"}
+
 #: Bugs are not the network's: these pass through unchanged.
 _OURS = (AprefillError, AssertionError, AttributeError, NameError, TypeError)
+
+
+class ClientFailed(Exception):
+    """An SDK's client, named by the argument, raised its cause before it sent anything. `translate` makes it ours."""
 
 
 def translate(
@@ -63,28 +80,91 @@ def translate(
         return None
     for link in _chain(exc):
         _scrub(link, redact)
-    if isinstance(exc, RuntimeError) and "closed" in str(exc):
+    if isinstance(exc, ClientFailed):
+        cause = exc.__cause__
+        said = " ".join(str(cause).split())[:QUOTE_MAX]
+        return UsageError(
+            f"{exc} could not make the request ({type(cause).__name__}: {redact(said)}); "
+            "check its credentials and what else it was made with"
+        )
+    cause = _root(exc)
+    if isinstance(cause, RuntimeError) and "closed" in str(cause).lower():
         return UsageError("the client that was passed has been closed; pass an open one")
-    reason = next((_REASONS[c.__name__] for c in type(exc).__mro__ if c.__name__ in _REASONS), None)
-    reason = f"{type(exc).__name__}, {reason}" if reason else type(exc).__name__
-    if connect_s is not None and any(c.__name__ == "ConnectTimeout" for c in type(exc).__mro__):
+    reason = next((_REASONS[name] for name in _names(cause) if name in _REASONS), None)
+    reason = f"{type(cause).__name__}, {reason}" if reason else type(cause).__name__
+    if connect_s is not None and named(cause, "ConnectTimeout", "ConnectionTimeoutError"):
         return Stalled("connect_s", connect_s)
     if stage == "open":
         return ConnectFailed(host, reason)
     return Truncated(reason, received_bytes=received_bytes)
 
 
-def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+def from_network(exc: Exception) -> bool:
+    """Whether the network, the host or a closed client is behind what an SDK's client raised, and not its settings."""
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return False  # a file of credentials that is not there
+    if isinstance(exc, RuntimeError) and "closed" in str(exc).lower():
+        return True
+    names = set(_names(exc))
+    if type(exc).__module__.partition(".")[0] in {"botocore", "google"}:
+        return not names.isdisjoint(_FETCHING)
+    return not names.isdisjoint({"APIConnectionError", *_REASONS})
+
+
+def named(exc: BaseException, *names: str) -> bool:
+    """Whether `exc` is of a class with one of these names, or of a subclass of one."""
+    return not set(names).isdisjoint(_names(exc))
+
+
+def _names(exc: BaseException) -> list[str]:
+    return [c.__name__ for c in type(exc).__mro__]
+
+
+def _root(exc: BaseException) -> BaseException:
+    """What happened: below an SDK's wrapper, and below httpx2's words for it where aiohttp's are to be had.
+
+    aiohttp's are more exact: openai's transport calls every lost connection a connect timeout.
+    """
+    while named(exc, "APIConnectionError") and exc.__cause__ is not None:
+        exc = exc.__cause__
+    below: BaseException | None = exc
+    while below is not None and not type(below).__module__.startswith("aiohttp."):
+        below = below.__cause__
+    return below or exc
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """`exc`, its causes and its contexts, also those that are not shown."""
     seen: set[int] = set()
-    while exc is not None and id(exc) not in seen:
-        seen.add(id(exc))
-        yield exc
-        exc = exc.__cause__ or exc.__context__
+    links: list[BaseException | None] = [exc]
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            links += [link.__cause__, link.__context__]
 
 
 def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
     # what the host sent where a status line should be is quoted by the HTTP library's own errors
-    exc.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in exc.args)
-    for name in ("_request", "request", "response"):
-        if name in getattr(exc, "__dict__", {}):
-            setattr(exc, name, None)
+    exc.args = tuple(_plain(arg, redact) for arg in exc.args)
+    if isinstance(exc, UnicodeError):
+        with suppress(AttributeError, TypeError):
+            exc.object = ""  # type: ignore[attr-defined]
+    fields = getattr(exc, "__dict__", {})
+    for name, value in fields.items():
+        if name in {"_request", "request", "response", "body", "headers", "history"}:
+            fields[name] = None
+        elif name == "request_info" and hasattr(value, "_replace"):
+            fields[name] = value._replace(headers=())  # aiohttp's, whose str() needs the rest
+        elif isinstance(value, str):
+            fields[name] = redact(value)
+
+
+def _plain(arg: object, redact: Callable[[str], str]) -> object:
+    """An argument of an exception, without what it may quote or carry."""
+    if isinstance(arg, bytes):
+        arg = arg.decode(errors="replace")
+    if isinstance(arg, str):
+        return redact(arg)
+    return arg if arg is None or isinstance(arg, int | float | BaseException) else type(arg).__name__

@@ -23,12 +23,16 @@ class KillHandle:
         self._stream: Any = stream
 
     @classmethod
-    def of(cls, extensions: Mapping[str, Any]) -> KillHandle | None:
-        """The handle of an httpx2 or httpx response's `extensions`; None over HTTP/2, mocks and ASGI.
+    def of(cls, extensions: Mapping[str, Any], body: Any = None) -> KillHandle | None:
+        """The handle of an httpx2 or httpx response's `extensions` and `stream`; None over HTTP/2, mocks and ASGI.
 
         An HTTP/2 connection is shared: a shutdown would cut its other streams.
         """
         stream = extensions.get("network_stream")
+        if stream is None:
+            # the SDKs' aiohttp client: httpx2's stream holds the transport's, which holds aiohttp's response
+            response = getattr(getattr(body, "_stream", body), "_aiohttp_response", None)
+            stream = None if response is None else _AiohttpStream(response)
         if stream is None or extensions.get("http_version") == b"HTTP/2":
             return None
         return cls(stream)
@@ -58,3 +62,20 @@ class KillHandle:
         except (OSError, AttributeError):
             return False
         return True
+
+
+class _AiohttpStream:
+    """The network stream behind an aiohttp response, for as long as it has one.
+
+    aiohttp gives the connection back when it has received the body's end, which may be long before we have read it.
+    """
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def get_extra_info(self, name: str) -> Any:
+        connection = self._response.connection
+        transport = None if connection is None else connection.transport
+        return None if transport is None else transport.get_extra_info(name)

@@ -47,7 +47,7 @@ class HttpResponse:
     def __init__(self, response: Any) -> None:
         self._response = response
         self._closed = self._killed = False
-        self._kill = KillHandle.of(response.extensions)
+        self._kill = KillHandle.of(response.extensions, response.stream)
         self._body: Any = response.stream.__aiter__()
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers

@@ -1,0 +1,132 @@
+"""Requests through an SDK's client: its authentication, URL and pool, our bytes.
+
+`client.post` is asked for the raw response: no stream class of the SDK's is made, its retries and redirects are off,
+and the response is read below its `aiter_*` layers, as httpx2's own is. Nothing of an SDK is imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from aprefill._errors import UsageError
+
+from ._foreign import ClientFailed, from_network, named
+from .http import HttpResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from . import Request, Response
+
+#: What of a sent request may be a secret; the host's answer to it may quote it.
+_SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-amz-security-token")
+
+
+class ReadResponse:
+    """A response whose body was read already: an error status, which the SDKs read before they raise."""
+
+    can_kill = False
+
+    def __init__(self, response: Any) -> None:
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._body = _without_secrets(_content(response), response)
+        self.receive: Callable[[], Awaitable[bytes]] = self._receive
+
+    async def _receive(self) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
+
+    def kill(self) -> bool:
+        return False
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+class SdkTransport:
+    """Borrows an SDK's asynchronous client; never closes it."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Any) -> None:
+        self._client: Any = client
+
+    async def open(self, request: Request) -> Response:
+        client = self._client
+        try:
+            answer = await client.post(
+                self._where(request),
+                # a copy: no SDK writes into what the caller passed
+                body=msgspec.json.decode(request.body),
+                cast_to=object,
+                stream=True,
+                stream_cls=getattr(client, "_default_stream_cls", None),
+                options={
+                    "follow_redirects": False,
+                    "max_retries": 0,
+                    "timeout": _timeout(client, request.connect_s),
+                    "headers": {"X-Stainless-Raw-Response": "stream", "accept-encoding": "identity"},
+                },
+            )
+        except Exception as exc:
+            if named(exc, "APIStatusError"):
+                response = exc.response  # type: ignore[attr-defined]
+            elif from_network(exc):
+                raise
+            else:
+                raise ClientFailed(type(client).__name__) from exc
+        else:
+            response = getattr(answer, "http_response", None)
+            if response is None:
+                raise UsageError(
+                    f"{type(client).__name__} gave a {type(answer).__name__} in place of the raw response; "
+                    "leave out the middleware that does that"
+                )
+        # a hook of the caller's may have read it
+        return ReadResponse(response) if response.is_closed else HttpResponse(response)
+
+    def _where(self, request: Request) -> str:
+        """The protocol's path, which the client joins to its base URL; or the whole URL, if that is elsewhere."""
+        path = request.path
+        return path if request.url == str(self._client.base_url).rstrip("/") + path else request.url
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _timeout(client: Any, connect_s: float | None) -> Any:
+    """A `Timeout` of the library that the SDK stands on, with every clock but the connection's stopped."""
+    return _http_library(client).Timeout(None, connect=connect_s)
+
+
+def _http_library(client: Any) -> Any:
+    """httpx2; or httpx, for an SDK from before it."""
+    library = type(client.base_url).__module__.partition(".")[0]
+    return sys.modules.get(library) or sys.modules["httpx2"]
+
+
+def _content(response: Any) -> bytes:
+    try:
+        content: bytes = response.content
+    except RuntimeError:
+        # closed by a hook of the caller's before it was read
+        return b""
+    return content
+
+
+def _without_secrets(body: bytes, response: Any) -> bytes:
+    """`body` without the secrets that were sent: a token of the SDK's making is known from its request alone."""
+    for name in _SECRET_HEADERS:
+        value = response.request.headers.get(name, "")
+        for secret in {value, value.rpartition(" ")[2]}:
+            if len(secret) > 7:
+                body = body.replace(secret.encode(), b"[key]")
+    return body
