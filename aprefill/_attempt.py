@@ -125,7 +125,7 @@ class Attempt:
         self._waited = self._waited_since_progress = anyio.current_time() - began
         self.status = self._response.status
         headers = self._response.headers
-        request_id = headers.get("request-id") or headers.get("x-request-id")
+        request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
         self.request_id = request_id and self._target.without_key(request_id)
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)

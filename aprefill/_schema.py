@@ -64,7 +64,7 @@ class Host(Manner, kw_only=True, forbid_unknown_fields=True):
     hosts: list[str] = []
     key_env: list[str] = []
     key_required: bool = True
-    auth: Literal["bearer", "x-api-key", "none"]
+    auth: Literal["bearer", "x-api-key", "api-key", "none"]
     headers: dict[str, str] = {}
     max_tokens: int | None = None
     token_field: Literal["max_tokens", "max_completion_tokens"] = msgspec.field(default="max_tokens")

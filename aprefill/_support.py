@@ -61,7 +61,7 @@ class Row:
     base_url: str
     key_env: tuple[str, ...]
     key_required: bool
-    #: "bearer", "x-api-key" or "none"
+    #: "bearer", "x-api-key", "api-key" or "none"
     auth: str
     headers: Mapping[str, str]
     #: sent when the caller gives none, where the API demands one

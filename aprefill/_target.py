@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 #: The built-in model's base URL: no network, no key.
 DEMO_SCHEME = "demo:"
 
-#: Provider without a URL of its own -> what knows its URLs and its ways to sign a request.
+#: Host without a URL of its own -> whose client knows it.
 _SDK_OF = {
-    "azure": "an AsyncAzureOpenAI",
-    "vertex": "an AsyncAnthropicVertex",
-    "bedrock": "an AsyncAnthropicBedrock",
-    "foundry": "an AsyncAnthropicFoundry",
+    ("azure", "chat"): "an AsyncAzureOpenAI",
+    ("foundry", "messages"): "an AsyncAnthropicFoundry",
+    ("vertex", "messages"): "an AsyncAnthropicVertex",
+    ("bedrock", "messages"): "an AsyncAnthropicBedrock",
 }
+#: Those of them that also write the model into the URL, or sign the request: nothing else can ask there.
+_SDK_ALONE = {"vertex", "bedrock"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,11 @@ def resolve(
         raise UsageError(f"model={name!r} has no name after the colon")
     row = table.row(provider, bare, api)
     url = row.base_url if base_url is None else base_url
+    sdk = _SDK_OF.get((provider, row.api))
+    if sdk and provider in _SDK_ALONE:
+        raise UsageError(f"{provider} is reached through its SDK alone; pass {sdk} as client=")
     if not url and base_url is None:
-        sdk = _SDK_OF.get(provider)
-        how = f"pass {sdk} of its SDK as client=, or base_url=" if sdk else "pass base_url="
+        how = f"pass {sdk} as client=, or base_url=" if sdk else "pass base_url="
         raise UsageError(f"{provider} has no base URL of its own; {how}")
     demo = row.base_url.startswith(DEMO_SCHEME)
     if demo and base_url is not None:

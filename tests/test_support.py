@@ -223,6 +223,13 @@ EATS = {
     "vllm": "meta-llama/Llama-3.1-8B-Instruct Qwen/Qwen3-32B anything",
     "sglang": "anything",
     "llama_cpp": "anything.gguf",
+    "vertex": "claude-haiku-4-5@20251001 claude-sonnet-4-5 claude-3-7-sonnet@20250219",
+    "foundry": "claude-haiku-4-5 claude-opus-4-5",
+    "bedrock": """
+        anthropic.claude-haiku-4-5-20251001-v1:0 us.anthropic.claude-haiku-4-5-20251001-v1:0
+        eu.anthropic.claude-sonnet-4-5-20250929-v1:0 apac.anthropic.claude-sonnet-4-20250514-v1:0
+        global.anthropic.claude-opus-4-5-20251101-v1:0 anthropic.claude-3-5-haiku-20241022-v1:0
+        us.anthropic.claude-3-7-sonnet-20250219-v1:0 us.anthropic.claude-opus-4-1-20250805-v1:0""",
     "demo": "eats",
 }
 ECHOES = {
@@ -253,6 +260,13 @@ NOT_NATIVE = {
     "together": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
     "fireworks": "accounts/fireworks/models/kimi-k2",
     "cerebras": "gpt-oss-120b llama-4-scout qwen-3.8-27b",
+    "azure": "gpt-4o gpt-35-turbo gpt-5 my-deployment",
+    "vertex": "claude-opus-4-6 claude-sonnet-5@20260701 claude-haiku-5-5 gemini-2.5-pro",
+    "foundry": "claude-opus-4-6 my-claude-haiku-4-5",
+    "bedrock": """
+        us.anthropic.claude-opus-4-6-v1 anthropic.claude-opus-5-5-v1:0 global.anthropic.claude-sonnet-4-6
+        meta.llama3-3-70b-instruct-v1:0 xx.anthropic.claude-haiku-4-5-20251001-v1:0
+        arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-haiku-4-5-20251001-v1:0""",
     "openai-compatible": "anything",
     "demo": "prompt",
 }
@@ -339,7 +353,7 @@ def test_every_row_is_whole(found: Row) -> None:
         assert len(found.date) == 10
     assert found.codec in {"openai_chat", "anthropic_messages"}
     assert found.end in {"strict", "done"}
-    assert found.auth in {"bearer", "x-api-key", "none"}
+    assert found.auth in {"bearer", "x-api-key", "api-key", "none"}
     assert found.native_dialect in {"trailing", "prefix", "partial", "continue_final_message"}
     assert found.dialect == (found.native_dialect if found.native else "prompt")
     assert found.whitespace in {"keep", "strip"}
