@@ -1,0 +1,187 @@
+"""The SDKs' clients as the tests make them: each class that counts, on each HTTP stack that it runs on."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+
+from aprefill import Reply, Session, stream
+
+from ..conftest import LOOPS
+
+KEY = "sk-very-secret-0123456789"
+AWS_KEY, AWS_SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+QUESTION = "the caller's private question"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A client class, and what a request of its looks like."""
+
+    name: str
+    sdk: Any
+    cls: Any
+    #: what it is made with, from the server's URL
+    made_with: Callable[[str], dict[str, Any]]
+    model: str
+    path: str
+    #: a header, and how its value begins
+    auth: tuple[str, str]
+    #: what must never be shown
+    secrets: tuple[str, ...] = (KEY,)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def client(self, url: str, http: str = "httpx2", **more: Any) -> Any:
+        """A client for the server at `url`, over one of `STACKS`."""
+        if http not in {"httpx2", "none"}:
+            more.setdefault("http_client", STACKS[http](self.sdk))
+        return self.cls(**{**self.made_with(url), **more})
+
+    def stream(self, client: Any, **options: Any) -> Reply:
+        """A reply whose prefill the host leaves out."""
+        return stream(options.pop("prompt", QUESTION), **{"model": self.model, "client": client, "prefill": '["'}, **self.options, **options)  # fmt: skip
+
+    def session(self, client: Any, **options: Any) -> Session:
+        return Session(self.model, client=client, **self.options, **options)
+
+
+#: HTTP stack -> the client of it that is passed as `http_client`.
+STACKS: dict[str, Callable[[Any], Any]] = {
+    "aiohttp": lambda sdk: sdk.DefaultAioHttpClient(),
+    "httpx": lambda sdk: httpx.AsyncClient(),
+    "httpx-aiohttp": lambda sdk: importlib.import_module("httpx_aiohttp").HttpxAiohttpClient(),
+}
+
+KINDS = [
+    Kind(
+        name="anthropic",
+        sdk=anthropic,
+        cls=anthropic.AsyncAnthropic,
+        made_with=lambda url: {"base_url": url, "api_key": KEY},
+        model="anthropic:claude-haiku-4-5",
+        path="/v1/messages",
+        auth=("x-api-key", KEY),
+    ),
+    Kind(
+        name="anthropic-token",
+        sdk=anthropic,
+        cls=anthropic.AsyncAnthropic,
+        made_with=lambda url: {"base_url": url, "auth_token": KEY},
+        model="anthropic:claude-haiku-4-5",
+        path="/v1/messages",
+        auth=("authorization", f"Bearer {KEY}"),
+    ),
+    Kind(
+        name="openai",
+        sdk=openai,
+        cls=openai.AsyncOpenAI,
+        made_with=lambda url: {"base_url": url + "/v1", "api_key": KEY},
+        model="vllm:m",
+        path="/v1/chat/completions",
+        auth=("authorization", f"Bearer {KEY}"),
+    ),
+    Kind(
+        name="azure",
+        sdk=openai,
+        cls=openai.AsyncAzureOpenAI,
+        made_with=lambda url: {"azure_endpoint": url, "api_version": "2024-10-21", "api_key": KEY},
+        model="gpt-4o",
+        path="/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        auth=("api-key", KEY),
+        options={"support": "eats"},
+    ),
+    Kind(
+        name="azure-entra",
+        sdk=openai,
+        cls=openai.AsyncAzureOpenAI,
+        made_with=lambda url: {"azure_endpoint": url, "api_version": "2024-10-21", "azure_ad_token": KEY},
+        model="gpt-4o",
+        path="/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        auth=("authorization", f"Bearer {KEY}"),
+        options={"support": "eats"},
+    ),
+    Kind(
+        name="vertex",
+        sdk=anthropic,
+        cls=anthropic.AsyncAnthropicVertex,
+        made_with=lambda url: {
+            "base_url": url + "/v1",
+            "access_token": KEY,
+            "project_id": "p",
+            "region": "us-east5",
+        },
+        model="claude-haiku-4-5@20251001",
+        path="/v1/projects/p/locations/us-east5/publishers/anthropic/models/claude-haiku-4-5@20251001:streamRawPredict",
+        auth=("authorization", f"Bearer {KEY}"),
+    ),
+    Kind(
+        name="foundry",
+        sdk=anthropic,
+        cls=anthropic.AsyncAnthropicFoundry,
+        made_with=lambda url: {"base_url": url + "/anthropic", "api_key": KEY},
+        model="claude-haiku-4-5",
+        path="/anthropic/v1/messages",
+        auth=("api-key", KEY),
+    ),
+    Kind(
+        name="bedrock",
+        sdk=anthropic,
+        cls=anthropic.AsyncAnthropicBedrock,
+        made_with=lambda url: {"base_url": url, "aws_region": "us-east-1", "api_key": KEY},
+        model="us.anthropic.claude-haiku-4-5-20251001-v1:0",
+        path="/model/us.anthropic.claude-haiku-4-5-20251001-v1:0/invoke-with-response-stream",
+        auth=("authorization", f"Bearer {KEY}"),
+    ),
+    Kind(
+        name="bedrock-sigv4",
+        sdk=anthropic,
+        cls=anthropic.AsyncAnthropicBedrock,
+        made_with=lambda url: {
+            "base_url": url,
+            "aws_region": "us-east-1",
+            "aws_access_key": AWS_KEY,
+            "aws_secret_key": AWS_SECRET,
+        },
+        model="bedrock:anthropic.claude-haiku-4-5-20251001-v1:0",
+        path="/model/anthropic.claude-haiku-4-5-20251001-v1:0/invoke-with-response-stream",
+        auth=("authorization", f"AWS4-HMAC-SHA256 Credential={AWS_KEY}/"),
+        secrets=(AWS_KEY, AWS_SECRET),
+    ),
+]
+
+BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+def stacks_of(kind: Kind) -> list[str]:
+    """httpx2, the SDK's aiohttp client, and for openai's the clients of old httpx that it takes."""
+    stacks = ["httpx2", "aiohttp"]
+    if kind.name == "openai":
+        stacks.append("httpx")
+        if importlib.util.find_spec("httpx_aiohttp"):
+            stacks.append("httpx-aiohttp")
+    return stacks
+
+
+def is_on_aiohttp(stack: str) -> bool:
+    return "aiohttp" in stack
+
+
+def cells(kinds: list[Kind] = KINDS) -> list[Any]:
+    """Every loop, class and stack that go together: aiohttp runs on asyncio's loops alone."""
+    return [
+        pytest.param(*loop.values, kind, stack, id=f"{loop.id}-{kind.name}-{stack}")
+        for kind in kinds
+        for stack in stacks_of(kind)
+        for loop in (LOOPS[:2] if is_on_aiohttp(stack) else LOOPS)
+    ]
+
+
+__all__ = ["KEY", "KINDS", "QUESTION", "Kind", "cells", "httpx2", "is_on_aiohttp", "stacks_of"]
