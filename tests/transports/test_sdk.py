@@ -40,6 +40,10 @@ WHOLE = '["Alabama", "Alaska"]'
 
 by_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 by_cell = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells())
+#: what goes wrong below the SDK does so the same way for all classes of one
+by_sdk = pytest.mark.parametrize(
+    ("anyio_backend", "kind", "stack"), cells([BY_NAME["openai"], BY_NAME["anthropic"], BY_NAME["bedrock"]])
+)
 on_asyncio = pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 
 
@@ -222,7 +226,7 @@ async def test_no_retry_of_the_sdk_s(kind: Kind, status: int) -> None:
 
 
 @pytest.mark.anyio
-@by_cell
+@by_sdk
 async def test_a_redirect_is_not_followed(kind: Kind, stack: str) -> None:
     """A 307 would post the prompt to another host."""
     async with serve(STATES) as elsewhere, serve(Script(redirect=elsewhere.url + kind.path)) as server:
@@ -259,7 +263,7 @@ def refused_port() -> int:
 
 
 @pytest.mark.anyio
-@by_cell
+@by_sdk
 async def test_a_connection_that_is_refused(kind: Kind, stack: str) -> None:
     """Below the SDK's APIConnectionError, and below what its transport calls it."""
     async with kind.client(f"http://127.0.0.1:{refused_port()}", stack) as client:
@@ -270,7 +274,7 @@ async def test_a_connection_that_is_refused(kind: Kind, stack: str) -> None:
 
 
 @pytest.mark.anyio
-@by_cell
+@by_sdk
 async def test_a_connection_that_takes_too_long(kind: Kind, stack: str) -> None:
     """Our clock, not the SDK's ten minutes."""
     with socket.socket() as host, socket.socket() as first, socket.socket() as second:
@@ -280,14 +284,14 @@ async def test_a_connection_that_takes_too_long(kind: Kind, stack: str) -> None:
             waiting.setblocking(False)
             waiting.connect_ex(host.getsockname())
         async with kind.client(f"http://127.0.0.1:{host.getsockname()[1]}", stack) as client:
-            reply = kind.stream(client, timeouts=Timeouts(connect_s=0.1))
+            reply = kind.stream(client, timeouts=Timeouts(connect_s=0.05))
             with pytest.raises(Stalled) as stalled, anyio.fail_after(3):
                 await reply.text()
-    assert (stalled.value.clock, stalled.value.after_s) == ("connect_s", 0.1)
+    assert (stalled.value.clock, stalled.value.after_s) == ("connect_s", 0.05)
 
 
 @pytest.mark.anyio
-@by_cell
+@by_sdk
 async def test_a_host_that_hangs_up_or_falls_silent(kind: Kind, stack: str) -> None:
     """Before the head: no connect timeout, whatever the transport calls it. Inside the body: cut, or stalled."""
     # the URL of each server is another, so each has a client of its own
@@ -385,8 +389,11 @@ def everything_about(error: BaseException | None) -> str:
     ],
     ids=["401", "plain", "id", "hang-up", "drop", "reset", "html", "in-band"],
 )
-@pytest.mark.parametrize("stack", ["httpx2", "aiohttp"])
-@by_kind
+@pytest.mark.parametrize(
+    ("kind", "stack"),
+    [(kind, "httpx2") for kind in KINDS] + [(BY_NAME[name], "aiohttp") for name in ("openai", "anthropic", "bedrock")],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 @on_asyncio
 async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
     script: Script, stack: str, kind: Kind, caplog: pytest.LogCaptureFixture
