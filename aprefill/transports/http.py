@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: How long closing may take before it is abandoned, in seconds.
 CLOSE_S = 1.0
 
+#: How many pieces a body without a socket may have ready before its next read waits.
+_BUFFERED = 1000
+
 #: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
 
@@ -81,11 +84,16 @@ class HttpResponse:
         """Bring the body's generators to their end, so that none is left to the garbage collector.
 
         Behind the body stand four or five more, which only an error from below unwinds in order: with the socket
-        shut down the next read raises it, after what was received already.
+        shut down the next read raises it, after what was received already. Where there is no socket of its own, as
+        over HTTP/2, a cancellation does the same.
         """
         try:
             if self._killed or self.kill():
                 while True:
+                    await self._body.__anext__()
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                for _ in range(_BUFFERED):
                     await self._body.__anext__()
             await self._body.aclose()
         except (Exception, StopAsyncIteration):  # noqa: S110 - the way out is the point

@@ -35,6 +35,8 @@ from aprefill.testing import Script, serve
 from ..conftest import LOOPS
 from .sdks import AWS_KEY, BY_NAME, KEY, KINDS, QUESTION, Kind, cells
 
+pytestmark = pytest.mark.usefixtures("small_ca")
+
 STATES = Script(text='Alabama", "Alaska"]', prefill="eats")
 WHOLE = '["Alabama", "Alaska"]'
 

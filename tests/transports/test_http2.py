@@ -1,0 +1,107 @@
+"""A caller's client over HTTP/2: the connection is shared, so nothing of ours shuts it down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import httpx
+import httpx2
+import openai
+import pytest
+
+from aprefill import Reply, Stalled, Timeouts, stream
+from aprefill.testing import Script, serve
+from aprefill.transports._kill import KillHandle
+
+pytest.importorskip("h2", reason="the tests over HTTP/2 need h2, of the dependency group test")
+
+from .h2host import Host, http2_host
+
+pytestmark = pytest.mark.anyio
+
+WHOLE = "zero one two three"
+
+
+def opened(client: Any, host: Host, prompt: str, **options: Any) -> Reply:
+    where = {} if isinstance(client, openai.AsyncOpenAI) else {"base_url": host.url}
+    return stream(prompt, prefill="zero ", model="vllm:m", client=client, **where, **options)
+
+
+CLIENTS = {
+    "httpx2": lambda host: httpx2.AsyncClient(http2=True, verify=host.ssl_context),
+    "httpx": lambda host: httpx.AsyncClient(http2=True, verify=host.ssl_context),
+    "openai": lambda host: openai.AsyncOpenAI(
+        api_key="k", base_url=host.url, http_client=httpx2.AsyncClient(http2=True, verify=host.ssl_context)
+    ),
+}
+
+
+@pytest.fixture(params=CLIENTS)
+def make_client(request: pytest.FixtureRequest) -> Any:
+    return CLIENTS[request.param]
+
+
+async def leave_by_break(reply: Reply) -> None:
+    async for chunk in reply:
+        if chunk == "two ":
+            break
+
+
+async def leave_by_aclose(reply: Reply) -> None:
+    async with reply:
+        async for chunk in reply:
+            if chunk == "two ":
+                await reply.aclose()
+                return
+
+
+async def leave_by_timeout(reply: Reply) -> None:
+    with anyio.move_on_after(0.1):
+        await reply.text()
+
+
+async def leave_by_stall(reply: Reply) -> None:
+    with pytest.raises(Stalled):
+        await reply.text()
+
+
+@pytest.mark.parametrize("leave", [leave_by_break, leave_by_aclose, leave_by_timeout, leave_by_stall])
+async def test_leaving_one_reply_leaves_its_neighbour_alone(make_client: Any, leave: Any) -> None:
+    """Two replies over one connection: one is left in its middle, the other comes whole; so does a third one."""
+    async with http2_host() as host, make_client(host) as client:
+        neighbour = opened(client, host, "stall")
+        async with neighbour:
+            cursor = aiter(neighbour)
+            text = await anext(cursor) + await anext(cursor)
+            timeouts = Timeouts(idle_s=0.1) if leave is leave_by_stall else Timeouts()
+            left = opened(client, host, "stall", timeouts=timeouts)
+            await leave(left)
+            host.go_on.set()
+            text += "".join([chunk async for chunk in neighbour])
+        assert text == WHOLE
+        assert await opened(client, host, "hi").text() == WHOLE
+        assert (host.connections, host.open_connections, host.requests) == (1, 1, 3)
+        assert neighbour.closes_at_once is left.closes_at_once is False
+
+
+async def test_control_a_shutdown_cuts_the_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same two replies with a kill handle that does not know HTTP/2: the neighbour is cut."""
+    monkeypatch.setattr(KillHandle, "of", classmethod(lambda cls, extensions, body=None: cls(extensions["network_stream"])))
+    async with http2_host() as host, httpx2.AsyncClient(http2=True, verify=host.ssl_context) as client:
+        neighbour = opened(client, host, "stall")
+        cursor = aiter(neighbour)
+        await anext(cursor)
+        await leave_by_break(opened(client, host, "stall"))
+        with anyio.fail_after(2):
+            while host.open_connections:
+                await anyio.lowlevel.checkpoint()
+        await neighbour.aclose()
+
+
+async def test_over_http1_the_same_client_closes_at_once() -> None:
+    """What counts is the connection that was made, not what the client could do."""
+    async with serve(Script(text="x")) as server, httpx2.AsyncClient(http2=True) as client:
+        reply = stream("hi", model="m", client=client, base_url=server.openai_url)
+        assert await reply.text() == "x"
+        assert reply.closes_at_once is True
