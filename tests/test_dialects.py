@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import anthropic
 import pytest
 
 from aprefill import Session, stream
@@ -13,6 +14,8 @@ from aprefill._support import Table, builtin_table
 from aprefill.testing import Script, serve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aprefill.testing import Exchange, Server
 
 pytestmark = pytest.mark.anyio
@@ -237,6 +240,23 @@ CASES = {
 }
 
 
+#: Hosts behind an SDK's client: the class that asks there, made with the server's URL.
+SDK_CASES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "vertex:claude-haiku-4-5@20251001": (
+        "/projects/p/locations/r/publishers/anthropic/models/claude-haiku-4-5@20251001:streamRawPredict",
+        lambda url: anthropic.AsyncAnthropicVertex(base_url=url, region="r", project_id="p", access_token=KEY),
+    ),
+    "bedrock:eu.anthropic.claude-sonnet-4-5-20250929-v1:0": (
+        "/model/eu.anthropic.claude-sonnet-4-5-20250929-v1:0/invoke-with-response-stream",
+        lambda url: anthropic.AsyncAnthropicBedrock(base_url=url, aws_region="r", api_key=KEY),
+    ),
+    "foundry:claude-opus-4-5": (
+        "/v1/messages",
+        lambda url: anthropic.AsyncAnthropicFoundry(base_url=url, api_key=KEY),
+    ),
+}
+
+
 def table(server: Server) -> Table:
     """The built-in hosts with their own paths, all of them moved to the loopback server."""
     lines = []
@@ -280,10 +300,28 @@ async def test_a_host_on_the_wire(case: Case, monkeypatch: pytest.MonkeyPatch) -
     assert with_prefill.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(("model", "case"), SDK_CASES.items(), ids=[name.partition(":")[0] for name in SDK_CASES])
+async def test_a_host_behind_an_sdk_s_client(model: str, case: tuple[str, Any]) -> None:
+    """The same turn, without the white space that Claude refuses; the model in the path or the body, as the host wants."""
+    path, make = case
+    async with serve(Script(text="\n42.", prefill="eats")) as server, make(server.url) as client:
+        async with Session(model, client=client) as session:
+            assert await session.stream("Hi", prefill="The answer is\n").text() == "The answer is\n42."
+    exchange = server.exchanges[0]
+    assert (exchange.path, exchange.model) == (path, model.partition(":")[2])
+    assert exchange.json["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "The answer is"},
+    ]
+    assert exchange.json["max_tokens"] == 4096
+    assert ("anthropic_version" in exchange.json) is ("model" not in exchange.json)
+
+
 def test_the_cases_cover_every_dialect_and_every_host_that_takes_a_prefill() -> None:
     """The control of the cases above: a host that is new in the built-in table is not forgotten here."""
     rows = [row for row in builtin_table().rows() if row.native and row.provider != "demo"]
     named_by = [(*case.model.partition(":")[::2], case.api) for case in CASES.values()]
+    named_by += [(*model.partition(":")[::2], None) for model in SDK_CASES]
     cases = [builtin_table().row(provider, model, api) for provider, model, api in named_by]
     assert {(row.provider, row.api) for row in rows} <= {(row.provider, row.api) for row in cases}
     assert {row.dialect for row in rows} == {"trailing", "prefix", "partial", "continue_final_message"}

@@ -6,13 +6,15 @@ import inspect
 import ssl
 from typing import Any
 
+import aiohttp
 import anyio
+import botocore.exceptions
 import httpx
 import httpx2
 import pytest
 
-from aprefill import AprefillError, ConnectFailed, Truncated, UsageError
-from aprefill.transports._foreign import _REASONS, translate
+from aprefill import AprefillError, ConnectFailed, Stalled, Truncated, UsageError
+from aprefill.transports._foreign import _REASONS, ClientFailed, from_network, translate
 
 LIBRARIES = [httpx2, httpx]
 
@@ -76,6 +78,93 @@ def test_the_whole_chain_is_scrubbed() -> None:
     inner.__context__ = outer
     translate(outer, stage="open", host="h")
     assert vars(inner)["_request"] is vars(outer)["_request"] is None
+
+
+class APIConnectionError(Exception):
+    """As both SDKs have it."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__("Connection error.")
+        vars(self).update(fields)
+
+
+class APITimeoutError(APIConnectionError):
+    """A subclass, as there."""
+
+
+def caused(outer: Exception, *causes: BaseException) -> Exception:
+    link: BaseException = outer
+    for cause in causes:
+        link.__cause__ = cause
+        link = cause
+    return outer
+
+
+def test_an_sdk_s_wrapper_is_looked_through() -> None:
+    """What happened is below it, and nothing of the request is left on it."""
+    request = httpx2.Request("POST", "https://host.test", headers={"x-api-key": "secret"})
+    exc = caused(APIConnectionError(request=request, body={"k": "secret"}, message="secret!"), httpx2.ConnectError("no"))
+    error = translate(exc, stage="open", host="h", redact=lambda text: text.replace("secret", "[key]"))
+    assert isinstance(error, ConnectFailed)
+    assert error.reason == "ConnectError, the connection could not be made"
+    assert "secret" not in repr(vars(exc))
+    late = caused(APITimeoutError(request=request), httpx2.ConnectTimeout(""))
+    assert isinstance(translate(late, stage="open", host="h", connect_s=2.0), Stalled)
+    closed = caused(APIConnectionError(), RuntimeError("Cannot send a request, as the client has been closed."))
+    assert isinstance(translate(closed, stage="open", host="h"), UsageError)
+
+
+def test_aiohttp_s_own_word_counts() -> None:
+    """Its transport for httpx2 takes any lost connection for a connect timeout."""
+    lost = caused(APITimeoutError(), httpx2.ConnectTimeout(""), aiohttp.ServerDisconnectedError())
+    error = translate(lost, stage="open", host="h", connect_s=2.0)
+    assert isinstance(error, ConnectFailed)
+    assert error.reason == "ServerDisconnectedError, the host closed the connection"
+    late = caused(APITimeoutError(), httpx2.TimeoutException(""), aiohttp.ConnectionTimeoutError())
+    assert isinstance(translate(late, stage="open", host="h", connect_s=2.0), Stalled)
+
+
+def test_what_a_client_raised_before_it_sent() -> None:
+    """The caller's to mend, in the client's own words without the key."""
+    exc = caused(ClientFailed("AsyncThing"), ValueError("no region for sk-1"))
+    error = translate(exc, stage="open", host="h", redact=lambda text: text.replace("sk-1", "[key]"))
+    assert isinstance(error, UsageError)
+    assert str(error) == (
+        "AsyncThing could not make the request (ValueError: no region for [key]); "
+        "check its credentials and what else it was made with"
+    )
+
+
+@pytest.mark.parametrize(
+    ("exc", "network"),
+    [
+        (httpx2.ReadTimeout("x"), True),
+        (APITimeoutError(), True),
+        (ConnectionResetError(), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (RuntimeError("Cannot send a request, as the client has been closed."), True),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="x"), True),
+        (botocore.exceptions.NoCredentialsError(), False),
+        (botocore.exceptions.ClientError({}, "AssumeRole"), False),
+        (FileNotFoundError(2, "no such file", "/credentials"), False),
+        (RuntimeError("Could not resolve AWS credentials from session"), False),
+        (TypeError("Could not resolve authentication method"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_the_network_s_or_the_settings(exc: Exception, network: bool) -> None:
+    """Whom an error of an SDK's client belongs to."""
+    assert from_network(exc) is network
+
+
+def test_arguments_that_carry_a_secret_are_dropped() -> None:
+    """Bytes are redacted as text, objects are named by their type, and an encoder's object is emptied."""
+    exc = ValueError(b"key sk-1", {"authorization": "sk-1"}, 3, None)
+    exc.__context__ = UnicodeEncodeError("ascii", "sk-1\u00e9", 4, 5, "ordinal not in range")
+    translate(exc, stage="open", host="h", redact=lambda text: text.replace("sk-1", "[key]"))
+    assert exc.args == ("key [key]", "dict", 3, None)
+    assert exc.__context__.object == ""
+    assert "sk-1" not in repr(exc.__context__.args)
 
 
 def test_reasons_are_sentences() -> None:

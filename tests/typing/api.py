@@ -69,6 +69,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
     assert_type(reply.verdict, Verdict)
     assert_type(reply.mode, str | None)
     assert_type(reply.support, Support | None)
+    assert_type(reply.closes_at_once, bool | None)
     assert_type(reply.attempts, tuple[AttemptReport, ...])
     assert_type(reply.usage, Usage | None)
     assert_type(reply.stop_reason, StopReason | None)
