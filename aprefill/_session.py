@@ -75,8 +75,9 @@ def stream(
             the prefill; of such a turn the text is sent and nothing else.
         prefill: The first characters of the reply.
         model: ``"provider:name"``; with `client` or `base_url` the bare name will do. Else ``APREFILL_MODEL``.
-        client: An open `httpx2.AsyncClient` or `httpx.AsyncClient` to send with. It stays yours; its own timeouts
-            do not apply, `timeouts` do.
+        client: An open `AsyncAnthropic` or `AsyncOpenAI`, one of their Azure, Bedrock, Vertex and Foundry kin, an
+            `httpx2.AsyncClient` or an `httpx.AsyncClient` to send with. It stays yours; its own timeouts, retries and
+            redirects do not apply, `timeouts` do. An SDK's client brings its own URL and key.
         base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host.
         api_key: In place of the provider's environment variable.
         api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's

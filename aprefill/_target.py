@@ -159,7 +159,9 @@ def _of_sdk(
         if value is not None:
             raise UsageError(f"{argument}= beside client={client.name}: make the client with it, and leave it out here")
     if api is not None and api != client.api:
-        raise UsageError(f"api={api!r}: client={client.name} speaks {client.api!r}; leave api out, or pass another client")
+        raise UsageError(
+            f"api={api!r}: client={client.name} speaks {client.api!r}; leave api out, or pass another client"
+        )
     if not model:
         raise UsageError(f"model={name!r} has no name after the colon")
     check_url(client.base_url)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import h2.config
@@ -16,6 +15,9 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSListener
 
 from aprefill.testing.tls import Certificate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Host:

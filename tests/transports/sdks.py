@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx
@@ -16,6 +15,9 @@ import pytest
 from aprefill import Reply, Session, stream
 
 from ..conftest import LOOPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY = "sk-very-secret-0123456789"
 AWS_KEY, AWS_SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
@@ -47,7 +49,8 @@ class Kind:
 
     def stream(self, client: Any, **options: Any) -> Reply:
         """A reply whose prefill the host leaves out."""
-        return stream(options.pop("prompt", QUESTION), **{"model": self.model, "client": client, "prefill": '["'}, **self.options, **options)  # fmt: skip
+        prompt = options.pop("prompt", QUESTION)
+        return stream(prompt, model=self.model, client=client, prefill='["', **self.options, **options)
 
     def session(self, client: Any, **options: Any) -> Session:
         return Session(self.model, client=client, **self.options, **options)

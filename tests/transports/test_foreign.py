@@ -103,7 +103,9 @@ def caused(outer: Exception, *causes: BaseException) -> Exception:
 def test_an_sdk_s_wrapper_is_looked_through() -> None:
     """What happened is below it, and nothing of the request is left on it."""
     request = httpx2.Request("POST", "https://host.test", headers={"x-api-key": "secret"})
-    exc = caused(APIConnectionError(request=request, body={"k": "secret"}, message="secret!"), httpx2.ConnectError("no"))
+    exc = caused(
+        APIConnectionError(request=request, body={"k": "secret"}, message="secret!"), httpx2.ConnectError("no")
+    )
     error = translate(exc, stage="open", host="h", redact=lambda text: text.replace("secret", "[key]"))
     assert isinstance(error, ConnectFailed)
     assert error.reason == "ConnectError, the connection could not be made"

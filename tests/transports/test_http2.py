@@ -87,7 +87,9 @@ async def test_leaving_one_reply_leaves_its_neighbour_alone(make_client: Any, le
 
 async def test_control_a_shutdown_cuts_the_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same two replies with a kill handle that does not know HTTP/2: the neighbour is cut."""
-    monkeypatch.setattr(KillHandle, "of", classmethod(lambda cls, extensions, body=None: cls(extensions["network_stream"])))
+    monkeypatch.setattr(
+        KillHandle, "of", classmethod(lambda cls, extensions, body=None: cls(extensions["network_stream"]))
+    )
     async with http2_host() as host, httpx2.AsyncClient(http2=True, verify=host.ssl_context) as client:
         neighbour = opened(client, host, "stall")
         cursor = aiter(neighbour)

@@ -352,7 +352,9 @@ async def test_missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
             (helper, "m", r"the helper said \[key\], for \[prompt\]"),
         ):
             with pytest.raises(UsageError, match=said) as error:
-                await stream(QUESTION, model=model, client=client, api="messages" if client is nothing else "chat").text()
+                await stream(
+                    QUESTION, model=model, client=client, api="messages" if client is nothing else "chat"
+                ).text()
             assert "check its credentials" in str(error.value)
             assert error.value.__cause__ is not None
             assert error.value.__cause__.__cause__ is not None
@@ -490,7 +492,12 @@ def some(name: str, **more: Any) -> Any:
         (some("anthropic"), "anthropic:claude-haiku-4-5", "anthropic", "claude-haiku-4-5"),
         (some("anthropic"), "llama_cpp:m", "llama_cpp", "m"),
         (openai.AsyncOpenAI(api_key=KEY), "gpt-4o", "openai", "gpt-4o"),
-        (openai.AsyncOpenAI(api_key=KEY, base_url="https://api.deepseek.com"), "deepseek-chat", "deepseek", "deepseek-chat"),
+        (
+            openai.AsyncOpenAI(api_key=KEY, base_url="https://api.deepseek.com"),
+            "deepseek-chat",
+            "deepseek",
+            "deepseek-chat",
+        ),
         (openai.AsyncOpenAI(api_key=KEY, base_url="https://api.groq.com/openai/v1/"), "x", "groq", "x"),
         (openai.AsyncOpenAI(api_key=KEY, base_url="https://api.anthropic.com/v1/"), "x", "openai-compatible", "x"),
         (some("openai"), "llama3.2:1b", "openai-compatible", "llama3.2:1b"),

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import statistics
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 import httpx2
 import pytest
 
-from aprefill import Session
 from aprefill._run import _live
 from aprefill.testing import Script, serve
 from aprefill.transports._kill import KillHandle
@@ -23,7 +21,13 @@ from ..conftest import LOOPS
 from ..test_closing import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle
 from .sdks import BY_NAME, KINDS, Kind, cells, is_on_aiohttp
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aprefill import Session
+
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "no_gc")]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen() -> Iterator[None]:
@@ -56,7 +60,9 @@ async def test_the_server_sees_the_close_at_once(kind: Kind, stack: str) -> None
                 delays = [await delay_of(leave, server, session) for _ in range(TIMES)]
                 if max(delays) < 0.050 and statistics.median(delays) < 0.005:
                     break
-            print(f"{leave.__name__}: median {statistics.median(delays) * 1e3:.2f} ms, worst {max(delays) * 1e3:.2f} ms")
+            print(
+                f"{leave.__name__}: median {statistics.median(delays) * 1e3:.2f} ms, worst {max(delays) * 1e3:.2f} ms"
+            )
             assert max(delays) < 0.050, leave.__name__
             assert statistics.median(delays) < 0.005, leave.__name__
 
@@ -80,7 +86,7 @@ async def left_over(server: Any, session: Session, client: Any, stack: str, back
     await settle(server)
     with anyio.move_on_after(1):  # aiohttp's own callbacks take some turns of the loop
         while open_descriptors() > descriptors or slots(client, stack, server.url):
-            await anyio.sleep(0.01)
+            await anyio.lowlevel.checkpoint()
     return {
         "descriptors": max(0, open_descriptors() - descriptors),
         "tasks": living_tasks(backend) - tasks,
