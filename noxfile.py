@@ -13,7 +13,15 @@ nox.options.reuse_existing_virtualenvs = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "redis", "all")
 #: What the tests need beside the test group.
-TEST_EXTRAS = "cli,openai,anthropic,bedrock"
+TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp"
+#: What `nox -s sdks` runs.
+SDK_TESTS = (
+    "tests/transports/test_sdk.py",
+    "tests/transports/test_sdk_closing.py",
+    "tests/transports/test_http2.py",
+    "tests/transports/test_foreign.py",
+    "tests/test_dialects.py",
+)
 
 
 def group(name: str) -> list[str]:
@@ -72,6 +80,22 @@ def extras(session: nox.Session, extra: str) -> None:
     session.run("python", "-P", "tests/extras.py", "without", extra)
     install_wheel(session, extra)
     session.run("python", "-P", "tests/extras.py", "with", extra)
+
+
+@nox.session(reuse_venv=False)
+@nox.parametrize("versions", ["lowest", "newest"])
+def sdks(session: nox.Session, versions: str) -> None:
+    """The tests of the SDKs' clients with the lowest versions that the extras allow, or the newest there are."""
+    install_wheel(session, "openai,anthropic,bedrock,aiohttp")
+    session.install(*group("test"))
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = [extra for name in ("openai", "anthropic") for extra in extras[name]]
+    if versions == "lowest":
+        session.install(*(one.replace(">=", "==") for one in wanted))
+    else:
+        session.install("--upgrade", *wanted)
+    session.run("pip", "list", "--format=freeze")
+    session.run("pytest", *(session.posargs or SDK_TESTS), env={"APREFILL_INSTALLED": "1"})
 
 
 @nox.session

@@ -15,7 +15,7 @@ BRINGS = {
     "anthropic": ["anthropic"],
     "openai": ["openai"],
     "aiohttp": ["aiohttp"],
-    "bedrock": ["botocore"],
+    "bedrock": ["botocore", "boto3"],
     "cli": ["click"],
     "llm": ["llm"],
     "web": ["starlette"],

@@ -82,6 +82,11 @@ def translate(
         _scrub(link, redact)
     if isinstance(exc, ClientFailed):
         cause = exc.__cause__
+        if isinstance(cause, ImportError):
+            return UsageError(
+                f"{exc} needs {cause.name or 'a package'}, which is not installed; "
+                "pip install it (AWS's signatures: pip install 'aprefill[bedrock]')"
+            )
         said = " ".join(str(cause).split())[:QUOTE_MAX]
         return UsageError(
             f"{exc} could not make the request ({type(cause).__name__}: {redact(said)}); "

@@ -137,6 +137,15 @@ def test_what_a_client_raised_before_it_sent() -> None:
     )
 
 
+def test_what_a_client_lacks() -> None:
+    """A package of the SDK's that is missing is named, with how to get it."""
+    exc = caused(ClientFailed("AsyncAnthropicBedrock"), ModuleNotFoundError("No module named 'boto3'", name="boto3"))
+    error = translate(exc, stage="open", host="h")
+    assert isinstance(error, UsageError)
+    assert "needs boto3" in str(error)
+    assert "aprefill[bedrock]" in str(error)
+
+
 @pytest.mark.parametrize(
     ("exc", "network"),
     [
