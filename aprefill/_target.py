@@ -120,7 +120,7 @@ def resolve(
     row = table.row(provider, bare, api)
     url = row.base_url if base_url is None else base_url
     sdk = _SDK_OF.get((provider, row.api))
-    if sdk and provider in _SDK_ALONE:
+    if sdk and provider in _SDK_ALONE and not row.base_url:
         raise UsageError(f"{provider} is reached through its SDK alone; pass {sdk} as client=")
     if not url and base_url is None:
         how = f"pass {sdk} as client=, or base_url=" if sdk else "pass base_url="
@@ -180,7 +180,8 @@ def _of_sdk(
         model=model,
         base_url=client.base_url,
         keep=keep,
-        own_url=client.base_url != row.base_url.rstrip("/"),
+        # OpenAI's clients are often given a host's URL with /v1, where the host takes both
+        own_url=row.base_url.rstrip("/") not in {client.base_url, client.base_url.removesuffix("/v1")},
         _secrets=client.secrets,
     )
 

@@ -109,8 +109,8 @@ def _timeout(client: Any, connect_s: float | None) -> Any:
 
 def _http_library(client: Any) -> Any:
     """httpx2; or httpx, for an SDK from before it."""
-    library = type(client.base_url).__module__.partition(".")[0]
-    return sys.modules.get(library) or sys.modules["httpx2"]
+    old = type(client.base_url).__module__.partition(".")[0] == "httpx"
+    return sys.modules["httpx" if old else "httpx2"]
 
 
 def _content(response: Any) -> bytes:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import socket
 import traceback
+import weakref
 from typing import Any
 
 import anthropic
@@ -155,13 +156,14 @@ async def test_a_prefill_goes_to_the_host_s_other_address() -> None:
             f'[[host]]\nprovider = "deepseek"\napi = "chat"\nbase_url = "{server.url}"\n'
             f'prefill_base_url = "{server.url}/beta"\n'
         )
-        for path in ("/", "/elsewhere"):
+        for path in ("/", "/v1", "/elsewhere"):
             client = openai.AsyncOpenAI(api_key=KEY, base_url=server.url + path)
             async with client, Session("deepseek:deepseek-chat", client=client, table=table) as session:
                 assert await session.stream(QUESTION, prefill='["').text() == WHOLE
                 assert await session.stream(QUESTION).text() == WHOLE[2:]
     assert [one.path for one in server.exchanges] == [
-        "/beta/chat/completions", "/chat/completions", "/elsewhere/chat/completions", "/elsewhere/chat/completions",
+        "/beta/chat/completions", "/chat/completions", "/beta/chat/completions", "/v1/chat/completions",
+        "/elsewhere/chat/completions", "/elsewhere/chat/completions",
     ]  # fmt: skip
     assert {one.headers["authorization"] for one in server.exchanges} == {f"Bearer {KEY}"}
 
@@ -416,6 +418,26 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
     for secret in (*kind.secrets, QUESTION):
         assert secret not in shown
         assert secret[:12] not in shown
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("frozen", "no_gc")
+@pytest.mark.parametrize(
+    "script",
+    [Script(status=401), Script(hang_up=True), Script(text="a" * 400, drop_after_bytes=900)],
+    ids=["401", "hang-up", "drop"],
+)
+@by_sdk
+async def test_a_failed_reply_is_freed_at_once(script: Script, kind: Kind, stack: str) -> None:
+    """By reference counting alone: neither the error nor the SDK's below it is part of a cycle with the reply."""
+    async with serve(script) as server, kind.client(server.url, stack) as client:
+        reply = kind.stream(client)
+        run = weakref.ref(reply._run)
+        with pytest.raises(AprefillError) as error:
+            await reply.text()
+        del reply, error
+        await anyio.lowlevel.checkpoint()
+        assert run() is None
 
 
 @pytest.mark.anyio

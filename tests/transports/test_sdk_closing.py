@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import httpx
 import httpx2
 import pytest
 
+from aprefill import Session
 from aprefill._run import _live
 from aprefill.testing import Script, serve
 from aprefill.transports._kill import KillHandle
@@ -21,21 +21,7 @@ from ..conftest import LOOPS
 from ..test_closing import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle
 from .sdks import BY_NAME, KINDS, Kind, cells, is_on_aiohttp
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from aprefill import Session
-
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "no_gc")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _frozen() -> Iterator[None]:
-    """The SDKs' modules out of the collector's sight: each collection of them takes a fifth of a second."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "frozen", "no_gc")]
 
 
 #: How often each way out is taken, a class, a loop and an HTTP stack; and how many mixed exits are looked for leaks.
@@ -65,6 +51,31 @@ async def test_the_server_sees_the_close_at_once(kind: Kind, stack: str) -> None
             )
             assert max(delays) < 0.050, leave.__name__
             assert statistics.median(delays) < 0.005, leave.__name__
+
+
+@by_stack
+async def test_over_tls_as_well(kind: Kind, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same exits and the same bounds: it is the socket below TLS that is shut down."""
+    async with serve(STALLING, tls=True) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
+        async with kind.client(server.url, stack) as client, kind.session(client) as session:
+            await delay_of(EXITS[0], server, session)
+            for _ in range(ROUNDS):
+                delays = [await delay_of(leave, server, session) for leave in EXITS]
+                if max(delays) < 0.050:
+                    break
+            assert max(delays) < 0.050
+            with anyio.fail_after(2):
+                await server.wait_closed()
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS[:2])
+async def test_the_public_aiohttp_client_for_httpx() -> None:
+    """Passed as it is, not through an SDK."""
+    httpx_aiohttp = pytest.importorskip("httpx_aiohttp")
+    async with serve(STALLING) as server, httpx_aiohttp.HttpxAiohttpClient() as client:
+        async with Session("openai:gpt", client=client, base_url=server.openai_url, support="eats") as session:
+            assert max([await delay_of(leave, server, session) for leave in EXITS]) < 0.050
 
 
 def slots(client: Any, stack: str, url: str) -> int:
