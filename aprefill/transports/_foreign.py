@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from aprefill._errors import QUOTE_MAX, AprefillError, ConnectFailed, Stalled, Truncated, UsageError
@@ -22,7 +21,7 @@ _REASONS: dict[str, str] = {
     "WriteError": "the connection was closed while the request was sent",
     "CloseError": "the connection could not be closed",
     "RemoteProtocolError": "the host broke off or broke the HTTP protocol",
-    "LocalProtocolError": "the request is not valid HTTP",
+    "LocalProtocolError": "the request is not valid HTTP, perhaps for a line end in its key",
     "ProxyError": "the proxy refused or broke off",
     "UnsupportedProtocol": "the URL's scheme is not http or https",
     "TooManyRedirects": "the host redirects",
@@ -153,9 +152,12 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
     # what the host sent where a status line should be is quoted by the HTTP library's own errors
     exc.args = tuple(_plain(arg, redact) for arg in exc.args)
-    if isinstance(exc, UnicodeError):
-        with suppress(AttributeError, TypeError):
-            exc.object = ""  # type: ignore[attr-defined]
+    # these quote the header that they could not send, whose token may be one that only the client knows
+    if isinstance(exc, UnicodeEncodeError):
+        exc.object = ""
+        exc.args = (exc.encoding, "", exc.start, exc.end, exc.reason)
+    elif named(exc, "LocalProtocolError"):
+        exc.args = ()
     fields = getattr(exc, "__dict__", {})
     for name, value in fields.items():
         if name in {"_request", "request", "response", "body", "headers", "history"}:

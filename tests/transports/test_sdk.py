@@ -485,17 +485,33 @@ async def test_a_status_line_that_holds_the_key_is_not_chained(stack: str) -> No
 
 @pytest.mark.anyio
 @on_asyncio
-async def test_a_key_that_comes_with_a_newline_from_a_helper() -> None:
+@pytest.mark.parametrize("stack", ["httpx2", "httpx", "aiohttp"])
+@pytest.mark.parametrize("bad", ["\n", "\u00e9", "\x00"], ids=["newline", "accent", "nul"])
+async def test_a_bad_key_from_a_helper(stack: str, bad: str) -> None:
     """The HTTP library's own complaint quotes the header; the chain does not."""
 
     async def helper() -> str:
-        return KEY + "\n"
+        return KEY + bad
 
-    client = openai.AsyncOpenAI(api_key=helper, base_url="http://127.0.0.1:1/v1")
-    with pytest.raises(AprefillError) as error:
-        await stream("x", model="m", client=client).text()
-    assert KEY not in everything_about(error.value)
-    await client.close()
+    async with serve(STATES) as server, BY_NAME["openai"].client(server.url, stack, api_key=helper) as client:
+        reply = stream("x", model="m", client=client)
+        try:
+            await reply.text()
+        except AprefillError as error:
+            assert KEY not in everything_about(error)
+        else:
+            assert bad == "\u00e9"  # sent as UTF-8 by some
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", LOOPS[2:])
+async def test_the_aiohttp_client_on_trio() -> None:
+    """An error of ours, not a crash of aiohttp's."""
+    async with serve(STATES) as server:
+        client = BY_NAME["openai"].client(server.url, "aiohttp")
+        with pytest.raises(AprefillError) as error:
+            await BY_NAME["openai"].stream(client).text()
+    assert isinstance(error.value, UsageError)
 
 
 # --- what may be passed ---------------------------------------------------------------------------------------
