@@ -79,7 +79,7 @@ def translate(
         return None
     for link in _chain(exc):
         _scrub(link, redact)
-    cause = exc.__cause__ if isinstance(exc, ClientFailed) else _root(exc)
+    cause = _root(exc)
     if isinstance(cause, RuntimeError) and "no running event loop" in str(cause):
         return UsageError("the client that was passed runs on asyncio alone, as aiohttp does; pass one over httpx2")
     if isinstance(exc, ClientFailed):
@@ -126,11 +126,11 @@ def _names(exc: BaseException) -> list[str]:
 
 
 def _root(exc: BaseException) -> BaseException:
-    """What happened: below an SDK's wrapper, and below httpx2's words for it where aiohttp's are to be had.
+    """What happened: below an SDK's wrapper and ours, and below httpx2's words for it where aiohttp's are to be had.
 
     aiohttp's are more exact: openai's transport calls every lost connection a connect timeout.
     """
-    while named(exc, "APIConnectionError") and exc.__cause__ is not None:
+    while named(exc, "APIConnectionError", "ClientFailed") and exc.__cause__ is not None:
         exc = exc.__cause__
     below: BaseException | None = exc
     while below is not None and not type(below).__module__.startswith("aiohttp."):
