@@ -79,8 +79,10 @@ def translate(
         return None
     for link in _chain(exc):
         _scrub(link, redact)
+    cause = _root(exc)
+    if isinstance(cause, RuntimeError) and "no running event loop" in str(cause):
+        return UsageError("the client that was passed runs on asyncio alone, as aiohttp does; pass one over httpx2")
     if isinstance(exc, ClientFailed):
-        cause = exc.__cause__
         if isinstance(cause, ImportError):
             return UsageError(
                 f"{exc} needs {cause.name or 'a package'}, which is not installed; "
@@ -91,7 +93,6 @@ def translate(
             f"{exc} could not make the request ({type(cause).__name__}: {redact(said)}); "
             "check its credentials and what else it was made with"
         )
-    cause = _root(exc)
     if isinstance(cause, RuntimeError) and "closed" in str(cause).lower():
         return UsageError("the client that was passed has been closed; pass an open one")
     reason = next((_REASONS[name] for name in _names(cause) if name in _REASONS), None)
@@ -125,11 +126,11 @@ def _names(exc: BaseException) -> list[str]:
 
 
 def _root(exc: BaseException) -> BaseException:
-    """What happened: below an SDK's wrapper, and below httpx2's words for it where aiohttp's are to be had.
+    """What happened: below an SDK's wrapper and ours, and below httpx2's words for it where aiohttp's are to be had.
 
     aiohttp's are more exact: openai's transport calls every lost connection a connect timeout.
     """
-    while named(exc, "APIConnectionError") and exc.__cause__ is not None:
+    while named(exc, "APIConnectionError", "ClientFailed") and exc.__cause__ is not None:
         exc = exc.__cause__
     below: BaseException | None = exc
     while below is not None and not type(below).__module__.startswith("aiohttp."):
