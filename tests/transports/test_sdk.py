@@ -149,6 +149,26 @@ async def test_the_caller_s_values_stay_as_they_were(kind: Kind) -> None:
 
 
 @pytest.mark.anyio
+@on_asyncio
+async def test_a_client_that_writes_into_the_body() -> None:
+    """A subclass may: what it changes is what is sent, never the caller's own values."""
+
+    class Stamping(openai.AsyncOpenAI):
+        async def _prepare_options(self, options: Any) -> Any:
+            options.json_data["metadata"]["user_id"] = "stamped"
+            options.json_data["messages"][0]["content"][0]["text"] = "stamped"
+            return await super()._prepare_options(options)
+
+    messages = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+    extra = {"metadata": {"user_id": "u"}}
+    async with serve(STATES) as server, Stamping(api_key=KEY, base_url=server.openai_url) as client:
+        await stream(messages, model="m", client=client, extra=extra).text()
+    assert messages[0]["content"][0]["text"] == QUESTION  # type: ignore[index]
+    assert extra == {"metadata": {"user_id": "u"}}
+    assert server.exchanges[0].last_user_text == server.exchanges[0].option("metadata")["user_id"] == "stamped"
+
+
+@pytest.mark.anyio
 async def test_a_prefill_goes_to_the_host_s_other_address() -> None:
     """DeepSeek takes one at another base URL: so with a client for DeepSeek, not with one for elsewhere."""
     async with serve(STATES) as server:
