@@ -51,7 +51,7 @@ class Emulation:
     """The words with which a prefill is asked for in the prompt. Pass one as `emulate=` to use your own.
 
     Each is a `str.format` template; a brace of its own is doubled. ``{open}`` and ``{close}`` are the markers of a
-    tag, made anew for each request, that occur in no text of it, so that no text can close the quotation.
+    tag, made anew for each request, that occur in none of its messages, so that no text can close the quotation.
     """
 
     #: up to 200 characters: ``{text}`` is all of it
@@ -88,10 +88,15 @@ DEFAULT = Emulation()
 
 
 class Asked(NamedTuple):
-    """A request for the echo: the messages, what the model is asked to repeat, and the rules of the seam for it."""
+    """A request for the echo: the messages, and what the model is asked to repeat.
+
+    `known` and `rules` are what the seam takes the reply apart with: `known` is the whole of the known text or, where
+    its end stands in it several times, that end alone.
+    """
 
     messages: tuple[Message, ...]
     echo: str
+    known: str
     rules: Mapping[str, Any]
 
 
@@ -103,7 +108,7 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper:
     """
     text = known.rstrip()
     if not text:
-        return Asked(tuple(messages), "", {"stripped": known})
+        return Asked(tuple(messages), "", known, {"stripped": known})
     opening, closing = markers([known, how.begin, how.continued, how.sharper, *texts_of(messages)])
     if len(known) <= WHOLE_MAX or len(text) <= END_MAX:
         echo = known
@@ -112,11 +117,15 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper:
     else:
         echo = end_of(text)
         request = how.continued.format(open=opening, close=closing, text=text, end=echo)
+        if text.find(echo) + len(echo) < len(text):
+            # It repeats itself, as a long row of zeros does: the longest overlap could be new text that is equal to old
+            # one, so the seam is to look for what was asked for first.
+            known = echo + known[len(text) :]
         # No preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
-        rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": known[len(text) :]}
+        rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": known[len(known.rstrip()) :]}
     if sharper:
         request += "\n\n" + how.sharper.format(open=opening, close=closing, text=text, end=echo)
-    return Asked((*messages[:-1], _told(messages[-1], request)), echo, rules)
+    return Asked((*messages[:-1], _told(messages[-1], request)), echo, known, rules)
 
 
 def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.token_hex(8)) -> tuple[str, str]:

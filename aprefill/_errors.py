@@ -134,7 +134,8 @@ class Truncated(ProviderError):
     ) -> None:
         self.reason = reason
         self.received_bytes = received_bytes
-        super().__init__(f"the stream was cut: {reason} ({received_bytes} bytes received); {remedy}")
+        received = f" ({received_bytes} bytes received)" if received_bytes else ""
+        super().__init__(f"the stream was cut: {reason}{received}; {remedy}")
 
 
 class Stalled(ProviderError):

@@ -53,7 +53,7 @@ class Step:
     #: "native", "emulated", or "none" without a prefill
     mode: str
     support: Support
-    #: the text that the reply already has
+    #: the text that the reply already has, as the seam is to look for it
     known: str
     #: keyword arguments for the seam
     rules: Mapping[str, Any]
@@ -187,7 +187,7 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
         call=call,
         mode="emulated",
         support=Support.EMULATED,
-        known=ask.prefill,
+        known=asked.known,
         rules=asked.rules,
         stop=_own_stop(ask.stop, row, ask.prefill, Support.EMULATED),
         show_when=ask.show_when or "decided",
@@ -276,11 +276,10 @@ def after(ask: Ask, past: Past, chance: float) -> Step | None:
         return None
     wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * GROWTH**past.retries) * (1 - JITTER * chance)
     asked_s = error.retry_after_s if isinstance(error, StatusError) else None
-    if asked_s:
-        wait_s = asked_s
-    if wait_s > min(recovery.max_wait_s, past.left_s):
+    if asked_s is not None and asked_s > recovery.max_wait_s:
         return None
-    return replace(step, wait_s=wait_s)
+    wait_s = asked_s or min(wait_s, recovery.max_wait_s)
+    return replace(step, wait_s=wait_s) if wait_s < past.left_s else None
 
 
 def may_pass(error: AprefillError) -> bool:

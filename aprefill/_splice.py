@@ -217,15 +217,21 @@ class Splice:
             self._transcript.merge(before)
 
     def _is_own_text(self) -> bool:
-        """Whether what is held is held only because chatter may stand before the echo.
+        """Whether what is held is held only because chatter may stand before an echo that has not begun.
 
         Then a token limit has cut the model's own text, or chatter, and not a repetition.
         """
         if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
             return False
-        without = Seam(self._step.known, **{**self._step.rules, "preamble": 0})
-        without.feed("".join(self._early))
-        return without.verdict is not Verdict.UNDECIDED
+        raw = "".join(self._early)
+        starts = [0, *(at + 1 for at, c in enumerate(raw[:-1]) if c == "\n")]
+        return not any(self._may_be_echo(raw[start:]) for start in starts)
+
+    def _may_be_echo(self, text: str) -> bool:
+        """Whether `text` is the beginning of a repetition, without any chatter."""
+        seam = Seam(self._step.known, **{**self._step.rules, "preamble": 0})
+        seam.feed(text)
+        return seam.verdict is Verdict.UNDECIDED
 
     def _look(self, new: str) -> None:
         """The seam has decided and let `new` through, the first text of the model's that is no repetition."""

@@ -227,8 +227,8 @@ def _key(row: Row, given: str | None, *, required: bool) -> str:
                 break
     if not key:
         if required:
-            variables = " or ".join(row.key_env)
-            raise UsageError(f"no key for {row.provider}: set {variables}, or pass api_key=")
+            how = f"set {' or '.join(row.key_env)}, or pass api_key=" if row.key_env else "pass api_key="
+            raise UsageError(f"no key for {row.provider}: {how}")
         return ""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(

@@ -325,7 +325,7 @@ def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
 @pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}])
 def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any]) -> None:
     """No echo of it could be seen. The model may still begin with it: that is dropped."""
-    assert emulate(DEFAULT, [last], known) == Asked((last,), "", {"stripped": known})
+    assert emulate(DEFAULT, [last], known) == Asked((last,), "", known, {"stripped": known})
 
 
 @pytest.mark.parametrize("known", ["a", "x" * 300], ids=["begin", "continue"])

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.anyio
 NEW = 'Alabama", "Alaska"]'
 WHOLE = '["' + NEW
 SEED = '["'
+VERY_LONG = "".join(f"{n}: a line of a text of twenty thousand characters\n" for n in range(400)) + "the last one "
 LONG = "".join(f"Line {n} of a text that goes on for a while.\n" for n in range(20)) + "The last line of it is "
 
 
@@ -139,7 +140,7 @@ async def test_after_a_tools_result_it_cannot_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-@pytest.mark.parametrize("given", [LONG, LONG * 25, LONG.strip() + "\n"], ids=["1k", "20k", "line end"])
+@pytest.mark.parametrize("given", [LONG, VERY_LONG, LONG.strip() + "\n"], ids=["1k", "20k", "line end"])
 async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> None:
     """Beyond 200 characters the last line is asked back, and spliced by overlap."""
     end = end_of(given.rstrip())
@@ -150,6 +151,13 @@ async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> No
         assert reply.usage is not None
         assert reply.usage.echo_tokens
         assert f">{end}</text-" in server.exchanges[0].last_user_text
+
+
+async def test_a_long_prefill_that_repeats_itself() -> None:
+    """New text that is equal to old text is no overlap: exactly what was asked back is dropped."""
+    zeros = "0, " * 150
+    async with serve(Script(text=" 0, 0, 0, 1", prefill="echoes", echo_text=end_of(zeros.rstrip()), cuts=1)) as server:
+        assert await ask(server, "messages", zeros).text() == zeros + "0, 0, 0, 1"
 
 
 async def test_a_long_prefill_that_is_repeated_whole() -> None:

@@ -27,8 +27,8 @@ def test_a_line_a_pattern(cli: Cli) -> None:
 def test_one_provider(cli: Cli) -> None:
     """Only its rows."""
     assert cli("models", "demo").out.decode().splitlines()[1:3] == [
-        "demo      chat  eats    eats      trailing  engine",
-        "demo      chat  echoes  echoes    trailing  engine",
+        "demo      chat  eats      eats      trailing  engine",
+        "demo      chat  echoes    echoes    trailing  engine",
     ]
 
 

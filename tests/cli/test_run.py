@@ -238,6 +238,7 @@ def test_json(cli: Cli) -> None:
         "mode": "native",
         "support": "echoes",
         "model": "demo:echoes",
+        "attempts": [{"mode": "native", "status": 200, "error": "", "waited_s": 0.0}],
         "usage": {
             "input_tokens": 6,
             "output_tokens": math.ceil(len(PELICAN) / 5),

@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from aprefill import Reply, Session, stream
+from aprefill import Recovery, Reply, Session, stream
 
 from ..conftest import LOOPS
 
@@ -48,13 +48,18 @@ class Kind:
         return self.cls(**{**self.made_with(url), **more})
 
     def stream(self, client: Any, **options: Any) -> Reply:
-        """A reply whose prefill the host leaves out."""
+        """A reply whose prefill the host leaves out, from one request."""
         prompt = options.pop("prompt", QUESTION)
-        return stream(prompt, model=self.model, client=client, prefill='["', **self.options, **options)
+        return stream(
+            prompt, model=self.model, client=client, prefill='["', **{"recovery": ONE, **self.options, **options}
+        )
 
     def session(self, client: Any, **options: Any) -> Session:
-        return Session(self.model, client=client, **self.options, **options)
+        return Session(self.model, client=client, **{"recovery": ONE, **self.options, **options})
 
+
+#: One request, whatever comes of it.
+ONE = Recovery(retries=0)
 
 #: HTTP stack -> the client of it that is passed as `http_client`.
 STACKS: dict[str, Callable[[Any], Any]] = {

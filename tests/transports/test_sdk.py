@@ -28,6 +28,7 @@ from aprefill import (
     Timeouts,
     Truncated,
     UsageError,
+    Verdict,
     stream,
 )
 from aprefill._clients import describe
@@ -278,8 +279,34 @@ async def test_a_refusal_is_known(kind: Kind) -> None:
     async with serve(script) as server, kind.client(server.url) as client:
         expected = StatusError if kind.name.startswith(("azure", "openai")) else PrefillRefused
         with pytest.raises(expected) as error:
-            await kind.stream(client).text()
+            await kind.stream(client, emulate=False).text()
     assert error.value.status == 400  # type: ignore[attr-defined]
+
+
+@pytest.mark.anyio
+@by_kind
+async def test_a_prefill_that_is_asked_for_in_the_prompt(kind: Kind) -> None:
+    """The other way round the same client: the host repeats it, the reply has it once."""
+    script = Script(text='Alabama", "Alaska"]', prefill="echoes", echo_text='["')
+    async with serve(script) as server, kind.client(server.url) as client:
+        reply = kind.stream(client, support="emulated")
+        assert await reply.text() == '["Alabama", "Alaska"]'
+        assert (reply.mode, reply.verdict) == ("emulated", Verdict.ECHOED)
+        assert server.exchanges[0].prefill == ""
+
+
+@pytest.mark.anyio
+@by_kind
+async def test_a_refusal_is_rescued(kind: Kind) -> None:
+    """On the same call, over the same client's pool, and remembered in the session."""
+    if kind.name.startswith(("azure", "openai")):
+        pytest.skip("no refusal of a prefill is known of OpenAI's hosts: they ignore one")
+    script = Script(text='Alabama", "Alaska"]', prefill="refuses", echo_text='["')
+    async with serve(script) as server, kind.client(server.url) as client, kind.session(client) as session:
+        for attempts in (2, 1):
+            reply = session.stream("hi", prefill='["')
+            assert await reply.text() == '["Alabama", "Alaska"]'
+            assert len(reply.attempts) == attempts
 
 
 def refused_port() -> int:
