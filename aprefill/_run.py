@@ -1,16 +1,20 @@
-"""The run: what stands behind a `Reply`, owns its connection and waits for its text."""
+"""The run: what stands behind a `Reply`, owns its connection and waits for its text.
+
+Pulling, asking again and ending are one module, because they share one state, and each can meet the others half way.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import random
-import time
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from ._account import Account
 from ._attempt import Attempt
 from ._errors import (
     AprefillError,
@@ -33,9 +37,8 @@ from ._types import (
     Timing,
     Usage,
     Verdict,
-    sum_of,
 )
-from ._watch import spawn
+from ._watch import CLOSE_S, spawn_closing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -45,12 +48,6 @@ if TYPE_CHECKING:
     from ._refusals import Refusals
     from ._target import Target
     from .transports import Transport
-
-#: How long closing may take after a cancellation, in seconds.
-CLOSE_S = 1.0
-
-#: began, accepted, token, text, shown: all but the last of the moments that a run notes
-_ALL_MOMENTS = 5
 
 #: Runs that have begun and not ended.
 _live: set[Run] = set()
@@ -62,26 +59,6 @@ chance = random.random
 def live_runs(transports: Sequence[Transport]) -> list[Run]:
     """The runs that are under way over one of `transports`."""
     return [run for run in _live if run.transport in transports]
-
-
-def _spawn_closing(close: Callable[[], Awaitable[None]], loop: Any) -> anyio.Event | None:
-    """Run `close` in a task of its own and give what is set when it is through; None: the loop is gone.
-
-    In its own task, because a second native `Task.cancel()` goes through every shield, and would strand a pool slot
-    half closed.
-    """
-    closed = anyio.Event()
-
-    async def close_quietly() -> None:
-        try:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await close()
-        except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
-            pass
-        finally:
-            closed.set()
-
-    return closed if spawn(loop, close_quietly) else None
 
 
 class State(Enum):
@@ -111,11 +88,11 @@ class Run:
         #: `async with` took the reply: cursors come and go, `aclose` ends it
         self.owned = False
         self.transcript = Transcript(ask.prefill)
-        # the request under way, or the last one; the reports and usage of those that it replaced
+        self._account = Account()
+        # the request under way, or the last one
         self._step: Step | None = None
         self._attempt: Attempt | None = None
         self._splice: Splice | None = None
-        self._replaced: tuple[AttemptReport, ...] = ()
         self._retries = 0
         self._spent_s = 0.0
         # the wait before a request is sent again, and where to send from a finaliser meanwhile
@@ -133,7 +110,6 @@ class Run:
         self._failed = ""
         # the process that opened the connection: a forked child must leave it alone
         self._pid = 0
-        self._moments: dict[str, float] = {}
 
     # --- pulling ----------------------------------------------------------------------------------------------
 
@@ -200,8 +176,7 @@ class Run:
         try:
             if deltas:
                 splice.take(deltas)
-                if len(self._moments) < _ALL_MOMENTS:
-                    self._stamp_progress(splice)
+                self._account.note_progress(splice)
             if attempt.failure is not None:
                 if await self._again(attempt.failure):
                     return True
@@ -216,7 +191,7 @@ class Run:
             if not await self._again(error):
                 raise
             return True
-        self._stamp_progress(splice)
+        self._account.note_progress(splice)
         if self._failure is not None or splice.stopped:
             # a host would go on past a stop sequence of ours: cut it off before the last text is handed out
             await self._release()
@@ -230,7 +205,7 @@ class Run:
         self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce)
         self.transport = self._make_transport()
         self._attempt = attempt = Attempt(step, self.target, self.transport, ask.timeouts, spent_s=self._spent_s)
-        self._stamp("began")
+        self._account.note("began")
         self._pid = os.getpid()
         self.state = State.OPEN
         _live.add(self)
@@ -242,10 +217,10 @@ class Run:
             return True
         if attempt.interrupted:
             return True
-        self._stamp("accepted")
+        self._account.note("accepted")
         transcript.accepted = True
         if transcript.wants_events:
-            number = len(self._replaced) + 1
+            number = len(self._account.replaced) + 1
             transcript.items.append(AttemptStarted(number=number, mode=step.mode, support=step.support))
         if ask.shown and step.show_when == "accepted" and transcript.lead_at < 0:
             transcript.show(ask.shown)
@@ -276,22 +251,20 @@ class Run:
         following = after(self._ask, past, chance())
         self._chain(error)
         if following is None:
-            if self._replaced:
+            if self._account.replaced:
                 error.add_note(
-                    f"{len(self._replaced) + 1} requests were sent; what the others failed with is its cause"
+                    f"{len(self._account.replaced) + 1} requests were sent; what the others failed with is its cause"
                 )
             return False
         # Kept for the chain of what may come, without the frames, which lead back here: that would be a cycle.
         self._because = error.with_traceback(None)
         attempt.failure = None
         report = self._report(error)
-        self._replaced += (report,)
+        self._account.replace(report)
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(report))
         self._retries += not isinstance(error, PrefillRefused | PrefillIgnored)
         self._spent_s = spent_s + following.wait_s
-        for moment in ("token", "text"):
-            self._moments.pop(moment, None)
         self._step, self._attempt, self._splice = following, None, None
         await self._closed(attempt.aclose, attempt.loop)
         if following.wait_s and not self._interrupted:
@@ -344,7 +317,7 @@ class Run:
 
     async def _release(self) -> None:
         """Close the attempt, whose connection goes back to its pool if it was read to its end."""
-        self._stamp("over")
+        self._account.note("over")
         try:
             if self._attempt is not None:
                 await self._attempt.aclose()
@@ -366,7 +339,7 @@ class Run:
 
     async def _closed(self, close: Callable[[], Awaitable[None]], loop: Any) -> None:
         """Close one of several attempts, and wait for that, at most a second."""
-        closed = _spawn_closing(close, loop)
+        closed = spawn_closing(close, loop)
         if closed is not None:
             with anyio.move_on_after(CLOSE_S, shield=True):
                 await closed.wait()
@@ -387,7 +360,7 @@ class Run:
         closed = None
         if attempt is not None:
             attempt.kill()
-            closed = _spawn_closing(self._release, attempt.loop)
+            closed = spawn_closing(self._release, attempt.loop)
         if closed is None:
             # between two requests; or the loop is gone, and its sockets with it
             _live.discard(self)
@@ -409,17 +382,6 @@ class Run:
                 self.drop()
 
     # --- what is known ----------------------------------------------------------------------------------------
-
-    def _stamp(self, name: str) -> None:
-        self._moments.setdefault(name, time.perf_counter())
-
-    def _stamp_progress(self, splice: Splice) -> None:
-        if splice.has_token:
-            self._stamp("token")
-        if splice.has_text:
-            self._stamp("text")
-        if splice.has_shown:
-            self._stamp("shown")
 
     @property
     def prefill_length(self) -> int:
@@ -451,10 +413,7 @@ class Run:
     @property
     def usage(self) -> Usage | None:
         """What the hosts counted, over all attempts."""
-        counted = [report.usage for report in self._replaced]
-        if self._splice is not None:
-            counted.append(self._splice.usage)
-        return sum_of(counted)
+        return self._account.usage(self._splice)
 
     @property
     def finish(self) -> FinishDelta | None:
@@ -465,44 +424,24 @@ class Run:
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """What each attempt did."""
-        return self._replaced if self._attempt is None else (*self._replaced, self._report())
+        replaced = self._account.replaced
+        return replaced if self._attempt is None else (*replaced, self._report())
 
     def _report(self, error: AprefillError | None = None) -> AttemptReport:
         """What the attempt under way has done."""
-        step, attempt, splice, finish = self._step, self._attempt, self._splice, self.finish
-        assert step is not None
-        assert attempt is not None
-        assert splice is not None
+        assert self._step is not None
+        assert self._attempt is not None
+        assert self._splice is not None
         error = error or self._failure
-        return AttemptReport(
-            number=len(self._replaced) + 1,
-            provider=step.row.provider,
-            model=step.call.model,
-            mode=step.mode,
-            support=step.support,
-            verdict=splice.seam.verdict,
-            status=attempt.status,
-            request_id=attempt.request_id,
-            usage=splice.usage,
-            stop_reason=None if finish is None else finish.reason,
-            raw_stop_reason=None if finish is None else finish.raw,
-            stop_sequence=None if finish is None else finish.sequence,
-            received_bytes=attempt.received_bytes,
-            error=type(error).__name__ if error is not None else self._failed,
-            waited_s=step.wait_s,
-        )
+        name = self._failed if error is None else type(error).__name__
+        report = self._account.report(self._step, self._attempt, self._splice, name)
+        if self._cancelled:
+            return replace(report, stop_reason=StopReason.CANCELLED, raw_stop_reason="cancelled", stop_sequence=None)
+        return report
 
     def timing(self) -> Timing:
         """When things happened."""
-        at = self._moments
-        since = {name: moment - at["began"] for name, moment in at.items() if "began" in at}
-        return Timing(
-            accepted_s=since.get("accepted"),
-            first_token_s=since.get("token"),
-            first_text_s=since.get("shown"),
-            held_s=since["shown"] - since["text"] if "shown" in since else None,
-            total_s=since.get("over"),
-        )
+        return self._account.timing()
 
     def message(self) -> Message:
         """The assistant turn for the next request."""

@@ -6,13 +6,17 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
 _NEVER = float("inf")
+
+#: How long closing may take, in seconds.
+CLOSE_S = 1.0
 
 
 def native_loop() -> Any:
@@ -72,6 +76,26 @@ def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> No
         start()
     else:
         token.run_sync_soon(start)
+
+
+def spawn_closing(close: Callable[[], Awaitable[None]], loop: Any) -> anyio.Event | None:
+    """Run `close` in a task of its own and give what is set when it is through; None: the loop is gone.
+
+    In its own task, because a second native `Task.cancel()` goes through every shield, and would strand a pool slot
+    half closed.
+    """
+    closed = anyio.Event()
+
+    async def close_quietly() -> None:
+        try:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await close()
+        except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
+            pass
+        finally:
+            closed.set()
+
+    return closed if spawn(loop, close_quietly) else None
 
 
 class Watch:

@@ -36,6 +36,7 @@ LAYERS = {
     "_clients": 2,
     "_target": 2,
     "transports": 2,
+    "_account": 2,
     "_attempt": 2,
     "_run": 2,
     "_reply": 2,
