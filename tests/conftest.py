@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis  # noqa: F401 - before the heap is frozen: it asks the collector who refers to trio's random numbers
 import pytest
+
+from aprefill._refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +22,15 @@ LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+
+
+def pytest_collection_finish() -> None:
+    """What the tests themselves are made of lives to the end: no collection has to look at it again.
+
+    Thousands of tests are a million objects, a quarter of a second for each of the many collections asked for here.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=LOOPS)
@@ -46,6 +58,18 @@ def no_gc() -> Iterator[None]:
     finally:
         gc.enable()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is sent again at once: nearly all tests ask what happens, not how long it was waited."""
+    monkeypatch.setattr("aprefill._plan.FIRST_WAIT_S", 0.005)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins as a new process would: what another has met is forgotten."""
+    monkeypatch.setattr("aprefill._session.of_this_process", Refusals())
 
 
 @pytest.fixture(autouse=True)

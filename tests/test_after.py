@@ -52,6 +52,11 @@ ERRORS: dict[str, tuple[AprefillError, bool]] = {
 CASES = [pytest.param(error, passes, id=name) for name, (error, passes) in ERRORS.items()]
 
 
+@pytest.fixture(autouse=True)
+def _short_waits() -> None:
+    """Not here: the waits themselves are looked at."""
+
+
 def following(error: AprefillError, row: Any = None, *, chance: float = 0.0, **told: Any) -> Step | None:
     """What comes after `error`; `told` are `Past`'s facts, and what was asked."""
     facts = {name: told.pop(name) for name in ("step", "has_token", "retries", "left_s") if name in told}

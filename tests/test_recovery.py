@@ -32,8 +32,6 @@ from aprefill import (
     Truncated,
     UsageError,
     Verdict,
-    _plan,
-    _refusals,
     stream,
 )
 from aprefill._run import _live
@@ -50,18 +48,6 @@ WHOLE = SEED + NEW
 FINE = Script(text=NEW, prefill="eats")
 #: Refuses a prefill, and repeats what the prompt asks for.
 REFUSES = Script(text=NEW, prefill="refuses", echo_text=SEED)
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_plan, "FIRST_WAIT_S", 0.01)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins as a new process would."""
-    memory = _refusals.Refusals()
-    monkeypatch.setattr("aprefill._session.of_this_process", memory)
 
 
 def ask(server: Any, wire: str, **options: Any) -> Reply:
@@ -337,6 +323,7 @@ async def test_the_hosts_own_wait(headers: dict[str, str]) -> None:
         assert reply.attempts[1].waited_s == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_the_hosts_own_wait_as_a_date() -> None:
     """The other form of Retry-After; dates have whole seconds."""
     at = email.utils.formatdate(time.time() + 2, usegmt=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx2
 
+from aprefill._watch import CLOSE_S
+
 from ._kill import KillHandle
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
     from . import Request
 
-#: How long closing may take before it is abandoned, in seconds.
-CLOSE_S = 1.0
 
 #: How many pieces a body without a socket may have ready before its next read waits.
 _BUFFERED = 1000

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from aprefill import _plan
 from aprefill.cli import main
 
 if TYPE_CHECKING:
@@ -59,12 +58,6 @@ class Keyboard:
     @property
     def buffer(self) -> Any:
         raise AssertionError("a terminal was read")
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that is sent again in this process goes out without a wait."""
-    monkeypatch.setattr(_plan, "FIRST_WAIT_S", 0.0)
 
 
 class Cli(Protocol):

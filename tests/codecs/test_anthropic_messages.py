@@ -187,6 +187,7 @@ def test_usage_takes_what_is_there() -> None:
         "cache_read_tokens": None,
         "cache_write_tokens": 2,
         "reasoning_tokens": 6,
+        "echo_tokens": None,
     }
     assert only(UsageDelta, decode(NAME, start(usage={}), start(usage=[1]), STOP)) == []
 
