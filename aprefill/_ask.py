@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from ._emulate import DEFAULT, Emulation
+from ._emulate import DEFAULT, Emulation, texts_of
 from ._errors import UsageError
 from ._types import Message, Recovery, Support, Timeouts
 
@@ -47,6 +47,15 @@ class Ask:
     coalesce: bool
     recovery: Recovery
     timeouts: Timeouts
+
+    def texts(self) -> list[str]:
+        """Everything that the caller wrote and no error may repeat."""
+        return [self.system or "", self.prefill, *texts_of(self.messages)]
+
+    @property
+    def forbids_emulation(self) -> str:
+        """The argument that keeps a prefill from being asked for in the prompt, as it was written; ``""``: none."""
+        return "strict=True" if self.strict else "emulate=False" if self.emulate is None else ""
 
 
 def ask(

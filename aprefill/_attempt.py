@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
-from ._emulate import texts_of
+from ._body import retry_after_s, to_bytes
 from ._errors import (
     AprefillError,
     PrefillRefused,
@@ -17,12 +15,12 @@ from ._errors import (
     Stalled,
     StatusError,
     Truncated,
-    UsageError,
 )
-from ._support import LASTING, is_quoted, refusal
-from ._types import EndDelta, ErrorDelta, ReasoningDelta, TextDelta, ToolDelta
+from ._support import refusal
+from ._types import EndDelta, ErrorDelta, ReasoningDelta, Record, TextDelta, ToolDelta
 from ._watch import Watch, is_trio, native_loop
 from .codecs import codec as codec_by_name
+from .codecs._host_error import error_from
 from .transports import Request
 from .transports._foreign import translate
 from .wire import decoder_for
@@ -30,10 +28,12 @@ from .wire import decoder_for
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ._ask import Ask
     from ._plan import Step
     from ._redact import Redactor
+    from ._support import Refusal
     from ._target import Target
-    from ._types import Delta, Timeouts
+    from ._types import Delta
     from .transports import Response, Transport
 
 #: After the protocol's end the body is read on, to keep the connection, for at most this long and this much.
@@ -42,9 +42,6 @@ DRAIN_BYTES = 65_536
 #: Largest error body that is read, in bytes, and for how long, in seconds.
 ERROR_BODY_BYTES = 65_536
 ERROR_BODY_S = 5.0
-
-#: The standard library's encoder: msgspec would write NaN as null and bytes as base64, without a word.
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 _NEVER = float("inf")
 _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
@@ -57,14 +54,13 @@ class Attempt:
     `aclose()`. `kill()` ends the connection at once, from anywhere.
     """
 
-    def __init__(
-        self, step: Step, target: Target, transport: Transport, timeouts: Timeouts, *, spent_s: float = 0.0
-    ) -> None:
+    def __init__(self, step: Step, ask: Ask, target: Target, transport: Transport, *, spent_s: float = 0.0) -> None:
         self.step = step
+        self._ask = ask
         self._target = target
         self._transport = transport
         self._redactor: Redactor | None = None
-        self._timeouts = timeouts
+        self._timeouts = timeouts = ask.timeouts
         self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
             _NEVER if seconds is None else seconds
             for seconds in (
@@ -90,8 +86,9 @@ class Attempt:
         self._records = 0
         #: the protocol's end was seen
         self.ended = False
-        #: the host refused the prefill, and will again
-        self.refuses = False
+        #: the body that was sent, and the known refusal that it was answered with
+        self.fields: dict[str, Any] = {}
+        self.refusal: Refusal | None = None
         #: what went wrong; the deltas returned along with it came before
         self.failure: AprefillError | None = None
         #: `interrupt()` was called
@@ -107,29 +104,30 @@ class Attempt:
         """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol."""
         step, target = self.step, self._target
         self.loop = native_loop()
-        fields = self._codec.encode(step.call)
+        self.fields = self._codec.encode(step.call)
         path = self._codec.path
         request = Request(
             url=target.url(path, with_prefill=step.sends_prefill),
             headers=target.headers(),
-            body=_encode(fields),
-            fields=fields,
+            body=to_bytes(self.fields),
             path=path,
             connect_s=self._timeouts.connect_s,
         )
         limit = self._seconds_left()
         began = anyio.current_time()
-        with anyio.CancelScope(deadline=began + limit) as scope:
-            self._scope = scope
-            try:
-                self._response = await self._transport.open(request)
-            except Exception as exc:
-                raise self._ours(exc, "open") from exc
-        self._scope = None
-        if self._response is None:
-            # an interrupted open ends the same way; the caller looks at `interrupted` first
-            raise self._stalled(limit)
-        self.waited_s = self._waited_since_progress = anyio.current_time() - began
+        try:
+            with anyio.CancelScope(deadline=began + limit) as scope:
+                self._scope = scope
+                try:
+                    self._response = await self._transport.open(request)
+                except Exception as exc:
+                    raise self._ours(exc, "open") from exc
+            self._scope = None
+            if self._response is None:
+                # an interrupted open ends the same way; the caller looks at `interrupted` first
+                raise self._stalled(limit)
+        finally:
+            self._count(anyio.current_time() - began)
         self.status = self._response.status
         headers = self._response.headers
         request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
@@ -159,15 +157,8 @@ class Attempt:
             raise self._status_error(await self._error_body(), headers)
         if content_type == "application/json":
             body = await self._error_body()
-            error_type, detail = self._codec.error(200, body, headers)
-            if error_type or detail:
-                raise StatusError(
-                    200,
-                    error_type=self._redact(error_type),
-                    detail=self._redact(detail),
-                    request_id=self.request_id,
-                    in_band=True,
-                )
+            if any(self._codec.error(200, body, headers)):
+                raise self._in_band(error_from(Record(body)))
         if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
             raise ProtocolError(
                 f"the answer is {content_type}, not a stream", status=response.status, content_type=content_type
@@ -179,16 +170,16 @@ class Attempt:
         error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
         known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
         if known is not None:
-            # A prompt that holds these very words may have been quoted: then the answer says nothing about the host.
-            self.refuses = known.why in LASTING and not is_quoted(known, texts_of(step.call.messages))
-            return PrefillRefused(step.call.model, status=self.status, quote=detail, why=known.why)
+            self.refusal = known
+            off = self._ask.forbids_emulation
+            return PrefillRefused(step.call.model, status=self.status, quote=detail, why=known.why, off=off)
         if 300 <= self.status < 400:
             detail = "a redirect, which is never followed: the prompt would go to another host"
         return StatusError(
             self.status,
             error_type=error_type,
             detail=detail,
-            retry_after_s=_retry_after(headers),
+            retry_after_s=retry_after_s(headers),
             request_id=self.request_id,
         )
 
@@ -196,6 +187,7 @@ class Attempt:
         assert self._response is not None
         parts: list[bytes] = []
         size = 0
+        began = anyio.current_time()
         with anyio.move_on_after(min(ERROR_BODY_S, self._seconds_left())):
             try:
                 while size < ERROR_BODY_BYTES:
@@ -207,6 +199,7 @@ class Attempt:
                 # half an error body says more than the failure to read the rest
                 if translate(exc, stage="read", host=self._target.host, redact=self._redact) is None:
                     raise
+        self._count(anyio.current_time() - began)
         return b"".join(parts)[:ERROR_BODY_BYTES]
 
     # --- reading ----------------------------------------------------------------------------------------------
@@ -238,13 +231,14 @@ class Attempt:
             stalled = watch is not None and watch.fired
         except Exception as exc:
             if watch is None or not watch.fired:
+                self._count(now() - began)
                 return self._cut(self._ours(exc, "read"))
             stalled = True
         if stalled:
-            return self._cut(self._stalled(limit))
-        waited = now() - began
-        self.waited_s += waited
-        self._waited_since_progress += waited
+            error = self._stalled(limit)
+            self._count(now() - began)
+            return self._cut(error)
+        self._count(now() - began)
         return self._eof() if data is None else self._decode(data)
 
     def _ours(self, exc: Exception, stage: Literal["open", "read"]) -> AprefillError:
@@ -314,26 +308,33 @@ class Attempt:
         if type(last) is EndDelta:
             self.ended = True
         elif type(last) is ErrorDelta:
-            self.failure = StatusError(
-                last.status,
-                error_type=self._redact(last.error_type),
-                detail=self._redact(last.detail),
-                request_id=self.request_id,
-                in_band=True,
-            )
+            self.failure = self._in_band(last)
         for delta in deltas:
             if type(delta) in _PROGRESS:
                 self._saw_token = True
                 self._waited_since_progress = 0.0
                 return
 
+    def _in_band(self, error: ErrorDelta) -> StatusError:
+        return StatusError(
+            error.status,
+            error_type=self._redact(error.error_type),
+            detail=self._redact(error.detail),
+            request_id=self.request_id,
+            in_band=True,
+        )
+
     def _redact(self, text: str) -> str:
         """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
         if self._redactor is None:
-            self._redactor = self._target.redactor(self.step.call)
+            self._redactor = self._target.redactor(self._ask.texts())
         return self._redactor(text)
 
     # --- clocks -----------------------------------------------------------------------------------------------
+
+    def _count(self, waited_s: float) -> None:
+        self.waited_s += waited_s
+        self._waited_since_progress += waited_s
 
     def _seconds_left(self) -> float:
         """Until the first clock runs out, when a read begins."""
@@ -389,32 +390,3 @@ class Attempt:
         finally:
             if not self._target.keep:
                 await self._transport.aclose()
-
-
-def _encode(body: dict[str, Any]) -> bytes:
-    try:
-        return _JSON.encode(body).encode()
-    except UnicodeEncodeError:
-        problem = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it"
-    except (TypeError, ValueError, RecursionError) as exc:
-        problem = f"the request cannot be written as JSON ({type(exc).__name__}); pass plain JSON values"
-    # outside the handler: the encoder's own error quotes the prompt and must not be on the chain
-    raise UsageError(problem)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `Retry-After` (seconds or an HTTP date, RFC 9110 10.2.3)."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError, OverflowError):
-                continue
-        if seconds == seconds and seconds < _NEVER:  # neither NaN nor infinite
-            return max(0.0, seconds)
-    return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass, fields
 from string import Formatter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import UsageError
@@ -91,13 +92,15 @@ class Asked(NamedTuple):
     """A request for the echo: the messages, and what the model is asked to repeat.
 
     `known` and `rules` are what the seam takes the reply apart with: `known` is the whole of the known text or, where
-    its end stands in it several times, that end alone.
+    its end stands in it several times, that end alone. With an `end`, a second seam looks for that under `end_rules`.
     """
 
     messages: tuple[Message, ...]
     echo: str
     known: str
     rules: Mapping[str, Any]
+    end: str = ""
+    end_rules: Mapping[str, Any] = MappingProxyType({})
 
 
 def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper: bool = False) -> Asked:
@@ -109,23 +112,28 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper:
     text = known.rstrip()
     if not text:
         return Asked(tuple(messages), "", known, {"stripped": known})
+    stripped = known[len(text) :]
+    asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
     opening, closing = markers([known, how.begin, how.continued, how.sharper, *texts_of(messages)])
     if len(known) <= WHOLE_MAX or len(text) <= END_MAX:
-        echo = known
         request = how.begin.format(open=opening, close=closing, text=known, end=known)
-        rules: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
+        asked = Asked((), known, known, asked_whole)
     else:
-        echo = end_of(text)
-        request = how.continued.format(open=opening, close=closing, text=text, end=echo)
-        if text.find(echo) + len(echo) < len(text):
+        end = end_of(text)
+        request = how.continued.format(open=opening, close=closing, text=text, end=end)
+        asked_end = {**asked_whole, "stripped": stripped}
+        if text.find(end) + len(end) < len(text):
             # It repeats itself, as a long row of zeros does: the longest overlap could be new text that is equal to old
-            # one, so the seam is to look for what was asked for first.
-            known = echo + known[len(text) :]
-        # No preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
-        rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": known[len(known.rstrip()) :]}
+            # one, so what was asked for is looked for first.
+            asked = Asked((), end, end + stripped, {**asked_end, "overlap": END_MIN})
+        else:
+            # Without a preamble: looking for the whole text behind chatter would hold every reply that begins with its
+            # end. The second seam looks for the end there.
+            rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": stripped}
+            asked = Asked((), end, known, rules, end + stripped, asked_end)
     if sharper:
-        request += "\n\n" + how.sharper.format(open=opening, close=closing, text=text, end=echo)
-    return Asked((*messages[:-1], _told(messages[-1], request)), echo, known, rules)
+        request += "\n\n" + how.sharper.format(open=opening, close=closing, text=text, end=asked.echo)
+    return asked._replace(messages=(*messages[:-1], _told(messages[-1], request)))
 
 
 def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.token_hex(8)) -> tuple[str, str]:
@@ -165,10 +173,10 @@ def room(echo: str) -> int:
     return len(echo.encode()) // 2 + 4 if echo else 0
 
 
-def texts_of(messages: Iterable[Message]) -> list[str]:
-    """Everything in the messages that is text, at any depth."""
+def texts_of(values: Iterable[Any]) -> list[str]:
+    """Everything in messages, or in any JSON values, that is text, at any depth."""
     found: list[str] = []
-    todo: list[Any] = list(messages)
+    todo: list[Any] = list(values)
     while todo:
         value = todo.pop()
         if isinstance(value, str):

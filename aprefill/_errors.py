@@ -65,11 +65,15 @@ class ProviderError(AprefillError):
 
 
 class ConnectFailed(ProviderError):
-    """No connection to the host, or it ended before the response began. Nothing was delivered."""
+    """No connection to the host, or it ended before the response began. Nothing was delivered.
 
-    def __init__(self, host: str, reason: str) -> None:
+    `may_pass` is False where another try would fail in the same way, as with a certificate that is not trusted.
+    """
+
+    def __init__(self, host: str, reason: str, *, may_pass: bool = True) -> None:
         self.host = host
         self.reason = reason
+        self.may_pass = may_pass
         super().__init__(f"no response from {host}: {reason}; check the host and the network, then try again")
 
 
@@ -82,7 +86,14 @@ class PrefillRefused(ProviderError):
     """
 
     def __init__(
-        self, model: str, *, status: int | None = None, quote: str = "", known_as: str = "", why: str = "model"
+        self,
+        model: str,
+        *,
+        status: int | None = None,
+        quote: str = "",
+        known_as: str = "",
+        why: str = "model",
+        off: str = "",
     ) -> None:
         self.model = model
         self.status = status
@@ -92,13 +103,13 @@ class PrefillRefused(ProviderError):
             what = f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + "; nothing was sent"
         else:
             what = f"{model} refused the prefill with HTTP {status}: {self.quote!r}"
-        super().__init__(f"{what}. {_REMEDIES[why]}")
+        ask = f"Leave {off} out to have it asked for in the prompt. " if off else ""
+        super().__init__(f"{what}. {ask}{_REMEDIES[why]}")
 
 
 #: `PrefillRefused.why` -> what to do
 _REMEDIES = {
-    "model": "Let it be asked for in the prompt (emulate=True, without strict), choose a model that takes one "
-    "(aprefill.support_table() lists them), or pass support= if you know better",
+    "model": "Choose a model that takes one (aprefill.support_table() lists them), or pass support= if you know better",
     "thinking": "Switch thinking off, or leave the prefill out",
     "tools": "Leave the tools out, or the prefill",
     "tool_choice": "Leave the forced tool call out, or the prefill, or pass support= if you know that both go together",
@@ -114,12 +125,14 @@ class PrefillIgnored(ProviderError):
     Either the prompt had asked for it (`absent="raise"`), or the host is known to repeat it (`strict`).
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, strict: bool = False) -> None:
         self.model = model
-        super().__init__(
-            f"{model} did not begin its reply with the prefill; leave absent= and strict out to have it put in front, "
-            'or pass absent="retry" to ask once more'
+        remedy = (
+            "leave strict=True out to have it put in front"
+            if strict
+            else 'pass absent="join" to have it put in front, or absent="retry" to ask once more'
         )
+        super().__init__(f"{model} did not begin its reply with the prefill; {remedy}")
 
 
 class Truncated(ProviderError):

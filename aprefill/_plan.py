@@ -3,11 +3,11 @@ request out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._conflicts import switched_on
-from ._emulate import emulate, room
+from ._emulate import emulate, room, texts_of
 from ._errors import (
     AprefillError,
     ConnectFailed,
@@ -18,6 +18,7 @@ from ._errors import (
     Truncated,
     UsageError,
 )
+from ._schema import flat
 from ._support import carry
 from ._types import Call, Message, Support
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._ask import Absent, Ask, ShowWhen
-    from ._support import Row
+    from ._support import Refusal, Row
+
+#: `Refusal.why` of a host that will say it again: the others are about one request.
+LASTING = frozenset({"model", "thinking", "flags"})
 
 #: The first wait before a retry, its growth and its bound, in seconds, without a word of the host's.
 FIRST_WAIT_S = 0.5
@@ -57,6 +61,9 @@ class Step:
     known: str
     #: keyword arguments for the seam
     rules: Mapping[str, Any]
+    #: where the model was asked for the end of a long text alone: that, and the rules of a second seam for it
+    end: str = ""
+    end_rules: Mapping[str, Any] = field(default_factory=dict)
     #: the sequences that are applied here, not by the host
     stop: tuple[str, ...]
     show_when: ShowWhen
@@ -74,8 +81,9 @@ class Past:
 
     step: Step
     error: AprefillError
-    #: the model had produced a token of any kind
+    #: the model had produced a token of any kind; a tool call
     has_token: bool
+    has_tool: bool = False
     #: how often a request of this reply was sent again because the way to the host or the host failed
     retries: int
     #: of the reply's total clock, in seconds
@@ -113,15 +121,17 @@ def first(ask: Ask, row: Row, model: str, *, refused: bool = False) -> Step:
         )
     if ask.support is not None:
         row = row.forced(ask.support)
-    if row.support is Support.UNSUPPORTED or (not row.native and not _may_emulate(ask)):
-        raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}")
-    if not row.native or (refused and _may_emulate(ask)):
+    if row.support is Support.UNSUPPORTED or (not row.native and ask.forbids_emulation):
+        off = "" if row.support is Support.UNSUPPORTED else ask.forbids_emulation
+        raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}", off=off)
+    if not row.native or (refused and not ask.forbids_emulation):
         return _emulated(ask, row, model)
     unknown = _conflict(ask, row)
     if unknown is None:
         return _native(ask, row, model)
-    if not _may_emulate(ask):
-        raise PrefillRefused(model, known_as=f"whether it goes with {unknown[1]} is not known", why=unknown[0])
+    if ask.forbids_emulation:
+        known_as = f"whether it goes with {unknown[1]} is not known"
+        raise PrefillRefused(model, known_as=known_as, why=unknown[0], off=ask.forbids_emulation)
     return _emulated(ask, row, model)
 
 
@@ -130,8 +140,15 @@ def refusal_of(ask: Ask, row: Row, base_url: str, model: str) -> Refused:
     return Refused(row.codec, base_url, model, "thinking" in switched_on(ask))
 
 
-def _may_emulate(ask: Ask) -> bool:
-    return ask.emulate is not None and not ask.strict
+def teaches(refusal: Refusal | None, fields: Mapping[str, Any]) -> bool:
+    """Whether the next request with the same subject would meet this refusal again, so that it is worth remembering.
+
+    Not where the request, `fields`, holds the refusal's own words: a host that quotes it says nothing about itself.
+    """
+    if refusal is None or refusal.why not in LASTING:
+        return False
+    words = flat(refusal.text)
+    return not any(words in flat(text) for text in texts_of([fields]))
 
 
 def _conflict(ask: Ask, row: Row) -> tuple[str, str] | None:
@@ -189,6 +206,8 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
         support=Support.EMULATED,
         known=asked.known,
         rules=asked.rules,
+        end=asked.end,
+        end_rules=asked.end_rules,
         stop=_own_stop(ask.stop, row, ask.prefill, Support.EMULATED),
         show_when=ask.show_when or "decided",
         absent="join" if not asked.echo or (sharper and ask.absent == "retry") else ask.absent,
@@ -209,8 +228,7 @@ def _call(
         model=model,
         messages=messages,
         system=ask.system,
-        # the row's own number is the most that its models can write: nothing is added to that
-        max_tokens=row.max_tokens if ask.max_tokens is None else ask.max_tokens + more_tokens,
+        max_tokens=_limit(ask, row, more_tokens),
         stop=host_stop,
         temperature=ask.temperature,
         thinking=ask.thinking,
@@ -219,6 +237,12 @@ def _call(
         token_field=row.token_field,
         fields={**({} if row.asks_usage else {"stream_options": None}), **(fields or {}), **ask.extra},
     )
+
+
+def _limit(ask: Ask, row: Row, more: int) -> int | None:
+    """The token limit, with room for `more`; the number of a row with native models is the most that these can write."""
+    limit = row.max_tokens if ask.max_tokens is None else ask.max_tokens
+    return limit if limit is None or (ask.max_tokens is None and row.native) else limit + more
 
 
 # --- stop sequences ---------------------------------------------------------------------------------------------
@@ -231,13 +255,24 @@ def _may_send(sequence: str, row: Row, known: str, support: Support) -> bool:
     """
     if not row.sends_stop or (not row.blank_stop and sequence.isspace()):
         return False
-    if any(known.endswith(sequence[:n]) for n in range(1, len(sequence))):
+    if _straddles(sequence, known):
         return False
-    if support is Support.EMULATED and known:
-        if "`" in sequence or not sequence.isprintable() or sequence.isspace() or sequence.casefold() in _OPENERS:
+    if not known or support is Support.EATS:
+        return True
+    if support is Support.EMULATED and (
+        "`" in sequence or not sequence.isprintable() or sequence.isspace() or sequence.casefold() in _OPENERS
+    ):
+        return False
+    if support is Support.EMULATED or row.whitespace_echo:
+        # the echo may have other white space than known has
+        sequence, known = "".join(sequence.split()), "".join(known.split())
+        if _straddles(sequence, known):
             return False
-        return sequence not in known
-    return support is not Support.ECHOES or sequence not in known
+    return sequence not in known
+
+
+def _straddles(sequence: str, known: str) -> bool:
+    return any(known.endswith(sequence[:n]) for n in range(1, len(sequence)))
 
 
 def _host_stop(stop: tuple[str, ...], row: Row, known: str, support: Support) -> tuple[str, ...]:
@@ -261,14 +296,15 @@ def after(ask: Ask, past: Past, chance: float) -> Step | None:
     """
     step, error = past.step, past.error
     if isinstance(error, PrefillRefused):
-        if step.mode != "native" or not _may_emulate(ask):
+        if step.mode != "native" or ask.forbids_emulation:
             return None
         try:
             return _emulated(ask, step.row, step.call.model)
-        except UsageError:
-            return None  # it cannot be asked for here: the refusal says more
+        except UsageError as why_not:
+            error.add_note(f"It was not asked for in the prompt: {why_not}")
+            return None
     if isinstance(error, PrefillIgnored):
-        if step.absent != "retry":
+        if step.absent != "retry" or past.has_tool:
             return None
         return _emulated(ask, step.row, step.call.model, sharper=True)
     recovery = ask.recovery
@@ -288,4 +324,4 @@ def may_pass(error: AprefillError) -> bool:
         return error.status in {408, 409, 429} or error.status >= 500
     if isinstance(error, Stalled):
         return error.clock == "connect_s"
-    return isinstance(error, ConnectFailed | Truncated)
+    return error.may_pass if isinstance(error, ConnectFailed) else isinstance(error, Truncated)

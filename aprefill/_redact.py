@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._types import Call
 
 #: Texts of the prompt shorter than this are words that any error may hold, in characters.
 PROMPT_MIN = 12
@@ -38,16 +37,6 @@ class Redactor:
         # the longest first: one may hold another
         secrets = [(key, "[key]") for key in sorted(keys - {""}, key=len, reverse=True)]
         self._secrets = secrets + [(text, "[prompt]") for text in sorted(texts, key=len, reverse=True)]
-
-    @classmethod
-    def of(cls, keys: str | Iterable[str], call: Call) -> Redactor:
-        """The redactor for one request."""
-        texts = [call.system or ""]
-        for message in call.messages:
-            content = message.get("content")
-            parts = content if isinstance(content, list) else [{"text": content}]
-            texts += [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-        return cls(keys, texts)
 
     def __call__(self, text: str) -> str:
         for secret, name in self._secrets:

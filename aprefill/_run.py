@@ -25,7 +25,7 @@ from ._errors import (
     Truncated,
     UsageError,
 )
-from ._plan import Past, after, first, refusal_of
+from ._plan import Past, after, first, refusal_of, teaches
 from ._splice import Splice, Transcript
 from ._types import (
     AttemptEnded,
@@ -204,11 +204,14 @@ class Run:
         lead = ask.shown if step.show_when == "decided" and transcript.lead_at < 0 else ""
         self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce)
         self.transport = self._make_transport()
-        self._attempt = attempt = Attempt(step, self.target, self.transport, ask.timeouts, spent_s=self._spent_s)
+        self._attempt = attempt = Attempt(step, ask, self.target, self.transport, spent_s=self._spent_s)
         self._account.note("began")
         self._pid = os.getpid()
         self.state = State.OPEN
         _live.add(self)
+        if transcript.wants_events:
+            number = len(self._account.replaced) + 1
+            transcript.items.append(AttemptStarted(number=number, mode=step.mode, support=step.support))
         try:
             await attempt.open()
         except AprefillError as error:
@@ -219,9 +222,6 @@ class Run:
             return True
         self._account.note("accepted")
         transcript.accepted = True
-        if transcript.wants_events:
-            number = len(self._account.replaced) + 1
-            transcript.items.append(AttemptStarted(number=number, mode=step.mode, support=step.support))
         if ask.shown and step.show_when == "accepted" and transcript.lead_at < 0:
             transcript.show(ask.shown)
         return True
@@ -243,10 +243,11 @@ class Run:
             step=step,
             error=error,
             has_token=splice.has_token,
+            has_tool=splice.has_tool,
             retries=self._retries,
             left_s=math.inf if total_s is None else total_s - spent_s,
         )
-        if attempt.refuses:
+        if teaches(attempt.refusal, attempt.fields):
             self._refusals.add(self._subject())
         following = after(self._ask, past, chance())
         self._chain(error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from ._either import Either
 from ._errors import PrefillIgnored, Truncated
 from ._seam import Seam
 from ._stop import StopStage
@@ -134,7 +135,9 @@ class Splice:
         # the prefill, if it is to be shown with the first new text
         self._lead = lead
         self._coalesce = coalesce
-        self.seam = Seam(step.known, **step.rules)
+        self.seam: Seam | Either = Seam(step.known, **step.rules)
+        if step.end:
+            self.seam = Either(self.seam, Seam(step.end, **step.end_rules))
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)
@@ -193,6 +196,7 @@ class Splice:
             own_text = limited and self._is_own_text()
             text = self.seam.close(cut or (limited and not own_text))
             if limited and not cut and self._step.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
+                self._estimate()
                 raise Truncated(
                     f"the token limit was met inside the repetition of the prefill, after {self._count_early()} characters",
                     remedy="raise max_tokens, and what extra= sets; nothing new came, and the same request would end there again",
@@ -208,11 +212,10 @@ class Splice:
                     self._first()
                 self._transcript.items.append(text)
         if not cut:
-            if self._step.absent != "join" and not (self.has_text or self.has_tool):
-                raise PrefillIgnored(self._step.call.model)
+            if self._wants_echo() and not (self.has_text or self.has_tool):
+                raise self._ignored()
             self._show_lead()
-        if self._step.mode == "emulated":
-            self._estimate()
+        self._estimate()
         if self._coalesce and not self._transcript.wants_events:
             self._transcript.merge(before)
 
@@ -229,18 +232,31 @@ class Splice:
 
     def _may_be_echo(self, text: str) -> bool:
         """Whether `text` is the beginning of a repetition, without any chatter."""
-        seam = Seam(self._step.known, **{**self._step.rules, "preamble": 0})
-        seam.feed(text)
-        return seam.verdict is Verdict.UNDECIDED
+        step = self._step
+        seams = [Seam(step.known, **{**step.rules, "preamble": 0})]
+        if step.end:
+            seams.append(Seam(step.end, **{**step.end_rules, "preamble": 0}))
+        for seam in seams:
+            seam.feed(text)
+        return any(seam.verdict is Verdict.UNDECIDED for seam in seams)
 
     def _look(self, new: str) -> None:
         """The seam has decided and let `new` through, the first text of the model's that is no repetition."""
         self._decided = True
-        if self._step.absent != "join" and self.seam.verdict is Verdict.ABSENT:
-            raise PrefillIgnored(self._step.call.model)
         if self._early is not None:
             self.echo_length = self._count_early() - len(new) - self.seam.held
             self._early = None
+        if self.seam.verdict is Verdict.ABSENT and self._wants_echo():
+            raise self._ignored()
+
+    def _wants_echo(self) -> bool:
+        # after a tool call nothing is asked for again: it was handed out, or will be made twice
+        absent = self._step.absent
+        return absent == "raise" or (absent == "retry" and not self.has_tool)
+
+    def _ignored(self) -> PrefillIgnored:
+        self._estimate()
+        return PrefillIgnored(self._step.call.model, strict=self._step.mode == "native")
 
     def _count_early(self) -> int:
         return sum(map(len, self._early or ()))
@@ -256,7 +272,9 @@ class Splice:
             self._lead = ""
 
     def _estimate(self) -> None:
-        """Add to the usage what of the output was the repetition, by its share of the text."""
+        """Add to the usage what of the output was the repetition that the prompt asked for, by its share of the text."""
+        if self._step.mode != "emulated":
+            return
         # without any new text, all of it was the repetition, or nothing was
         echo = self.echo_length or self._count_early()
         new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))

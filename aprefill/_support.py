@@ -356,13 +356,3 @@ def refusal(row: Row, status: int, error_text: str) -> Refusal | None:
     """
     text = flat(error_text)
     return next((r for r in row.refusals if r.status == status and flat(r.text) in text), None)
-
-
-#: `Refusal.why` that the next request with the same model meets again.
-LASTING = frozenset({"model", "thinking", "flags"})
-
-
-def is_quoted(refusal: Refusal, texts: Iterable[str]) -> bool:
-    """Whether the words of a refusal stand in the request's own texts, where the host may have them from."""
-    words = flat(refusal.text)
-    return any(words in flat(text) for text in texts)

@@ -15,9 +15,10 @@ from ._support import split_model
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ._clients import Client
     from ._support import Row, Table
-    from ._types import Call
 
 
 #: The built-in model's base URL: no network, no key.
@@ -83,9 +84,9 @@ class Target:
                 text = text.replace(secret, "[key]")
         return text
 
-    def redactor(self, call: Call) -> Redactor:
-        """Takes the key and the prompt of `call` out of what the host says."""
-        return Redactor.of((self._key, *self._secrets), call)
+    def redactor(self, prompt: Iterable[str]) -> Redactor:
+        """Takes the keys and the texts of a prompt out of what the host says."""
+        return Redactor((self._key, *self._secrets), prompt)
 
 
 def resolve(

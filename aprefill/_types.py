@@ -322,7 +322,7 @@ class ToolEvent(Struct, frozen=True):
 
 
 class AttemptStarted(Struct, frozen=True):
-    """The host accepted a request."""
+    """A request was sent. It is handed out when the host has accepted it, or with the `AttemptEnded` of a failed one."""
 
     number: int
     mode: str

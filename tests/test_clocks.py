@@ -10,8 +10,10 @@ import httpx2
 import pytest
 
 from aprefill import ReasoningEvent, Recovery, Stalled, TextEvent, Timeouts
+from aprefill._attempt import Attempt
 from aprefill.testing import Script, serve
 
+from .conftest import LOOPS
 from .loopback import WIRES, ask
 
 pytestmark = pytest.mark.anyio
@@ -64,3 +66,42 @@ async def test_no_clock_at_all() -> None:
     never = Timeouts(connect_s=None, first_token_s=None, progress_s=None, idle_s=None, total_s=None)
     async with serve(Script(text="abcdef", cuts=1, pace_s=0.02)) as server:
         assert await ask(server, "messages", timeouts=never).text() == "abcdef"
+
+
+class Scopes:
+    """Counts the cancel scopes that an attempt makes, and its reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made = self.reads = 0
+        real_scope, real_read = anyio.CancelScope, Attempt.read
+
+        def scope(**options: Any) -> Any:
+            self.made += 1
+            return real_scope(**options)
+
+        async def read(attempt: Attempt) -> Any:
+            self.reads += 1
+            return await real_read(attempt)
+
+        monkeypatch.setattr(anyio, "CancelScope", scope)
+        monkeypatch.setattr(Attempt, "read", read)
+
+
+async def test_a_clock_costs_a_scope_a_network_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None for a chunk that was buffered: two hundred of them in a few reads take a few scopes."""
+    async with serve(Script(text="x" * 200, cuts=1, wire_cuts=1 << 16)) as server:
+        count = Scopes(monkeypatch)
+        chunks = [chunk async for chunk in ask(server, "chat")]
+        monkeypatch.undo()
+    assert len(chunks) == 200
+    assert count.made <= count.reads + 1 < 20
+
+
+@pytest.mark.parametrize("anyio_backend", LOOPS[2:])
+async def test_control_of_the_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same text a chunk at a time takes as many as there are reads, and the count sees them."""
+    async with serve(Script(text="x" * 30, cuts=1, pace_s=0.002)) as server:
+        count = Scopes(monkeypatch)
+        await ask(server, "chat").text()
+        monkeypatch.undo()
+    assert count.made > 20

@@ -250,8 +250,8 @@ def test_beyond_200_only_the_end_is_asked_for() -> None:
 def test_where_whole_ends(ink: int, tail: int, whole: bool) -> None:
     """At 200 characters; beyond that, what is white space but for 120 of them has no end that is shorter."""
     asked = emulate(DEFAULT, [USER], "x" * ink + " " * tail)
-    assert ("preamble" in asked.rules) is whole
     assert ("overlap" in asked.rules) is not whole
+    assert (asked.echo == "x" * ink + " " * tail) is whole
 
 
 def test_a_content_of_text_gets_the_request_behind_a_blank_line() -> None:

@@ -153,6 +153,29 @@ async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> No
         assert f">{end}</text-" in server.exchanges[0].last_user_text
 
 
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    ("echo", "verdict"),
+    [("fence", Verdict.FENCED), ("chatter", Verdict.PREFACED), ("chatter+fence", Verdict.PREFACED),
+     ("whitespace", Verdict.ECHOED)],
+)  # fmt: skip
+async def test_the_end_of_a_long_prefill_in_disguise(wire: str, echo: Any, verdict: Verdict) -> None:
+    """In a fence, behind chatter, over other white space: as with a short one."""
+    script = Script(text="here, and this is new.", prefill="echoes", echo=echo, echo_text=end_of(LONG.rstrip()))
+    async with serve(script) as server:
+        reply = ask(server, wire, LONG)
+        assert await reply.text() == LONG + "here, and this is new."
+        assert reply.verdict is verdict
+
+
+async def test_a_long_prefill_that_is_not_repeated() -> None:
+    """Nothing of the model's own text is lost."""
+    async with serve(Script(text="here, and this is new.")) as server:
+        reply = ask(server, "messages", LONG)
+        assert await reply.text() == LONG + "here, and this is new."
+        assert reply.verdict is Verdict.ABSENT
+
+
 async def test_a_long_prefill_that_repeats_itself() -> None:
     """New text that is equal to old text is no overlap: exactly what was asked back is dropped."""
     zeros = "0, " * 150
@@ -209,6 +232,23 @@ async def test_absent_with_a_reply_of_tool_calls_alone() -> None:
         reply = ask(server, "messages", absent="raise", tools=[{"name": "f", "input_schema": {"type": "object"}}])
         assert await reply.text() == SEED
         assert reply.stop_reason is StopReason.TOOL_USE
+
+
+async def test_nothing_is_asked_again_after_a_tool_call() -> None:
+    """It was handed out: a second request would make it twice. The text is joined."""
+    events = (
+        'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{}"}}]}}]}',
+        'data: {"choices":[{"delta":{"content":"The states are many."}}]}',
+        'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}',
+        "data: [DONE]",
+    )
+    body = "\n\n".join([*events, ""]).encode()
+    async with serve(Script(body=body, content_type="text/event-stream")) as server:
+        reply = ask(server, "chat", absent="retry")
+        events_seen = [type(event).__name__ async for event in reply.events()]
+        assert events_seen.count("ToolEvent") == 1
+        assert await reply.text() == SEED + "The states are many."
+        assert len(server.exchanges) == 1
 
 
 async def test_absent_with_an_empty_reply() -> None:
@@ -309,6 +349,42 @@ async def test_a_limit_in_a_reply_that_went_on() -> None:
         reply = ask(server, "messages", extra={"max_tokens": 2})
         assert await reply.text() == SEED + NEW[:8]
         assert (reply.stop_reason, reply.verdict) == (StopReason.MAX_TOKENS, Verdict.ABSENT)
+
+
+async def test_what_the_echo_cost_when_it_was_all() -> None:
+    """Also on the attempt that failed inside it, and 0 on one that had none."""
+    async with serve(Script(text=NEW, prefill="echoes", echo_text="x" * 100, obey_max_tokens=True)) as server:
+        reply = ask(server, "messages", "x" * 100, extra={"max_tokens": 3})
+        with pytest.raises(Truncated):
+            await reply.text()
+        assert reply.usage is not None
+        assert reply.usage.echo_tokens == reply.usage.output_tokens == 3
+    async with serve(Script(text=NEW)) as server:
+        reply = ask(server, "messages", absent="raise")
+        with pytest.raises(PrefillIgnored):
+            await reply.text()
+        assert reply.usage is not None
+        assert reply.usage.echo_tokens == 0
+
+
+async def test_the_hosts_own_limit_has_room_as_well() -> None:
+    """The number that the table sends where the API demands one is for new text too."""
+    async with serve(Script(text=NEW)) as server:
+        await ask(server, "messages", "x" * 100).text()
+        assert server.exchanges[0].json["max_tokens"] > 4096 + 25
+
+
+@pytest.mark.parametrize(
+    ("known", "stop", "echo", "new"),
+    [("alpha  beta", "pha be", "alpha beta", " gamma pha be end"), ("Answer:\n", ": 4", "Answer:", " 42")],
+)
+async def test_a_stop_that_white_space_hides(known: str, stop: str, echo: str, new: str) -> None:
+    """The echo may have other white space than the prefill: what could match there is not for the host."""
+    async with serve(Script(text=new, prefill="echoes", echo_text=echo)) as server:
+        reply = ask(server, "messages", known, stop=stop)
+        text = await reply.text()
+        assert "stop_sequences" not in server.exchanges[0].json
+    assert text == (known + " gamma " if stop == "pha be" else known + " 42")
 
 
 async def test_what_the_echo_cost() -> None:

@@ -71,12 +71,12 @@ async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str
             group.start_soon(one, client)
 
 
-@one_loop
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("wire", WIRES)
-async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str) -> None:
+async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:
     """An event that comes in 65,536 pieces: a decoder that begins again with each piece needs a minute and more."""
     fault = fault_for(PIECES, wire)
-    check(fault, await outcome_of(fault, wire))
+    check(fault, await outcome_of(fault, wire, client))
 
 
 def test_the_page_has_every_fault() -> None:

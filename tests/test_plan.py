@@ -641,14 +641,15 @@ def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
         ("anthropic:claude-opus-4-6", "x" * 300, 100, 100 + room("x" * 120)),
         ("anthropic:claude-opus-4-6", "\n", 100, 100),
         ("anthropic:claude-opus-4-6", "", 100, 100),
-        ("anthropic:claude-opus-4-6", '["', None, builtin_table().row("anthropic", "claude-opus-4-6").max_tokens),
+        ("anthropic:claude-opus-4-6", '["', None, 4096 + room('["')),
+        ("anthropic:claude-haiku-4-5", '["', None, 4096),
         ("openai:gpt-4o", '["', None, None),
         ("openai:gpt-4o", '["', 1, 1 + room('["')),
         ("anthropic:claude-haiku-4-5", '["', 100, 100),
     ],
 )
 def test_max_tokens_gets_room_for_the_repetition(model: str, prefill: str, given: int | None, sent: int | None) -> None:
-    """It limits the new text; the row's own number, the most that its models can write, stays what it is."""
+    """It limits the new text, whoever set it; the number of a row with native models is the most that they can write."""
     assert step(known(model), prefill=prefill, max_tokens=given).call.max_tokens == sent
 
 

@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from aprefill import (
@@ -78,7 +79,7 @@ async def test_a_refusal_is_rescued_on_the_same_call(wire: str) -> None:
             (2, "emulated", Support.EMULATED, 200, ""),
         ]
         assert [e.report.number for e in events if isinstance(e, AttemptEnded)] == [1, 2]
-        assert [e.number for e in events if isinstance(e, AttemptStarted)] == [2]
+        assert [e.number for e in events if isinstance(e, AttemptStarted)] == [1, 2]
         assert [exchange.prefill for exchange in server.exchanges] == [SEED, ""]
 
 
@@ -151,13 +152,20 @@ async def finished(reply: Reply) -> Reply:
     return reply
 
 
-async def test_words_of_the_prompt_teach_nothing() -> None:
-    """A host that quotes a prompt which holds the refusal's own words: rescued, and not remembered for others."""
-    words = "This model does not support assistant message prefill. The conversation must end with a user message."
-    quoting = Script(status=400, error=("invalid_request_error", f"bad input: why does it say '{words}'?"))
+WORDS = "This model does not support assistant message prefill. The conversation must end with a user message."
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{"prompt": f"why does it say '{WORDS}'?"}, {"system": WORDS}, {"extra": {"metadata": {"note": WORDS}}}],
+    ids=lambda where: next(iter(where)),
+)
+async def test_words_of_the_request_teach_nothing(where: dict[str, Any]) -> None:
+    """A host that quotes a request which holds the refusal's own words: rescued, and not remembered for others."""
+    quoting = Script(status=400, error=("invalid_request_error", f"bad input: '{WORDS}'"))
     async with serve([quoting, FINE, FINE]) as server:
-        options = {"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k"}
-        await stream(f"why does it say '{words}'?", prefill=SEED, **options).text()
+        options = {"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", "prompt": "hi"}
+        await stream(prefill=SEED, **{**options, **where}).text()
         reply = await finished(ask(server, "messages"))
         assert [a.mode for a in reply.attempts] == ["native"]
 
@@ -177,7 +185,6 @@ async def test_one_tenants_odd_400_changes_nothing_for_others() -> None:
         assert (await finished(ask(one, "messages"))).attempts[0].mode == "emulated"
 
 
-@pytest.mark.parametrize("anyio_backend", LOOPS[1:])
 async def test_a_thousand_tasks_at_once() -> None:
     """Two hosts, two models each, one of the four refuses: nobody else is emulated, everybody's text is right."""
 
@@ -236,6 +243,7 @@ OVERLOADED = ("overloaded_error", "Overloaded")
         *[Script(status=status) for status in (408, 409, 429, 500, 502, 503, 504, 529)],
         Script(hang_up=True),
         Script(text="abc", error_event=OVERLOADED, after=0),
+        Script(body=b'{"error":{"type":"overloaded_error","message":"later"}}', content_type="application/json"),
         Script(text="abc", drop_after_bytes=0),
         Script(text="abc", reset_after_bytes=0),
         Script(text="abc", drop_after_bytes=30),
@@ -288,6 +296,30 @@ async def test_nobody_listens() -> None:
         await reply.text()
     assert [a.error for a in reply.attempts] == ["ConnectFailed"] * 3
     assert reply.stop_reason is None
+
+
+async def test_what_the_clients_own_hook_raises() -> None:
+    """It is the caller's to mend, it is raised once, and it is not called a connection that failed."""
+    calls: list[int] = []
+
+    async def hook(request: Any) -> None:
+        calls.append(1)
+        raise ValueError("no token today")
+
+    async with serve(FINE) as server, httpx2.AsyncClient(event_hooks={"request": [hook]}) as client:
+        with pytest.raises(UsageError, match="no token today"):
+            await ask(server, "chat", client=client).text()
+    assert calls == [1]
+
+
+async def test_a_certificate_that_is_not_trusted() -> None:
+    """Another try would meet it again: one connection, and the error."""
+    async with serve(FINE, tls=True) as server:
+        reply = ask(server, "chat")
+        with pytest.raises(ConnectFailed) as error:
+            await reply.text()
+        assert not error.value.may_pass
+        assert len(reply.attempts) == 1
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
@@ -349,6 +381,15 @@ async def test_the_total_clock_goes_on() -> None:
         with pytest.raises(StatusError), anyio.fail_after(2):
             await ask(server, "chat", timeouts=Timeouts(total_s=1)).text()
         assert len(server.exchanges) == 1
+    with_hang_up = Script(hang_up=True, first_byte_s=0.3)
+    late_cut = Script(text="abc", first_token_s=0.3, error_event=OVERLOADED, after=0)
+    for failing in (with_hang_up, late_cut):
+        async with serve(failing) as server:
+            began = time.perf_counter()
+            with pytest.raises(Stalled) as stalled, anyio.fail_after(3):
+                await ask(server, "chat", timeouts=Timeouts(total_s=0.5), recovery=Recovery(retries=5)).text()
+            assert stalled.value.clock == "total_s"
+            assert time.perf_counter() - began < 0.8
     slow = Script(text="abc", first_token_s=math.inf)
     async with serve([Script(status=429, retry_after=0.3), slow]) as server:
         began = time.perf_counter()

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from aprefill._redact import PROMPT_MIN, TAIL_MIN, Redactor
-from aprefill._types import Call
+
+from .test_plan import asked
 
 KEY = "sk-0123456789abcdef"
 PROMPT = 'say "hello"\nto the new neighbours \u00e4'
@@ -20,7 +21,12 @@ def redact() -> Redactor:
         {"role": "user", "content": [{"type": "text", "text": "a text part of it"}, {"type": "image"}]},
         {"role": "user", "content": "short"},
     )
-    return Redactor.of(KEY, Call(model="m", messages=messages, system="the system prompt of the house"))
+    options = {
+        "prompt": list(messages),
+        "system": "the system prompt of the house",
+        "prefill": "the beginning of a reply",
+    }
+    return Redactor(KEY, asked(**options).texts())
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from aprefill.testing import Script, serve
 
 KEY = "sk-very-secret-0123456789"
 PROMPT = "the caller's private question"
+PREFILL = "my very own prefill"
 
 
 def key_of(reply: Reply) -> str:
@@ -219,7 +220,9 @@ def everything_about(error: BaseException | None) -> str:
     """All that a crash report could show of an exception and its chain."""
     seen: list[str] = []
     while error is not None:
-        seen += [repr(error), str(error), repr(error.args), repr(vars(error))]
+        # the text so far is the caller's to read, and an attribute only
+        told = {name: value for name, value in vars(error).items() if name != "text_so_far"}
+        seen += [repr(error), str(error), repr(error.args), repr(told)]
         seen.append("".join(traceback.format_exception(error)))
         request = getattr(error, "request", None) if not isinstance(error, httpx2.RequestError) else error._request
         seen.append(repr(getattr(request, "headers", None) and dict(request.headers)))
@@ -240,7 +243,8 @@ def everything_about(error: BaseException | None) -> str:
         Script(text="a", after=0, error_event=(KEY, "the type is the key")),
         Script(status=401, error=(KEY, "the type is the key")),
         Script(status=401, error=("x", "a" * (300 - 12) + KEY)),
-        Script(status=400, body=f"cannot read: {PROMPT}".encode(), content_type="text/plain"),
+        Script(status=400, body=f"cannot read {PROMPT} as it is".encode(), content_type="text/plain"),
+        Script(status=400, body=f"cannot read {PREFILL} as it is".encode(), content_type="text/plain"),
         Script(status=500, headers={"request-id": KEY, "x-request-id": KEY}),
     ],
     ids=[
@@ -254,12 +258,14 @@ def everything_about(error: BaseException | None) -> str:
         "type",
         "cut-inside",
         "plain-prompt",
+        "plain-prefill",
         "id",
     ],
 )
+@pytest.mark.parametrize("support", ["eats", "emulated"])
 @pytest.mark.parametrize("wire", ["chat", "messages"])
 async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
-    script: Script, wire: str, caplog: pytest.LogCaptureFixture
+    script: Script, wire: str, support: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not in messages, attributes, chained exceptions, tracebacks, the reply's repr, or what is logged."""
     caplog.set_level(logging.DEBUG, logger="aprefill")
@@ -269,7 +275,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
             if wire == "messages"
             else {"model": "vllm:m", "base_url": server.openai_url}
         )
-        reply = stream(PROMPT, prefill="my prefill", api_key=KEY, **options)
+        reply = stream(PROMPT, prefill=PREFILL, api_key=KEY, support=support, **options)
         with pytest.raises(AprefillError) as error:
             await reply.text()
     shown = everything_about(error.value) + repr(reply) + repr(reply._run.target) + caplog.text
@@ -278,6 +284,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
     assert KEY not in shown
     assert KEY[:10] not in shown
     assert PROMPT not in shown
+    assert PREFILL not in shown
 
 
 @pytest.mark.anyio

@@ -15,9 +15,12 @@ _PHRASES = (
     ("pass the key as api_key= or in the environment", "put the key in the environment"),
     ("aprefill.support_table() lists them", "`aprefill models` lists them"),
     (", or None for the table's word", ""),
-    ("(emulate=True, without strict)", "(leave --strict out)"),
-    ("leave absent= and strict out to have it put in front, ", "leave --strict out to have it put in front"),
-    ('or pass absent="retry" to ask once more', ""),
+    ("emulate=False", "--no-emulate"),
+    ("strict=True", "--strict"),
+    (
+        'pass absent="join" to have it put in front, or absent="retry" to ask once more',
+        "leave --absent out to have it put in front, or pass --absent retry to ask once more",
+    ),
     ("raise max_tokens, and what extra= sets", "raise --max-tokens"),
     ("`text_so_far` has what came, pass it as prefill to go on from there", "pass what came as --prefill to go on"),
 )

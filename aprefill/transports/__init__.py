@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -15,10 +15,8 @@ class Request:
 
     url: str
     headers: Mapping[str, str]
-    #: `fields` as JSON
     body: bytes
-    #: the body's fields, and the protocol's own path: what an SDK's client makes its request of
-    fields: Mapping[str, Any]
+    #: the protocol's own path, at the end of `url`
     path: str
     #: how long the connection may take to be made, in seconds; None: no limit
     connect_s: float | None = None

@@ -51,6 +51,9 @@ _REASONS: dict[str, str] = {
     "OSError": "the operating system reported an error",
 }
 
+#: What another try would meet again.
+_FOR_GOOD = ("LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "SSLCertVerificationError")
+
 #: Names of connection errors of the libraries that fetch an SDK's credentials.
 _FETCHING = {"HTTPClientError", "ConnectionError", "TransportError"}
 
@@ -59,7 +62,10 @@ _OURS = (AprefillError, AssertionError, AttributeError, NameError, TypeError)
 
 
 class ClientFailed(Exception):
-    """An SDK's client, named by the argument, raised its cause before it sent anything. `translate` makes it ours."""
+    """A client of the caller's, named by the argument, raised its cause before it sent anything.
+
+    `translate` makes it ours.
+    """
 
 
 def translate(
@@ -100,7 +106,7 @@ def translate(
     if connect_s is not None and named(cause, "ConnectTimeout", "ConnectionTimeoutError"):
         return Stalled("connect_s", connect_s)
     if stage == "open":
-        return ConnectFailed(host, reason)
+        return ConnectFailed(host, reason, may_pass=not any(named(link, *_FOR_GOOD) for link in _chain(exc)))
     return Truncated(reason, received_bytes=received_bytes)
 
 

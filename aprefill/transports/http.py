@@ -11,6 +11,7 @@ import httpx2
 
 from aprefill._watch import CLOSE_S
 
+from ._foreign import ClientFailed, from_network
 from ._kill import KillHandle
 
 if TYPE_CHECKING:
@@ -133,7 +134,13 @@ class HttpTransport:
         else:
             built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
             built.extensions = {**built.extensions, "timeout": timeout}
-        return HttpResponse(await client.send(built, stream=True, follow_redirects=False))
+        try:
+            return HttpResponse(await client.send(built, stream=True, follow_redirects=False))
+        except Exception as exc:
+            if self._owned or from_network(exc):
+                raise
+            # a hook or an authentication of the caller's
+            raise ClientFailed(type(client).__name__) from exc
 
     async def aclose(self) -> None:
         client = self._client

@@ -64,7 +64,7 @@ class SdkTransport:
         try:
             answer = await client.post(
                 self._where(request),
-                # a copy: no SDK writes into what the caller passed
+                # the SDKs take fields: they rewrite them for Azure, Vertex and Bedrock
                 body=msgspec.json.decode(request.body),
                 cast_to=object,
                 stream=True,

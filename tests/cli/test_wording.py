@@ -60,6 +60,8 @@ def errors() -> Iterator[Exception]:
     yield PrefillRefused("m", known_as="support table: emulated")
     yield from (PrefillRefused("m", status=400, quote="no", why=why) for why in _REMEDIES)
     yield PrefillIgnored("m")
+    yield PrefillIgnored("m", strict=True)
+    yield from (PrefillRefused("m", off=off) for off in ("strict=True", "emulate=False"))
     yield limit_inside_the_echo()
     yield ProtocolError("the answer is text/html")
     yield Stalled("first_token_s", 600)
@@ -79,13 +81,19 @@ def test_no_message_speaks_of_a_programs_arguments() -> None:
     """What each says to do can be done on a command line."""
     for error in errors():
         message = in_options(str(error))
-        assert not re.search(r"\w=(?!['\"])|base_url|text_so_far|max_tokens|absent|\(\)", message), message
+        assert not re.search(r"\w=(?!['\"])|base_url|text_so_far|max_tokens|\(\)", message), message
 
 
 def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
-    """Where a program has `emulate=`, `absent=` and `extra=`, the command line has `--strict` and `--max-tokens`."""
-    assert in_options(str(PrefillIgnored("m"))).endswith("; leave --strict out to have it put in front")
-    assert "asked for in the prompt (leave --strict out), choose" in in_options(str(PrefillRefused("m")))
+    """Where a program has `emulate=`, `absent=` and `extra=`, the command line has options of its own."""
+    assert in_options(str(PrefillIgnored("m"))).endswith(
+        "; leave --absent out to have it put in front, or pass --absent retry to ask once more"
+    )
+    assert in_options(str(PrefillIgnored("m", strict=True))).endswith("; leave --strict out to have it put in front")
+    for off, option in (("strict=True", "--strict"), ("emulate=False", "--no-emulate")):
+        assert f"Leave {option} out to have it asked for in the prompt." in in_options(
+            str(PrefillRefused("m", off=off))
+        )
     assert "; raise --max-tokens; nothing new came" in in_options(str(limit_inside_the_echo()))
 
 

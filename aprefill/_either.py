@@ -1,0 +1,67 @@
+"""Two seams over one stream, where the model was asked to repeat only the end of a long text. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._types import Verdict
+
+if TYPE_CHECKING:
+    from ._seam import Seam
+
+
+class Either:
+    """The word of the first seam counts, unless it finds nothing: then that of the second.
+
+    `feed`, `close`, `verdict` and `held` are a seam's. The first looks for the whole text and for an overlap with it,
+    and knows soon; the second looks for the end alone, which may come in a fence or behind chatter.
+
+    >>> from aprefill._seam import Seam
+    >>> known = "a long text, of which the end is asked back"
+    >>> seam = Either(Seam(known, overlap=4), Seam("asked back", whitespace=True, fence=True))
+    >>> [seam.feed(piece) for piece in ("```\\n", "asked", " back, and on")], seam.verdict.value
+    (['', '', ', and on'], 'fenced')
+    """
+
+    __slots__ = ("_chosen", "_first", "_late", "_second")
+
+    def __init__(self, first: Seam, second: Seam) -> None:
+        self._first = first
+        self._second = second
+        self._chosen: Seam | None = None
+        # what the second has let through while the first was undecided
+        self._late: list[str] = []
+
+    @property
+    def verdict(self) -> Verdict:
+        return (self._chosen or self._first).verdict
+
+    @property
+    def held(self) -> int:
+        """Characters fed and neither emitted nor dropped yet."""
+        return (self._chosen or self._first).held
+
+    def feed(self, piece: str) -> str:
+        """Give what may be shown now."""
+        if self._chosen is not None:
+            return self._chosen.feed(piece)
+        out = self._first.feed(piece)
+        self._late.append(self._second.feed(piece))
+        return "" if self._first.verdict is Verdict.UNDECIDED else self._choose(out)
+
+    def close(self, cut: bool = False) -> str:
+        """End it, after a clean finish or after a cut, and give what is left to show."""
+        if self._chosen is not None:
+            return self._chosen.close(cut)
+        out = self._first.close(cut)
+        self._late.append(self._second.close(cut))
+        return self._choose(out)
+
+    def _choose(self, out: str) -> str:
+        if self._first.verdict is Verdict.ABSENT:
+            self._chosen = self._second
+            out = "".join(self._late)
+        else:
+            self._chosen = self._first
+        self._late.clear()
+        return out
