@@ -94,7 +94,8 @@ async def test_a_clock_costs_a_scope_a_network_read(monkeypatch: pytest.MonkeyPa
         chunks = [chunk async for chunk in ask(server, "chat")]
         monkeypatch.undo()
     assert len(chunks) == 200
-    assert count.made <= count.reads + 1 < 20
+    # those of connecting and closing are among them
+    assert count.made < count.reads + 10 < 20
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[2:])
