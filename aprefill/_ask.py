@@ -101,6 +101,7 @@ def ask(
     if not all(isinstance(tool, Mapping) for tool in tools or ()):
         raise UsageError("tools: pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
+    _check_text("the prefill", prefill)
     if show_when is not None and show_when not in _SHOW_WHEN:
         raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
     if show_when in {"now", "accepted"} and (strict or absent != "join"):

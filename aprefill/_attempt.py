@@ -43,6 +43,9 @@ DRAIN_BYTES = 65_536
 ERROR_BODY_BYTES = 65_536
 ERROR_BODY_S = 5.0
 
+#: How much of a body is kept to tell a stream that was cut from something else, in bytes.
+_BEGINS = 32
+
 _NEVER = float("inf")
 _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
 
@@ -79,10 +82,12 @@ class Attempt:
         self.waited_s = 0.0
         self._waited_since_progress = 0.0
         self._saw_token = False
-        #: HTTP status and the host's request id, once known
+        #: HTTP status, once known
         self.status: int | None = None
-        self.request_id: str | None = None
+        self._request_id: str | None = None
         self.received_bytes = 0
+        # the first bytes of the body
+        self._begins = b""
         self._records = 0
         #: the protocol's end was seen
         self.ended = False
@@ -97,6 +102,16 @@ class Attempt:
         self.closes_at_once: bool | None = None
         #: where the asynchronous close may be scheduled from a finaliser
         self.loop: Any = None
+
+    @property
+    def request_id(self) -> str | None:
+        """For the host's support; None: it gave none."""
+        text = self._request_id
+        if text and self._response is not None:
+            text = self._target.without_key(text)
+            for secret in self._response.secrets():
+                text = text.replace(secret, "[key]")
+        return text
 
     # --- opening ----------------------------------------------------------------------------------------------
 
@@ -130,8 +145,7 @@ class Attempt:
             self._count(anyio.current_time() - began)
         self.status = self._response.status
         headers = self._response.headers
-        request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
-        self.request_id = request_id and self._target.without_key(request_id)
+        self._request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)
         else:
@@ -260,6 +274,8 @@ class Attempt:
         return error
 
     def _decode(self, data: bytes) -> list[Delta]:
+        if self.received_bytes < _BEGINS:
+            self._begins += data[:_BEGINS]
         self.received_bytes += len(data)
         decode = self.decoder.decode
         deltas: list[Delta] = []
@@ -278,7 +294,7 @@ class Attempt:
         deltas: list[Delta] = []
         try:
             undispatched = self._wire.close()
-            if self._records == 0:
+            if self._records == 0 and not self._has_begun():
                 what = (
                     "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
                 )
@@ -288,6 +304,16 @@ class Attempt:
         except AprefillError as error:
             self.failure = self._counted(error)
         return deltas
+
+    def _has_begun(self) -> bool:
+        """Whether what came, without a whole event in it, is the beginning of a stream and not something else."""
+        assert self._response is not None
+        headers = self._response.headers
+        if not self._begins:
+            # nothing at all, and no length said so
+            return "content-length" not in headers and "transfer-encoding" not in headers
+        begins = self._begins.lstrip(b"\xef\xbb\xbf\r\n")
+        return any(word.startswith(begins[: len(word)]) for word in (b":", b"data:", b"event:", b"id:", b"retry:"))
 
     def _counted(self, error: AprefillError) -> AprefillError:
         """A decoder's `Truncated` with the bytes that only we have counted."""
@@ -327,7 +353,8 @@ class Attempt:
     def _redact(self, text: str) -> str:
         """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
         if self._redactor is None:
-            self._redactor = self._target.redactor(self._ask.texts())
+            sent = set() if self._response is None else self._response.secrets()
+            self._redactor = self._target.redactor(self._ask.texts(), sent)
         return self._redactor(text)
 
     # --- clocks -----------------------------------------------------------------------------------------------

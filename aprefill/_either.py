@@ -1,4 +1,4 @@
-"""Two seams over one stream, where the model was asked to repeat only the end of a long text. Pure."""
+"""Two seams over one stream, where the model may repeat what it was asked for in two ways. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from ._types import Verdict
 
 if TYPE_CHECKING:
+    from ._fence import AnyOpener
     from ._seam import Seam
 
 
 class Either:
     """The word of the first seam counts, unless it finds nothing: then that of the second.
 
-    `feed`, `close`, `verdict` and `held` are a seam's. The first looks for the whole text and for an overlap with it,
-    and knows soon; the second looks for the end alone, which may come in a fence or behind chatter.
+    `feed`, `close`, `verdict` and `held` are a seam's. The first should know soon. Of a long text it looks for the whole
+    and for an overlap with it, the second for the end alone, which may come in a fence or behind chatter.
 
     >>> from aprefill._seam import Seam
     >>> known = "a long text, of which the end is asked back"
@@ -25,10 +26,10 @@ class Either:
 
     __slots__ = ("_chosen", "_first", "_late", "_second")
 
-    def __init__(self, first: Seam, second: Seam) -> None:
+    def __init__(self, first: Seam, second: Seam | AnyOpener) -> None:
         self._first = first
         self._second = second
-        self._chosen: Seam | None = None
+        self._chosen: Seam | AnyOpener | None = None
         # what the second has let through while the first was undecided
         self._late: list[str] = []
 

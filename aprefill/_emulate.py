@@ -91,8 +91,8 @@ DEFAULT = Emulation()
 class Asked(NamedTuple):
     """A request for the echo: the messages, and what the model is asked to repeat.
 
-    `known` and `rules` are what the seam takes the reply apart with: `known` is the whole of the known text or, where
-    its end stands in it several times, that end alone. With an `end`, a second seam looks for that under `end_rules`.
+    `known` and `rules` are what the seam takes the reply apart with. With an `end`, a second seam looks for that under
+    `end_rules` where the first finds nothing.
     """
 
     messages: tuple[Message, ...]
@@ -121,16 +121,14 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper:
     else:
         end = end_of(text)
         request = how.continued.format(open=opening, close=closing, text=text, end=end)
-        asked_end = {**asked_whole, "stripped": stripped}
+        # Without a preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
+        # The second seam looks for the end there.
+        rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": stripped}
         if text.find(end) + len(end) < len(text):
             # It repeats itself, as a long row of zeros does: the longest overlap could be new text that is equal to old
-            # one, so what was asked for is looked for first.
-            asked = Asked((), end, end + stripped, {**asked_end, "overlap": END_MIN})
-        else:
-            # Without a preamble: looking for the whole text behind chatter would hold every reply that begins with its
-            # end. The second seam looks for the end there.
-            rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": stripped}
-            asked = Asked((), end, known, rules, end + stripped, asked_end)
+            # one, so that what was asked for is looked for first.
+            del rules["overlap"]
+        asked = Asked((), end, known, rules, end + stripped, {**asked_whole, "overlap": END_MIN, "stripped": stripped})
     if sharper:
         request += "\n\n" + how.sharper.format(open=opening, close=closing, text=text, end=asked.echo)
     return asked._replace(messages=(*messages[:-1], _told(messages[-1], request)))
@@ -169,12 +167,19 @@ def end_of(text: str) -> str:
 
 
 def room(echo: str) -> int:
-    """Tokens that repeating `echo` may take, on the safe side: a token has two bytes or more in what people write."""
-    return len(echo.encode()) // 2 + 4 if echo else 0
+    """Tokens that repeating `echo` may take, on the safe side.
+
+    Two letters or blanks a token, one digit or sign of ASCII, half a character of other scripts; and a few to spare.
+    """
+    if not echo:
+        return 0
+    plain = sum(c.isascii() and (c.isalpha() or c == " ") for c in echo)
+    ascii_only = sum(c.isascii() for c in echo)
+    return plain // 2 + (ascii_only - plain) + 2 * (len(echo) - ascii_only) + 4
 
 
-def texts_of(values: Iterable[Any]) -> list[str]:
-    """Everything in messages, or in any JSON values, that is text, at any depth."""
+def texts_of(values: Iterable[Any], *, names: bool = False) -> list[str]:
+    """Everything in messages, or in any JSON values, that is text, at any depth; with the `names` of fields if asked."""
     found: list[str] = []
     todo: list[Any] = list(values)
     while todo:
@@ -183,6 +188,8 @@ def texts_of(values: Iterable[Any]) -> list[str]:
             found.append(value)
         elif isinstance(value, dict):
             todo += value.values()
+            if names:
+                todo += value
         elif isinstance(value, list | tuple):
             todo += value
     return found

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 #: `Refusal.why` of a host that will say it again: the others are about one request.
 LASTING = frozenset({"model", "thinking", "flags"})
 
+#: Body fields that OpenAI takes no prediction with: https://platform.openai.com/docs/guides/predicted-outputs
+_NO_PREDICTION = {
+    "audio", "frequency_penalty", "functions", "logprobs", "max_completion_tokens", "max_tokens", "modalities", "n",
+    "presence_penalty", "tools", "top_logprobs",
+}  # fmt: skip
+
 #: The first wait before a retry, its growth and its bound, in seconds, without a word of the host's.
 FIRST_WAIT_S = 0.5
 GROWTH = 2.0
@@ -148,7 +154,7 @@ def teaches(refusal: Refusal | None, fields: Mapping[str, Any]) -> bool:
     if refusal is None or refusal.why not in LASTING:
         return False
     words = flat(refusal.text)
-    return not any(words in flat(text) for text in texts_of([fields]))
+    return not any(words in flat(text) for text in texts_of([fields], names=True))
 
 
 def _conflict(ask: Ask, row: Row) -> tuple[str, str] | None:
@@ -195,7 +201,13 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
     assert ask.emulate is not None
     asked = emulate(ask.emulate, ask.messages, ask.prefill, sharper=sharper)
     fields: dict[str, Any] = {}
-    if row.prediction and asked.echo and ask.max_tokens is None and not ask.tools:
+    if (
+        row.prediction
+        and asked.echo
+        and ask.max_tokens is None
+        and not ask.tools
+        and not _NO_PREDICTION & ask.extra.keys()
+    ):
         fields["prediction"] = {"type": "content", "content": asked.echo}
     host_stop = _host_stop(ask.stop, row, ask.prefill, Support.EMULATED)
     call = _call(ask, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=room(asked.echo))

@@ -156,7 +156,7 @@ class Run:
             return self._ended_early()
         if self._attempt is None:
             if self._step is None:
-                refused = bool(self._refusals) and self._subject() in self._refusals
+                refused = len(self._refusals) > 0 and self._subject() in self._refusals
                 self._step = first(self._ask, self.target.row, self.target.model, refused=refused)
                 if self._step.show_when == "now" and self._ask.shown:
                     self.transcript.show(self._ask.shown)
@@ -252,10 +252,6 @@ class Run:
         following = after(self._ask, past, chance())
         self._chain(error)
         if following is None:
-            if self._account.replaced:
-                error.add_note(
-                    f"{len(self._account.replaced) + 1} requests were sent; what the others failed with is its cause"
-                )
             return False
         # Kept for the chain of what may come, without the frames, which lead back here: that would be a cycle.
         self._because = error.with_traceback(None)
@@ -282,14 +278,17 @@ class Run:
         return refusal_of(self._ask, target.row, target.base_url, target.model)
 
     def _chain(self, error: AprefillError) -> None:
-        """Hang what went wrong before on the end of `error`'s own chain."""
+        """Say on `error` what went wrong before it: as its cause if it has none, and in a note.
+
+        Never on an exception of somebody else's: a client may raise the same one each time.
+        """
         earlier, self._because = self._because, None
-        if earlier is None or earlier is error:
+        if earlier is None:
             return
-        last: BaseException = error
-        while last.__cause__ is not None:
-            last = last.__cause__
-        last.__cause__ = earlier
+        if error.__cause__ is None:
+            error.__cause__ = earlier
+        for note in (f"Before it: {type(earlier).__name__}: {earlier}", *getattr(earlier, "__notes__", ())):
+            error.add_note(note)
 
     def _hand_over_failure(self) -> AprefillError:
         """The failure, and no reference to it here: its traceback will lead back to this run, which would be a cycle."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from ._either import Either
 from ._errors import PrefillIgnored, Truncated
+from ._fence import AnyOpener, is_opener
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 _LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
 #: For an estimate where the host counts nothing.
 CHARS_A_TOKEN = 4
+
+
+#: A code fence's opener and nothing behind it, which the model's own text may have as well.
+_OPENER = re.compile(r"\s*`{1,3}(?:[^`\r\n]*\r?\n?\s*)?")
 
 
 class Transcript:
@@ -138,6 +144,8 @@ class Splice:
         self.seam: Seam | Either = Seam(step.known, **step.rules)
         if step.end:
             self.seam = Either(self.seam, Seam(step.end, **step.end_rules))
+        elif step.mode == "emulated" and is_opener(step.known):
+            self.seam = Either(self.seam, AnyOpener(step.known))
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)
@@ -212,7 +220,8 @@ class Splice:
                     self._first()
                 self._transcript.items.append(text)
         if not cut:
-            if self._wants_echo() and not (self.has_text or self.has_tool):
+            unseen = not self._decided and self.seam.verdict is Verdict.ABSENT
+            if unseen and self._wants_echo() and not self.has_tool:
                 raise self._ignored()
             self._show_lead()
         self._estimate()
@@ -227,8 +236,10 @@ class Splice:
         if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
             return False
         raw = "".join(self._early)
-        starts = [0, *(at + 1 for at, c in enumerate(raw[:-1]) if c == "\n")]
-        return not any(self._may_be_echo(raw[start:]) for start in starts)
+        starts = [at + 1 for at, c in enumerate(raw[:-1]) if c == "\n"]
+        if any(self._may_be_echo(raw[start:]) and not _OPENER.fullmatch(raw[start:]) for start in starts):
+            return False
+        return not self._may_be_echo(raw)
 
     def _may_be_echo(self, text: str) -> bool:
         """Whether `text` is the beginning of a repetition, without any chatter."""

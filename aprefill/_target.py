@@ -84,9 +84,9 @@ class Target:
                 text = text.replace(secret, "[key]")
         return text
 
-    def redactor(self, prompt: Iterable[str]) -> Redactor:
-        """Takes the keys and the texts of a prompt out of what the host says."""
-        return Redactor((self._key, *self._secrets), prompt)
+    def redactor(self, prompt: Iterable[str], sent: Iterable[str] = ()) -> Redactor:
+        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says."""
+        return Redactor((self._key, *self._secrets, *sent), prompt)
 
 
 def resolve(

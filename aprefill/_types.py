@@ -227,8 +227,15 @@ class Timeouts:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise UsageError(f"Timeouts({name}={value!r}): pass seconds above 0, or None for no limit")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _is_time(value):
+                raise UsageError(f"Timeouts({name}={str(value)[:40]}): pass seconds above 0, or None for no limit")
+
+
+def _is_time(value: float) -> bool:
+    try:
+        return float(value) > 0
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,45 @@ async def test_the_fence_recipe(wire: str) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("written", "verdict"),
+    [
+        ("```py\n", Verdict.ECHOED),
+        ("```Python\n", Verdict.ECHOED),
+        ("```\n", Verdict.ECHOED),
+        ("Sure:\n```py\n", Verdict.PREFACED),
+        ("", Verdict.ABSENT),
+    ],
+)
+async def test_the_fence_recipe_with_another_opener(written: str, verdict: Verdict) -> None:
+    """Whatever language the model names, the code is there; and a model that just goes on loses nothing."""
+    prefill, code = "```python\n", "def f():\n    return 1\n"
+    async with serve(Script(text=written + code + "```\nThis function returns one.", obey_stop=True)) as server:
+        reply = ask(server, "chat", prefill, stop="```")
+        assert await reply.text() == prefill + code
+        assert (reply.verdict, reply.stop_sequence) == (verdict, "```")
+
+
+async def test_a_limit_behind_a_fences_opener() -> None:
+    """The model's own text, and no repetition: it is given out."""
+    async with serve(Script(cuts=["Run this:\n```"], stop_reason="max_tokens")) as server:
+        reply = ask(server, "messages", "Answer: ")
+        assert await reply.text() == "Answer: Run this:\n```"
+
+
+async def test_absent_is_seen_though_nothing_was_let_through() -> None:
+    """All that came was white space that the prefill has already: no echo, and no text that could show it."""
+    for absent, requests in (("raise", 1), ("retry", 2)):
+        async with serve(Script(text="\n")) as server:
+            reply = ask(server, "messages", "x\n" * 150, absent=absent)
+            if absent == "raise":
+                with pytest.raises(PrefillIgnored):
+                    await reply.text()
+            else:
+                assert await reply.text() == "x\n" * 150
+            assert len(server.exchanges) == requests
+
+
 @pytest.mark.parametrize("wire", WIRES)
 async def test_what_is_sent(wire: str) -> None:
     """The request stands in the last user turn; history, system prompt and the caller's own messages are untouched."""
@@ -409,7 +448,9 @@ async def test_prediction_goes_where_the_table_says_it_helps() -> None:
         await ask(server, "chat", max_tokens=5).text()
         await stream("x", prefill=SEED, model="openai:gpt-5", base_url=server.openai_url, api_key="k").text()
         sent = [exchange.json.get("prediction") for exchange in server.exchanges]
-    assert sent == [{"type": "content", "content": SEED}, None, None]
+        await ask(server, "chat", extra={"n": 2}).text()
+        sent.append(server.exchanges[3].json.get("prediction"))
+    assert sent == [{"type": "content", "content": SEED}, None, None, None]
 
 
 # --- the next turn ----------------------------------------------------------------------------------------------

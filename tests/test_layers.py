@@ -26,6 +26,7 @@ LAYERS = {
     "_ask": 1,
     "_conflicts": 1,
     "_either": 1,
+    "_fence": 1,
     "_emulate": 1,
     "_plan": 1,
     "_redact": 1,

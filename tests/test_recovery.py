@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 import anyio
+import httpx
 import httpx2
 import pytest
 
@@ -157,8 +158,13 @@ WORDS = "This model does not support assistant message prefill. The conversation
 
 @pytest.mark.parametrize(
     "where",
-    [{"prompt": f"why does it say '{WORDS}'?"}, {"system": WORDS}, {"extra": {"metadata": {"note": WORDS}}}],
-    ids=lambda where: next(iter(where)),
+    [
+        {"prompt": f"why does it say '{WORDS}'?"},
+        {"system": WORDS},
+        {"extra": {"metadata": {"note": WORDS}}},
+        {"extra": {WORDS: 1}},
+    ],
+    ids=["prompt", "system", "value", "name"],
 )
 async def test_words_of_the_request_teach_nothing(where: dict[str, Any]) -> None:
     """A host that quotes a request which holds the refusal's own words: rescued, and not remembered for others."""
@@ -218,7 +224,7 @@ async def test_a_rescue_that_fails_hides_nothing() -> None:
         with pytest.raises(StatusError) as error:
             await ask(server, "messages").text()
         assert isinstance(error.value.__cause__, PrefillRefused)
-        assert "2 requests" in error.value.__notes__[0]
+        assert error.value.__notes__[0].startswith("Before it: PrefillRefused: ")
 
 
 async def test_a_refusal_after_a_tools_result() -> None:
@@ -247,6 +253,10 @@ OVERLOADED = ("overloaded_error", "Overloaded")
         Script(text="abc", drop_after_bytes=0),
         Script(text="abc", reset_after_bytes=0),
         Script(text="abc", drop_after_bytes=30),
+        Script(text="abc", drop_after_bytes=0, framing="close"),
+        Script(text="abc", drop_after_bytes=3, framing="close"),
+        Script(text="abc", drop_after_bytes=20, framing="close"),
+        Script(body=b": WAIT\n\n: WAIT\n\n", content_type="text/event-stream"),
     ],
     ids=lambda s: (
         str(s.status) if s.status != 200 else "hang up" if s.hang_up else "in band" if s.error_event else "cut"
@@ -273,11 +283,13 @@ async def test_what_is_asked_again(wire: str, failing: Script) -> None:
         (Script(status=422), StatusError),
         (Script(redirect="http://127.0.0.1:1/"), StatusError),
         (Script(body=b"<html>", content_type="text/html"), ProtocolError),
+        (Script(body=b"", content_type="text/event-stream"), ProtocolError),
+        (Script(body=b"never mind", content_type="text/event-stream"), ProtocolError),
         (Script(text="abcdef", cuts=2, error_event=OVERLOADED, after=2), StatusError),
         (Script(reasoning="hm, ", text="abcdef", error_event=OVERLOADED, after=0), StatusError),
         (Script(text="abcdef", no_end=True), Truncated),
     ],
-    ids=["400", "401", "404", "422", "redirect", "html", "after text", "after reasoning", "no end"],
+    ids=["400", "401", "404", "422", "redirect", "html", "empty", "garbage", "after text", "after reasoning", "no end"],
 )
 async def test_what_is_not_asked_again(wire: str, failing: Script, error: type[ProviderError]) -> None:
     """What will not pass, and what comes after a delta: the error, with the text so far, after one request."""
@@ -310,6 +322,69 @@ async def test_what_the_clients_own_hook_raises() -> None:
         with pytest.raises(UsageError, match="no token today"):
             await ask(server, "chat", client=client).text()
     assert calls == [1]
+
+
+async def test_a_client_that_raises_one_exception_again_and_again() -> None:
+    """As mocks do: an error of ours after three requests, and nobody's chain is a ring."""
+    failure = httpx2.ConnectError("boom")
+
+    def handler(request: Any) -> Any:
+        raise failure
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(handler)) as client:
+        for _ in range(2):
+            with pytest.raises(ConnectFailed) as error, anyio.fail_after(5):
+                await stream("hi there", model="openai:gpt-4o", api_key="k", client=client).text()
+            assert [note.partition(": ")[0] for note in error.value.__notes__] == ["Before it", "Before it"]
+    assert failure.__cause__ is None
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx])
+async def test_a_hook_that_reads_the_answer(library: Any) -> None:
+    """The body is there already, and its connection somebody else's: the text is right, a refusal is rescued."""
+
+    async def read(response: Any) -> None:
+        await response.aread()
+
+    async with serve([FINE, REFUSES]) as server, library.AsyncClient(event_hooks={"response": [read]}) as client:
+        with anyio.fail_after(5):
+            assert await ask(server, "chat", client=client).text() == WHOLE
+            reply = await finished(ask(server, "chat", client=client))
+        assert [a.status for a in reply.attempts] == [400, 200]
+        assert reply.closes_at_once is False
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx])
+async def test_a_hook_that_raises_for_the_status(library: Any) -> None:
+    """The status and what the host asks for are kept."""
+
+    async def check(response: Any) -> None:
+        response.raise_for_status()
+
+    async with serve(Script(status=429, retry_after=99)) as server:
+        async with library.AsyncClient(event_hooks={"response": [check]}) as client:
+            with pytest.raises(StatusError) as error:
+                await ask(server, "chat", client=client).text()
+        assert (error.value.status, error.value.retry_after_s) == (429, 99)
+        assert len(server.exchanges) == 1
+
+
+async def test_what_only_the_client_knows_is_not_repeated() -> None:
+    """A token in the client's own headers, which a host sends back in every place it can."""
+    secret = "tok-0123456789abcdef"
+    where = [
+        Script(status=401, error=("bad", f"no such token {secret}"), headers={"x-request-id": secret}),
+        Script(text="a", after=0, error_event=("bad", f"no such token {secret}")),
+        Script(body=f'{{"error":{{"message":"{secret}"}}}}'.encode(), content_type="application/json"),
+    ]
+    async with httpx2.AsyncClient(headers={"cf-access-token": secret}) as client:
+        for script in where:
+            async with serve(script) as server:
+                reply = ask(server, "chat", client=client)
+                with pytest.raises(StatusError) as error:
+                    await reply.text()
+                assert "[key]" in str(error.value) + str(error.value.request_id)
+                assert secret not in str(error.value) + str(vars(error.value)) + str(reply.attempts)
 
 
 async def test_a_certificate_that_is_not_trusted() -> None:

@@ -32,6 +32,10 @@ class Response(Protocol):
     #: awaits one network read of the body; raises `StopAsyncIteration` at its end, or a foreign error
     receive: Callable[[], Awaitable[bytes]]
 
+    def secrets(self) -> set[str]:
+        """What the request had in its headers that nobody must repeat; asked for when something went wrong."""
+        ...
+
     def kill(self) -> bool:
         """Shut the connection down now, without awaiting; from any thread. False where that cannot be done."""
         ...

@@ -138,10 +138,16 @@ def _root(exc: BaseException) -> BaseException:
     """
     while named(exc, "APIConnectionError", "ClientFailed") and exc.__cause__ is not None:
         exc = exc.__cause__
-    below: BaseException | None = exc
-    while below is not None and not type(below).__module__.startswith("aiohttp."):
-        below = below.__cause__
-    return below or exc
+    return next((link for link in _causes(exc) if type(link).__module__.startswith("aiohttp.")), exc)
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    # who raises one exception several times may have made a ring of it
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        yield exc
+        exc = exc.__cause__
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:

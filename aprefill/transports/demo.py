@@ -64,6 +64,9 @@ class DemoResponse:
         self.headers: Mapping[str, str] = {"content-type": content_type}
         self.receive: Callable[[], Awaitable[bytes]] = body.__anext__
 
+    def secrets(self) -> set[str]:
+        return set()
+
     def kill(self) -> bool:
         return False
 
@@ -125,4 +128,6 @@ def _reply(model: str, prompt: str, prefill: str, asked: list[str]) -> str:
 
 
 def _text(content: Any) -> str:
-    return content if isinstance(content, str) else " ".join(str(part.get("text", "")) for part in content)
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content or () if isinstance(part, dict))

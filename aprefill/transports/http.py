@@ -11,14 +11,14 @@ import httpx2
 
 from aprefill._watch import CLOSE_S
 
-from ._foreign import ClientFailed, from_network
+from ._foreign import ClientFailed, from_network, named
 from ._kill import KillHandle
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
-    from . import Request
+    from . import Request, Response
 
 
 #: How many pieces a body without a socket may have ready before its next read waits.
@@ -56,6 +56,9 @@ class HttpResponse:
         self.status: int = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.receive: Callable[[], Awaitable[bytes]] = self._body.__anext__
+
+    def secrets(self) -> set[str]:
+        return secrets_of(self._response)
 
     @property
     def can_kill(self) -> bool:
@@ -101,6 +104,67 @@ class HttpResponse:
             pass
 
 
+#: Headers that are nobody's secret. What else a client sends may be one, which the host may repeat.
+_PLAIN_HEADERS = {
+    "accept", "accept-encoding", "accept-language", "anthropic-beta", "anthropic-version", "cache-control", "connection",
+    "content-length", "content-type", "host", "idempotency-key", "origin", "referer", "traceparent", "transfer-encoding",
+    "user-agent", "x-amz-date", "x-request-id",
+}  # fmt: skip
+
+
+def secrets_of(response: Any) -> set[str]:
+    """What the request that was sent had in its headers and nobody must repeat; a client knows tokens that we do not."""
+    found: set[str] = set()
+    for name, value in response.request.headers.items():
+        if name.lower() not in _PLAIN_HEADERS and not name.lower().startswith("x-stainless-"):
+            found |= {value, value.rpartition(" ")[2]}
+    return {value for value in found if len(value) > 7}
+
+
+class ReadResponse:
+    """A response whose body was read already: by a hook of the caller's, or by an SDK before it raised."""
+
+    can_kill = False
+
+    def __init__(self, response: Any) -> None:
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._body = _content(response)
+        self.receive: Callable[[], Awaitable[bytes]] = self._receive
+
+    def secrets(self) -> set[str]:
+        return secrets_of(self._response)
+
+    async def _receive(self) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
+
+    def kill(self) -> bool:
+        return False
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _content(response: Any) -> bytes:
+    try:
+        content: bytes = response.content
+    except RuntimeError:
+        # closed by a hook of the caller's before it was read
+        return b""
+    return content
+
+
+def as_response(response: Any) -> ReadResponse | HttpResponse:
+    """An httpx2 or httpx response to read from."""
+    # once it is closed, its connection is somebody else's
+    return ReadResponse(response) if response.is_closed else HttpResponse(response)
+
+
 class HttpTransport:
     """Owns one httpx2 client, or borrows the caller's."""
 
@@ -118,8 +182,7 @@ class HttpTransport:
             self._client = httpx2.AsyncClient(verify=tls, timeout=None, limits=_LIMITS, mounts={"http://": direct})
         return self._client
 
-    async def open(self, request: Request) -> HttpResponse:
-        client = self._open_client()
+    def _build(self, client: Any, request: Request) -> Any:
         # the client's own clocks stand still but for the connection's, which nobody else can see
         timeout = {"connect": request.connect_s, "read": None, "write": None, "pool": None}
         if self._owned:
@@ -134,13 +197,20 @@ class HttpTransport:
         else:
             built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
             built.extensions = {**built.extensions, "timeout": timeout}
+        return built
+
+    async def open(self, request: Request) -> Response:
         try:
-            return HttpResponse(await client.send(built, stream=True, follow_redirects=False))
+            client = self._open_client()
+            return as_response(await client.send(self._build(client, request), stream=True, follow_redirects=False))
         except Exception as exc:
-            if self._owned or from_network(exc):
+            if named(exc, "HTTPStatusError"):
+                # a hook of the caller's that calls raise_for_status()
+                return ReadResponse(exc.response)  # type: ignore[attr-defined]
+            if from_network(exc):
                 raise
-            # a hook or an authentication of the caller's
-            raise ClientFailed(type(client).__name__) from exc
+            # a hook or an authentication of the caller's; or the environment: a proxy or a certificate file
+            raise ClientFailed("the HTTP client" if self._owned else type(self._client).__name__) from exc
 
     async def aclose(self) -> None:
         client = self._client

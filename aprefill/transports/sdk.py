@@ -15,40 +15,10 @@ import msgspec
 from aprefill._errors import UsageError
 
 from ._foreign import ClientFailed, from_network, named
-from .http import HttpResponse
+from .http import as_response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
     from . import Request, Response
-
-#: What of a sent request may be a secret; the host's answer to it may quote it.
-_SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-amz-security-token")
-
-
-class ReadResponse:
-    """A response whose body was read already: an error status, which the SDKs read before they raise."""
-
-    can_kill = False
-
-    def __init__(self, response: Any) -> None:
-        self.status: int = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self._body = _without_secrets(_content(response), response)
-        self.receive: Callable[[], Awaitable[bytes]] = self._receive
-
-    async def _receive(self) -> bytes:
-        await anyio.lowlevel.checkpoint()
-        body, self._body = self._body, b""
-        if not body:
-            raise StopAsyncIteration
-        return body
-
-    def kill(self) -> bool:
-        return False
-
-    async def aclose(self) -> None:
-        await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
 class SdkTransport:
@@ -77,7 +47,7 @@ class SdkTransport:
                 },
             )
         except Exception as exc:
-            if named(exc, "APIStatusError"):
+            if named(exc, "APIStatusError", "HTTPStatusError"):
                 response = exc.response  # type: ignore[attr-defined]
             elif from_network(exc):
                 raise
@@ -90,8 +60,7 @@ class SdkTransport:
                     f"{type(client).__name__} gave a {type(answer).__name__} in place of the raw response; "
                     "leave out the middleware that does that"
                 )
-        # a hook of the caller's may have read it
-        return ReadResponse(response) if response.is_closed else HttpResponse(response)
+        return as_response(response)
 
     def _where(self, request: Request) -> str:
         """The protocol's path, which the client joins to its base URL; or the whole URL, if that is elsewhere."""
@@ -111,22 +80,3 @@ def _http_library(client: Any) -> Any:
     """httpx2; or httpx, for an SDK from before it."""
     old = type(client.base_url).__module__.partition(".")[0] == "httpx"
     return sys.modules["httpx" if old else "httpx2"]
-
-
-def _content(response: Any) -> bytes:
-    try:
-        content: bytes = response.content
-    except RuntimeError:
-        # closed by a hook of the caller's before it was read
-        return b""
-    return content
-
-
-def _without_secrets(body: bytes, response: Any) -> bytes:
-    """`body` without the secrets that were sent: a token of the SDK's making is known from its request alone."""
-    for name in _SECRET_HEADERS:
-        value = response.request.headers.get(name, "")
-        for secret in {value, value.rpartition(" ")[2]}:
-            if len(secret) > 7:
-                body = body.replace(secret.encode(), b"[key]")
-    return body

@@ -1,0 +1,74 @@
+"""The opener of a code fence, where the known text is one. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ._types import Verdict
+
+#: A text that is an opener and no more, such as "```python" and a line end.
+_IS_OPENER = re.compile(r"\s*```[^`\r\n]*\s*")
+#: An opener of any language; behind chatter it must name one, for a bare one may close what the model's own text goes on
+#: with.
+_FOUND = re.compile(
+    r"[ \t\r\n]*```[^`\r\n]{0,64}(?P<end>\r?\n)"
+    r"|(?P<chatter>[^`]{0,200}\n)[ \t\r\n]*```[^`\s][^`\r\n]{0,63}(?P<late_end>\r?\n)"
+)
+_BOUND = 270
+
+
+def is_opener(known: str) -> bool:
+    """Whether `known` opens a code fence and says nothing else.
+
+    >>> is_opener("```python\\n"), is_opener("```python\\nimport")
+    (True, False)
+    """
+    return _IS_OPENER.fullmatch(known) is not None
+
+
+class AnyOpener:
+    """Takes another language's opener for the echo of the one that was asked for: ```` ```py ```` for ```` ```python ````.
+
+    `feed`, `close`, `verdict` and `held` are a seam's. Without it such a reply would open a fence inside the fence, and a
+    stop sequence of three backticks would end it before its first line.
+
+    >>> seam = AnyOpener("```python\\n")
+    >>> [seam.feed(piece) for piece in ("Sure:\\n``", "`py\\n", "print()")], seam.verdict.value
+    (['', '', 'print()'], 'prefaced')
+    """
+
+    def __init__(self, known: str) -> None:
+        # the line end behind the opener is known's, or else the first new text
+        self._keeps_line_end = not known.rstrip(" \t").endswith("\n")
+        self._raw = ""
+        self.verdict = Verdict.UNDECIDED
+
+    @property
+    def held(self) -> int:
+        """Characters fed and neither emitted nor dropped yet."""
+        return len(self._raw)
+
+    def feed(self, piece: str) -> str:
+        """Give what may be shown now."""
+        if self.verdict is not Verdict.UNDECIDED:
+            return piece
+        self._raw += piece
+        found = _FOUND.match(self._raw)
+        if found is not None:
+            end = "end" if found["chatter"] is None else "late_end"
+            at = found.start(end) if self._keeps_line_end else found.end(end)
+            return self._decide(Verdict.ECHOED if found["chatter"] is None else Verdict.PREFACED, at)
+        return self._decide(Verdict.ABSENT, 0) if len(self._raw) > _BOUND else ""
+
+    def close(self, cut: bool = False) -> str:
+        """End it, after a clean finish or after a cut, and give what is left to show."""
+        if self.verdict is not Verdict.UNDECIDED:
+            return ""
+        if cut:
+            return self._decide(Verdict.TRUNCATED if self._raw else Verdict.ABSENT, len(self._raw))
+        return self._decide(Verdict.ABSENT, 0)
+
+    def _decide(self, verdict: Verdict, at: int) -> str:
+        self.verdict = verdict
+        rest, self._raw = self._raw[at:], ""
+        return rest

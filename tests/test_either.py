@@ -1,0 +1,86 @@
+"""Two seams over one stream, and the opener of a fence in any language: whole, in pieces, at every cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aprefill import Seam, Verdict
+from aprefill._either import Either
+from aprefill._fence import AnyOpener, is_opener
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KNOWN = "The first line of a long text.\nAnd the last line of it is "
+END = "And the last line of it is "
+
+
+def both() -> Either:
+    rules: dict[str, Any] = {"whitespace": True, "fence": True}
+    return Either(Seam(KNOWN, **rules, overlap=16), Seam(END, **rules, preamble=200, stripped=" "))
+
+
+def cuts(raw: str) -> Iterator[list[str]]:
+    yield [raw]
+    yield list(raw)
+    yield from ([raw[:at], raw[at:]] for at in range(len(raw) + 1))
+
+
+def through(make: Any, pieces: list[str], *, cut: bool = False) -> tuple[str, Verdict]:
+    stage = make()
+    text = "".join(map(stage.feed, pieces)) + stage.close(cut)
+    assert stage.held == 0
+    return text, stage.verdict
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "verdict"),
+    [
+        (KNOWN + "here.", "here.", Verdict.ECHOED),
+        (END + "here.", "here.", Verdict.OVERLAPPED),
+        ("the last line of it is here.", "here.", Verdict.OVERLAPPED),
+        ("```\n" + END + "here.\n```", "here.", Verdict.FENCED),
+        ("Sure:\n" + END + "here.", "here.", Verdict.PREFACED),
+        ("And the  last line\nof it is here.", "here.", Verdict.ECHOED),
+        ("here, and on.", "here, and on.", Verdict.ABSENT),
+        ("", "", Verdict.ABSENT),
+    ],
+)
+def test_the_first_that_finds_something(raw: str, text: str, verdict: Verdict) -> None:
+    """However the text is cut."""
+    for pieces in cuts(raw):
+        assert through(both, pieces) == (text, verdict)
+
+
+@pytest.mark.parametrize("raw", ["And the la", "The first line of a", "```\nAnd the"])
+def test_a_cut_inside_a_repetition(raw: str) -> None:
+    """Nothing of it is given out."""
+    for pieces in cuts(raw):
+        assert through(both, pieces, cut=True) == ("", Verdict.TRUNCATED)
+
+
+OPENERS = [
+    ("```python\n", "```py\ncode", "code", Verdict.ECHOED),
+    ("```python\n", "\n ```\r\ncode", "code", Verdict.ECHOED),
+    ("```python\n", "Sure:\n```py\ncode", "code", Verdict.PREFACED),
+    ("```python", "```py\ncode", "\ncode", Verdict.ECHOED),
+    ("```python\n", "code\n```\nmore", "code\n```\nmore", Verdict.ABSENT),
+    ("```python\n", "code", "code", Verdict.ABSENT),
+    ("```python\n", "x" * 400, "x" * 400, Verdict.ABSENT),
+    ("```python\n", "``", "``", Verdict.ABSENT),
+]
+
+
+@pytest.mark.parametrize(("known", "raw", "text", "verdict"), OPENERS)
+def test_an_opener_of_any_language(known: str, raw: str, text: str, verdict: Verdict) -> None:
+    """Is dropped; a fence that closes the model's own code is not."""
+    for pieces in cuts(raw):
+        assert through(lambda: AnyOpener(known), pieces) == (text, verdict)
+
+
+def test_what_is_an_opener() -> None:
+    """Three backticks, perhaps a name, perhaps white space."""
+    assert all(map(is_opener, ("```", "```python", "\n```json \n")))
+    assert not any(map(is_opener, ("", "``", "```python\nimport", "x```", "```a``")))
