@@ -8,21 +8,20 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import httpx2
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
 
 from aprefill import Recovery, Reply, Session, web
 
-HTTP = ["h11", "httptools"]
-SOCKETS = ["websockets", "websockets-sansio", "wsproto"]
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
 
 Ask: TypeAlias = Callable[[], Reply]
 
@@ -56,6 +55,9 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
         yield Site(listening.getsockname()[1])
     finally:
         server.force_exit = True
+        with anyio.move_on_after(0.5, shield=True):
+            while server.server_state.connections:  # noqa: ASYNC110 - uvicorn trips over one that is about to close
+                await anyio.sleep(0.001)
         with anyio.CancelScope(shield=True):
             await server.shutdown(sockets=[listening])
 
@@ -152,8 +154,12 @@ class Raw:
                 self.seen += data
 
     async def close_frame(self) -> None:
-        """Say goodbye as a browser does."""
+        """Say goodbye as a browser does, and close when the server has."""
         await self.send(b"\x88\x82\x00\x00\x00\x00\x03\xe9")
+        await anyio.wait_readable(self._stream)
+        while self._stream.recv(65536):
+            await anyio.wait_readable(self._stream)
+        self.fin()
 
     def fin(self) -> None:
         self._stream.close()
