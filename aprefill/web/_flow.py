@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -12,12 +13,28 @@ import anyio
 from .. import AprefillError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from .. import Reply
+    from .. import Event, Reply
     from ._records import Record, Records
 
 log = logging.getLogger("aprefill.web")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """How long to wait for what, in seconds; None: for ever."""
+
+    heartbeat_s: float | None
+    send_timeout_s: float | None
+    begin_after_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and (value > 0 or (value == 0 and one.name == "begin_after_s"))):
+                raise UsageError(f"{one.name}={value!r}: pass seconds above 0, or None for no limit")
 
 
 class ClientGone(Exception):
@@ -61,17 +78,14 @@ class Flow:
         reply: Reply,
         records: Records,
         channel: Channel,
-        *,
-        heartbeat_s: float | None,
-        send_timeout_s: float | None,
-        begin_after_s: float | None = None,
+        clocks: Clocks,
     ) -> None:
         self._reply = reply
         self._records = records
         self._channel = channel
-        self._heartbeat_s = _or_never("heartbeat_s", heartbeat_s)
-        self._send_timeout_s = _or_never("send_timeout_s", send_timeout_s)
-        self._begin_after_s = 0.0 if begin_after_s == 0 else _or_never("begin_after_s", begin_after_s)
+        self._heartbeat_s = _or_never(clocks.heartbeat_s)
+        self._send_timeout_s = _or_never(clocks.send_timeout_s)
+        self._begin_after_s = _or_never(clocks.begin_after_s)
         # records and heartbeats take turns
         self._turn = anyio.Lock(fast_acquire=True)
         # since when a send is waiting, and when the last one was done; `time.monotonic` seconds
@@ -83,10 +97,17 @@ class Flow:
         # the last record is being sent, or was
         self._ended = False
         self._failure: Exception | None = None
+        self._events: AsyncIterator[Event]
+        self._unusable: AprefillError | None = None
 
     async def run(self) -> bool:
         """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
         self._quiet_since = time.monotonic()
+        try:
+            # before the reply is ours: a finished one says so
+            self._events = self._reply.events(coalesce=None)
+        except AprefillError as error:
+            self._unusable = error
         async with self._reply, anyio.create_task_group() as group:
             self._group = group.cancel_scope
             group.start_soon(self._guarded, self._listen)
@@ -121,7 +142,9 @@ class Flow:
     async def _pump(self) -> None:
         failure: AprefillError | None = None
         try:
-            async for event in self._reply.events(coalesce=None):
+            if self._unusable is not None:
+                raise self._unusable
+            async for event in self._events:
                 record = self._records.of(event)
                 if record is not None:
                     await self._take_turn(self._channel.send, record)
@@ -190,9 +213,5 @@ class Flow:
         return ClientGone()
 
 
-def _or_never(name: str, seconds: float | None) -> float:
-    if seconds is None:
-        return math.inf
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise UsageError(f"{name}={seconds!r}: pass seconds above 0, or None for never")
-    return seconds
+def _or_never(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds

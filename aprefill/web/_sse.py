@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
-from ._flow import ClientGone, Flow
+from ._flow import ClientGone, Clocks, Flow
 from ._records import AttemptRecord, ErrorRecord, Records, as_event, as_json, http_status
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sse(
     return EventStreamResponse(
         reply,
         Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, details=details),
-        clocks={"heartbeat_s": heartbeat_s, "send_timeout_s": send_timeout_s, "begin_after_s": begin_after_s},
+        Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s, begin_after_s=begin_after_s),
         reconnects=reconnects,
         headers=headers,
         background=background,
@@ -80,8 +80,8 @@ class EventStreamResponse(Response):
         self,
         reply: Reply,
         records: Records,
+        clocks: Clocks,
         *,
-        clocks: Mapping[str, float | None],
         reconnects: bool,
         headers: Mapping[str, str] | None,
         background: BackgroundTask | None,
@@ -106,7 +106,7 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b""})
         else:
             channel = _EventChannel(self, self._records, receive, send)
-            await Flow(self._reply, self._records, channel, **self._clocks).run()
+            await Flow(self._reply, self._records, channel, self._clocks).run()
         if self.background is not None:
             await self.background()
 

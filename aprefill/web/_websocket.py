@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from ._flow import ClientGone, Flow
+from ._flow import ClientGone, Clocks, Flow
 from ._origin import origin_allowed
 from ._records import PING, Records, as_json, close_code
 
@@ -65,11 +65,12 @@ async def websocket(
         keep_open: Leave the connection open for the next reply.
         on_message: Is given what else the client says before the last record; without it that is dropped.
     """
+    clocks = Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s)
     if not await _open(ws, origins):
         return False
     records = Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, details=details)
     channel = _SocketChannel(ws, reply, keep_open=keep_open, on_message=on_message)
-    return await Flow(reply, records, channel, heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s).run()
+    return await Flow(reply, records, channel, clocks).run()
 
 
 async def _open(ws: WebSocket, origins: Origins) -> bool:

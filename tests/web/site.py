@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -31,6 +31,8 @@ class Site:
     """An application that is being served."""
 
     port: int
+    #: raw clients, which are closed with it
+    clients: list[socket.socket] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -51,9 +53,12 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
     server.lifespan = configured.lifespan_class(configured)
     listening = socket.create_server(("127.0.0.1", 0))
     await server.startup(sockets=[listening])
+    served = Site(listening.getsockname()[1])
     try:
-        yield Site(listening.getsockname()[1])
+        yield served
     finally:
+        for client in served.clients:
+            client.close()
         # not `shutdown()`, which sleeps a tenth of a second for every site
         for socket_server in server.servers:
             socket_server.close()
@@ -66,10 +71,17 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
 
 @asynccontextmanager
 async def session_of(provider: Any, **options: Any) -> AsyncIterator[Session]:
-    """A session with the loopback host, that asks it natively and once."""
+    """A session with the loopback host on OpenAI's wire, that asks it natively and once."""
     options = {"support": "eats", "recovery": Recovery(retries=0), **options}
     async with Session("openai:gpt", base_url=provider.openai_url, **options) as session:
         yield session
+
+
+def claude(provider: Any, **options: Any) -> Session:
+    """A session with the loopback host on Anthropic's wire, whose refusal of a prefill is known."""
+    return Session(
+        "anthropic:claude-haiku-4-5", base_url=provider.url, api_key="k", recovery=Recovery(retries=0), **options
+    )
 
 
 def application(ask: Ask, *, middleware: Any = (), wrap: Any = None, **options: Any) -> Any:
@@ -131,6 +143,7 @@ class Raw:
     @classmethod
     async def open(cls, site: Site, path: str, *, upgrade: bool = False, receive_bytes: int | None = None) -> Raw:
         plain = socket.socket()
+        site.clients.append(plain)
         if receive_bytes:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         plain.connect(("127.0.0.1", site.port))
