@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.websockets import WebSocket
+
+#: one for all: to read the machine's certificates takes longer than most of these tests
+NO_TLS = ssl.create_default_context()
 
 Ask: TypeAlias = Callable[[], Reply]
 
@@ -73,8 +77,10 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
 async def session_of(provider: Any, **options: Any) -> AsyncIterator[Session]:
     """A session with the loopback host on OpenAI's wire, that asks it natively and once."""
     options = {"support": "eats", "recovery": Recovery(retries=0), **options}
-    async with Session("openai:gpt", base_url=provider.openai_url, **options) as session:
-        yield session
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(verify=NO_TLS, limits=limits) as client:
+        async with Session("openai:gpt", client=client, base_url=provider.openai_url, **options) as session:
+            yield session
 
 
 def claude(provider: Any, **options: Any) -> Session:
@@ -122,7 +128,7 @@ def events_in(body: bytes) -> list[dict[str, Any]]:
 
 
 async def get(url: str, **options: Any) -> httpx2.Response:
-    async with httpx2.AsyncClient(timeout=10) as client:
+    async with httpx2.AsyncClient(timeout=10, verify=NO_TLS) as client:
         return await client.get(url, **options)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import anyio
@@ -395,3 +397,11 @@ def test_a_session_is_not_needed() -> None:
     response = web.sse(stream("hi", model="demo:eats"))
     response.set_cookie("seen", "1")
     assert isinstance(response, Response)
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    """As if Starlette were not there; the rest of the package does not mind."""
+    code = "import sys; sys.modules['starlette'] = None; from aprefill import stream; import aprefill.web"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'aprefill[web]'" in done.stderr.splitlines()[-1]
