@@ -8,6 +8,7 @@ import random
 import statistics
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -24,6 +25,7 @@ from aprefill.testing import Script, serve
 from aprefill.web._sse import _EventChannel
 from aprefill.web._websocket import _SocketChannel
 
+from ..conftest import LOOPS
 from .site import Raw, Sends, Site, application, session_of, site
 
 if TYPE_CHECKING:
@@ -36,9 +38,6 @@ pytestmark = [
 
 #: As in tests/test_closing.py: a shared machine stands still now and then, so a slow round is taken again.
 ROUNDS = 3
-
-ASYNCIO = ("asyncio", {"use_uvloop": False})
-UVLOOP = ("asyncio", {"use_uvloop": True})
 
 #: What the model is doing: nothing at all, nothing after the head, nothing after three words, talking; or it has said
 #: more than the client takes, and the server waits in a send.
@@ -101,8 +100,18 @@ async def measure(state: str, leaves: list[str], path: str, *, middleware: Any =
     assert max(delays) < 0.050
 
 
+def each(*protocols: str) -> list[Any]:
+    """Every protocol on asyncio, and the last of them, which uvicorn chooses by itself, on uvloop."""
+    cases = [(loop, protocol) for loop in LOOPS[:2] for protocol in protocols]
+    return [
+        pytest.param(loop.values[0], protocol, id=f"{loop.id}-{protocol}")
+        for loop, protocol in cases
+        if loop.id == "asyncio" or protocol == protocols[-1]
+    ]
+
+
 @pytest.mark.parametrize("state", SCRIPTS)
-@pytest.mark.parametrize(("anyio_backend", "http"), [(ASYNCIO, "h11"), (ASYNCIO, "httptools"), (UVLOOP, "httptools")])
+@pytest.mark.parametrize(("anyio_backend", "http"), each("h11", "httptools"))
 async def test_a_reader_of_events_leaves(http: str, state: str) -> None:
     """Within 50 ms, by FIN and by RST, in every state: also before the status, and in a send that waits."""
     await measure(state, ["fin", "rst"], "/sse", http=http)
@@ -111,7 +120,7 @@ async def test_a_reader_of_events_leaves(http: str, state: str) -> None:
 @pytest.mark.parametrize("state", SCRIPTS)
 @pytest.mark.parametrize(
     ("anyio_backend", "ws"),
-    [(ASYNCIO, "websockets"), (ASYNCIO, "websockets-sansio"), (ASYNCIO, "wsproto"), (UVLOOP, "websockets-sansio")],
+    each("websockets", "wsproto", "websockets-sansio"),
 )
 async def test_a_websocket_leaves(ws: str, state: str) -> None:
     """Within 50 ms, with a close frame and without, on each of uvicorn's WebSocket protocols."""
@@ -131,7 +140,7 @@ class Passing(BaseHTTPMiddleware):
 
 
 @pytest.mark.parametrize("state", ["unanswered", "silent", "blocked"])
-@pytest.mark.parametrize("anyio_backend", [ASYNCIO])
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 @pytest.mark.parametrize("middleware", [Passing, GZipMiddleware])
 async def test_a_reader_leaves_behind_middleware(middleware: Any, state: str) -> None:
     """Starlette's own kinds of middleware hide neither the client's leaving nor its slowness."""
@@ -139,6 +148,7 @@ async def test_a_reader_leaves_behind_middleware(middleware: Any, state: str) ->
 
 
 @pytest.mark.parametrize("path", ["/sse", "/ws"])
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_without_the_listener_the_provider_goes_on(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same check with channels that hear nothing of their client: 200 ms later the provider is still there."""
     for channel in (_EventChannel, _SocketChannel):
@@ -172,10 +182,10 @@ async def test_two_hundred_clients_a_third_leaves() -> None:
         await provider.wait_closed()
 
 
-@pytest.mark.parametrize("anyio_backend", [ASYNCIO])
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_a_reader_task_of_its_own_goes_on() -> None:
     """The same crowd at a back end as it is often written: a task reads, a queue hands over. Nobody's leaving is seen."""
-    async with serve(PACED) as provider, session_of(provider) as session:
+    async with serve(replace(PACED, pace_s=0.01)) as provider, session_of(provider) as session:
         async with site(with_reader_tasks(session)) as here:
             outcomes = await crowd(here, provider, ["/sse"])
     assert outcomes["client_closed"] == 0

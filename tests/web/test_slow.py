@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from aprefill.testing import Script, serve
 
+from ..conftest import LOOPS
 from .site import Raw, Sends, application, session_of, site
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
                 await exchange.closed.wait()
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_a_queue_without_bound_takes_it_all() -> None:
     """The same client at a back end whose reader runs ahead: all 64 MB come in, and wait in memory."""
     chunks: asyncio.Queue[str] = asyncio.Queue()
@@ -86,6 +88,7 @@ async def test_control_a_queue_without_bound_takes_it_all() -> None:
             await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 @pytest.mark.parametrize("path", ["/sse", "/ws"])
 async def test_a_client_that_takes_nothing_is_let_go(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """After `send_timeout_s` the provider's connection is closed, though the client's is still there."""
@@ -101,6 +104,7 @@ async def test_a_client_that_takes_nothing_is_let_go(path: str, caplog: pytest.L
     assert "took nothing for 0.2 s" in caplog.text
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_a_client_that_is_merely_slow_gets_all() -> None:
     """Pauses shorter than the limit, many of them: the reply is whole, and the provider waited as long."""
     text = "0123456789" * 300_000

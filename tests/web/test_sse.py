@@ -18,6 +18,7 @@ from starlette.responses import Response
 from aprefill import Recovery, Timeouts, UsageError, stream, web
 from aprefill.testing import Script, ToolCall, serve
 
+from ..conftest import LOOPS
 from .site import Raw, application, claude, events_in, get, records_of, session_of, site
 
 pytestmark = pytest.mark.anyio
@@ -153,7 +154,7 @@ BEFORE: dict[str, tuple[Script | list[Script], int, str, bool]] = {
 
 
 @pytest.mark.parametrize("case", BEFORE)
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})])
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_an_error_before_the_first_chunk_is_a_status(case: str) -> None:
     """Nothing was sent, so the status says it, and the body is the error record as JSON."""
     script, status, name, can_continue = BEFORE[case]
@@ -207,7 +208,7 @@ AFTER = {
 
 
 @pytest.mark.parametrize("case", AFTER)
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})])
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_an_error_in_the_middle_is_a_record(case: str) -> None:
     """After the text, never in it: it names the class, says where the text ends and whether to go on from there."""
     script, name, can_continue = AFTER[case]
@@ -270,6 +271,7 @@ async def test_with_show_now_an_error_is_a_record() -> None:
 # --- time -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_heartbeats_while_the_model_is_silent() -> None:
     """Comments between the chunks, none in the text; the provider is read by one reader all the same."""
     script = Script(text="one two three", cuts=4, pace_s=0.06)
@@ -282,6 +284,7 @@ async def test_heartbeats_while_the_model_is_silent() -> None:
     assert "comment" not in [record["type"] for record in quiet]
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
     """A model that stalls is found out, however many heartbeats the client got meanwhile."""
     script = Script(text="one two three", cuts=4, stall_after=4)
@@ -289,6 +292,7 @@ async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
     assert error["error"] == "Stalled"
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_a_response_can_begin_before_the_model_does() -> None:
     """With `begin_after_s` the status goes ahead, heartbeats follow, and an error is a record."""
     script = Script(status=500, first_byte_s=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from aprefill import Timeouts, UsageError, web
 from aprefill.testing import Script, ToolCall, serve
 
+from ..conftest import LOOPS
 from .site import application, session_of, site
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +95,7 @@ async def test_an_error_is_a_record_and_a_close(script: Script, name: str, code:
     assert (closed, reason) == (code, name)
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_heartbeats_are_records() -> None:
     """A ping record after so much silence, and the reply is whole."""
     records, _, _ = await all_of(Script(text="one two three", cuts=4, pace_s=0.06), heartbeat_s=0.02)
@@ -161,7 +164,7 @@ async def test_one_connection_for_many_replies(ws: str) -> None:
     """`keep_open` leaves it open; what the client says after the last record is the endpoint's to read."""
     left: list[bool] = []
 
-    async with serve(STATES) as provider, session_of(provider) as session:
+    async with serve(replace(STATES, pace_s=0)) as provider, session_of(provider) as session:
 
         async def chat(ws: WebSocket) -> None:
             await ws.accept()
