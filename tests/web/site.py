@@ -55,7 +55,9 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
     configured.load()
     server = uvicorn.Server(configured)
     server.lifespan = configured.lifespan_class(configured)
-    listening = socket.create_server(("127.0.0.1", 0))
+    # with the protocol's number, without which asyncio leaves Nagle's algorithm on for every connection
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
     await server.startup(sockets=[listening])
     served = Site(listening.getsockname()[1])
     try:
