@@ -51,7 +51,7 @@ SCRIPTS = {
 MARKS = {"silent": b'"offset":8', "going on": b"word "}
 
 #: How often each way out is taken.
-TIMES = dict.fromkeys(SCRIPTS, 8) | {"blocked": 2}
+TIMES = dict.fromkeys(SCRIPTS, 5) | {"blocked": 2}
 
 
 async def reach(state: str, here: Site, provider: Any, sends: Sends, path: str) -> tuple[Raw, Any]:

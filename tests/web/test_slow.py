@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-SIZE = 64_000_000
+SIZE = 40_000_000
 FLOOD = Script(text="x" * SIZE, cuts=16_000)
 
 
@@ -38,7 +38,7 @@ async def sent_bytes_at_rest(exchange: Any) -> int:
 
 @pytest.mark.parametrize("path", ["/sse", "/ws"])
 async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
-    """Of 64 MB the provider sends what the kernel's buffers take, and no more while nothing is read; then all."""
+    """Of 40 MB the provider sends what the kernel's buffers take, and no more while nothing is read; then all."""
     sends = Sends()
     async with serve(FLOOD) as provider, session_of(provider) as session:
         replies = []
@@ -62,7 +62,7 @@ async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_a_queue_without_bound_takes_it_all() -> None:
-    """The same client at a back end whose reader runs ahead: all 64 MB come in, and wait in memory."""
+    """The same client at a back end whose reader runs ahead: all 40 MB come in, and wait in memory."""
     chunks: asyncio.Queue[str] = asyncio.Queue()
 
     async with serve(FLOOD) as provider, session_of(provider) as session:

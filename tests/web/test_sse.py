@@ -23,6 +23,13 @@ from .site import Raw, application, claude, events_in, get, records_of, session_
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(params=LOOPS[:1])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    return request.param
+
+
 STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001)
 WHOLE = '["Alabama", "Alaska"]'
 
@@ -154,7 +161,6 @@ BEFORE: dict[str, tuple[Script | list[Script], int, str, bool]] = {
 
 
 @pytest.mark.parametrize("case", BEFORE)
-@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_an_error_before_the_first_chunk_is_a_status(case: str) -> None:
     """Nothing was sent, so the status says it, and the body is the error record as JSON."""
     script, status, name, can_continue = BEFORE[case]
@@ -208,7 +214,6 @@ AFTER = {
 
 
 @pytest.mark.parametrize("case", AFTER)
-@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_an_error_in_the_middle_is_a_record(case: str) -> None:
     """After the text, never in it: it names the class, says where the text ends and whether to go on from there."""
     script, name, can_continue = AFTER[case]
@@ -271,7 +276,6 @@ async def test_with_show_now_an_error_is_a_record() -> None:
 # --- time -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_heartbeats_while_the_model_is_silent() -> None:
     """Comments between the chunks, none in the text; the provider is read by one reader all the same."""
     script = Script(text="one two three", cuts=4, pace_s=0.06)
@@ -284,7 +288,6 @@ async def test_heartbeats_while_the_model_is_silent() -> None:
     assert "comment" not in [record["type"] for record in quiet]
 
 
-@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
     """A model that stalls is found out, however many heartbeats the client got meanwhile."""
     script = Script(text="one two three", cuts=4, stall_after=4)
@@ -292,7 +295,6 @@ async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
     assert error["error"] == "Stalled"
 
 
-@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_a_response_can_begin_before_the_model_does() -> None:
     """With `begin_after_s` the status goes ahead, heartbeats follow, and an error is a record."""
     script = Script(status=500, first_byte_s=0.2)

@@ -23,6 +23,13 @@ from .site import application, session_of, site
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(params=LOOPS[:1])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    return request.param
+
+
 STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001)
 WHOLE = '["Alabama", "Alaska"]'
 
@@ -95,7 +102,6 @@ async def test_an_error_is_a_record_and_a_close(script: Script, name: str, code:
     assert (closed, reason) == (code, name)
 
 
-@pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_heartbeats_are_records() -> None:
     """A ping record after so much silence, and the reply is whole."""
     records, _, _ = await all_of(Script(text="one two three", cuts=4, pace_s=0.06), heartbeat_s=0.02)
