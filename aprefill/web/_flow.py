@@ -46,8 +46,6 @@ class Channel(Protocol):
 
     #: the response has begun: what comes now can be sent, and a heartbeat too
     begun: bool
-    #: more may come over this connection afterwards, so what the client says then is not ours to read
-    outlives: bool
 
     async def begin(self) -> None:
         """Begin the response without a record."""
@@ -73,13 +71,7 @@ class Flow:
     reply's length.
     """
 
-    def __init__(
-        self,
-        reply: Reply,
-        records: Records,
-        channel: Channel,
-        clocks: Clocks,
-    ) -> None:
+    def __init__(self, reply: Reply, records: Records, channel: Channel, clocks: Clocks) -> None:
         self._reply = reply
         self._records = records
         self._channel = channel
@@ -157,8 +149,9 @@ class Flow:
         if self._gone:
             return
         last = self._records.end() if failure is None else self._records.error(failure)
-        if self._channel.outlives:
-            self._listening.cancel()
+        # The provider is closed already. What the client says from here on is not ours to read, and that it goes when it
+        # has all is no news.
+        self._listening.cancel()
         self._ended = True
         await self._take_turn(self._channel.finish, last, failure)
 

@@ -114,8 +114,6 @@ class EventStreamResponse(Response):
 class _EventChannel:
     """A client that reads server-sent events."""
 
-    outlives = False
-
     def __init__(self, response: Response, records: Records, receive: Receive, send: Send) -> None:
         self._response = response
         self._records = records

@@ -101,7 +101,7 @@ class _SocketChannel:
     ) -> None:
         self._ws = ws
         self._reply = reply
-        self.outlives = keep_open
+        self._keep_open = keep_open
         self._on_message = on_message
 
     async def begin(self) -> None:
@@ -115,7 +115,7 @@ class _SocketChannel:
 
     async def finish(self, record: Record, error: AprefillError | None) -> None:
         await self.send(record)
-        if not self.outlives:
+        if not self._keep_open:
             reason = "" if error is None else type(error).__name__
             await self._send({"type": "websocket.close", "code": close_code(error), "reason": reason})
 

@@ -195,6 +195,27 @@ async def test_one_connection_for_many_replies(ws: str) -> None:
     assert left == [True] * 20 + [False]
 
 
+@pytest.mark.filterwarnings("ignore:.*websockets.*", "ignore:remove second argument:DeprecationWarning")
+@pytest.mark.parametrize("ws", ["websockets", "websockets-sansio", "wsproto"])
+async def test_the_caller_learns_that_all_was_sent(ws: str) -> None:
+    """True, also where the server tells of the close that we asked for."""
+    result: list[bool] = []
+    over = anyio.Event()
+    async with serve(STATES) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            result.append(await web.websocket(ws, session.stream("hi")))
+            over.set()
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)]), ws=ws) as here:
+            async with websockets.connect(here.ws_url) as client:
+                assert (await rest_of(client))[-1]["type"] == "end"
+                assert client.close_code == 1000
+            with anyio.fail_after(2):
+                await over.wait()
+    assert result == [True]
+
+
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_the_caller_learns_that_the_client_has_gone(when: str) -> None:
     """False, no exception; a client that went before costs no request."""
