@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "redis", "all")
 #: What the tests need beside the test group.
-TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp"
+TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
 #: What `nox -s sdks` runs.
 SDK_TESTS = (
     "tests/transports/test_sdk.py",

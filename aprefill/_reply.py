@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from itertools import takewhile
+from typing import TYPE_CHECKING, Self, cast
 
 from ._errors import ReplyClosed, ReplyConsumed
 from ._run import Run, State
@@ -81,12 +82,13 @@ class Cursor:
 class EventCursor(Cursor):
     """What one `async for` over `events()` holds."""
 
-    __slots__ = ("_offset",)
+    __slots__ = ("_coalesce", "_offset")
 
-    def __init__(self, run: Run, offset: int) -> None:
+    def __init__(self, run: Run, offset: int, *, coalesce: bool) -> None:
         super().__init__(run)
         # where the next new text begins in the whole reply
         self._offset = offset
+        self._coalesce = coalesce
 
     async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
         transcript = self._transcript
@@ -100,6 +102,11 @@ class EventCursor(Cursor):
             return item
         if at == transcript.lead_at:
             return TextEvent(item, self._offset - len(item), prefill=True)
+        if self._coalesce:
+            # all that is here came in one read: the next one is asked for when this is handed out
+            texts = [*takewhile(lambda other: isinstance(other, str), transcript.items[at:])]
+            transcript.next = at + len(texts)
+            item = "".join(cast("list[str]", texts))
         self._offset += len(item)
         return TextEvent(item, self._offset - len(item))
 
@@ -125,14 +132,16 @@ class Reply:
         self._check_fresh()
         return Cursor(self._run)
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self, *, coalesce: bool | None = False) -> AsyncIterator[Event]:
         """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
 
-        Text is never joined here, whatever `coalesce` says.
+        With `coalesce` the text of one network read is one event, as far as nothing else came in between; the
+        prefill stays one of its own. None: as the reply was made.
         """
         self._check_fresh()
         run = self._run
-        return EventCursor(run, max(len(run.transcript.text_so_far), run.prefill_length))
+        offset = max(len(run.transcript.text_so_far), run.prefill_length)
+        return EventCursor(run, offset, coalesce=run.coalesces if coalesce is None else coalesce)
 
     def _check_fresh(self) -> None:
         run = self._run

@@ -388,6 +388,11 @@ class Run:
         """Characters of the prefill."""
         return len(self._ask.prefill)
 
+    @property
+    def coalesces(self) -> bool:
+        """Whether one chunk a network read was asked for."""
+        return self._ask.coalesce
+
     def with_text(self, error: AprefillError) -> AprefillError:
         """Put the text so far on `error`."""
         error.text_so_far = self.transcript.text_so_far

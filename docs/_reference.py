@@ -17,7 +17,7 @@ from typing import get_args
 import msgspec
 
 PAGE = Path(__file__).with_name("reference.md")
-MODULES = ("aprefill", "aprefill.testing")
+MODULES = ("aprefill", "aprefill.testing", "aprefill.web")
 
 #: `#: words` above `name: type = value` or `NAME = value`, or after it on no line of its own
 ATTRIBUTE = re.compile(r"((?:^    #:.*\n)+)^    (\w+)(?::[^=\n]+)?(?: = .+)?$", re.MULTILINE)

@@ -51,6 +51,13 @@ def without(extra: str) -> None:
         done = command()
         assert done.returncode == 2, done
         assert "pip install 'aprefill[cli]'" in done.stderr, done
+    if "starlette" in absent:
+        try:
+            importlib.import_module("aprefill.web")
+        except ModuleNotFoundError as error:
+            assert "pip install 'aprefill[web]'" in str(error), error
+        else:
+            raise AssertionError("aprefill.web was imported without starlette")
     if "botocore" in absent:
         from aprefill import UsageError
         from aprefill.wire.eventstream import EventStreamDecoder
@@ -71,6 +78,8 @@ def with_(extra: str) -> None:
     demo()
     if "click" in BRINGS[extra]:
         assert command().returncode == 0, command()
+    if "starlette" in BRINGS[extra]:
+        assert importlib.import_module("aprefill.web").sse
     print(f"with {extra}: {', '.join(BRINGS[extra])} import, the core works")
 
 

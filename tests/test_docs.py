@@ -7,6 +7,7 @@ import doctest
 import importlib
 import importlib.util
 import io
+import json
 import os
 import pkgutil
 import re
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from starlette.routing import WebSocketRoute
 
 import aprefill
 from aprefill import Table
@@ -35,6 +37,7 @@ PAGES = [
     "docs/cli.md",
     "docs/clients.md",
     "docs/refused.md",
+    "docs/web.md",
     "CONTRIBUTING.md",
 ]
 
@@ -124,15 +127,23 @@ def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.Capt
 
 
 def talk_to(app: Any) -> None:
-    """The WebSocket example streams a reply to a browser."""
+    """The example streams a reply to a browser, over a WebSocket or as server-sent events."""
     from fastapi.testclient import TestClient
 
-    with TestClient(app) as client, client.websocket_connect("/chat") as ws:
-        ws.send_text("JSON list of US state names")
-        text = ""
-        while not text.endswith("]"):
-            text += ws.receive_text()
-        assert text == '["Alabama", "Alaska"]'
+    prompt = "JSON list of US state names"
+    with TestClient(app) as client:
+        if any(isinstance(route, WebSocketRoute) for route in app.routes):
+            with client.websocket_connect("/chat") as ws:
+                ws.send_text(prompt)
+                records = [ws.receive_json()]
+                while records[-1]["type"] != "end":
+                    records.append(ws.receive_json())
+        else:
+            body = client.post("/chat", json={"prompt": prompt, "prefill": '["'}).text
+            records = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
+    text = "".join(record["text"] for record in records if record["type"] == "text")
+    assert text == '["Alabama", "Alaska"]'
+    assert records[-1]["type"] == "end"
 
 
 #: Commands that set a machine up or run this very suite: tried in a fresh clone, not from inside the tests.

@@ -49,6 +49,7 @@ LAYERS = {
     "__main__": 4,
     "cli": 4,
     "testing": 4,
+    "web": 4,
 }
 
 PURE = {name for name, layer in LAYERS.items() if layer <= 1}

@@ -101,6 +101,22 @@ async def test_events_can_be_asked_for_in_the_middle_of_an_owned_reply() -> None
     assert (texts[0].offset, "".join(e.text for e in texts)) == (1, "abcd")
 
 
+@pytest.mark.parametrize("made", [True, False])
+@pytest.mark.parametrize("asked", [True, False, None])
+async def test_events_can_join_the_text_of_one_read(made: bool, asked: bool | None) -> None:
+    """By their own `coalesce`, or with None as the reply was made; the prefill stays one of its own."""
+    script = Script(text="abcd", cuts=1, tools=[ToolCall(name="f")], prefill="eats", wire_cuts=100_000)
+    async with serve(script) as server:
+        reply = ask(server, "chat", prefill=">", coalesce=made)
+        events = [event async for event in reply.events(coalesce=asked)]
+    texts = [(e.text, e.offset, e.prefill) for e in events if isinstance(e, TextEvent)]
+    joined = made if asked is None else asked
+    apart = [("a", 1, False), ("b", 2, False), ("c", 3, False), ("d", 4, False)]
+    assert texts == [(">", 0, True), *([("abcd", 1, False)] if joined else apart)]
+    assert reply.text_so_far == ">abcd"
+    assert [type(e).__name__ for e in events[-2:]] == ["ToolEvent", "AttemptEnded"]
+
+
 @pytest.mark.parametrize("leave", ["break", "cancel", "aclose"])
 async def test_what_was_buffered_when_it_was_left_is_not_handed_out(leave: str) -> None:
     """One read brought ten chunks, the caller left after the third: there are no more, and the text stays."""

@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
 import httpx2
+from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from aprefill import (
     AprefillError,
@@ -44,6 +46,7 @@ from aprefill import (
     stream,
     support_table,
 )
+from aprefill.web import EventStreamResponse, origin_allowed, sse, websocket
 
 
 async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
@@ -51,7 +54,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
     assert_type(reply, Reply)
     async for chunk in reply:
         assert_type(chunk, str)
-    async for event in stream("hi").events():
+    async for event in stream("hi").events(coalesce=None):
         assert_type(event, Event)
         match event:
             case TextEvent():
@@ -140,6 +143,39 @@ async def the_buffer(chunks: AsyncIterator[str | None], plain: Iterator[str | No
         assert_type(chunk, str)
     for piece in dedupe_sync(plain, "x"):
         assert_type(piece, str)
+
+
+async def the_back_ends(ws: WebSocket, reply: Reply) -> Response:
+    heard: list[str | bytes] = []
+    assert_type(origin_allowed(ws, ["https://chat.example"]), bool)
+    assert_type(await websocket(ws, reply), bool)
+    await websocket(
+        ws,
+        reply,
+        reasoning=True,
+        tools=True,
+        attempts=True,
+        details=True,
+        origins="any",
+        heartbeat_s=None,
+        send_timeout_s=5,
+        keep_open=True,
+        on_message=heard.append,
+    )
+    assert_type(sse(reply), EventStreamResponse)
+    return sse(
+        reply,
+        reasoning=True,
+        tools=True,
+        attempts=True,
+        details=True,
+        heartbeat_s=5,
+        send_timeout_s=None,
+        begin_after_s=0,
+        reconnects=True,
+        headers={"x-mine": "1"},
+        background=None,
+    )
 
 
 def the_errors(error: AprefillError) -> None:

@@ -1,0 +1,210 @@
+"""One reply to one client: one task reads and sends, one listens to the client, one looks at the clock."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from .. import AprefillError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from .. import Event, Reply
+    from ._records import Record, Records
+
+log = logging.getLogger("aprefill.web")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clocks:
+    """How long to wait for what, in seconds; None: for ever."""
+
+    heartbeat_s: float | None
+    send_timeout_s: float | None
+    begin_after_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and (value > 0 or (value == 0 and one.name == "begin_after_s"))):
+                raise UsageError(f"{one.name}={value!r}: pass seconds above 0, or None for no limit")
+
+
+class ClientGone(Exception):
+    """There is nobody to send to any more."""
+
+
+class Channel(Protocol):
+    """One client's connection. `send`, `ping`, `begin` and `finish` wait for it, and raise `ClientGone`."""
+
+    #: the response has begun: what comes now can be sent, and a heartbeat too
+    begun: bool
+
+    async def begin(self) -> None:
+        """Begin the response without a record."""
+
+    async def send(self, record: Record) -> None:
+        """Send one record."""
+
+    async def ping(self) -> None:
+        """Send a heartbeat."""
+
+    async def finish(self, record: Record, error: AprefillError | None) -> None:
+        """Send the last record and end the response."""
+
+    async def listen(self) -> None:
+        """Read what the client sends; returns when it has gone."""
+
+
+class Flow:
+    """A reply on its way to a client.
+
+    Text is asked for when the text before it was sent, so a client that takes nothing stops the reading of the
+    provider's socket, and no more than one read's records wait here. The number of tasks does not depend on the
+    reply's length.
+    """
+
+    def __init__(self, reply: Reply, records: Records, channel: Channel, clocks: Clocks) -> None:
+        self._reply = reply
+        self._records = records
+        self._channel = channel
+        self._heartbeat_s = _or_never(clocks.heartbeat_s)
+        self._send_timeout_s = _or_never(clocks.send_timeout_s)
+        self._begin_after_s = _or_never(clocks.begin_after_s)
+        # records and heartbeats take turns
+        self._turn = anyio.Lock(fast_acquire=True)
+        # since when a send is waiting, and when the last one was done; `time.monotonic` seconds
+        self._waiting_since: float | None = None
+        self._quiet_since = 0.0
+        self._group: anyio.CancelScope | None = None
+        self._listening = anyio.CancelScope()
+        self._gone = False
+        # the last record is being sent, or was
+        self._ended = False
+        self._failure: Exception | None = None
+        self._events: AsyncIterator[Event]
+        self._unusable: AprefillError | None = None
+
+    async def run(self) -> bool:
+        """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
+        self._quiet_since = time.monotonic()
+        try:
+            # before the reply is ours: a finished one says so
+            self._events = self._reply.events(coalesce=None)
+        except AprefillError as error:
+            self._unusable = error
+        async with self._reply, anyio.create_task_group() as group:
+            self._group = group.cancel_scope
+            group.start_soon(self._guarded, self._listen)
+            group.start_soon(self._guarded, self._watch_clock)
+            await self._guarded(self._pump)
+            group.cancel_scope.cancel()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback leads back here: that would be a cycle
+        return not self._gone
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Wait for `work`; a client that went or a bug in it ends all, and no group makes a group of it."""
+        try:
+            await work()
+        except ClientGone:
+            self._leave()
+        except Exception as exc:
+            self._failure = self._failure or exc
+            self._leave()
+
+    def _leave(self) -> None:
+        """The client has gone: the provider's connection is shut down now, and whoever waits is woken."""
+        self._gone = True
+        self._reply.cancel()
+        if self._group is not None:
+            self._group.cancel()
+
+    async def _pump(self) -> None:
+        failure: AprefillError | None = None
+        try:
+            if self._unusable is not None:
+                raise self._unusable
+            async for event in self._events:
+                record = self._records.of(event)
+                if record is not None:
+                    await self._take_turn(self._channel.send, record)
+        except AprefillError as error:
+            failure = error.with_traceback(None)
+            log.log(
+                logging.ERROR if isinstance(error, UsageError) else logging.WARNING,
+                "a reply failed after %d characters: %s: %s", self._records.offset, type(error).__name__, error,
+            )  # fmt: skip
+        if self._gone:
+            return
+        last = self._records.end() if failure is None else self._records.error(failure)
+        # The provider is closed already. What the client says from here on is not ours to read, and that it goes when it
+        # has all is no news.
+        self._listening.cancel()
+        self._ended = True
+        await self._take_turn(self._channel.finish, last, failure)
+
+    async def _take_turn(self, send: Callable[..., Awaitable[None]], *what: object) -> None:
+        async with self._turn:
+            self._waiting_since = time.monotonic()
+            try:
+                await send(*what)
+            finally:
+                self._waiting_since = None
+                self._quiet_since = time.monotonic()
+
+    async def _listen(self) -> None:
+        with self._listening:
+            await self._channel.listen()
+        if not self._listening.cancel_called:
+            raise ClientGone
+
+    async def _watch_clock(self) -> None:
+        """Send heartbeats while the model is silent, and give up on a client that takes nothing."""
+        began = self._quiet_since
+        step = min(self._heartbeat_s, self._send_timeout_s)
+        while True:
+            now = time.monotonic()
+            if self._waiting_since is not None:
+                due = self._waiting_since + self._send_timeout_s
+            else:
+                due = self._quiet_since + self._heartbeat_s if self._channel.begun else began + self._begin_after_s
+            if now < due:
+                pause = min(due - now, step)
+                if pause == math.inf:
+                    return
+                await anyio.sleep(pause)
+            elif self._waiting_since is None:
+                with anyio.move_on_after(None if self._send_timeout_s == math.inf else self._send_timeout_s) as scope:
+                    await self._take_turn(self._beat)
+                if scope.cancelled_caught:
+                    raise self._too_slow()
+            else:
+                raise self._too_slow()
+
+    async def _beat(self) -> None:
+        if self._ended:
+            return
+        if self._channel.begun:
+            await self._channel.ping()
+        else:
+            await self._channel.begin()
+
+    def _too_slow(self) -> ClientGone:
+        log.warning("a client took nothing for %g s and was let go", self._send_timeout_s)
+        return ClientGone()
+
+
+def _or_never(seconds: float | None) -> float:
+    return math.inf if seconds is None else seconds

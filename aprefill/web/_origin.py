@@ -1,0 +1,72 @@
+"""Which pages may open a WebSocket. A browser asks nobody before it does, and sends the user's cookies along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from .. import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import HTTPConnection
+
+#: None: the host that the request is for; "any": no check; else the origins that may, such as "https://chat.example".
+Origins: TypeAlias = "str | Sequence[str] | None"
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def origin_allowed(connection: HTTPConnection, origins: Origins = None) -> bool:
+    """Whether a page of this request's origin may talk to us.
+
+    `origins` are those that may, each as ``"https://chat.example"``; None: the host and port that the request is for,
+    by its Host header; ``"any"``: every one. A request without an Origin header is not from a browser's page, and
+    may: browsers send one with every WebSocket. For a socket that you accept yourself; `websocket` asks this first.
+    """
+    if origins == "any":
+        return True
+    allowed = (
+        None if origins is None else [_listed(one) for one in ([origins] if isinstance(origins, str) else origins)]
+    )
+    sent = connection.headers.getlist("origin")
+    if not sent:
+        return True
+    if len(sent) > 1:
+        return False
+    if sent[0] == "null":
+        return allowed is not None and "null" in allowed
+    origin = _origin(sent[0])
+    if origin is None:
+        return False
+    if allowed is not None:
+        return origin in allowed
+    hosts = connection.headers.getlist("host")
+    # TLS may end at a proxy, so the scheme that we see says nothing: the Host is read with the origin's
+    return len(hosts) == 1 and _origin(f"{origin[0]}://{hosts[0]}") == origin
+
+
+def _listed(text: object) -> tuple[str, str, int] | str:
+    """One of the caller's."""
+    if text == "null":
+        return "null"
+    origin = _origin(text) if isinstance(text, str) else None
+    if origin is None:
+        raise UsageError(
+            f'origins={text!r}: pass origins such as "https://chat.example", without a path, or "any" for no check'
+        )
+    return origin
+
+
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin (RFC 6454); None: it is none."""
+    try:
+        parts = urlsplit(text)
+        scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host or not parts.netloc or "@" in parts.netloc or text.lower() != f"{scheme}://{parts.netloc.lower()}":
+        return None
+    port = _PORTS.get(scheme) if port is None else port
+    return None if port is None else (scheme, host, port)

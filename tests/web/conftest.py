@@ -1,0 +1,14 @@
+"""uvicorn runs on asyncio and uvloop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ..conftest import LOOPS
+
+
+@pytest.fixture(params=LOOPS[:2])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param

@@ -1,0 +1,168 @@
+"""What must hold on any ASGI server and any event loop: here the server is a pair of functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from aprefill import web
+from aprefill.testing import Script, serve
+
+from ..conftest import LOOPS
+from .site import events_in, session_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", LOOPS)]
+
+SILENT = Script(text="one two three four", cuts=4, stall_after=12)
+FLOW = Script(text="one two three four", cuts=4)
+
+
+class Server:
+    """An ASGI server's side: what was sent, and a client that leaves when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.gone = anyio.Event()
+        #: called with each message ahead of taking it
+        self.before: Callable[[dict[str, Any]], Any] | None = None
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if self.before is not None:
+            await self.before(message)
+        self.sent.append(message)
+
+    async def play(self, response: Any) -> None:
+        await response({"type": "http", "method": "GET", "headers": []}, self.receive, self.send)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def test_a_whole_reply() -> None:
+    """The head, the records, and the end of the body."""
+    async with serve(FLOW) as provider, session_of(provider) as session:
+        server = Server()
+        await server.play(web.sse(session.stream("hi")))
+    assert server.sent[0]["status"] == 200
+    assert [record["type"] for record in events_in(server.body)][-1] == "end"
+    assert [message.get("more_body") for message in server.sent[-2:]] == [True, False]
+
+
+async def test_the_client_goes_while_the_model_is_silent() -> None:
+    """The response returns, the provider sees the close, nothing more is sent."""
+    async with serve(SILENT) as provider, session_of(provider) as session, anyio.create_task_group() as tasks:
+        server = Server()
+        tasks.start_soon(server.play, web.sse(session.stream("hi")))
+        exchange = await provider.wait_exchange()
+        with anyio.fail_after(2):
+            await exchange.waiting.wait()
+            server.gone.set()
+            await exchange.closed.wait()
+    assert b"event: end" not in server.body
+
+
+@pytest.mark.parametrize("how", ["disconnect", "OSError", "cancel"])
+async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
+    """By the message, by ASGI 2.4's exception, or with the whole task."""
+    blocked = anyio.Event()
+
+    async def block(message: dict[str, Any]) -> None:
+        if b'"offset":4' in message.get("body", b""):
+            blocked.set()
+            if how == "OSError":
+                raise BrokenPipeError
+            await anyio.sleep_forever()
+
+    async with serve(SILENT) as provider, session_of(provider) as session, anyio.create_task_group() as tasks:
+        server = Server()
+        server.before = block
+        tasks.start_soon(server.play, web.sse(session.stream("hi")))
+        with anyio.fail_after(2):
+            await blocked.wait()
+            if how == "disconnect":
+                server.gone.set()
+            elif how == "cancel":
+                tasks.cancel_scope.cancel()
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+        exchange = provider.exchanges[0]
+        with anyio.fail_after(2, shield=True):
+            await exchange.closed.wait()
+    assert len(events_in(server.body)) == 1
+
+
+async def test_no_more_than_one_record_is_under_way() -> None:
+    """While a send waits, the reply is not asked for more than it had: one read's text."""
+    waits = anyio.Event()
+
+    async def block(message: dict[str, Any]) -> None:
+        if b'"offset":4' in message.get("body", b""):
+            waits.set()
+            await anyio.sleep_forever()
+
+    script = Script(text="one two three four", cuts=4, pace_s=0.01)
+    async with serve(script) as provider, session_of(provider) as session, anyio.create_task_group() as tasks:
+        reply = session.stream("hi")
+        server = Server()
+        server.before = block
+        tasks.start_soon(server.play, web.sse(reply))
+        with anyio.fail_after(2):
+            await waits.wait()
+            await provider.exchanges[0].done.wait()
+        assert reply.text_so_far == "one two "
+        assert len(reply._run.transcript.items) <= 4
+        server.gone.set()
+
+
+async def test_heartbeats_never_overtake_or_follow_the_end() -> None:
+    """With a heartbeat a millisecond and sends that yield: every block is whole, and the end is last."""
+
+    async def slow(message: dict[str, Any]) -> None:
+        await anyio.sleep(0.002)
+
+    script = Script(text="one two three four", cuts=1, pace_s=0.008)
+    async with serve(script) as provider, session_of(provider) as session:
+        server = Server()
+        server.before = slow
+        await server.play(web.sse(session.stream("hi"), heartbeat_s=0.001))
+    records = events_in(server.body)
+    assert [record["type"] for record in records].count("comment") > 3
+    assert "".join(record["text"] for record in records if record["type"] == "text") == "one two three four"
+    assert records[-1]["type"] == "end"
+    assert [message.get("more_body", True) for message in server.sent] == [True] * (len(server.sent) - 1) + [False]
+
+
+async def test_a_websocket_on_any_loop() -> None:
+    """Accepted, streamed, closed."""
+    server = Server()
+    messages = [{"type": "websocket.connect"}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else await server.receive()
+
+    async with serve(FLOW) as provider, session_of(provider) as session:
+        ws = WebSocket({"type": "websocket", "headers": []}, receive, server.send)
+        assert await web.websocket(ws, session.stream("hi")) is True
+    kinds = [message["type"] for message in server.sent]
+    assert kinds == ["websocket.accept", *["websocket.send"] * 6, "websocket.close"]
+    assert isinstance(ws, HTTPConnection)
+
+
+async def test_a_response_that_is_never_sent_costs_nothing() -> None:
+    """Made and thrown away: no request, no warning, nothing left."""
+    async with serve(FLOW) as provider, session_of(provider) as session:
+        web.sse(session.stream("hi"))
+        await anyio.lowlevel.checkpoint()
+        assert provider.exchanges == []

@@ -1,0 +1,413 @@
+"""A reply as server-sent events: records, statuses, heartbeats, and what a reader must never see."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+
+from aprefill import Recovery, Timeouts, UsageError, stream, web
+from aprefill.testing import Script, ToolCall, serve
+
+from ..conftest import LOOPS
+from .site import Raw, application, claude, events_in, get, records_of, session_of, site
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=LOOPS[:1])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    return request.param
+
+
+STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001)
+WHOLE = '["Alabama", "Alaska"]'
+
+
+async def all_of(script: Script, *, prefill: str = '["', asked: Any = None, **options: Any) -> list[dict[str, Any]]:
+    """The records of one reply of `script`'s; `asked` goes to `stream()`."""
+    async with serve(script) as provider, session_of(provider) as session:
+        app = application(lambda: session.stream("hi", prefill=prefill, **(asked or {})), **options)
+        async with site(app) as here:
+            return await records_of(here.url)
+
+
+def text_of(records: list[dict[str, Any]]) -> str:
+    """The text of all text records, which must follow on each other."""
+    text = ""
+    for record in records:
+        if record["type"] == "text":
+            assert record["offset"] == len(text)
+            text += record["text"]
+    return text
+
+
+async def test_records_add_up_to_the_reply() -> None:
+    """Each chunk with its offset, the prefill first and marked; the last record says how it went."""
+    *texts, end = await all_of(STATES)
+    assert {record["type"] for record in texts} == {"text"}
+    assert text_of(texts) == WHOLE
+    assert texts[0] == {"type": "text", "text": '["', "offset": 0, "prefill": True, "id": 2}
+    assert [record for record in texts if "prefill" in record] == texts[:1]
+    assert (end["type"], end["verdict"], end["mode"], end["support"]) == ("end", "absent", "native", "eats")
+    assert (end["stop_reason"], end["stop_sequence"], end["length"], end["id"]) == ("end", None, 21, 21)
+    assert (end["usage"]["input_tokens"], end["usage"]["output_tokens"], end["attempts"]) == (10, 5, 1)
+    timing = end["timing"]
+    assert 0 < timing["accepted_s"] <= timing["first_token_s"] <= timing["first_text_s"] <= timing["total_s"]
+
+
+async def test_offsets_count_characters() -> None:
+    """Code points, not bytes nor UTF-16 units; the length is theirs as well."""
+    *texts, end = await all_of(Script(text="é😀\u2028\n\r\nz" * 5, cuts=1), prefill="😀")
+    assert text_of(texts) == "😀" + "é😀\u2028\n\r\nz" * 5
+    assert end["length"] == 36
+
+
+async def test_reasoning_and_tools_only_if_asked_for() -> None:
+    """By default a client sees neither; with the options it sees both, and the text is the same."""
+    script = Script(text="abc", reasoning="hmm", tools=[ToolCall(name="look_up", arguments={"year": 1819})])
+    plain = await all_of(script)
+    assert {record["type"] for record in plain} == {"text", "end"}
+    full = await all_of(script, reasoning=True, tools=True)
+    assert [record for record in full if record["type"] == "text"] == [r for r in plain if r["type"] == "text"]
+    assert "".join(record["text"] for record in full if record["type"] == "reasoning") == "hmm"
+    tools = [record for record in full if record["type"] == "tool"]
+    assert tools[0]["name"] == "look_up"
+    assert json.loads("".join(record["arguments"] for record in tools)) == {"year": 1819}
+
+
+async def test_attempts_only_if_asked_for() -> None:
+    """A refusal and the request in its place are told, and the error has its class only."""
+    script = [Script(prefill="refuses"), Script(text="Alabama", prefill="echoes", echo_text='["')]
+    async with serve(script) as provider, claude(provider) as session:
+        app = application(lambda: session.stream("hi", prefill='["'), attempts=True)
+        async with site(app) as here:
+            attempts = [record for record in await records_of(here.url) if record["type"] == "attempt"]
+    assert attempts == [
+        {"type": "attempt", "number": 1, "mode": "native", "support": "eats", "error": "PrefillRefused", "id": 0},
+        {"type": "attempt", "number": 2, "mode": "emulated", "support": "emulated", "id": 0},
+    ]
+
+
+async def test_coalesce_is_one_frame_a_read() -> None:
+    """Ten tokens that came in one read are one record; without it ten; the prefill has one of its own in both."""
+    script = Script(text="abcdefghij", cuts=1, wire_cuts=1_000_000)
+    apart = await all_of(script)
+    joined = await all_of(script, asked={"coalesce": True})
+    assert text_of(apart) == text_of(joined) == '["abcdefghij'
+    assert [record["text"] for record in apart[:-1]] == ['["', *"abcdefghij"]
+    assert [record["text"] for record in joined[:-1]] == ['["', "abcdefghij"]
+
+
+async def test_coalesce_keeps_the_order_of_other_events() -> None:
+    """Reasoning and tool calls are not passed by the text that is joined."""
+    script = Script(text="abcd", cuts=1, reasoning="hm", tools=[ToolCall(name="f")], wire_cuts=1_000_000)
+    records = await all_of(script, asked={"coalesce": True}, reasoning=True, tools=True)
+    kinds = [record["type"] for record in records]
+    assert kinds.count("text") == 2
+    assert kinds.index("reasoning") < kinds.index("tool")
+    assert [r["text"] for r in records if r["type"] == "text"] == ['["', "abcd"]
+
+
+@pytest.mark.parametrize("show", [{"show_when": "never"}, {"show_from": 1}])
+async def test_a_hidden_prefill_counts_in_the_offsets(show: dict[str, Any]) -> None:
+    """Offsets are those of the whole reply, whatever of it is shown."""
+    *texts, end = await all_of(STATES, asked=show)
+    assert texts[0]["offset"] == show.get("show_from", 2)
+    assert end["length"] == end["id"] == 21
+
+
+async def test_the_head_of_the_response() -> None:
+    """What keeps proxies from buffering, and headers of the caller's."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        app = application(lambda: session.stream("hi"), headers={"x-mine": "1"})
+        async with site(app) as here:
+            response = await get(f"{here.url}/sse")
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
+    assert response.headers["x-accel-buffering"] == "no"
+    assert response.headers["x-mine"] == "1"
+    assert "content-length" not in response.headers
+
+
+# --- errors ---------------------------------------------------------------------------------------------------
+
+BEFORE: dict[str, tuple[Script | list[Script], int, str, bool]] = {
+    "busy": (Script(status=429, retry_after=2.5), 429, "StatusError", True),
+    "overloaded": (Script(status=529), 503, "StatusError", True),
+    "broken": (Script(status=500), 502, "StatusError", True),
+    "our key": (Script(status=401), 502, "StatusError", False),
+    "bad request": (Script(status=400), 502, "StatusError", False),
+    "timed out there": (Script(status=504), 504, "StatusError", True),
+    "hang up": (Script(hang_up=True), 502, "ConnectFailed", True),
+    "stalled": (Script(text="x", first_token_s=math.inf), 504, "Stalled", True),
+    "silent": (Script(text="x", first_byte_s=math.inf), 504, "Stalled", True),
+    "a login page": (Script(body=b"<html>", content_type="text/html"), 502, "ProtocolError", False),
+    "an endless line": (Script(text="x", after=0, endless_line=60_000_000), 502, "LimitExceeded", False),
+    "cut": (Script(text="x", drop_after_bytes=1), 502, "Truncated", True),
+    "in the stream": (Script(text="x", after=0, error_event=("overloaded_error", "Secret")), 503, "StatusError", True),
+    "refused": (Script(prefill="refuses"), 422, "PrefillRefused", False),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE)
+async def test_an_error_before_the_first_chunk_is_a_status(case: str) -> None:
+    """Nothing was sent, so the status says it, and the body is the error record as JSON."""
+    script, status, name, can_continue = BEFORE[case]
+    async with serve(script) as provider:
+        # shown with the first new text, so that nothing comes before it
+        options = {"show_when": "decided", "emulate": False, "timeouts": Timeouts(first_token_s=0.2)}
+        async with claude(provider, **options) as session:
+            async with site(application(lambda: session.stream("hi", prefill="P"), heartbeat_s=0.03)) as here:
+                response = await get(f"{here.url}/sse")
+        assert len(provider.exchanges) == 1
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers.get("retry-after") == ("3" if case == "busy" else None)
+    record = response.json()
+    assert (record["type"], record["error"], record["can_continue"]) == ("error", name, can_continue)
+    assert record["length"] == 0
+    assert record.get("retry_after_s") == (2.5 if case == "busy" else None)
+    assert "Secret" not in response.text
+
+
+async def test_no_connection_is_a_bad_gateway() -> None:
+    """Nobody listens at the host's port."""
+    ask = lambda: stream("hi", model="vllm:m", base_url="http://127.0.0.1:9/v1", recovery=Recovery(retries=0))  # noqa: E731
+    async with site(application(ask)) as here:
+        response = await get(f"{here.url}/sse")
+    assert (response.status_code, response.json()["error"]) == (502, "ConnectFailed")
+
+
+async def test_a_mistake_of_the_servers_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    """A reply that was read already: the client is told little, the log all."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        reply = session.stream("hi")
+        await reply.text()
+        async with site(application(lambda: reply)) as here:
+            response = await get(f"{here.url}/sse")
+    assert (response.status_code, response.json()["error"]) == (500, "ReplyConsumed")
+    assert response.json()["message"] == "the server could not make this request"
+    assert "already been streamed to its end" in caplog.text
+
+
+AFTER = {
+    "drop": (Script(text="one two three", drop_after_bytes=500), "Truncated", True),
+    "reset": (Script(text="one two three", reset_after_bytes=500), "Truncated", True),
+    "no end": (Script(text="one two three", no_end=True), "Truncated", True),
+    "half an event": (Script(text="one two three", half_event_at_end=True), "Truncated", True),
+    "overloaded": (Script(text="one two three", after=8, error_event=("overloaded_error", "Se\ncret")), "StatusError", True),
+    "stall": (Script(text="one two three", stall_after=8), "Stalled", True),
+    "not JSON": (Script(text="one two three", after=8, bad_event="json"), "ProtocolError", True),
+    "after a tool call": (Script(text="one", tools=[ToolCall(name="f")], no_end=True), "Truncated", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AFTER)
+async def test_an_error_in_the_middle_is_a_record(case: str) -> None:
+    """After the text, never in it: it names the class, says where the text ends and whether to go on from there."""
+    script, name, can_continue = AFTER[case]
+    asked = {"timeouts": Timeouts(progress_s=0.2)}
+    *texts, error = await all_of(script, asked=asked)
+    assert {record["type"] for record in texts} == {"text"}
+    assert ('["' + script.text).startswith(text_of(texts))
+    assert set(error) == {"type", "error", "message", "can_continue", "length", "id"}
+    assert (error["type"], error["error"], error["can_continue"]) == ("error", name, can_continue)
+    assert error["length"] == error["id"] == len(text_of(texts)) > 2
+    assert "cret" not in error["message"]
+
+
+async def test_a_limit_inside_the_repetition_cannot_be_continued() -> None:
+    """The same request would end there again."""
+    script = Script(prefill="echoes", echo_text="country: ", echo="split", cuts=2, obey_max_tokens=True)
+    async with serve(script) as provider, session_of(provider, support="emulated") as session:
+        app = application(lambda: session.stream("hi", prefill="country: ", extra={"max_tokens": 2}))
+        async with site(app) as here:
+            response = await get(f"{here.url}/sse")
+    assert (response.status_code, response.json()["error"]) == (502, "Truncated")
+    assert response.json()["can_continue"] is False
+
+
+@pytest.mark.parametrize("details", [False, True])
+async def test_the_hosts_own_words_only_by_name(details: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets a plain sentence; with `details` the error's own. The log has that in both cases."""
+    script = Script(status=500, error=("api_error", "disk 7 of machine 12 is full"))
+    async with serve(script) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"), details=details)) as here:
+            response = await get(f"{here.url}/sse")
+    assert ("disk 7" in response.text) == details
+    assert "disk 7" in caplog.text
+
+
+async def test_a_bug_is_not_swallowed() -> None:
+    """An exception that is not ours goes to the server, which logs it: here out of a codec that is broken."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        reply = session.stream("hi")
+        reply._run._make_transport = lambda: 1 / 0  # type: ignore[assignment, return-value]
+        response = web.sse(reply)
+
+        async def receive() -> Any:
+            await anyio.sleep_forever()
+
+        async def send(message: Any) -> None:
+            raise AssertionError(message)
+
+        with pytest.raises(ZeroDivisionError):
+            await response({"type": "http", "method": "GET", "headers": []}, receive, send)
+
+
+async def test_with_show_now_an_error_is_a_record() -> None:
+    """A prefill that is shown before the request cannot be taken back, and the status with it."""
+    *texts, error = await all_of(Script(status=429), asked={"show_when": "now"})
+    assert text_of(texts) == '["'
+    assert (error["type"], error["error"], error["length"]) == ("error", "StatusError", 2)
+
+
+# --- time -----------------------------------------------------------------------------------------------------
+
+
+async def test_heartbeats_while_the_model_is_silent() -> None:
+    """Comments between the chunks, none in the text; the provider is read by one reader all the same."""
+    script = Script(text="one two three", cuts=4, pace_s=0.06)
+    records = await all_of(script, heartbeat_s=0.02)
+    kinds = [record["type"] for record in records]
+    assert text_of([record for record in records if record["type"] == "text"]) == '["one two three'
+    assert kinds.count("comment") >= 4
+    assert kinds[-1] == "end"
+    quiet = await all_of(script, heartbeat_s=None)
+    assert "comment" not in [record["type"] for record in quiet]
+
+
+async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
+    """A model that stalls is found out, however many heartbeats the client got meanwhile."""
+    script = Script(text="one two three", cuts=4, stall_after=4)
+    *_, error = await all_of(script, heartbeat_s=0.02, asked={"timeouts": Timeouts(progress_s=0.2)})
+    assert error["error"] == "Stalled"
+
+
+async def test_a_response_can_begin_before_the_model_does() -> None:
+    """With `begin_after_s` the status goes ahead, heartbeats follow, and an error is a record."""
+    script = Script(status=500, first_byte_s=0.2)
+    for begin_after_s in (0, 0.05):
+        records = await all_of(script, begin_after_s=begin_after_s, heartbeat_s=0.04)
+        kinds = [record["type"] for record in records]
+        assert kinds.count("comment") >= 2
+        assert records[-1]["error"] == "StatusError"
+    records = await all_of(STATES, begin_after_s=0, attempts=True)
+    assert [record["type"] for record in records[:2]] == ["attempt", "text"]
+
+
+@pytest.mark.parametrize("option", ["heartbeat_s", "send_timeout_s", "begin_after_s"])
+async def test_seconds_are_checked(option: str) -> None:
+    """Below zero, or no number: a mistake of the endpoint's, raised where it is made."""
+    with pytest.raises(UsageError, match=option):
+        web.sse(stream("hi", model="demo:eats"), **{option: -1})
+
+
+# --- requests that must not cost a reply ----------------------------------------------------------------------
+
+
+async def test_a_reconnecting_reader_is_told_to_stop() -> None:
+    """EventSource asks again by itself after every end; 204 makes it stop, and no model is asked."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        for reconnects, status in ((False, 204), (True, 200)):
+            async with site(application(lambda: session.stream("hi"), reconnects=reconnects)) as here:
+                response = await get(f"{here.url}/sse", headers={"Last-Event-ID": "5"})
+            assert response.status_code == status
+            assert len(provider.exchanges) == reconnects
+
+
+async def test_head_asks_no_model() -> None:
+    """Starlette answers HEAD with GET's endpoint."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"))) as here, httpx2.AsyncClient() as client:
+            response = await client.head(f"{here.url}/sse")
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert provider.exchanges == []
+
+
+async def test_the_connection_is_kept_for_the_next_request() -> None:
+    """A response that ended well leaves the client's connection and the provider's usable."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"))) as here, httpx2.AsyncClient() as client:
+            for _ in range(3):
+                response = await client.post(f"{here.url}/sse", content=b"x" * 200_000)
+                assert events_in(response.content)[-1]["type"] == "end"
+        assert provider.connections == 1
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_the_background_task_runs_afterwards(stays: bool) -> None:
+    """With the reply closed, also when the client has gone: there is what it got so far."""
+    script = Script(text="one two three", cuts=4, stall_after=None if stays else 8)
+    done = anyio.Event()
+    saved: list[Any] = []
+    async with serve(script) as provider, session_of(provider) as session:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            reply = session.stream("hi", prefill="zero ")
+
+            async def save() -> None:
+                saved.extend([reply.text_so_far, reply.stop_reason.value if reply.stop_reason else None])
+                done.set()
+
+            await web.sse(reply, background=BackgroundTask(save))(scope, receive, send)
+
+        async with site(app) as here:
+            client = await Raw.open(here, "/")
+            await client.read_until(b'"type":"end"' if stays else b'"offset":9')
+            client.fin()
+            with anyio.fail_after(2):
+                await done.wait()
+    assert saved == (["zero one two three", "end"] if stays else ["zero one two ", "cancelled"])
+
+
+async def test_fastapi_takes_it_as_a_response() -> None:
+    """From a path operation that has read a JSON body."""
+    app = FastAPI()
+    async with serve(STATES) as provider, session_of(provider) as session:
+
+        @app.post("/sse")
+        async def chat(asked: dict[str, str]) -> Response:
+            return web.sse(session.stream(asked["prompt"], prefill=asked["prefill"]))
+
+        async with site(app) as here, httpx2.AsyncClient() as client:
+            response = await client.post(f"{here.url}/sse", json={"prompt": "hi", "prefill": '["'})
+    assert text_of(events_in(response.content)) == WHOLE
+
+
+async def test_two_readers_of_one_reply() -> None:
+    """A reply is one client's: the second gets an error."""
+    async with serve(Script(text="one two three", cuts=4, pace_s=0.05)) as provider, session_of(provider) as session:
+        reply = session.stream("hi")
+        async with site(application(lambda: reply)) as here:
+            first = await Raw.open(here, "/sse")
+            await first.read_until(b'"offset":4')
+            second = await get(f"{here.url}/sse")
+            assert (second.status_code, second.json()["error"]) == (500, "UsageError")
+
+
+def test_a_session_is_not_needed() -> None:
+    """The response is made outside of any loop, and nothing happens before it is sent."""
+    response = web.sse(stream("hi", model="demo:eats"))
+    response.set_cookie("seen", "1")
+    assert isinstance(response, Response)
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    """As if Starlette were not there; the rest of the package does not mind."""
+    code = "import sys; sys.modules['starlette'] = None; from aprefill import stream; import aprefill.web"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'aprefill[web]'" in done.stderr.splitlines()[-1]

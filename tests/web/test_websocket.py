@@ -1,0 +1,341 @@
+"""A reply over a WebSocket: records, closing codes, origins, what the client says meanwhile."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import pytest
+import websockets
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from aprefill import Timeouts, UsageError, web
+from aprefill.testing import Script, ToolCall, serve
+
+from ..conftest import LOOPS
+from .site import application, session_of, site
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=LOOPS[:1])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    return request.param
+
+
+STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001)
+WHOLE = '["Alabama", "Alaska"]'
+
+
+async def rest_of(client: Any) -> list[dict[str, Any]]:
+    """The records up to the close."""
+    records = []
+    with anyio.fail_after(5):
+        try:
+            while True:
+                records.append(json.loads(await client.recv()))
+        except ConnectionClosed:
+            return records
+
+
+async def all_of(script: Script, *, asked: Any = None, **options: Any) -> tuple[list[dict[str, Any]], int, str]:
+    """The records of one reply, and the closing code and reason."""
+    async with serve(script) as provider, session_of(provider) as session:
+        app = application(lambda: session.stream("hi", prefill='["', **(asked or {})), **options)
+        async with site(app) as here, websockets.connect(here.ws_url) as client:
+            records = await rest_of(client)
+            return records, client.close_code or 0, client.close_reason or ""
+
+
+async def test_a_frame_a_record() -> None:
+    """Text with offsets, the end with all that is known, and a normal close."""
+    (*texts, end), code, _ = await all_of(STATES)
+    text = ""
+    for record in texts:
+        assert (record["type"], record["offset"]) == ("text", len(text))
+        text += record["text"]
+    assert text == WHOLE
+    assert [record.get("prefill", False) for record in texts] == [True, *[False] * 5]
+    assert (end["type"], end["verdict"], end["stop_reason"], end["length"]) == ("end", "absent", "end", 21)
+    assert end["usage"]["output_tokens"] == 5
+    assert code == 1000
+
+
+async def test_reasoning_tools_and_attempts_if_asked_for() -> None:
+    """The same kinds as over SSE; an attempt is told at once, there is no status to wait for."""
+    script = Script(text="abc", reasoning="hmm", tools=[ToolCall(name="look_up")])
+    records, _, _ = await all_of(script, reasoning=True, tools=True, attempts=True)
+    kinds = [record["type"] for record in records]
+    assert list(dict.fromkeys(kinds)) == ["attempt", "text", "reasoning", "tool", "end"]
+
+
+async def test_coalesce_is_one_frame_a_read() -> None:
+    """Ten tokens in one read: one frame."""
+    script = Script(text="abcdefghij", cuts=1, wire_cuts=1_000_000)
+    records, _, _ = await all_of(script, asked={"coalesce": True})
+    assert [record.get("text") for record in records] == ['["', "abcdefghij", None]
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "code"),
+    [
+        (Script(status=500), "StatusError", 1011),
+        (Script(status=429, retry_after=3), "StatusError", 1013),
+        (Script(text="one two three", drop_after_bytes=400), "Truncated", 1011),
+        (Script(text="one two three", after=4, error_event=("overloaded_error", "Overloaded")), "StatusError", 1013),
+    ],
+    ids=["before", "busy", "in the middle", "overloaded in the middle"],
+)
+async def test_an_error_is_a_record_and_a_close(script: Script, name: str, code: int) -> None:
+    """The class in both; never in the text."""
+    (*texts, error), closed, reason = await all_of(script)
+    assert {record["type"] for record in texts} <= {"text"}
+    assert (error["type"], error["error"], error["can_continue"]) == ("error", name, True)
+    assert error["length"] == sum(len(record["text"]) for record in texts)
+    assert (closed, reason) == (code, name)
+
+
+async def test_heartbeats_are_records() -> None:
+    """A ping record after so much silence, and the reply is whole."""
+    records, _, _ = await all_of(Script(text="one two three", cuts=4, pace_s=0.06), heartbeat_s=0.02)
+    assert [record["type"] for record in records].count("ping") >= 4
+    assert "".join(record["text"] for record in records if record["type"] == "text") == '["one two three'
+
+
+# --- what the client says -------------------------------------------------------------------------------------
+
+ENDLESS = Script(text="word " * 10_000, cuts=5, pace_s=0.002)
+
+
+@pytest.mark.parametrize("script", [ENDLESS, Script(text="one two", cuts=4, stall_after=4)], ids=["text", "silence"])
+async def test_the_client_stops_the_reply(script: Script) -> None:
+    """The provider sees the close at once, and the client still gets the end record with all that is known."""
+    async with serve(script) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"))) as here, websockets.connect(here.ws_url) as client:
+            length = len(json.loads(await client.recv())["text"])
+            await client.send("stop")  # not a message of ours: dropped, like everything else
+            await client.send('{"type": "stop", ')
+            await client.send(b"\x00")
+            await client.send('{"type": "stop"}')
+            *texts, end = await rest_of(client)
+            assert client.close_code == 1000
+        assert provider.exchanges[0].outcome == "client_closed"
+    length += sum(len(record["text"]) for record in texts)
+    assert (end["type"], end["stop_reason"], end["length"]) == ("end", "cancelled", length)
+
+
+async def test_other_messages_go_to_the_caller() -> None:
+    """In order, text and bytes, up to the last record."""
+    heard: list[str | bytes] = []
+    script = Script(text="one two three", cuts=4, pace_s=0.03)
+    async with serve(script) as provider, session_of(provider) as session:
+        app = application(lambda: session.stream("hi"), on_message=heard.append)
+        async with site(app) as here, websockets.connect(here.ws_url) as client:
+            for message in ("hello", b"\x01\x02", '{"type": "like"}'):
+                await client.send(message)
+            assert (await rest_of(client))[-1]["type"] == "end"
+    assert heard == ["hello", b"\x01\x02", '{"type": "like"}']
+
+
+async def test_a_bug_in_the_callers_function_ends_the_reply(caplog: pytest.LogCaptureFixture) -> None:
+    """It goes to the server as it is, and the provider's connection is closed."""
+
+    def broken(message: str | bytes) -> None:
+        raise KeyError(message)
+
+    async with serve(ENDLESS) as provider, session_of(provider) as session:
+        app = application(lambda: session.stream("hi"), on_message=broken)
+        async with site(app) as here, websockets.connect(here.ws_url) as client:
+            await client.recv()
+            await client.send("hello")
+            await rest_of(client)
+            with anyio.fail_after(2):
+                await provider.exchanges[0].closed.wait()
+    assert "KeyError: 'hello'" in caplog.text
+    assert "ExceptionGroup" not in caplog.text
+
+
+# --- several replies over one connection ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
+async def test_one_connection_for_many_replies(ws: str) -> None:
+    """`keep_open` leaves it open; what the client says after the last record is the endpoint's to read."""
+    left: list[bool] = []
+
+    async with serve(replace(STATES, pace_s=0)) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            await ws.accept()
+            try:
+                while True:
+                    prompt = await ws.receive_text()
+                    left.append(await web.websocket(ws, session.stream(prompt, prefill='["'), keep_open=True))
+            except WebSocketDisconnect:
+                left.append(False)
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)]), ws=ws) as here:
+            async with websockets.connect(here.ws_url) as client:
+                for _ in range(20):
+                    await client.send("hi")
+                    while json.loads(await client.recv())["type"] != "end":
+                        pass
+            with anyio.fail_after(2):
+                while len(left) < 21:
+                    await anyio.lowlevel.checkpoint()
+        assert [one.last_user_text for one in provider.exchanges] == ["hi"] * 20
+        assert provider.connections == 1
+    assert left == [True] * 20 + [False]
+
+
+@pytest.mark.filterwarnings("ignore:.*websockets.*", "ignore:remove second argument:DeprecationWarning")
+@pytest.mark.parametrize("ws", ["websockets", "websockets-sansio", "wsproto"])
+async def test_the_caller_learns_that_all_was_sent(ws: str) -> None:
+    """True, also where the server tells of the close that we asked for."""
+    result: list[bool] = []
+    over = anyio.Event()
+    async with serve(STATES) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            result.append(await web.websocket(ws, session.stream("hi")))
+            over.set()
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)]), ws=ws) as here:
+            async with websockets.connect(here.ws_url) as client:
+                assert (await rest_of(client))[-1]["type"] == "end"
+                assert client.close_code == 1000
+            with anyio.fail_after(2):
+                await over.wait()
+    assert result == [True]
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_the_caller_learns_that_the_client_has_gone(when: str) -> None:
+    """False, no exception; a client that went before costs no request."""
+    result: list[bool] = []
+    over = anyio.Event()
+    async with serve(ENDLESS) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            await ws.accept()
+            if when == "before":
+                with pytest.raises(WebSocketDisconnect):
+                    await ws.receive_text()
+            result.append(await web.websocket(ws, session.stream("hi")))
+            over.set()
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)])) as here:
+            async with websockets.connect(here.ws_url) as client:
+                if when == "during":
+                    await client.recv()
+            with anyio.fail_after(2):
+                await over.wait()
+        assert len(provider.exchanges) == (when == "during")
+    assert result == [False]
+
+
+# --- origins --------------------------------------------------------------------------------------------------
+
+
+def asked(origin: str | None, host: str = "chat.example") -> HTTPConnection:
+    headers = [(b"host", host.encode())] + ([] if origin is None else [(b"origin", origin.encode())])
+    return HTTPConnection({"type": "websocket", "headers": headers})
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        (None, "chat.example", True),
+        ("https://chat.example", "chat.example", True),
+        ("http://chat.example", "chat.example", True),
+        ("https://CHAT.example", "Chat.Example:443", True),
+        ("https://chat.example:443", "chat.example", True),
+        ("http://localhost:8000", "localhost:8000", True),
+        ("http://[::1]:8000", "[::1]:8000", True),
+        ("http://localhost:8001", "localhost:8000", False),
+        ("http://localhost", "localhost:8000", False),
+        ("https://chat.example:8443", "chat.example", False),
+        ("https://evil.example", "chat.example", False),
+        ("https://chat.example.evil.example", "chat.example", False),
+        ("https://chat.example@evil.example", "chat.example", False),
+        ("https://evil.example/https://chat.example", "chat.example", False),
+        ("https://chat.example/", "chat.example", False),
+        ("null", "chat.example", False),
+        ("", "chat.example", False),
+        ("chat.example", "chat.example", False),
+        ("https://chat.example:x", "chat.example", False),
+        ("https://[", "chat.example", False),
+        ("ftp://chat.example", "chat.example", False),
+    ],
+)
+def test_by_default_a_page_talks_to_its_own_host(origin: str | None, host: str, allowed: bool) -> None:
+    """Same host and port; TLS may end at a proxy, so the scheme is the origin's word."""
+    assert web.origin_allowed(asked(origin, host)) is allowed
+
+
+def test_listed_origins_and_no_others() -> None:
+    """With the scheme; one or several; "null" and "any" by name."""
+    listed = ["https://chat.example", "http://localhost:3000", "null"]
+    for origin in (*listed, "https://chat.example:443", None):
+        assert web.origin_allowed(asked(origin), listed)
+    for origin in ("http://chat.example", "http://localhost:3001", "https://evil.example"):
+        assert not web.origin_allowed(asked(origin), listed)
+    assert web.origin_allowed(asked("https://a.example"), "https://a.example")
+    assert not web.origin_allowed(asked("https://chat.example"), [])
+    assert web.origin_allowed(asked("https://evil.example"), "any")
+    for wrong in ("*", "chat.example", "https://chat.example/", ["any"], [None], "https://*.example:x"):
+        with pytest.raises(UsageError, match="origins="):
+            web.origin_allowed(asked("https://chat.example"), wrong)  # type: ignore[arg-type]
+
+
+def test_two_origins_or_hosts_are_none() -> None:
+    """A request that names two is refused."""
+    two = [(b"host", b"a.example"), (b"origin", b"https://a.example"), (b"origin", b"https://b.example")]
+    assert not web.origin_allowed(HTTPConnection({"type": "websocket", "headers": two}))
+    two = [(b"host", b"a.example"), (b"host", b"b.example"), (b"origin", b"https://a.example")]
+    assert not web.origin_allowed(HTTPConnection({"type": "websocket", "headers": two}))
+
+
+async def test_a_foreign_page_is_refused_before_anything() -> None:
+    """403 instead of the upgrade; no model is asked. Its own page, a listed one and a program get the reply."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"))) as here:
+            with pytest.raises(InvalidStatus) as refused:
+                await websockets.connect(here.ws_url, origin="https://evil.example")
+            assert refused.value.response.status_code == 403
+            assert provider.exchanges == []
+            async with websockets.connect(here.ws_url, origin=here.url) as client:
+                assert (await rest_of(client))[-1]["type"] == "end"
+        for origins in ("any", ["https://evil.example"]):
+            async with site(application(lambda: session.stream("hi"), origins=origins)) as here:
+                async with websockets.connect(here.ws_url, origin="https://evil.example") as client:
+                    assert (await rest_of(client))[-1]["type"] == "end"
+
+
+async def test_a_foreign_page_on_an_accepted_connection() -> None:
+    """Closed with 1008, and no model is asked."""
+    async with serve(STATES) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            await ws.accept()
+            assert await web.websocket(ws, session.stream("hi")) is False
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)])) as here:
+            async with websockets.connect(here.ws_url, origin="https://evil.example") as client:
+                assert await rest_of(client) == []
+                assert client.close_code == 1008
+        assert provider.exchanges == []
+
+
+async def test_a_stall_is_an_error_record() -> None:
+    """The reply's own clocks run on, whatever is sent meanwhile."""
+    script = Script(text="one two", cuts=4, stall_after=4)
+    records, code, reason = await all_of(script, asked={"timeouts": Timeouts(progress_s=0.15)}, heartbeat_s=0.03)
+    assert (records[-1]["error"], code, reason) == ("Stalled", 1011, "Stalled")
