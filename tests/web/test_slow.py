@@ -53,10 +53,11 @@ async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
             await sends.blocked()
             stopped = await sent_bytes_at_rest(exchange)
             print(f"{path}: the provider was stopped after {stopped / 1e6:.1f} MB, {replies[0]!r}")
-            assert stopped < SIZE // 3
+            # the rest is what the kernel holds on both sides, which it decides itself
+            assert stopped < SIZE * 2 // 3
             assert len(replies[0].text_so_far) < stopped
             client.fin()
-            with anyio.fail_after(2):
+            with anyio.fail_after(5):
                 await exchange.closed.wait()
 
 
@@ -98,7 +99,7 @@ async def test_a_client_that_takes_nothing_is_let_go(path: str, caplog: pytest.L
             await Raw.open(here, path, upgrade=path == "/ws", receive_bytes=4096)
             exchange = await provider.wait_exchange()
             await sends.blocked()
-            with anyio.fail_after(1):
+            with anyio.fail_after(5):
                 await exchange.closed.wait()
     assert exchange.outcome == "client_closed"
     assert "took nothing for 0.2 s" in caplog.text
@@ -109,7 +110,7 @@ async def test_a_client_that_is_merely_slow_gets_all() -> None:
     """Pauses shorter than the limit, many of them: the reply is whole, and the provider waited as long."""
     text = "0123456789" * 300_000
     async with serve(Script(text=text, cuts=16_000)) as provider, session_of(provider) as session:
-        async with site(application(lambda: session.stream("hi"), send_timeout_s=0.5)) as here:
+        async with site(application(lambda: session.stream("hi"), send_timeout_s=3)) as here:
             client = await Raw.open(here, "/sse", receive_bytes=4096)
             await provider.wait_exchange()
             for megabyte in range(1, 4):

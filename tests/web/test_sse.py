@@ -94,6 +94,7 @@ async def test_attempts_only_if_asked_for() -> None:
         async with site(app) as here:
             attempts = [record for record in await records_of(here.url) if record["type"] == "attempt"]
     assert attempts == [
+        {"type": "attempt", "number": 1, "mode": "native", "support": "eats", "id": 0},
         {"type": "attempt", "number": 1, "mode": "native", "support": "eats", "error": "PrefillRefused", "id": 0},
         {"type": "attempt", "number": 2, "mode": "emulated", "support": "emulated", "id": 0},
     ]
