@@ -44,6 +44,7 @@ LAYERS = {
     "__init__": 3,
     "__main__": 4,
     "cli": 4,
+    "llm_plugin": 4,
     "testing": 4,
 }
 
