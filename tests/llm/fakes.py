@@ -115,7 +115,7 @@ def _answer(host: Host, path: str, body: dict[str, Any]) -> tuple[str, bytes] | 
         models = [{"model": name, "name": name, "digest": name} for name in names]
         return "application/json", json.dumps({"models": models}).encode()
     if path == "/api/show":
-        return "application/json", json.dumps({"capabilities": ["completion", "tools"]}).encode()
+        return "application/json", json.dumps({"capabilities": ["completion", "tools"], "model_info": {}}).encode()
     return None
 
 
