@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 
-from .._emulate import DEFAULT, emulate, room, texts_of
+from .._emulate import DEFAULT, emulate, room
 from .._errors import UsageError
 from .._plan import _host_stop, _own_stop
 from .._support import carry
@@ -140,7 +140,7 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
     prefill = prompt.options.prefill
     messages = list(prompt.messages)
     at = _last_user(messages)
-    texts = texts_of([_texts(message) for message in messages])
+    texts = [text for message in messages for text in _texts(message)]
     turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
     asked = emulate(DEFAULT, turns, prefill)
     request = asked.messages[-1]["content"]

@@ -5,7 +5,8 @@ What the plugin yields is spliced (`_splice`); usage, tool calls and whatever el
 
 from __future__ import annotations
 
-from contextlib import aclosing, closing, nullcontext
+from collections import deque
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import llm
@@ -140,7 +141,9 @@ class _Turn:
         self._carried: Any = None
         self._prefill = prompt.options.prefill
         run = owner._run
-        if self._prefill and ((run and run.first_only and run.delivered) or is_delivered(prompt.messages, self._prefill)):
+        if self._prefill and (
+            (run and run.first_only and run.delivered) or is_delivered(prompt.messages, self._prefill)
+        ):
             self._prefill = None
         if self._prefill:
             self._host = host_of(owner._inner)
@@ -253,26 +256,57 @@ def _events(owner: _Prefill, prompt: Any, response: Any, run: Callable[[Any, Any
     turn.note()
 
 
-async def _async_events(
-    owner: _Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]
-) -> AsyncIterator[Any]:
-    turn = _Turn(owner, prompt, response)
-    while True:
-        source = run(*turn.request)
+class _AsyncEvents:
+    """The same for an async model. An object and no generator: what it holds is closed when it is left."""
+
+    def __init__(self, owner: _Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> None:
+        self._begin = (owner, prompt, response)
+        self._run = run
+        self._turn: _Turn | None = None
+        self._source: Any = None
+        self._ready: deque[Any] = deque()
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._turn is None:
+            self._turn = _Turn(*self._begin)
+        while not self._ready:
+            if self._ended:
+                self._turn.note()
+                raise StopAsyncIteration
+            try:
+                await self._pull(self._turn)
+            except BaseException:
+                await self.aclose()
+                raise
+        return self._ready.popleft()
+
+    async def _pull(self, turn: _Turn) -> None:
+        if self._source is None:
+            self._source = self._run(*turn.request)
         try:
-            async with aclosing(source) if hasattr(source, "aclose") else nullcontext():
-                async for chunk in source:
-                    for one in turn.take(chunk):
-                        yield one
-                    if turn.stopped:
-                        break
-            break
+            chunk = await anext(self._source)
+        except StopAsyncIteration:
+            self._ended = True
         except Exception as error:
             if not turn.is_rescued(error):
                 raise
-    for one in turn.end():
-        yield one
-    turn.note()
+            await self.aclose()
+        else:
+            self._ready += turn.take(chunk)
+            self._ended = turn.stopped
+        if self._ended:
+            self._ready += turn.end()
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what the plugin yields from."""
+        source, self._source = self._source, None
+        if hasattr(source, "aclose"):
+            await source.aclose()
 
 
 class PrefillModel(_Prefill, llm.Model):
@@ -298,7 +332,7 @@ class AsyncPrefillModel(_Prefill, llm.AsyncModel):
 
     def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any = None) -> AsyncIterator[Any]:
         rest = {"stream": stream, "response": response, "conversation": conversation}
-        return _async_events(self, prompt, response, lambda model, inner: model.execute(inner, **rest))
+        return _AsyncEvents(self, prompt, response, lambda model, inner: model.execute(inner, **rest))
 
 
 class AsyncPrefillKeyModel(_Prefill, llm.AsyncKeyModel):
@@ -308,7 +342,7 @@ class AsyncPrefillKeyModel(_Prefill, llm.AsyncKeyModel):
         self, prompt: Any, stream: bool, response: Any, conversation: Any = None, key: str | None = None
     ) -> AsyncIterator[Any]:
         rest = {"stream": stream, "response": response, "conversation": conversation, "key": key}
-        return _async_events(self, prompt, response, lambda model, inner: model.execute(inner, **rest))
+        return _AsyncEvents(self, prompt, response, lambda model, inner: model.execute(inner, **rest))
 
 
 _KINDS: dict[Any, Any] = {

@@ -168,8 +168,8 @@ Run = Callable[..., "Result"]
 def run() -> Run:
     """`llm` with these arguments; fails on an exit code other than `code`."""
 
-    def run(*arguments: str, code: int = 0, input: str | None = None) -> Result:
-        result = CliRunner().invoke(llm_cli, list(arguments), input=input)
+    def run(*arguments: str, code: int = 0, typed: str | None = None) -> Result:
+        result = CliRunner().invoke(llm_cli, list(arguments), input=typed)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.output

@@ -24,7 +24,9 @@ WAYS = [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")]
 
 @pytest.mark.parametrize("command", [("prompt",), ()])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("reply", [['Alabama", "Alaska"]'], ['["Ala', 'bama", "Alaska"]'], ['["', 'Alabama", "Alaska"]']])
+@pytest.mark.parametrize(
+    "reply", [['Alabama", "Alaska"]'], ['["Ala', 'bama", "Alaska"]'], ['["', 'Alabama", "Alaska"]']]
+)
 def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str, ...], reply: list[str]) -> None:
     """Sync and async, streamed or not, repeated or left out: the prefill once, no space invented."""
     stage.play(*reply)
@@ -111,7 +113,7 @@ def test_template(run: Run, stage: Stage, user_path: Path, hide: bool) -> None:
     assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "C=").output == ("Oslo\n" if hide else "C=Oslo\n")
     assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "").output == "Oslo\n"
     assert stage.asked() == "Facts about Oslo"
-    assert run("chat", "-t", "facts", "-p", "city", "x", input="Go\nquit\n").output.count("City: Oslo") == (not hide)
+    assert run("chat", "-t", "facts", "-p", "city", "x", typed="Go\nquit\n").output.count("City: Oslo") == (not hide)
 
 
 def test_template_without_a_prefill(run: Run, stage: Stage, user_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: 
     assert logged["options_json"]["max_tokens"] == 50
     assert logged["attachments"][0]["type"] == "image/png"
     # nothing but an attachment
-    run("-m", "mock", "-a", str(picture), "--prefill", '["', input="")
+    run("-m", "mock", "-a", str(picture), "--prefill", '["', typed="")
     assert [type(part).__name__ for part in stage.prompts[1].messages[0].parts] == ["AttachmentPart", "TextPart"]
 
 
@@ -166,7 +168,9 @@ def test_stop_sequences(run: Run, stage: Stage) -> None:
 def test_schema(run: Run, stage: Stage) -> None:
     """A schema goes with a prefill that its JSON begins with; else a line, and nothing printed."""
     stage.play('{"name": ', '"Cleo"}')
-    assert run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').output == '{"name": "Cleo"}\n'
+    assert (
+        run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').output == '{"name": "Cleo"}\n'
+    )
     done = run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '["', code=1)
     assert done.output == (
         "Error: mock did not begin its reply with the prefill, and with a schema it cannot be put in front\n"
@@ -195,9 +199,7 @@ def test_an_error_of_the_model_is_llms(run: Run, stage: Stage) -> None:
     assert run("-m", "mock", "x", "--prefill", "a", code=1).output == "Error: no money\n"
 
 
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word} means so"
+FUNCTIONS = 'def look_up(word: str) -> str:\n    "Look a word up."\n    return word + " means so"\n'
 
 
 def test_tools(run: Run, stage: Stage) -> None:
@@ -215,8 +217,7 @@ def test_tools(run: Run, stage: Stage) -> None:
         ],
         ["Answer: ", "a bird."],
     ]
-    functions = 'def look_up(word: str) -> str:\n    "Look a word up."\n    return word + " means so"\n'
-    done = run("-m", "mock", "What is a pelican?", "--functions", functions, "--prefill", "Answer: ")
+    done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
     assert done.output.strip() == "Answer: a bird."
     assert [message.role for message in stage.prompts[1].messages] == ["user", "assistant", "tool"]
     assert "Answer: </text-" in stage.asked(1)
@@ -240,9 +241,8 @@ def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
         ],
         ["A bird."],
     ]
-    functions = 'def look_up(word: str) -> str:\n    "Look a word up."\n    return word + " means so"\n'
-    done = run("-m", "mock", "What is a pelican?", "--functions", functions, "--prefill", "Answer: ")
-    assert done.output.split() == "Answer: let me see. A bird.".split()
+    done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
+    assert " ".join(done.output.split()) == "Answer: let me see. A bird."
     assert "text-" not in stage.asked(1)
 
 
@@ -251,7 +251,7 @@ def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
 def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, ...]) -> None:
     """The first reply only; the second turn's history has it whole."""
     stage.turns = [['["Alabama"]'], ["Fine."]]
-    done = run("chat", "-m", "mock", "--prefill", '["', *way, *hidden, input="States\nThanks\nquit\n")
+    done = run("chat", "-m", "mock", "--prefill", '["', *way, *hidden, typed="States\nThanks\nquit\n")
     lines = done.output.splitlines()
     assert ('["Alabama"]' if not hidden else 'Alabama"]') in lines
     assert "Fine." in lines
@@ -264,7 +264,7 @@ def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, .
 
 def test_chat_errors_are_one_line(run: Run, stage: Stage) -> None:
     """`llm chat` itself would show where in the code an error came from."""
-    done = run("chat", "-m", "mock", "--prefill", "a", "-o", "prefill_strict", "1", input="x\n", code=1)
+    done = run("chat", "-m", "mock", "--prefill", "a", "-o", "prefill_strict", "1", typed="x\n", code=1)
     assert done.output.splitlines()[-1].startswith("Error: mock takes no native prefill")
 
 

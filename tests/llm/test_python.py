@@ -51,7 +51,11 @@ async def test_async(stage: Stage) -> None:
     response = conversation.prompt("States", prefill='["')
     assert [chunk async for chunk in response] == ['["', 'Alabama", "Alaska"]']
     assert await conversation.prompt("Thanks").text() == "Fine."
-    assert [[part.text for part in one.parts] for one in stage.prompts[1].messages] == [["States"], [STATES], ["Thanks"]]
+    assert [[part.text for part in one.parts] for one in stage.prompts[1].messages] == [
+        ["States"],
+        [STATES],
+        ["Thanks"],
+    ]
 
 
 @pytest.mark.parametrize("kind", [Mock, KeyMock, AsyncMock, AsyncKeyMock])
@@ -89,8 +93,8 @@ def test_without_a_prefill_nothing_is_different(stage: Stage) -> None:
     event = StreamEvent(type="reasoning", chunk="hm")
     stage.play(event, "a", "b")
     response = llm.get_model("prefill/mock").prompt("x", max_tokens=5)
-    assert list(response.stream_events())[0] is event
     assert response.text() == "ab"
+    assert next(response.stream_events()) is event
     assert type(stage.prompts[0].options) is Mock.Options
     assert stage.prompts[0].options.max_tokens == 5
     assert stage.asked() == "x"
@@ -107,7 +111,10 @@ def test_messages(stage: Stage) -> None:
     """Explicit messages; a last assistant turn, or none of the user's, is an error."""
     model = llm.get_model("prefill/mock")
     stage.play("abcdef")
-    assert model.prompt(messages=[llm.user("one"), llm.assistant("two"), llm.user("three")], prefill="abc").text() == "abcdef"
+    assert (
+        model.prompt(messages=[llm.user("one"), llm.assistant("two"), llm.user("three")], prefill="abc").text()
+        == "abcdef"
+    )
     assert stage.asked().startswith("three\n\nBegin")
     with pytest.raises(llm.ModelError, match="end with an assistant turn"):
         model.prompt(messages=[llm.user("one"), llm.assistant("two")], prefill="abc").text()

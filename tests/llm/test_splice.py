@@ -44,7 +44,9 @@ def test_worked_cases_of_pull_request_473(prefill: str, chunks: list[str | None]
     assert joined(Splice(prefill, rules=rules(prefill)), pieces) == reply
 
 
-@pytest.mark.parametrize("text", ['Alabama", "Alaska"]', '["Alabama", "Alaska"]', '```json\n["Alabama", "Alaska"]\n```'])
+@pytest.mark.parametrize(
+    "text", ['Alabama", "Alaska"]', '["Alabama", "Alaska"]', '```json\n["Alabama", "Alaska"]\n```']
+)
 def test_cuts_do_not_matter(text: str) -> None:
     """Every cut in two, and letter by letter."""
     for cut in range(len(text)):
