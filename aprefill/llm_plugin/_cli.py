@@ -30,7 +30,7 @@ class Run:
 
 #: set while such a run lasts
 RUN: ContextVar[Run | None] = ContextVar("aprefill_llm_run", default=None)
-#: set while `llm models` lists: `prefill/<id>` would show every model twice
+#: set while `llm models` or `llm aliases` lists: `prefill/<id>` would show every model twice
 LISTING: ContextVar[bool] = ContextVar("aprefill_llm_listing", default=False)
 
 _PREFILL = "Begin the reply with this text"
@@ -50,10 +50,11 @@ def install(cli: click.Group) -> None:
             click.Option(["--hide-prefill"], is_flag=True, help=_HIDE),
         ]
         command.callback = _carrying(command.callback, is_chat=is_chat)
-    models = cli.commands.get("models")
-    listing = models.commands.get("list") if isinstance(models, click.Group) else None
-    if listing is not None and listing.callback is not None:
-        listing.callback = _listing(listing.callback)
+    for name in ("models", "aliases"):
+        group = cli.commands.get(name)
+        listing = group.commands.get("list") if isinstance(group, click.Group) else None
+        if listing is not None and listing.callback is not None:
+            listing.callback = _listing(listing.callback)
     if "prefill" not in cli.commands:
         cli.add_command(_group())
 

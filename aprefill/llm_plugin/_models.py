@@ -265,20 +265,26 @@ class _AsyncEvents:
         self._turn: _Turn | None = None
         self._source: Any = None
         self._ready: deque[Any] = deque()
+        #: the plugin has said all
         self._ended = False
+        #: nothing more will be given out
+        self._over = False
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        if self._turn is None:
-            self._turn = _Turn(*self._begin)
         while not self._ready:
-            if self._ended:
-                self._turn.note()
+            if self._over:
                 raise StopAsyncIteration
             try:
-                await self._pull(self._turn)
+                if self._turn is None:
+                    self._turn = _Turn(*self._begin)
+                if self._ended:
+                    self._over = True
+                    self._turn.note()
+                else:
+                    await self._pull(self._turn)
             except BaseException:
                 await self.aclose()
                 raise
@@ -294,16 +300,21 @@ class _AsyncEvents:
         except Exception as error:
             if not turn.is_rescued(error):
                 raise
-            await self.aclose()
+            await self._leave()
         else:
             self._ready += turn.take(chunk)
             self._ended = turn.stopped
         if self._ended:
             self._ready += turn.end()
-            await self.aclose()
+            await self._leave()
 
     async def aclose(self) -> None:
-        """Close what the plugin yields from."""
+        """Close what the plugin yields from; nothing more is given out."""
+        self._over = True
+        self._ready.clear()
+        await self._leave()
+
+    async def _leave(self) -> None:
         source, self._source = self._source, None
         if hasattr(source, "aclose"):
             await source.aclose()
