@@ -16,7 +16,8 @@ from llm.parts import StreamEvent, TextPart
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .conftest import Run, Stage
+    from .conftest import Run
+    from .mocks import Stage
 
 STATES = '["Alabama", "Alaska"]'
 WAYS = [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")]

@@ -23,7 +23,11 @@ def python(*arguments: str, load: str | None = None, code: int = 0, **env: str) 
     if load is not None:
         environ["LLM_LOAD_PLUGINS"] = load
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments], env={**environ, **env}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", *arguments],
+        env={**environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == code, done.stderr
     return done.stdout + (done.stderr if code else "")
@@ -151,7 +155,9 @@ def test_without_llm_it_says_what_to_install() -> None:
 
 def test_loading_is_cheap() -> None:
     """`llm --help` loads three small modules of ours, none of them heavy, in less than 30 ms together."""
-    code = "import sys; sys.argv = ['llm', '--help']; import llm.cli; print([m for m in sys.modules if 'aprefill' in m])"
+    code = (
+        "import sys; sys.argv = ['llm', '--help']; import llm.cli; print([m for m in sys.modules if 'aprefill' in m])"
+    )
     loaded = python("-c", code, load="aprefill").strip()
     assert loaded == "['aprefill._version', 'aprefill', 'aprefill.llm_plugin', 'aprefill.llm_plugin._cli']"
     done = subprocess.run(

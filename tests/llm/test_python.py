@@ -13,11 +13,11 @@ from llm.parts import StreamEvent
 
 from aprefill.llm_plugin import with_prefill
 
-from .conftest import AsyncKeyMock, AsyncMock, KeyMock, Mock
+from .mocks import AsyncKeyMock, AsyncMock, KeyMock, Mock
 from .test_splice import CASES
 
 if TYPE_CHECKING:
-    from .conftest import Stage
+    from .mocks import Stage
 
 STATES = '["Alabama", "Alaska"]'
 
