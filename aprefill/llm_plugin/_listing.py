@@ -41,7 +41,8 @@ def listing(queries: Sequence[str], *, async_: bool, as_json: bool) -> Iterator[
         return
     width = max((len(row["model_id"]) for row in rows), default=0)
     for row in rows:
-        yield f"{row['model_id']:<{width}}  {row['mode']:<8}  {row['what']}"
+        known = f" ({row['host']}, {row['evidence']})" if row["host"] else ""
+        yield f"{row['model_id']:<{width}}  {row['mode']:<8}  {row['what']}{known}"
 
 
 def _row(model_id: str, host: Host) -> dict[str, Any]:

@@ -62,7 +62,9 @@ class Splice:
         return self._stop is not None and self._stop.fired is not None
 
     def take(self, chunk: Any) -> list[Any]:
-        """What may be yielded now. Raises `Ignored`."""
+        """What may be yielded now; nothing for None. Raises `Ignored`."""
+        if chunk is None:
+            return []
         kind = "text" if isinstance(chunk, str) else chunk.type
         if kind == "reasoning":
             return [chunk]

@@ -24,10 +24,10 @@ STATES = '["Alabama", "Alaska"]'
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES[:-1])
 def test_worked_cases_of_pull_request_473(stage: Stage, prefill: str, chunks: list[str | None], reply: str) -> None:
-    """Through LLM, from a model that yields str and from one that yields events."""
+    """Through LLM, from a model that yields str (and None, as the pull request has it) and from one that yields events."""
     pieces = [chunk for chunk in chunks if chunk is not None]
     model = llm.get_model("prefill/mock")
-    for turn in (pieces, [StreamEvent(type="text", chunk=piece) for piece in pieces]):
+    for turn in (chunks, [StreamEvent(type="text", chunk=piece) for piece in pieces]):
         stage.turns = [turn]
         for stream in (True, False):
             response = model.prompt("x", prefill=prefill, stream=stream)
@@ -183,3 +183,21 @@ def test_options_of_the_inner_model_are_kept(stage: Stage) -> None:
     model.key = "sk-2"
     assert inner.key == "sk-2"
     assert set(model.Options.model_fields) >= {"max_tokens", "stop", "prefill", "hide_prefill", "prefill_strict"}
+
+
+def test_white_space_alone(stage: Stage) -> None:
+    """No echo of it could be seen, so nothing is asked; it is not doubled."""
+    stage.play("  ", "code")
+    assert llm.get_model("prefill/mock").prompt("x", prefill="  ").text() == "  code"
+    assert stage.asked() == "x"
+
+
+def test_a_long_prefill(stage: Stage) -> None:
+    """Beyond 200 characters it is quoted and only its end is asked back: the texts are joined where they overlap."""
+    long = "".join(f"Line number {i} of a long beginning.\n" for i in range(12))
+    end = "Line number 11 of a long beginning."
+    stage.play(end[:9], end[9:] + "\nAnd on.")
+    response = llm.get_model("prefill/mock").prompt("x", prefill=long)
+    assert response.text() == long + "And on."
+    assert response.prompt.options.prefill_verdict == "overlapped"
+    assert stage.asked().count(end) == 2
