@@ -160,6 +160,9 @@ def test_loading_is_cheap() -> None:
     )
     loaded = python("-c", code, load="aprefill").strip()
     assert loaded == "['aprefill._version', 'aprefill', 'aprefill.llm_plugin', 'aprefill.llm_plugin._cli']"
+    # a prompt without a prefill looks models up, which wraps them, and loads one more
+    code = "import llm, sys; llm.get_model('gpt-4o'); print([m for m in sys.modules if 'aprefill' in m][4:])"
+    assert python("-c", code, load="aprefill").strip() == "['aprefill.llm_plugin._models']"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import llm.cli, aprefill.llm_plugin._cli"],
         env={**os.environ, "LLM_LOAD_PLUGINS": ""}, capture_output=True, text=True, timeout=60, check=True,
