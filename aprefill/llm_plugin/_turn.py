@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import Message, ReasoningPart, TextPart
 
-from .._support import refusal
+from .._emulate import texts_of
+from .._support import LASTING, is_quoted, refusal
 from ._carry import OURS, carried, is_delivered, plain
 from ._errors import PrefillError
 from ._hosts import host_of
@@ -20,6 +21,7 @@ from ._splice import Ignored
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from .._support import Refusal
     from ._hosts import Host
     from ._models import Prefill
 
@@ -95,13 +97,17 @@ class _Turn:
             return False
         if self._prompt.options.prefill_strict or self._host is None:
             return False
-        if not any(_refuses(self._host, one) for one in (error, error.__cause__) if one is not None):
+        # llm-mistral, for one, makes an error of its own and chains the real one
+        found = _refusal(self._host, error) or (error.__cause__ and _refusal(self._host, error.__cause__))
+        if not found or is_quoted(
+            found, [self._prefill, *texts_of(message.to_dict() for message in self._prompt.messages)]
+        ):
             return False
         try:
             self._carried = carried(self._owner._inner, self._host, self._prompt, refused=True)
         except PrefillError:
             return False  # the refusal says more
-        self._owner._refused = True
+        self._owner._refused = self._owner._refused or found.why in LASTING
         return True
 
     def _ignored(self) -> PrefillError:
@@ -109,11 +115,9 @@ class _Turn:
         return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, {why}")
 
 
-def _refuses(host: Host, error: BaseException) -> bool:
+def _refusal(host: Host, error: BaseException) -> Refusal | None:
     status = getattr(error, "status_code", None)
-    text = f"{error} {getattr(error, 'body', '')}"
-    found = refusal(host.row, status, text) if isinstance(status, int) else None
-    return found is not None
+    return refusal(host.row, status, f"{error} {getattr(error, 'body', '')}") if isinstance(status, int) else None
 
 
 def _begun(messages: list[Any], prefill: str) -> list[Any]:

@@ -193,6 +193,36 @@ async def test_a_refusal_is_answered_on_the_same_call(
             (await strict.text() if asynchronous else strict.text())
 
 
+def test_another_400_is_llms(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the words that the table knows are answered, and not where they are the prompt's own."""
+    plugin("llm_anthropic")
+    refusal = "This model does not support assistant message prefill."
+    for message, prompt in (("max_tokens: too many", "x"), (f"bad prompt: {refusal}", refusal)):
+        told = Script(status=400, error=("invalid_request_error", message))
+        with serve_in_thread(told) as bad:
+            monkeypatch.setenv("ANTHROPIC_BASE_URL", bad.url)
+            done = run("-m", "anthropic/claude-haiku-4-5-20251001", prompt, "--prefill", "{", code=1)
+            assert message in done.output
+            assert len(bad.exchanges) == 1
+
+
+def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin makes a ModelError of it; the host's answer is its cause."""
+    module = plugin("llm_mistral")
+    words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
+
+    def host(received: Received) -> Script:
+        if received.ends_with_assistant:
+            return Script(status=400, error=("invalid_request_error", words))
+        return script(received)
+
+    with serve_in_thread(host) as server:
+        monkeypatch.setattr(module, "MistralClient", functools.partial(module.MistralClient, server_url=server.url))
+        response = llm.get_model("prefill/mistral/mistral-small-latest").prompt("States", prefill='["', key="any")
+        assert response.text() == STATES
+        assert how(response) == ("emulated", "echoed")
+
+
 @pytest.mark.asyncio
 @ways
 @pytest.mark.parametrize("echo", ["split", "joined"])
