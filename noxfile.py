@@ -123,10 +123,13 @@ def llm(session: nox.Session) -> None:
     """The plugin for LLM, against LLM and its plugins at their newest versions; then without it, as it was before."""
     session.install(*PYPROJECT["project"]["optional-dependencies"]["llm"], *LLM_PLUGINS)
 
-    def said() -> list[object]:
-        commands = (["--help"], ["prompt", "--help"], ["chat", "--help"], ["plugins"], ["models"], ["aliases"])
-        home = str(Path(session.create_tmp()) / "llm")
-        return [session.run("llm", *words, silent=True, env={"LLM_USER_PATH": home}) for words in commands]
+    def said() -> dict[str, list[str]]:
+        commands = ("--help", "prompt --help", "chat --help", "plugins", "models", "aliases")
+        env = {"LLM_USER_PATH": str(Path(session.create_tmp()).resolve() / "llm")}
+        # plugins come in any order, and with them their models
+        return {
+            one: sorted(str(session.run("llm", *one.split(), silent=True, env=env)).split("\n")) for one in commands
+        }
 
     before = said()
     install_wheel(session, "llm")
@@ -137,8 +140,9 @@ def llm(session: nox.Session) -> None:
     if said() == before:
         session.error("the plugin was never loaded: `llm --help` is what it was before")
     session.run("pip", "uninstall", "--yes", "aprefill", silent=True)
-    if said() != before:
-        session.error("LLM is not as it was before the plugin was installed")
+    after = said()
+    if different := [one for one in before if after[one] != before[one]]:
+        session.error(f"LLM is not as it was before the plugin was installed: {', '.join(different)}")
 
 
 @nox.session(reuse_venv=False)
