@@ -218,6 +218,7 @@ def test_links_between_pages_lead_somewhere() -> None:
         "docs/reference.md",
         "docs/reliability.md",
         "docs/llm.md",
+        "docs/llm-suite.md",
         "CHANGELOG.md",
         "SECURITY.md",
     ]

@@ -9,14 +9,14 @@ from collections import deque
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from llm.parts import Message, ReasoningPart, TextPart
+from llm.parts import StreamEvent
 
 from .._emulate import texts_of
 from .._support import LASTING, is_quoted, refusal
 from ._carry import OURS, carried, is_delivered, plain
 from ._errors import PrefillError
 from ._hosts import host_of
-from ._splice import Ignored
+from ._splice import Ignored, Splice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,6 +34,8 @@ class _Turn:
         self._prompt = prompt
         self._response = response
         self._started = False
+        #: where among the reply's events the prefill stands
+        self._at = 0
         self._host: Host | None = None
         self._carried: Any = None
         self._prefill = prompt.options.prefill
@@ -58,21 +60,24 @@ class _Turn:
         return self._carried is not None and self._carried.splice.stopped
 
     def take(self, chunk: Any) -> list[Any]:
+        """What to yield for what the plugin yielded."""
         self._started = True
-        if self._carried is None:
-            return [chunk]
-        try:
-            return list(self._carried.splice.take(chunk))
-        except Ignored:
-            raise self._ignored() from None
+        return [chunk] if self._carried is None else self._spliced(lambda splice: splice.take(chunk))
 
     def end(self) -> list[Any]:
-        if self._carried is None:
-            return []
+        """What to yield at its end."""
+        return [] if self._carried is None else self._spliced(Splice.end)
+
+    def _spliced(self, step: Callable[[Splice], list[Any]]) -> list[Any]:
+        splice = self._carried.splice
+        was_delivered = splice.delivered
         try:
-            return list(self._carried.splice.end())
+            out = step(splice)
         except Ignored:
             raise self._ignored() from None
+        if splice.delivered and not was_delivered:
+            self._at = len(self._response._stream_events)  # LLM has taken over all that was yielded before
+        return out
 
     def note(self) -> None:
         """After the last chunk was taken over by LLM: what is logged, and what the conversation has."""
@@ -89,7 +94,7 @@ class _Turn:
         if self._owner._run is not None:
             self._owner._run.delivered = True
         if options.hide_prefill:
-            self._response._loaded_messages = _begun(self._response._messages_now(), self._prefill)
+            self._response._loaded_messages = _with_hidden(self._response, self._at, self._prefill)
 
     def is_rescued(self, error: Exception) -> bool:
         """Whether the host has refused the prefill, and the same prompt is to be sent with a request in it instead."""
@@ -120,21 +125,19 @@ def _refusal(host: Host, error: BaseException) -> Refusal | None:
     return refusal(host.row, status, f"{error} {getattr(error, 'body', '')}") if isinstance(status, int) else None
 
 
-def _begun(messages: list[Any], prefill: str) -> list[Any]:
-    """The reply's messages with the prefill at the front of its first text, in one part with it."""
-    messages = list(messages) or [Message(role="assistant")]
-    for i, message in enumerate(messages):
-        for k, part in enumerate(message.parts):
-            if isinstance(part, TextPart):
-                parts = list(message.parts)
-                parts[k] = TextPart(text=prefill + part.text, provider_metadata=part.provider_metadata)
-                messages[i] = Message("assistant", parts, message.provider_metadata)
-                return messages
-    first = messages[0]
-    thoughts = [part for part in first.parts if isinstance(part, ReasoningPart)]
-    rest = [part for part in first.parts if not isinstance(part, ReasoningPart)]
-    messages[0] = Message("assistant", [*thoughts, TextPart(text=prefill), *rest], first.provider_metadata)
-    return messages
+def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
+    """The reply's messages as they would be had the hidden prefill been an event too, the one before number `at`."""
+    events = response._stream_events
+    lead = StreamEvent(type="text", chunk=prefill, part_index=max((one.part_index for one in events), default=-1) + 1)
+    if at < len(events):
+        lead.message_index = events[at].message_index
+        if events[at].type == "text":  # one text with it
+            lead.part_index = events[at].part_index
+    events.insert(at, lead)
+    try:
+        return list(response._messages_now())
+    finally:
+        del events[at]
 
 
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:

@@ -154,15 +154,16 @@ def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: 
     assert [type(part).__name__ for part in stage.prompts[1].messages[0].parts] == ["AttachmentPart", "TextPart"]
 
 
-def test_stop_sequences(run: Run, stage: Stage) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_stop_sequences(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
     """One that could hit the repetition or a fence is applied here, and the reply is left there."""
     stage.play("```python\nprint()\n", "```\nThat", "was", "it")
-    done = run("-m", "mock", "Code", "--prefill", "```python", "-o", "stop", "```")
+    done = run("-m", "mock", "Code", "--prefill", "```python", "-o", "stop", "```", *way)
     assert done.output == "```python\nprint()\n\n"
     assert stage.prompts[0].options.stop is None
     assert stage.closed == 1
     stage.play("abc def END")
-    run("-m", "mock", "Code", "--prefill", "abc", "-o", "stop", "END")
+    run("-m", "mock", "Code", "--prefill", "abc", "-o", "stop", "END", *way)
     assert stage.prompts[1].options.stop == "END"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,3 +202,30 @@ def test_a_long_prefill(stage: Stage) -> None:
     assert response.text() == long + "And on."
     assert response.prompt.options.prefill_verdict == "overlapped"
     assert stage.asked().count(end) == 2
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
+    """Before a call that came after it, in one part with the text it begins, alone where there is no text: hidden or not."""
+    text, call = (
+        (lambda chunk, part: StreamEvent(type="text", chunk=chunk, part_index=part)),
+        StreamEvent(type="tool_call_name", chunk="look", part_index=1, tool_call_id="1", server_executed=True),
+    )
+    model = llm.get_model("prefill/mock")
+    for events, parts in (
+        ([text("abc", 0), call, text("def", 2)], ["abc", "look", "def"]),
+        ([text("abcd", 0), call, text("ef", 2)], ["abcd", "look", "ef"]),
+        ([call, text("abcdef", 2)], ["look", "abcdef"]),
+        ([call, text("def", 2)], ["look", "abcdef"]),
+        ([StreamEvent(type="reasoning", chunk="hm"), StreamEvent(type="text", chunk="def")], ["hm", "abcdef"]),
+        (["abc", "def"], ["abcdef"]),
+        (["abc"], ["abc"]),
+        ([], ["abc"]),
+    ):
+        stage.play(*(one if isinstance(one, str) else replace(one) for one in events))
+        response = model.prompt("x", prefill="abc", hide_prefill=hide)
+        response.text()
+        found = [part.text if hasattr(part, "text") else part.name for one in response.messages() for part in one.parts]
+        assert found == parts
+        assert "abc" not in response.text() or not hide
+        assert all(response) or not events  # no empty chunk
