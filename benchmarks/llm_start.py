@@ -16,12 +16,15 @@ import time
 COMMANDS = (["--help"], ["-m", "echo", "hi"])
 
 
-def once(words: list[str], load: str, home: str) -> float:
-    """Milliseconds from the start to the end of a process."""
+def once(words: list[str], load: str, home: str) -> tuple[float, float]:
+    """Milliseconds from the start to the end of a process, and of CPU in it."""
     env = {**os.environ, "LLM_USER_PATH": home, "LLM_LOAD_PLUGINS": load}
+    used = os.times()
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "llm", *words], env=env, check=True, capture_output=True)
-    return (time.perf_counter() - begun) * 1000
+    ended, now = time.perf_counter(), os.times()
+    cpu = now.children_user + now.children_system - used.children_user - used.children_system
+    return (ended - begun) * 1000, cpu * 1000
 
 
 def main(pairs: int) -> None:
@@ -30,14 +33,16 @@ def main(pairs: int) -> None:
             loads = ["llm-echo", "llm-echo,aprefill"]
             for load in loads:
                 once(words, load, home)
-            times: dict[str, list[float]] = {load: [] for load in loads}
+            times: dict[str, list[tuple[float, float]]] = {load: [] for load in loads}
             for _ in range(pairs):
                 for load in loads:
                     times[load].append(once(words, load, home))
                 loads.reverse()
             without, with_it = times["llm-echo"], times["llm-echo,aprefill"]
-            added = statistics.median(b - a for a, b in zip(without, with_it, strict=True))
-            print(f"llm {' '.join(words)}: {statistics.median(without):.0f} ms without, {added:+.1f} ms with it")
+            for i, kind in enumerate(("wall", "CPU")):
+                added = statistics.median(b[i] - a[i] for a, b in zip(without, with_it, strict=True))
+                base = statistics.median(one[i] for one in without)
+                print(f"llm {' '.join(words)}: {base:.0f} ms of {kind} time without, {added:+.1f} ms with it")
 
 
 if __name__ == "__main__":
