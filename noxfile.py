@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nox
 
@@ -22,6 +24,8 @@ SDK_TESTS = (
     "tests/transports/test_foreign.py",
     "tests/test_dialects.py",
 )
+#: What `nox -s llm` runs against, beside LLM.
+LLM_PLUGINS = ("llm-anthropic", "llm-mistral", "llm-ollama", "llm-gemini", "llm-echo")
 
 
 def group(name: str) -> list[str]:
@@ -112,3 +116,100 @@ def bench(session: nox.Session) -> None:
     session.install(*group("test"))
     session.run("python", "benchmarks/stream.py", "--write")
     session.run("python", "benchmarks/stages.py")
+
+
+@nox.session(reuse_venv=False)
+def llm(session: nox.Session) -> None:
+    """The plugin for LLM, against LLM and its plugins at their newest versions; then without it, as it was before."""
+    session.install(*PYPROJECT["project"]["optional-dependencies"]["llm"], *LLM_PLUGINS)
+
+    def said() -> dict[str, list[str]]:
+        commands = ("--help", "prompt --help", "chat --help", "plugins", "models", "aliases")
+        env = {"LLM_USER_PATH": str(Path(session.create_tmp()).resolve() / "llm")}
+        # plugins come in any order, and with them their models
+        return {
+            one: sorted(str(session.run("llm", *one.split(), silent=True, env=env)).split("\n")) for one in commands
+        }
+
+    before = said()
+    install_wheel(session, "llm")
+    session.install("--upgrade", *LLM_PLUGINS)
+    session.install(*group("test"))
+    session.run("pip", "list", "--format=freeze")
+    session.run("pytest", *(session.posargs or ["tests/llm"]), env={"APREFILL_INSTALLED": "1"})
+    if said() == before:
+        session.error("the plugin was never loaded: `llm --help` is what it was before")
+    session.run("pip", "uninstall", "--yes", "aprefill", silent=True)
+    after = said()
+    if different := [one for one in before if after[one] != before[one]]:
+        session.error(f"LLM is not as it was before the plugin was installed: {', '.join(different)}")
+
+
+@nox.session(reuse_venv=False)
+def llm_suite(session: nox.Session) -> None:
+    """LLM's own tests and its plugins', each with the plugin really loaded and without. Arguments: folders of sources.
+
+    The sdists are taken of LLM and its plugins; not all hold their tests. A checkout of LLM's at the version that is
+    installed adds its tests: `nox -s llm_suite -- ../llm`.
+    """
+    session.install(*PYPROJECT["project"]["optional-dependencies"]["llm"], *LLM_PLUGINS)
+    wanted = (
+        "numpy",
+        "httpx2-pytest>=2",
+        "pytest-asyncio",
+        "pytest-httpx",
+        "pytest-recording",
+        "syrupy",
+        "inline-snapshot[black]",
+        "vcrpy>=8.3",
+    )
+    session.install("pytest", *wanted)
+    install_wheel(session, "llm")
+    tmp = Path(session.create_tmp()).resolve()
+    frozen = str(session.run("pip", "list", "--format=freeze", silent=True)).split()
+    versions = dict(line.partition("==")[::2] for line in frozen if "==" in line)
+    folders = [Path(arg).resolve() for arg in session.posargs]
+    for name in ("llm", *LLM_PLUGINS):
+        source = f"{name}=={versions[name]}"
+        session.run(
+            "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(tmp), source, silent=True
+        )
+        archive = next(tmp.glob(f"{name.replace('-', '_')}-{versions[name]}.tar.gz"))
+        with tarfile.open(archive) as file:
+            file.extractall(tmp, filter="data")
+        folders.append(tmp / archive.name.removesuffix(".tar.gz"))
+
+    def results(folder: Path, load: str) -> dict[str, str]:
+        """test -> "passed", "failed" or "skipped"."""
+        report = tmp / "report.xml"
+        report.unlink(missing_ok=True)
+        env = {"LLM_LOAD_PLUGINS": load, "LLM_USER_PATH": str(tmp / "home")}
+        with session.chdir(folder):
+            quiet = ("-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", f"--junitxml={report}")
+            session.run("pytest", *quiet, "tests", env=env, success_codes=range(6), silent=True)
+        found = {}
+        for case in ElementTree.parse(report).iter("testcase"):
+            kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
+            outcome = "skipped" if kinds == {"skipped"} else "failed" if kinds else "passed"
+            found[f"{case.get('classname')}::{case.get('name')}"] = outcome
+        return found
+
+    worse = []
+    for folder in folders:
+        if not (folder / "tests").is_dir():
+            session.log(f"{folder.name}: no tests in its sdist")
+            continue
+        # a checkout is LLM's own; a plugin's tests need that plugin
+        own = next((name for name in LLM_PLUGINS if folder.name.replace("_", "-").startswith(name)), "")
+        loads = [own, f"{own},aprefill".lstrip(",")]
+        loaded = session.run("llm", "plugins", env={"LLM_LOAD_PLUGINS": loads[1]}, silent=True)
+        if '"aprefill"' not in str(loaded):
+            session.error("LLM_LOAD_PLUGINS did not load the plugin: this run would prove nothing")
+        without, with_it = (results(folder, load) for load in loads)
+        counts = [
+            {kind: list(one.values()).count(kind) for kind in sorted(set(one.values()))} for one in (without, with_it)
+        ]
+        session.log(f"{folder.name}: without {counts[0]}, with {counts[1]}")
+        worse += [name for name, outcome in without.items() if outcome == "passed" and with_it.get(name) != "passed"]
+    if worse:
+        session.error(f"{len(worse)} tests pass without the plugin only: {', '.join(worse[:20])}")

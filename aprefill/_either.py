@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ._fence import AnyOpener, is_opener
+from ._seam import Seam
 from ._types import Verdict
 
 if TYPE_CHECKING:
-    from ._fence import AnyOpener
-    from ._seam import Seam
+    from collections.abc import Mapping
 
 
 class Either:
@@ -66,3 +67,13 @@ class Either:
             self._chosen = self._first
         self._late.clear()
         return out
+
+
+def seam_for(
+    known: str, rules: Mapping[str, Any], end: str = "", end_rules: Mapping[str, Any] | None = None
+) -> Seam | Either:
+    """The seam for a reply whose prompt asked for an echo: see `_emulate.Asked` for what the arguments are."""
+    seam = Seam(known, **rules)
+    if end:
+        return Either(seam, Seam(end, **(end_rules or {})))
+    return Either(seam, AnyOpener(known)) if is_opener(known) else seam

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ._either import Either
+from ._either import Either, seam_for
 from ._errors import PrefillIgnored, Truncated
-from ._fence import AnyOpener, is_opener
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -141,11 +140,11 @@ class Splice:
         # the prefill, if it is to be shown with the first new text
         self._lead = lead
         self._coalesce = coalesce
-        self.seam: Seam | Either = Seam(step.known, **step.rules)
-        if step.end:
-            self.seam = Either(self.seam, Seam(step.end, **step.end_rules))
-        elif step.mode == "emulated" and is_opener(step.known):
-            self.seam = Either(self.seam, AnyOpener(step.known))
+        self.seam: Seam | Either = (
+            seam_for(step.known, step.rules, step.end, step.end_rules)
+            if step.mode == "emulated"
+            else Seam(step.known, **step.rules)
+        )
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)

@@ -68,6 +68,13 @@ def without(extra: str) -> None:
             assert "aprefill[bedrock]" in str(error), error
         else:
             raise AssertionError("EventStreamDecoder was made without botocore")
+    if "llm" in absent:
+        try:
+            importlib.import_module("aprefill.llm_plugin")
+        except ModuleNotFoundError as error:
+            assert "aprefill[llm]" in str(error), error
+        else:
+            raise AssertionError("the plugin for LLM was loaded without LLM")
     print(f"without {extra}: {', '.join(absent)} absent, the core works")
 
 
@@ -80,6 +87,11 @@ def with_(extra: str) -> None:
         assert command().returncode == 0, command()
     if "starlette" in BRINGS[extra]:
         assert importlib.import_module("aprefill.web").sse
+    if "llm" in BRINGS[extra]:
+        done = subprocess.run(
+            [sys.executable, "-m", "llm", "prompt", "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert "--prefill" in done.stdout, done
     print(f"with {extra}: {', '.join(BRINGS[extra])} import, the core works")
 
 

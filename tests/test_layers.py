@@ -48,6 +48,7 @@ LAYERS = {
     "__init__": 3,
     "__main__": 4,
     "cli": 4,
+    "llm_plugin": 4,
     "testing": 4,
     "web": 4,
 }

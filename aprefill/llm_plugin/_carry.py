@@ -1,0 +1,243 @@
+"""What is sent for one prompt with a prefill, and how its reply is spliced: the plan of `_plan.py`, for LLM's prompts.
+
+The prompt that the caller has, and LLM logs, stays as it is; the plugin is given a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
+
+from .._either import seam_for
+from .._emulate import DEFAULT, emulate, room
+from .._errors import UsageError
+from .._plan import _host_stop, _own_stop
+from .._support import carry
+from .._types import Support
+from ._errors import PrefillError
+from ._splice import Splice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._hosts import Host
+
+#: What plugins call their stop sequences and their token limits.
+_STOPS = ("stop", "stop_sequences")
+_LIMITS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict")
+#: What plugins call thinking; each with the values that leave it off.
+_THINKING = ("thinking", "think", "thinking_effort", "thinking_budget", "thinking_level", "reasoning_effort")
+_OFF = (None, False, 0, "none")
+#: Our options; a plugin that has one of the same name is told in `carried`.
+OURS = ("prefill", "hide_prefill", "prefill_strict", "prefill_mode", "prefill_verdict")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """One request: the model and the prompt to give the plugin, and the splice for what it yields."""
+
+    model: Any
+    prompt: Any
+    #: "native" or "emulated"
+    mode: str
+    splice: Splice
+
+
+def plain(model: Any, prompt: Any) -> Any:
+    """The prompt as the plugin would have had it without us."""
+    inner = copy.copy(prompt)
+    inner.model = model
+    known = model.Options.model_fields
+    given = {name: value for name, value in dict(prompt.options).items() if name in known and name not in OURS}
+    # validated already, by a subclass; a second time may not be wanted (a parsed JSON text is no JSON text)
+    inner.options = model.Options.model_construct(_fields_set=prompt.options.model_fields_set & set(given), **given)
+    return inner
+
+
+def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
+    """Whether this turn's reply has begun with the prefill already: a chain of tool calls has several responses."""
+    return any(
+        message.role == "assistant" and _text(message).startswith(prefill) for message in _since_the_user(messages)
+    )
+
+
+def carried(model: Any, host: Host, prompt: Any, *, refused: bool) -> Carried:
+    """How this prompt's prefill is carried; `refused`: this host has refused a native one.
+
+    Raises `PrefillError` where it cannot be, before anything is sent.
+    """
+    options = prompt.options
+    strict = bool(options.prefill_strict)
+    native = host.native and not refused
+    for setting, spelled in _switched_on(prompt).items():
+        rule = host.row.conflicts.get(setting)
+        if native and rule == "breaks":
+            raise PrefillError(f"{model.model_id} cannot combine a prefill with {spelled}; leave one of them out")
+        if native and rule == "unknown":
+            native = False
+    if not native and strict:
+        raise PrefillError(
+            f"{model.model_id} takes no native prefill here; leave prefill_strict out to have it asked for in the prompt"
+        )
+    try:
+        return _native(model, host, prompt, strict) if native else _emulated(model, host, prompt)
+    except UsageError as exc:
+        raise PrefillError(str(exc)) from exc
+
+
+def _native(model: Any, host: Host, prompt: Any, strict: bool) -> Carried:
+    prefill = prompt.options.prefill
+    messages = prompt.messages
+    if messages and messages[-1].role == "assistant":
+        raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
+    row = host.row
+    sent = carry(row, (), prefill)
+    inner = plain(model, prompt)
+    update: dict[str, Any] = {}
+    if not sent.sent:
+        pass
+    elif host.door == "prefill":
+        update = {"prefill": sent.sent, "hide_prefill": True}
+    elif host.door == "prefix":
+        update = {"prefix": sent.sent}
+    elif host.door == "message":
+        inner._explicit_messages = [*messages, Message(role="assistant", parts=[TextPart(text=sent.sent)])]
+    else:
+        model = _chat(model, host, sent.messages[-1], sent.body_fields)
+    rules: dict[str, Any] = {"stripped": sent.stripped}
+    if row.support is Support.EATS:
+        rules["echo"] = "never"
+    else:
+        rules["whitespace"] = row.whitespace_echo
+    own = _stops(inner, host, prefill, row.support, update)
+    inner.options = inner.options.model_copy(update=update)
+    must_echo = strict and row.support is Support.ECHOES and bool(sent.sent)
+    return Carried(model, inner, "native", _splice(prompt, rules=rules, stop=own, must_echo=must_echo))
+
+
+def _chat(model: Any, host: Host, turn: dict[str, Any], body_fields: dict[str, Any]) -> Any:
+    """A copy of one of LLM's chat completions models that sends this last turn and these fields as well."""
+    clone = copy.copy(model)
+    build_messages, build_kwargs = model.build_messages, model.build_kwargs
+
+    def messages(*args: Any, **kwargs: Any) -> Any:
+        return [*build_messages(*args, **kwargs), turn]
+
+    def fields(*args: Any, **kwargs: Any) -> Any:
+        built = build_kwargs(*args, **kwargs)
+        return {**built, "extra_body": {**(built.get("extra_body") or {}), **body_fields}} if body_fields else built
+
+    clone.build_messages = messages
+    clone.build_kwargs = fields
+    if host.row.prefill_base_url and clone.api_base:
+        clone.api_base = host.row.prefill_base_url
+    return clone
+
+
+def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
+    prefill = prompt.options.prefill
+    messages = list(prompt.messages)
+    at = _last_user(messages)
+    texts = [text for message in messages for text in _texts(message)]
+    turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
+    asked = emulate(DEFAULT, turns, prefill)
+    request = asked.messages[-1]["content"]
+    inner = plain(model, prompt)
+    update: dict[str, Any] = {}
+    if request:
+        messages[at] = _told(messages[at], request)
+        inner._explicit_messages = messages
+        if prompt.prompt:  # plugins that do not look at the messages
+            inner._prompt = f"{prompt._prompt}\n\n{request}" if prompt._prompt else request
+        for name in _LIMITS:
+            limit = getattr(inner.options, name, None)
+            if isinstance(limit, int) and limit > 0:
+                update[name] = limit + room(asked.echo)
+    own = _stops(inner, host, prefill, Support.EMULATED, update)
+    inner.options = inner.options.model_copy(update=update)
+    # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
+    must_echo = bool(prompt.schema) and bool(asked.echo)
+    seam = seam_for(asked.known, asked.rules, asked.end, asked.end_rules) if asked.echo else None
+    splice = _splice(prompt, seam=seam, rules=asked.rules, stop=own, must_echo=must_echo)
+    return Carried(model, inner, "emulated", splice)
+
+
+def _splice(prompt: Any, **rest: Any) -> Splice:
+    return Splice(prompt.options.prefill, hidden=bool(prompt.options.hide_prefill), **rest)
+
+
+def _stops(inner: Any, host: Host, prefill: str, support: Support, update: dict[str, Any]) -> tuple[str, ...]:
+    """Our own share of the stop sequences; what is left for the host goes into `update`."""
+    own: tuple[str, ...] = ()
+    for name in _STOPS:
+        given = getattr(inner.options, name, None)
+        if not given:
+            continue
+        wanted = (given,) if isinstance(given, str) else tuple(given)
+        sent = _host_stop(wanted, host.row, prefill, support)
+        own += _own_stop(wanted, host.row, prefill, support)
+        if sent != wanted:
+            update[name] = list(sent) or None
+    return own
+
+
+# --- LLM's messages ---------------------------------------------------------------------------------------------
+
+
+def _switched_on(prompt: Any) -> dict[str, str]:
+    """The settings of `Row.conflicts` that are on, and what the caller calls each."""
+    on: dict[str, str] = {}
+    options = dict(prompt.options)
+    for name in _THINKING:
+        value = options.get(name)
+        if getattr(value, "value", value) not in _OFF:
+            on.setdefault("thinking", f"-o {name}")
+    if prompt.tools or any(message.role == "tool" for message in _since_the_user(prompt.messages)):
+        on["tools"] = "tools"
+    if prompt.schema:
+        on["response_format"] = "a schema"
+    elif options.get("json_object"):
+        on["response_format"] = "-o json_object"
+    return on
+
+
+def _since_the_user(messages: Sequence[Any]) -> list[Any]:
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    return list(messages[last + 1 :])
+
+
+def _last_user(messages: Sequence[Any]) -> int:
+    """Where the request goes: the last user message, also behind a tool's result, as when the call was asked for."""
+    rest = _since_the_user(messages)
+    if any(message.role == "assistant" and not _has_tool(message) for message in rest):
+        raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
+    at = len(messages) - len(rest) - 1
+    if at < 0:
+        raise PrefillError("a prefill is asked for in the user's message, and there is none; add one")
+    return at
+
+
+def _has_tool(message: Any) -> bool:
+    return any(isinstance(part, ToolCallPart | ToolResultPart) for part in message.parts)
+
+
+def _told(message: Any, request: str) -> Any:
+    parts = list(message.parts)
+    for i in reversed(range(len(parts))):
+        if isinstance(parts[i], TextPart):
+            # in the same part: some plugins join the parts of a message with nothing between
+            parts[i] = replace(parts[i], text=f"{parts[i].text}\n\n{request}")
+            return replace(message, parts=parts)
+    return replace(message, parts=[*parts, TextPart(text=request)])
+
+
+def _texts(message: Any) -> list[str]:
+    found = [part.text for part in message.parts if hasattr(part, "text")]
+    return found + [part.output for part in message.parts if isinstance(part, ToolResultPart)]
+
+
+def _text(message: Any) -> str:
+    return "".join(part.text for part in message.parts if isinstance(part, TextPart))

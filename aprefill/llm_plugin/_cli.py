@@ -1,0 +1,162 @@
+"""What LLM's command line gains: two options on two commands, and one command of its own.
+
+The options are appended to the commands that LLM has, and their callbacks are wrapped: without `--prefill` and without
+a template they are called as they were. With either, `RUN` says so for as long as the command runs, and the models
+that LLM looks up meanwhile take the option `prefill` (see `_models.register_all`). LLM's modules are left alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of `llm prompt` or `llm chat` in which a prefill may be carried."""
+
+    #: only the first reply begins with the prefill
+    first_only: bool
+    delivered: bool = False
+
+
+#: set while such a run lasts
+RUN: ContextVar[Run | None] = ContextVar("aprefill_llm_run", default=None)
+#: set while `llm models` or `llm aliases` lists: `prefill/<id>` would show every model twice
+LISTING: ContextVar[bool] = ContextVar("aprefill_llm_listing", default=False)
+
+_PREFILL = "Begin the reply with this text"
+_PREFILL_CHAT = "Begin the first reply with this text"
+_HIDE = "Do not print the prefill; the log and the conversation have it"
+
+
+def install(cli: click.Group) -> None:
+    """Add everything to `cli`, which is LLM's own. What is not there, or has the options already, is left alone."""
+    for name, is_chat in (("prompt", False), ("chat", True)):
+        command = cli.commands.get(name)
+        if command is None or command.callback is None or any(p.name == "prefill" for p in command.params):
+            continue
+        text = _PREFILL_CHAT if is_chat else _PREFILL
+        command.params += [
+            click.Option(["--prefill"], metavar="TEXT", help=text),
+            click.Option(["--hide-prefill"], is_flag=True, help=_HIDE),
+        ]
+        command.callback = _carrying(command.callback, is_chat=is_chat)
+    for name in ("models", "aliases"):
+        group = cli.commands.get(name)
+        listing = group.commands.get("list") if isinstance(group, click.Group) else None
+        if listing is not None and listing.callback is not None:
+            listing.callback = _listing(listing.callback)
+    if "prefill" not in cli.commands:
+        cli.add_command(_group())
+
+
+def install_notice(cli: click.Group, notice: str) -> None:
+    """Add `llm prefill models` alone, which prints the notice."""
+
+    @click.command("models", help=notice)
+    def models() -> None:
+        raise click.ClickException(notice)
+
+    group = click.Group("prefill", help=notice)
+    group.add_command(models)
+    cli.add_command(group)
+
+
+def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def run(*args: Any, prefill: str | None = None, hide_prefill: bool = False, **kwargs: Any) -> Any:
+        options = tuple(kwargs.get("options") or ())
+        if prefill is not None:
+            if any(name == "prefill" for name, _ in options):
+                raise click.ClickException("--prefill and -o prefill are the same; give one of them")
+            options += (("prefill", prefill),)
+        elif (found := _of_templates(kwargs.get("template"), is_chat=is_chat)) is not None:
+            given = {name for name, _ in options}
+            options += tuple(pair for pair in found if pair[0] not in given)
+        elif hide_prefill:
+            raise click.ClickException("--hide-prefill hides what --prefill gives; give both")
+        else:
+            return callback(*args, **kwargs)
+        if hide_prefill:
+            options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))
+        with _running(Run(first_only=is_chat)):
+            return callback(*args, **{**kwargs, "options": options})
+
+    return run
+
+
+@contextmanager
+def _running(run: Run) -> Iterator[None]:
+    token = RUN.set(run)
+    try:
+        yield
+    except Exception as exc:
+        # `llm prompt` makes a line of what a model raises, `llm chat` does not
+        from ._errors import PrefillError
+
+        if isinstance(exc, PrefillError):
+            raise click.ClickException(str(exc)) from exc
+        raise
+    finally:
+        RUN.reset(token)
+
+
+def _of_templates(names: str | tuple[str, ...] | None, *, is_chat: bool) -> tuple[tuple[str, Any], ...] | None:
+    """What to add to the options if a template may have a prefill; None: none has.
+
+    LLM itself takes a template's options over for `llm prompt`, but not for `llm chat`.
+    """
+    from llm.cli import LoadTemplateError, load_template
+
+    for name in (names,) if isinstance(names, str) else names or ():
+        if ":" in name:  # an address, or a plugin's: it is not loaded twice
+            if not is_chat:
+                return ()
+            continue
+        try:
+            found = load_template(name).options or {}
+        except LoadTemplateError:
+            continue  # LLM is about to say so itself
+        if "prefill" in found:
+            wanted = ("prefill", "hide_prefill", "prefill_strict")
+            return tuple((key, value) for key, value in found.items() if key in wanted) if is_chat else ()
+    return None
+
+
+def _listing(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        named = [*(kwargs.get("query") or ()), *(kwargs.get("model_ids") or ())]
+        token = LISTING.set(not any("prefill" in name for name in named))
+        try:
+            return callback(*args, **kwargs)
+        finally:
+            LISTING.reset(token)
+
+    return run
+
+
+def _group() -> click.Group:
+    @click.command("models")
+    @click.option("queries", "-q", "--query", multiple=True, help="Only models that match all of these")
+    @click.option("async_", "--async", is_flag=True, help="The async models")
+    @click.option("json_", "--json", is_flag=True, help="Output as JSON")
+    def models(queries: tuple[str, ...], async_: bool, json_: bool) -> None:
+        """What happens to a prefill with each installed model."""
+        from ._listing import listing
+
+        for line in listing(queries, async_=async_, as_json=json_):
+            click.echo(line)
+
+    group = click.Group("prefill", help="Prefill: begin the reply with words of your own (aprefill)")
+    group.add_command(models)
+    return group

@@ -1,0 +1,85 @@
+"""Which host an installed model of LLM's talks to, what the support table says of it, and how the plugin can be told.
+
+Support belongs to a host and its model, so a plugin's model is mapped to `provider:name` first. What no plugin of
+ours to know is behind, or an address the table does not know, is unknown: it is asked in the prompt.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from .._support import builtin_table
+
+if TYPE_CHECKING:
+    from .._support import Row
+
+#: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, or
+#: by changing what LLM's own class for chat completions sends. None: not at all.
+Door: TypeAlias = Literal["prefill", "prefix", "message", "chat"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a model's requests go. `provider` is "" for one that the table does not know."""
+
+    provider: str
+    name: str
+    row: Row
+    door: Door = None
+
+    @property
+    def native(self) -> bool:
+        """Whether the host takes a prefill and the plugin can be told of it."""
+        return self.row.native and self.door is not None
+
+
+def host_of(model: Any) -> Host:
+    """Where this model's requests go."""
+    plugin = _plugin_of(model)
+    if plugin == "llm_anthropic":
+        # the plugin refuses its own option where it has its adaptive thinking, which began with Claude 4.6
+        takes = _has_option(model, "prefill") and not getattr(model, "supports_adaptive_thinking", False)
+        return _host("anthropic", model.claude_model_id, model.base_url, "prefill" if takes else None)
+    if plugin == "llm_mistral":
+        return _host("mistral", model.mistral_model_id, None, "prefix" if _has_option(model, "prefix") else None)
+    if plugin == "llm_ollama":
+        return _host("ollama", model.ollama_name, None, "message")
+    if plugin == "llm":
+        name = model.model_name or model.model_id
+        return _host("openai", name, model.api_base, "chat" if _is_chat(model) else None)
+    return _host("", getattr(model, "gemini_model_id", None) or model.model_id, None, None)
+
+
+def _plugin_of(model: Any) -> str:
+    """The package of the first of the model's classes that we know; "llm" is its OpenAI plugin."""
+    known = {"llm_anthropic": "claude_model_id", "llm_mistral": "mistral_model_id", "llm_ollama": "ollama_name"}
+    for base in type(model).__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in known and hasattr(model, known[root]):
+            return root
+        if base.__module__ == "llm.default_plugins.openai_models" and hasattr(model, "api_base"):
+            return "llm"
+    return ""
+
+
+def _has_option(model: Any, name: str) -> bool:
+    return name in getattr(model.Options, "model_fields", {})
+
+
+def _is_chat(model: Any) -> bool:
+    """Whether it is LLM's chat completions code that makes the request, under whatever name a plugin gives it."""
+    module = sys.modules.get("llm.default_plugins.openai_models")
+    ours = {getattr(module, name).execute for name in ("Chat", "AsyncChat") if hasattr(module, name)}
+    return type(model).execute in ours
+
+
+def _host(provider: str, name: str, base_url: str | None, door: Door) -> Host:
+    table = builtin_table()
+    if base_url:
+        # whose table row it is, the address decides, not the name of a plugin's class
+        provider = table.provider_of_url(base_url) or ""
+    if not provider:
+        return Host("", name, table.row("openai-compatible", name))
+    return Host(provider, name, table.row(provider, name), door)

@@ -1,0 +1,176 @@
+"""Any model of LLM's with a prefill: a model of the same four kinds around it, sync and async, with and without a key.
+
+What the plugin yields is spliced (`_splice`); usage, tool calls and whatever else it notes go to the real response.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import llm
+from llm.models import ModelWithAliases
+from pydantic import Field, create_model
+from pydantic.json_schema import SkipJsonSchema
+
+from ._cli import LISTING, RUN
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from ._cli import Run
+
+PREFIX = "prefill/"
+
+
+def register_all(register: Callable[..., None], known: list[Any]) -> None:
+    """`prefill/<id>` for each model in `known`; while a prefill is carried, the models themselves take one as well."""
+    if LISTING.get():
+        return
+    run = RUN.get()
+    for i, one in enumerate(list(known)):
+        models = [one.model, one.async_model]
+        if any(isinstance(model, Prefill) for model in models) or one.model is None:
+            continue
+        register(
+            *(model and wrap(model, run=run) for model in models), aliases=[PREFIX + alias for alias in one.aliases]
+        )
+        if run is not None:
+            same = [model and wrap(model, run=run, model_id=model.model_id) for model in models]
+            known[i] = ModelWithAliases(*same, one.aliases)
+
+
+def wrap(model: Any, *, run: Run | None = None, model_id: str | None = None) -> Any:
+    """`model` with a prefill. Raises `TypeError` for what is no model of LLM's."""
+    if isinstance(model, Prefill):
+        return model
+    for kind, ours in _KINDS.items():
+        if isinstance(model, kind):
+            return ours(model, run=run, model_id=model_id or PREFIX + model.model_id)
+    raise TypeError(f"with_prefill() takes a model of LLM's, not a {type(model).__name__}")
+
+
+def _of_inner(name: str) -> Any:
+    return property(lambda self: getattr(self._inner, name))
+
+
+class Prefill:
+    """What the four kinds share. Whatever is asked of it that is not about the prefill, the model inside answers."""
+
+    can_stream = _of_inner("can_stream")
+    attachment_types = _of_inner("attachment_types")
+    supports_schema = _of_inner("supports_schema")
+    supports_tools = _of_inner("supports_tools")
+    supports_conversation = _of_inner("supports_conversation")
+    supported_server_side_tools = _of_inner("supported_server_side_tools")
+    needs_key = _of_inner("needs_key")
+    key_env_var = _of_inner("key_env_var")
+
+    def __init__(self, inner: Any, *, run: Run | None, model_id: str) -> None:
+        self._inner = inner
+        self._run = run
+        self._options: Any = None
+        #: this host has refused a native prefill
+        self._refused = False
+        self.model_id = model_id
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_inner":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def __str__(self) -> str:
+        return str(self._inner) if self.model_id == self._inner.model_id else f"Prefill: {self._inner.model_id}"
+
+    @property
+    def key(self) -> Any:
+        return self._inner.key
+
+    @key.setter
+    def key(self, value: Any) -> None:
+        self._inner.key = value
+
+    def get_key(self, explicit_key: str | None = None) -> Any:
+        return self._inner.get_key(explicit_key)
+
+    def _validate_attachments(self, attachments: Any = None) -> None:
+        self._inner._validate_attachments(attachments)
+
+    @property
+    def Options(self) -> Any:
+        """The model's own options and ours. Made when first asked for: a class costs a millisecond."""
+        if self._options is None:
+            self._options = _options(self._inner.Options)
+        return self._options
+
+
+def _options(base: Any) -> Any:
+    def option(kind: Any, description: str) -> Any:
+        return (kind | None, Field(default=None, description=description))
+
+    logged = (SkipJsonSchema[str | None], None)
+    return create_model(
+        "Options",
+        __base__=base,
+        prefill=option(str, "Begin the reply with this text"),
+        hide_prefill=option(bool, "Leave the prefill out of the text; the log and the conversation have it"),
+        prefill_strict=option(bool, "An error where the model takes no prefill natively"),
+        # not for the caller: what became of it, for `llm logs`
+        prefill_mode=logged,
+        prefill_verdict=logged,
+    )
+
+
+def _execute(owner: Prefill, prompt: Any, rest: dict[str, Any]) -> Iterator[Any]:
+    from ._turn import events  # at every start of LLM's it would be 15 ms, for models that are only looked up
+
+    return events(owner, prompt, rest["response"], lambda model, inner: model.execute(inner, **rest))
+
+
+def _execute_async(owner: Prefill, prompt: Any, rest: dict[str, Any]) -> AsyncIterator[Any]:
+    from ._turn import AsyncEvents  # as above
+
+    return AsyncEvents(owner, prompt, rest["response"], lambda model, inner: model.execute(inner, **rest))
+
+
+class PrefillModel(Prefill, llm.Model):
+    """A sync model without a key."""
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any = None) -> Iterator[Any]:
+        rest = {"stream": stream, "response": response, "conversation": conversation}
+        return _execute(self, prompt, rest)
+
+
+class PrefillKeyModel(Prefill, llm.KeyModel):
+    """A sync model with a key."""
+
+    def execute(
+        self, prompt: Any, stream: bool, response: Any, conversation: Any = None, key: str | None = None
+    ) -> Iterator[Any]:
+        rest = {"stream": stream, "response": response, "conversation": conversation, "key": key}
+        return _execute(self, prompt, rest)
+
+
+class AsyncPrefillModel(Prefill, llm.AsyncModel):
+    """An async model without a key."""
+
+    def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any = None) -> AsyncIterator[Any]:
+        rest = {"stream": stream, "response": response, "conversation": conversation}
+        return _execute_async(self, prompt, rest)
+
+
+class AsyncPrefillKeyModel(Prefill, llm.AsyncKeyModel):
+    """An async model with a key."""
+
+    def execute(
+        self, prompt: Any, stream: bool, response: Any, conversation: Any = None, key: str | None = None
+    ) -> AsyncIterator[Any]:
+        rest = {"stream": stream, "response": response, "conversation": conversation, "key": key}
+        return _execute_async(self, prompt, rest)
+
+
+_KINDS: dict[Any, Any] = {
+    llm.Model: PrefillModel,
+    llm.KeyModel: PrefillKeyModel,
+    llm.AsyncModel: AsyncPrefillModel,
+    llm.AsyncKeyModel: AsyncPrefillKeyModel,
+}

@@ -1,0 +1,223 @@
+"""One execution of a model with a prefill: which request is made, and what LLM is handed for what comes back.
+
+Imported when a model of ours is executed, not when LLM lists its models: it brings the support table and the seam.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from llm.parts import StreamEvent
+
+from .._emulate import texts_of
+from .._support import LASTING, is_quoted, refusal
+from ._carry import OURS, carried, is_delivered, plain
+from ._errors import PrefillError
+from ._hosts import host_of
+from ._splice import Ignored, Splice
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from .._support import Refusal
+    from ._hosts import Host
+    from ._models import Prefill
+
+
+class _Turn:
+    """One execution, without any waiting: which request to make, and what to yield for what comes back."""
+
+    def __init__(self, owner: Prefill, prompt: Any, response: Any) -> None:
+        self._owner = owner
+        self._prompt = prompt
+        self._response = response
+        self._started = False
+        #: where among the reply's events the prefill stands
+        self._at = 0
+        self._host: Host | None = None
+        self._carried: Any = None
+        self._prefill = prompt.options.prefill
+        run = owner._run
+        if self._prefill and (
+            (run and run.first_only and run.delivered) or is_delivered(prompt.messages, self._prefill)
+        ):
+            self._prefill = None
+        if self._prefill:
+            self._host = host_of(owner._inner)
+            self._carried = carried(owner._inner, self._host, prompt, refused=owner._refused)
+
+    @property
+    def request(self) -> tuple[Any, Any]:
+        """The model and the prompt to execute."""
+        if self._carried is None:
+            return self._owner._inner, plain(self._owner._inner, self._prompt)
+        return self._carried.model, self._carried.prompt
+
+    @property
+    def stopped(self) -> bool:
+        return self._carried is not None and self._carried.splice.stopped
+
+    def take(self, chunk: Any) -> list[Any]:
+        """What to yield for what the plugin yielded."""
+        self._started = True
+        return [chunk] if self._carried is None else self._spliced(lambda splice: splice.take(chunk))
+
+    def end(self) -> list[Any]:
+        """What to yield at its end."""
+        return [] if self._carried is None else self._spliced(Splice.end)
+
+    def _spliced(self, step: Callable[[Splice], list[Any]]) -> list[Any]:
+        splice = self._carried.splice
+        was_delivered = splice.delivered
+        try:
+            out = step(splice)
+        except Ignored:
+            raise self._ignored() from None
+        if splice.delivered and not was_delivered:
+            self._at = len(self._response._stream_events)  # LLM has taken over all that was yielded before
+        return out
+
+    def note(self) -> None:
+        """After the last chunk was taken over by LLM: what is logged, and what the conversation has."""
+        options = self._prompt.options
+        if self._carried is None:
+            if options.prefill or options.hide_prefill or options.prefill_mode:
+                self._prompt.options = options.model_copy(update=dict.fromkeys(OURS))
+            return
+        splice = self._carried.splice
+        noted = {"prefill_mode": self._carried.mode, "prefill_verdict": splice.verdict.value}
+        self._prompt.options = options.model_copy(update=noted)
+        if not splice.delivered:
+            return
+        if self._owner._run is not None:
+            self._owner._run.delivered = True
+        if options.hide_prefill:
+            self._response._loaded_messages = _with_hidden(self._response, self._at, self._prefill)
+
+    def is_rescued(self, error: Exception) -> bool:
+        """Whether the host has refused the prefill, and the same prompt is to be sent with a request in it instead."""
+        if self._carried is None or self._carried.mode != "native" or self._started:
+            return False
+        if self._prompt.options.prefill_strict or self._host is None:
+            return False
+        # llm-mistral, for one, makes an error of its own and chains the real one
+        found = _refusal(self._host, error) or (error.__cause__ and _refusal(self._host, error.__cause__))
+        if not found or is_quoted(
+            found, [self._prefill, *texts_of(message.to_dict() for message in self._prompt.messages)]
+        ):
+            return False
+        try:
+            self._carried = carried(self._owner._inner, self._host, self._prompt, refused=True)
+        except PrefillError:
+            return False  # the refusal says more
+        self._owner._refused = self._owner._refused or found.why in LASTING
+        return True
+
+    def _ignored(self) -> PrefillError:
+        why = "and with a schema it cannot be put in front" if self._prompt.schema else "and prefill_strict was given"
+        return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, {why}")
+
+
+def _refusal(host: Host, error: BaseException) -> Refusal | None:
+    status = getattr(error, "status_code", None)
+    return refusal(host.row, status, f"{error} {getattr(error, 'body', '')}") if isinstance(status, int) else None
+
+
+def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
+    """The reply's messages as they would be had the hidden prefill been an event too, the one before number `at`."""
+    events = response._stream_events
+    lead = StreamEvent(type="text", chunk=prefill, part_index=max((one.part_index for one in events), default=-1) + 1)
+    if at < len(events):
+        lead.message_index = events[at].message_index
+        if events[at].type == "text":  # one text with it
+            lead.part_index = events[at].part_index
+    events.insert(at, lead)
+    try:
+        return list(response._messages_now())
+    finally:
+        del events[at]
+
+
+def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
+    """What a sync model's execution yields. `run` executes a model with a prompt."""
+    turn = _Turn(owner, prompt, response)
+    while True:
+        source = run(*turn.request)
+        try:
+            with closing(source) if hasattr(source, "close") else nullcontext():
+                for chunk in source:
+                    yield from turn.take(chunk)
+                    if turn.stopped:
+                        break
+            break
+        except Exception as error:
+            if not turn.is_rescued(error):
+                raise
+    yield from turn.end()
+    turn.note()
+
+
+class AsyncEvents:
+    """The same for an async model. An object and no generator: what it holds is closed when it is left."""
+
+    def __init__(self, owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> None:
+        self._begin = (owner, prompt, response)
+        self._run = run
+        self._turn: _Turn | None = None
+        self._source: Any = None
+        self._ready: deque[Any] = deque()
+        #: the plugin has said all
+        self._ended = False
+        #: nothing more will be given out
+        self._over = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._ready:
+            if self._over:
+                raise StopAsyncIteration
+            try:
+                if self._turn is None:
+                    self._turn = _Turn(*self._begin)
+                if self._ended:
+                    self._over = True
+                    self._turn.note()
+                else:
+                    await self._pull(self._turn)
+            except BaseException:
+                await self.aclose()
+                raise
+        return self._ready.popleft()
+
+    async def _pull(self, turn: _Turn) -> None:
+        if self._source is None:
+            self._source = self._run(*turn.request)
+        try:
+            chunk = await anext(self._source)
+        except StopAsyncIteration:
+            self._ended = True
+        except Exception as error:
+            if not turn.is_rescued(error):
+                raise
+            await self._leave()
+        else:
+            self._ready += turn.take(chunk)
+            self._ended = turn.stopped
+        if self._ended:
+            self._ready += turn.end()
+            await self._leave()
+
+    async def aclose(self) -> None:
+        """Close what the plugin yields from; nothing more is given out."""
+        self._over = True
+        self._ready.clear()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        source, self._source = self._source, None
+        if hasattr(source, "aclose"):
+            await source.aclose()

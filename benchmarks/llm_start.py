@@ -1,0 +1,49 @@
+"""What the plugin for LLM adds to a start of `llm`: with and without it, interleaved, as a median of differences.
+
+python benchmarks/llm_start.py [pairs]        in an environment with aprefill[llm] and llm-echo
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+#: Commands, each in a process of its own.
+COMMANDS = (["--help"], ["-m", "echo", "hi"])
+
+
+def once(words: list[str], load: str, home: str) -> tuple[float, float]:
+    """Milliseconds from the start to the end of a process, and of CPU in it."""
+    env = {**os.environ, "LLM_USER_PATH": home, "LLM_LOAD_PLUGINS": load}
+    used = os.times()
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "llm", *words], env=env, check=True, capture_output=True)
+    ended, now = time.perf_counter(), os.times()
+    cpu = now.children_user + now.children_system - used.children_user - used.children_system
+    return (ended - begun) * 1000, cpu * 1000
+
+
+def main(pairs: int) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        for words in COMMANDS:
+            loads = ["llm-echo", "llm-echo,aprefill"]
+            for load in loads:
+                once(words, load, home)
+            times: dict[str, list[tuple[float, float]]] = {load: [] for load in loads}
+            for _ in range(pairs):
+                for load in loads:
+                    times[load].append(once(words, load, home))
+                loads.reverse()
+            without, with_it = times["llm-echo"], times["llm-echo,aprefill"]
+            for i, kind in enumerate(("wall", "CPU")):
+                added = statistics.median(b[i] - a[i] for a, b in zip(without, with_it, strict=True))
+                base = statistics.median(one[i] for one in without)
+                print(f"llm {' '.join(words)}: {base:.0f} ms of {kind} time without, {added:+.1f} ms with it")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 25)

@@ -1,0 +1,83 @@
+"""LLM in this process, with a home of its own, a model that plays what the test says, and the plugin really loaded.
+
+Without LLM this loads all the same; each test module then says why it is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+    from .mocks import Stage
+
+# some plugins look for their home when they are loaded
+os.environ.setdefault("LLM_USER_PATH", tempfile.mkdtemp(prefix="aprefill-llm-"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """LLM and its plugins warn of things of their own."""
+    for item in items:
+        if "tests/llm/" in item.nodeid:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(autouse=True)
+def user_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """LLM's home: keys, templates, log."""
+    path = tmp_path / "llm"
+    path.mkdir()
+    monkeypatch.setenv("LLM_USER_PATH", str(path))
+    monkeypatch.delenv("LLM_MODEL", raising=False)
+    return path
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """The models `mock` and `key-mock`, sync and async, play this."""
+    import llm
+    from llm.plugins import pm
+
+    from .mocks import AsyncKeyMock, AsyncMock, KeyMock, Mock, Stage
+
+    stage = Stage()
+
+    class Plugin:
+        __name__ = "aprefill-test-models"
+
+        @llm.hookimpl
+        def register_models(self, register: Any) -> None:
+            register(Mock(stage), AsyncMock(stage), aliases=["m"])
+            register(KeyMock(stage, "key-mock"), AsyncKeyMock(stage, "key-mock"))
+
+    plugin = Plugin()
+    pm.register(plugin, name="aprefill-test-models")
+    yield stage
+    pm.unregister(name="aprefill-test-models")
+
+
+Run = Callable[..., "Result"]
+
+
+@pytest.fixture
+def run() -> Run:
+    """`llm` with these arguments; fails on an exit code other than `code`."""
+    from click.testing import CliRunner
+    from llm.cli import cli as llm_cli
+
+    def run(*arguments: str, code: int = 0, typed: str | None = None) -> Result:
+        result = CliRunner().invoke(llm_cli, list(arguments), input=typed)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return run

@@ -1,0 +1,317 @@
+"""`llm --prefill`: every way of asking, what is printed, logged and sent on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
+
+import llm
+import yaml
+from llm.parts import StreamEvent, TextPart
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Run
+    from .mocks import Stage
+
+STATES = '["Alabama", "Alaska"]'
+WAYS = [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")]
+
+
+@pytest.mark.parametrize("command", [("prompt",), ()])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "reply", [['Alabama", "Alaska"]'], ['["Ala', 'bama", "Alaska"]'], ['["', 'Alabama", "Alaska"]']]
+)
+def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str, ...], reply: list[str]) -> None:
+    """Sync and async, streamed or not, repeated or left out: the prefill once, no space invented."""
+    stage.play(*reply)
+    assert run(*command, "-m", "mock", "States", "--prefill", '["', *way).output == STATES + "\n"
+    assert stage.streams == ["--no-stream" not in way]
+    assert '["</text-' in stage.asked()
+    assert stage.asked().startswith("States\n\n")
+    assert '["</text-' in stage.prompts[0].prompt  # for plugins that do not look at the messages
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_hidden(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
+    """Not printed; but the log and the next turn have it, as one text."""
+    stage.turns = [['["Alabama", "Alaska"]'], ["More."]]
+    assert run("-m", "mock", "States", "--prefill", '["', "--hide-prefill", *way).output == 'Alabama", "Alaska"]\n'
+    assert run("logs", "-r").output == STATES + "\n"
+    run("-c", "And?", *way)
+    history = [(one.role, [part.text for part in one.parts]) for one in stage.prompts[1].messages]
+    assert history == [("user", ["States"]), ("assistant", [STATES]), ("user", ["And?"])]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_continued(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
+    """`-c`: the next turn has prefill and text as one text, without the request; it may have a prefill of its own."""
+    stage.turns = [['Alabama", "Alaska"]'], ["Oslo"], ["Fine."]]
+    run("-m", "mock", "States", "--prefill", '["', *way)
+    assert run("-c", "A city", "--prefill", "City: ", *way).output == "City: Oslo\n"
+    assert run("-c", "Thanks", *way).output == "Fine.\n"
+    history = [(one.role, [part.text for part in one.parts]) for one in stage.prompts[2].messages]
+    assert history == [
+        ("user", ["States"]),
+        ("assistant", [STATES]),
+        ("user", ["A city"]),
+        ("assistant", ["City: Oslo"]),
+        ("user", ["Thanks"]),
+    ]
+
+
+def test_conversation_by_id(run: Run, stage: Stage) -> None:
+    """`--cid`, and a conversation without a prefill goes on with one."""
+    stage.turns = [["One."], ["two"]]
+    run("-m", "mock", "Count")
+    cid = json.loads(run("logs", "--json").output)[0]["conversation_id"]
+    assert run("--cid", cid, "On", "--prefill", "One, ").output == "One, two\n"
+    assert len(json.loads(run("logs", "--json", "-c").output)) == 2
+
+
+def test_logs(run: Run, stage: Stage) -> None:
+    """Prefill, mode and verdict, under the model's own name; nothing on a turn without one."""
+    stage.turns = [['["Alabama", "Alaska"]'], ["More."]]
+    run("-m", "mock", "States", "--prefill", '["')
+    run("-c", "And?")
+    logged = run("logs", "-n", "2").output
+    assert "Model: **mock**" in logged
+    assert '## Options\n\n- prefill: ["\n- prefill_mode: emulated\n- prefill_verdict: echoed\n' in logged
+    assert "text-" not in logged  # the request is not part of the prompt
+    rows = json.loads(run("logs", "--json", "-n", "2").output)
+    assert [row["options_json"] or {} for row in rows] == [
+        {"prefill": '["', "prefill_mode": "emulated", "prefill_verdict": "echoed"},
+        {},
+    ]
+    assert [row["prompt"] for row in rows] == ["States", "And?"]
+    assert rows[0]["response"] == STATES
+
+
+def test_json_and_usage(run: Run, stage: Stage) -> None:
+    """`--json` and `-u` show what they always do."""
+    stage.play('["Alabama", "Alaska"]')
+    row = json.loads(run("-m", "mock", "States", "--prefill", '["', "--json").output)[0]
+    assert (row["response"], row["input_tokens"]) == (STATES, 3)
+    assert "Token usage: 3 input" in run("-m", "mock", "States", "--prefill", '["', "-u").stderr
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_template(run: Run, stage: Stage, user_path: Path, hide: bool) -> None:
+    """`--save` keeps the prefill, `-t` uses it, `--prefill` wins over it, and '' switches it off."""
+    hiding = ("--hide-prefill",) if hide else ()
+    run("-m", "mock", "Facts about $city", "--prefill", "City: ", *hiding, "--save", "facts")
+    saved = yaml.safe_load((user_path / "templates" / "facts.yaml").read_text())
+    assert saved["options"] == {"prefill": "City: ", **({"hide_prefill": True} if hide else {})}
+    stage.play("Oslo")
+    assert run("-t", "facts", "-p", "city", "Oslo").output == ("Oslo\n" if hide else "City: Oslo\n")
+    assert "City: </text-" in stage.asked()
+    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "C=").output == ("Oslo\n" if hide else "C=Oslo\n")
+    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "").output == "Oslo\n"
+    assert stage.asked() == "Facts about Oslo"
+    assert run("chat", "-t", "facts", "-p", "city", "x", typed="Go\nquit\n").output.count("City: Oslo") == (not hide)
+
+
+def test_template_without_a_prefill(run: Run, stage: Stage, user_path: Path) -> None:
+    """Such a template is LLM's own affair, and `--prefill` goes with it."""
+    run("-m", "mock", "Facts about $city", "--save", "facts")
+    stage.play("Oslo")
+    assert run("-t", "facts", "-p", "city", "Oslo").output == "Oslo\n"
+    assert type(stage.prompts[0].options).__qualname__ == "_Shared.Options"
+    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "City: ").output == "City: Oslo\n"
+    run("-t", "facts", "--hide-prefill", code=1)
+    assert "Invalid template" in run("-t", "nope", "x", code=1).output
+
+
+def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: Path) -> None:
+    """They go with it; max_tokens means new text, so room for the repetition is added."""
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    fragment = tmp_path / "f.txt"
+    fragment.write_text("A fragment.")
+    stage.play('["Alabama"]')
+    done = run("-m", "mock", "States", "-s", "Be terse.", "-o", "max_tokens", "50", "-a", str(picture), "-f", str(fragment),
+               "--prefill", '["')  # fmt: skip
+    assert done.output == '["Alabama"]\n'
+    prompt = stage.prompts[0]
+    assert prompt.system == "Be terse."
+    assert prompt.options.max_tokens > 50
+    assert prompt.prompt.startswith("A fragment.\nStates\n\nBegin")
+    assert [message.role for message in prompt.messages] == ["system", "user"]
+    user = prompt.messages[1].parts
+    assert [type(part).__name__ for part in user] == ["TextPart", "AttachmentPart"]
+    assert user[0].text.startswith("A fragment.\nStates\n\nBegin")
+    logged = json.loads(run("logs", "--json").output)[0]
+    assert logged["options_json"]["max_tokens"] == 50
+    assert logged["attachments"][0]["type"] == "image/png"
+    # nothing but an attachment
+    run("-m", "mock", "-a", str(picture), "--prefill", '["', typed="")
+    assert [type(part).__name__ for part in stage.prompts[1].messages[0].parts] == ["AttachmentPart", "TextPart"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stop_sequences(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
+    """One that could hit the repetition or a fence is applied here, and the reply is left there."""
+    stage.play("```python\nprint()\n", "```\nThat", "was", "it")
+    done = run("-m", "mock", "Code", "--prefill", "```python", "-o", "stop", "```", *way)
+    assert done.output == "```python\nprint()\n\n"
+    assert stage.prompts[0].options.stop is None
+    assert stage.closed == 1
+    stage.play("abc def END")
+    run("-m", "mock", "Code", "--prefill", "abc", "-o", "stop", "END", *way)
+    assert stage.prompts[1].options.stop == "END"
+
+
+def test_schema(run: Run, stage: Stage) -> None:
+    """A schema goes with a prefill that its JSON begins with; else a line, and nothing printed."""
+    stage.play('{"name": ', '"Cleo"}')
+    assert (
+        run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').output == '{"name": "Cleo"}\n'
+    )
+    done = run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '["', code=1)
+    assert done.output == (
+        "Error: mock did not begin its reply with the prefill, and with a schema it cannot be put in front\n"
+    )
+
+
+def test_errors_are_one_line(run: Run, stage: Stage) -> None:
+    """LLM's own kind, before anything is sent."""
+    for arguments, words in (
+        (("-o", "prefill_strict", "1", "--prefill", "a"), "takes no native prefill"),
+        (("--hide-prefill",), "--hide-prefill hides what --prefill gives"),
+        (("--prefill", "a", "-o", "prefill", "b"), "give one of them"),
+    ):
+        output = run("-m", "mock", "x", *arguments, code=1).output
+        assert output.startswith("Error: ")
+        assert words in output
+        assert output.count("\n") == 1
+    assert stage.prompts == []
+    assert "Error: prefill" in run("-m", "mock", "x", "-o", "prefill", "a", code=1).output  # as without the plugin
+    assert "Unknown model" in run("-m", "nope", "x", "--prefill", "a", code=1).output
+
+
+def test_an_error_of_the_model_is_llms(run: Run, stage: Stage) -> None:
+    """As it came."""
+    stage.turns = [ValueError("no money")]
+    assert run("-m", "mock", "x", "--prefill", "a", code=1).output == "Error: no money\n"
+
+
+FUNCTIONS = 'def look_up(word: str) -> str:\n    "Look a word up."\n    return word + " means so"\n'
+
+
+def test_tools(run: Run, stage: Stage) -> None:
+    """The answer after the tool's result begins with the prefill, not the turn that called it."""
+
+    def call(response: Any, prompt: Any) -> None:
+        if not prompt.tool_results:
+            response.add_tool_call(llm.ToolCall(name="look_up", arguments={"word": "pelican"}, tool_call_id="t1"))
+
+    stage.beside = call
+    stage.turns = [
+        [
+            StreamEvent(type="tool_call_name", chunk="look_up", tool_call_id="t1"),
+            StreamEvent(type="tool_call_args", chunk='{"word": "pelican"}', tool_call_id="t1"),
+        ],
+        ["Answer: ", "a bird."],
+    ]
+    done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
+    assert done.output.strip() == "Answer: a bird."
+    assert [message.role for message in stage.prompts[1].messages] == ["user", "assistant", "tool"]
+    assert "Answer: </text-" in stage.asked(1)
+    rows = json.loads(run("logs", "--json", "-n", "0").output)
+    assert [row["options_json"]["prefill_verdict"] for row in rows] == ["undecided", "echoed"]
+
+
+def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
+    """A chain whose first response has begun with the prefill does not begin with it again."""
+
+    def call(response: Any, prompt: Any) -> None:
+        if not prompt.tool_results:
+            response.add_tool_call(llm.ToolCall(name="look_up", arguments={"word": "pelican"}, tool_call_id="t1"))
+
+    stage.beside = call
+    stage.turns = [
+        [
+            StreamEvent(type="text", chunk="Answer: let me see. "),
+            StreamEvent(type="tool_call_name", chunk="look_up", tool_call_id="t1"),
+            StreamEvent(type="tool_call_args", chunk='{"word": "pelican"}', tool_call_id="t1"),
+        ],
+        ["A bird."],
+    ]
+    done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
+    assert " ".join(done.output.split()) == "Answer: let me see. A bird."
+    assert "text-" not in stage.asked(1)
+
+
+@pytest.mark.parametrize("way", [(), ("--no-stream",)])
+@pytest.mark.parametrize("hidden", [(), ("--hide-prefill",)])
+def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, ...]) -> None:
+    """The first reply only; the second turn's history has it whole."""
+    stage.turns = [['["Alabama"]'], ["Fine."]]
+    done = run("chat", "-m", "mock", "--prefill", '["', *way, *hidden, typed="States\nThanks\nquit\n")
+    lines = done.output.splitlines()
+    assert ('["Alabama"]' if not hidden else 'Alabama"]') in lines
+    assert "Fine." in lines
+    assert "text-" not in stage.asked(1)
+    texts = [[part.text for part in one.parts if isinstance(part, TextPart)] for one in stage.prompts[1].messages]
+    assert texts == [["States"], ['["Alabama"]'], ["Thanks"]]
+    rows = json.loads(run("logs", "--json", "-n", "0").output)
+    assert ["prefill" in (row["options_json"] or {}) for row in rows] == [True, False]
+
+
+def test_chat_errors_are_one_line(run: Run, stage: Stage) -> None:
+    """`llm chat` itself would show where in the code an error came from."""
+    done = run("chat", "-m", "mock", "--prefill", "a", "-o", "prefill_strict", "1", typed="x\n", code=1)
+    assert done.output.splitlines()[-1].startswith("Error: mock takes no native prefill")
+
+
+def test_a_key(run: Run, stage: Stage) -> None:
+    """`--key`, and LLM's error when there is none."""
+    stage.play("yes")
+    run("-m", "key-mock", "x", "--prefill", "a", "--key", "sk-1")
+    assert stage.keys == ["sk-1"]
+    assert "No key found" in run("-m", "key-mock", "x", "--prefill", "a", code=1).output
+
+
+def test_models(run: Run, stage: Stage) -> None:
+    """`llm models` lists each model once; `llm models -q prefill/` finds the others, `llm prefill models` says what happens."""
+    listed = run("models").output
+    assert "prefill/" not in listed
+    assert "mock" in listed
+    assert "Prefill: mock" in run("models", "-q", "prefill/mock").output
+    assert run("prefill", "models", "-q", "mock").output.splitlines()[0].split() == [
+        "mock", "emulated", "asked", "for", "in", "the", "prompt",
+    ]  # fmt: skip
+    found = json.loads(run("prefill", "models", "--json", "--async").output)
+    assert {"model_id", "host", "mode", "what", "evidence"} == set(found[0])
+    assert not any(one["model_id"].startswith("prefill/") for one in found)
+
+
+def test_help(run: Run) -> None:
+    """Both options, on both commands."""
+    for command in ("prompt", "chat"):
+        text = " ".join(run(command, "--help").output.split())
+        assert "--prefill TEXT" in text
+        assert "--hide-prefill" in text
+        assert ("the first reply" in text) == (command == "chat")
+    assert run("prefill", "--help").exit_code == 0
+
+
+def test_options_are_shown(run: Run, stage: Stage) -> None:
+    """`llm models --options` for the models that take them; what is only logged is not among them."""
+    shown = run("models", "-q", "prefill/mock", "--options").output
+    assert "prefill_strict: boolean" in shown
+    assert "prefill_mode" not in shown
+
+
+def test_prefixed_model(run: Run, stage: Stage) -> None:
+    """`-m prefill/<id>` with `-o prefill` or `--prefill`, by alias too; `-c` goes on with it."""
+    stage.turns = [["Oslo"], ["Bergen"], ["Paris"]]
+    assert run("-m", "prefill/mock", "x", "-o", "prefill", "City: ").output == "City: Oslo\n"
+    assert run("-c", "y").output == "Bergen\n"
+    assert run("-m", "prefill/m", "x", "--prefill", "City: ").output == "City: Paris\n"

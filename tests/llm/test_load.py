@@ -1,0 +1,173 @@
+"""The plugin in LLM: that it is really loaded, that nothing is different until it is used, and that it goes without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
+
+HERE = Path(__file__).parent
+
+
+def python(*arguments: str, load: str | None = None, code: int = 0, **env: str) -> str:
+    """A process of its own, in which LLM loads these plugins; None: all that are installed."""
+    environ = {name: value for name, value in os.environ.items() if name != "LLM_LOAD_PLUGINS"}
+    if load is not None:
+        environ["LLM_LOAD_PLUGINS"] = load
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        env={**environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + (done.stderr if code else "")
+
+
+def llm(*arguments: str, load: str | None = None, code: int = 0) -> str:
+    return python("-m", "llm", *arguments, load=load, code=code)
+
+
+def test_control_that_it_is_loaded() -> None:
+    """`LLM_LOAD_PLUGINS=aprefill` loads this and nothing else; without it there is nothing."""
+    loaded = json.loads(llm("plugins", load="aprefill"))
+    assert [(one["name"], sorted(one["hooks"])) for one in loaded] == [
+        ("aprefill", ["register_commands", "register_models"])
+    ]
+    assert json.loads(llm("plugins", load="")) == []
+    assert "--prefill" in llm("prompt", "--help", load="aprefill")
+    assert "--prefill" not in llm("prompt", "--help", load="")
+
+
+@pytest.fixture(scope="module")
+def sames() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What LLM says without the plugin, and with it."""
+    pytest.importorskip("llm_echo", reason="llm-echo is not installed: nox -s llm installs it")
+    script = str(HERE / "sameness.py")
+    return json.loads(python(script, load="llm-echo")), json.loads(python(script, load="llm-echo,aprefill"))
+
+
+def test_nothing_is_different_until_it_is_used(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Seventy commands without a prefill say the same to the letter; so do the log's tables."""
+    without, with_it = sames
+    plugins = with_it["commands"].pop("plugins --all")
+    assert '"aprefill"' in plugins[1]
+    del without["commands"]["plugins --all"]
+    assert len(without["commands"]) >= 70
+    for command, said in without["commands"].items():
+        assert with_it["commands"][command] == said, command
+    assert with_it["schema"] == without["schema"]
+    assert all(said[0] in (0, 1, 2) for said in without["commands"].values())
+
+
+def test_help_differs_by_what_is_new(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Two options on two commands, one group; no other command's help has another letter."""
+    without, with_it = (one["helps"] for one in sames)
+    assert set(with_it) - set(without) == {"prefill", "prefill models"}
+    different = {name for name in without if with_it[name] != without[name]}
+    assert different == {"", "prompt", "chat"}
+    for name in different:
+        new = "".join(line for line in with_it[name].splitlines(True) if line not in without[name].splitlines(True))
+        assert "prefill" in new
+        assert set(without[name].splitlines()) <= set(with_it[name].splitlines())
+
+
+def test_every_model_once_more(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """`prefill/<id>` stands behind the models there were, which are the same objects' classes in the same order."""
+    without, with_it = (one["models"] for one in sames)
+    assert with_it[: len(without)] == without
+    more = [name for name, _, _ in with_it[len(without) :]]
+    assert more == [f"prefill/{name}" for name, _, _ in without]
+
+
+def test_gone_without_a_trace(user_path: Path) -> None:
+    """What was done with it is LLM's own: the log reads on, the conversation goes on, under the model's own name."""
+    pytest.importorskip("llm_echo", reason="llm-echo is not installed: nox -s llm installs it")
+    both = "llm-echo,aprefill"
+    shown = llm("-m", "echo", "hi", "--prefill", "City: ", "--hide-prefill", load=both)
+    assert shown.startswith("{")
+    assert llm("logs", "-r", load="llm-echo") == f"City: {shown}"
+    assert "- prefill_verdict: absent" in llm("logs", load="llm-echo")
+    assert json.loads(llm("-c", "again", load="llm-echo"))["prompt"] == "again"
+    assert [path.name for path in user_path.iterdir() if path.is_file()] == ["logs.db"]
+    # all that is left is a template that somebody saved with a prefill: LLM names the option
+    llm("-m", "echo", "x", "--prefill", "a", "--save", "begun", load=both)
+    assert "prefill" in llm("-t", "begun", load="llm-echo", code=1)
+
+
+UNTESTED = """
+import importlib.metadata as metadata
+real = metadata.version
+metadata.version = lambda name: VERSION if name == "llm" else real(name)
+import sys
+from click.testing import CliRunner
+from llm.cli import cli
+import llm
+for arguments in (["--help"], ["prompt", "--help"], ["prefill", "models"], ["models"]):
+    result = CliRunner().invoke(cli, arguments)
+    print(result.exit_code, "--prefill" in result.output, result.output if arguments[0] == "prefill" else "")
+try:
+    llm.get_model("prefill/echo")
+except llm.UnknownModelError:
+    print("unknown")
+from aprefill.llm_plugin import with_prefill
+try:
+    with_prefill(None)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("version", ["0.35.2", "0.37", "0.37a1", "1.0", "dev"])
+def test_softly_outside_the_tested_versions(version: str) -> None:
+    """LLM works as without it, and `llm prefill models` says why there is nothing."""
+    notice = f"aprefill is switched off: it was tested with LLM 0.36 or later, below 0.37, and this is LLM {version}"
+    lines = python("-c", f"VERSION = {version!r}\n{UNTESTED}", load="aprefill").splitlines()
+    assert [line for line in lines if line] == [
+        "0 False ",
+        "0 False ",
+        f"1 False Error: {notice}",
+        "0 False ",
+        "unknown",
+        notice,
+    ]
+
+
+def test_control_inside_the_tested_versions() -> None:
+    """The same script, a version that was tested."""
+    lines = python("-c", f"VERSION = '0.36.1'\n{UNTESTED.partition('try:')[0]}", load="aprefill").splitlines()
+    assert lines[0:2] == ["0 False ", "0 True "]
+
+
+def test_without_llm_it_says_what_to_install() -> None:
+    """The extra's name."""
+    out = python("-c", "import sys; sys.modules['llm'] = None; import aprefill.llm_plugin", code=1)
+    assert "pip install 'aprefill[llm]'" in out
+
+
+def test_loading_is_cheap() -> None:
+    """`llm --help` loads three small modules of ours, none of them heavy, in less than 30 ms together."""
+    code = (
+        "import sys; sys.argv = ['llm', '--help']; import llm.cli; print([m for m in sys.modules if 'aprefill' in m])"
+    )
+    loaded = python("-c", code, load="aprefill").strip()
+    assert loaded == "['aprefill._version', 'aprefill', 'aprefill.llm_plugin', 'aprefill.llm_plugin._cli']"
+    # a prompt without a prefill looks models up, which wraps them, and loads one more
+    code = "import llm, sys; llm.get_model('gpt-4o'); print([m for m in sys.modules if 'aprefill' in m][4:])"
+    assert python("-c", code, load="aprefill").strip() == "['aprefill.llm_plugin._models']"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import llm.cli, aprefill.llm_plugin._cli"],
+        env={**os.environ, "LLM_LOAD_PLUGINS": ""}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    times = [int(match[1]) for match in re.finditer(r"time:\s+(\d+) \|\s+\d+ \|\s+aprefill", done.stderr)]
+    assert len(times) >= 3
+    assert sum(times) < 30_000  # microseconds

@@ -1,0 +1,392 @@
+"""The real plugins, against hosts on loopback: what each is told of a prefill, and what comes out.
+
+Where a plugin is not installed its tests are skipped; `nox -s llm` installs them all, at their newest versions.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
+
+import llm
+
+from aprefill import Table
+from aprefill.llm_plugin import _hosts, with_prefill
+from aprefill.testing import Script, Server, serve_in_thread
+
+from .fakes import ASKED, Host, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from aprefill.testing import Received
+
+    from .conftest import Run
+
+NEW = 'Alabama", "Alaska"]'
+STATES = '["' + NEW
+WAYS = [(False, True), (False, False), (True, True), (True, False)]
+ways = pytest.mark.parametrize(("asynchronous", "stream"), WAYS)
+
+
+def plugin(name: str) -> Any:
+    """The plugin's module; skips where it is not installed."""
+    return pytest.importorskip(name, reason=f"{name} is not installed: nox -s llm installs it")
+
+
+async def ask(model_id: str, *, asynchronous: bool, stream: bool, **options: Any) -> Any:
+    """A finished response of `prefill/<model_id>`, and its text."""
+    if asynchronous:
+        response: Any = llm.get_async_model(f"prefill/{model_id}").prompt("States", stream=stream, **options)
+        return response, await response.text()
+    response = llm.get_model(f"prefill/{model_id}").prompt("States", stream=stream, **options)
+    return response, response.text()
+
+
+def how(response: Any) -> tuple[str, str]:
+    return response.prompt.options.prefill_mode, response.prompt.options.prefill_verdict
+
+
+def script(received: Received, text: str = NEW, **kind: Any) -> Script:
+    """A model that does what the prompt asks, on a host of this kind."""
+    if found := ASKED.search(received.last_user_text):
+        return Script(text=text, prefill="echoes", echo_text=found[2])
+    return Script(text=text, **kind)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A host that leaves a native prefill out, where Claude and OpenAI are."""
+    with serve_in_thread(functools.partial(script, prefill="eats")) as server:
+        for name, value in {
+            "ANTHROPIC_BASE_URL": server.url,
+            "ANTHROPIC_API_KEY": "any",
+            "OPENAI_BASE_URL": server.openai_url,
+            "OPENAI_API_KEY": "any",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.mark.asyncio
+@ways
+async def test_openai_chat(server: Server, asynchronous: bool, stream: bool) -> None:
+    """LLM's own chat completions models: asked for in the prompt."""
+    response, text = await ask("gpt-4o", asynchronous=asynchronous, stream=stream, prefill='["')
+    assert text == STATES
+    assert how(response) == ("emulated", "echoed")
+    asked = server.exchanges[0].json
+    assert [message["role"] for message in asked["messages"]] == ["user"]
+    assert asked.get("stream", False) == stream
+    assert not {"prefill", "hide_prefill", "prefill_strict", "prefill_mode", "prefill_verdict"} & set(asked)
+
+
+@pytest.mark.asyncio
+@ways
+async def test_openai_responses(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool) -> None:
+    """LLM's own models on /responses: asked for in the prompt."""
+    with serving(Host(NEW)) as host:
+        monkeypatch.setenv("OPENAI_BASE_URL", host.url + "/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "any")
+        response, text = await ask("gpt-5", asynchronous=asynchronous, stream=stream, prefill='["')
+    assert text == STATES
+    assert how(response) == ("emulated", "echoed")
+    assert host.requests[0][0] == "/v1/responses"
+    assert [item["role"] for item in host.body["input"]] == ["user"]
+    assert response.token_usage().startswith("5 input, 7 output")
+
+
+@pytest.mark.asyncio
+@ways
+async def test_claude_4_5(server: Server, asynchronous: bool, stream: bool) -> None:
+    """By llm-anthropic's own option; the white space that the API refuses is not sent, and not doubled."""
+    plugin("llm_anthropic")
+    model = "anthropic/claude-haiku-4-5-20251001"
+    response, text = await ask(model, asynchronous=asynchronous, stream=stream, prefill='["', hide_prefill=False)
+    assert text == STATES
+    assert how(response) == ("native", "absent")
+    assert server.exchanges[0].prefill == '["'
+    assert "text-" not in server.exchanges[0].last_user_text
+    response, text = await ask(model, asynchronous=asynchronous, stream=stream, prefill="The answer: ")
+    assert text == "The answer: " + NEW
+    assert server.exchanges[1].prefill == "The answer:"
+
+
+@pytest.mark.asyncio
+@ways
+async def test_claude_4_6(server: Server, asynchronous: bool, stream: bool) -> None:
+    """llm-anthropic raises a ValueError for its own option there; ours is asked for in the prompt."""
+    plugin("llm_anthropic")
+    response, text = await ask("anthropic/claude-opus-4-6", asynchronous=asynchronous, stream=stream, prefill='["')
+    assert text == STATES
+    assert how(response) == ("emulated", "echoed")
+    assert not server.exchanges[0].ends_with_assistant
+
+
+def test_claude_in_a_conversation(run: Run, server: Server) -> None:
+    """The next turn's request has prefill and text as one text block, shown or hidden."""
+    plugin("llm_anthropic")
+    run("-m", "anthropic/claude-haiku-4-5-20251001", "States", "--prefill", '["', "--hide-prefill")
+    run("-c", "Thanks")
+    said = [(one["role"], [part["text"] for part in one["content"]]) for one in server.exchanges[1].json["messages"]]
+    assert said == [("user", ["States"]), ("assistant", [STATES]), ("user", ["Thanks"])]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--schema", "name, age int"), "cannot combine a prefill with a schema"),
+        (("-o", "thinking", "1"), "cannot combine a prefill with -o thinking"),
+    ],
+)
+def test_claude_conflicts_are_one_line(run: Run, server: Server, options: tuple[str, ...], words: str) -> None:
+    """What breaks a native prefill is an error before anything is sent."""
+    plugin("llm_anthropic")
+    done = run("-m", "anthropic/claude-opus-4-5-20251101", "x", "--prefill", "{", *options, code=1)
+    assert words in done.output
+    assert done.output.count("\n") == 1
+    assert server.exchanges == []
+
+
+def test_claude_with_tools_is_asked(run: Run, server: Server) -> None:
+    """Whether tools go with a native prefill nobody knows, so it is asked for in the prompt."""
+    plugin("llm_anthropic")
+    functions = 'def look(word: str) -> str:\n    "Look"\n    return word\n'
+    done = run("-m", "anthropic/claude-haiku-4-5-20251001", "States", "--prefill", '["', "--functions", functions)
+    assert done.output.strip() == STATES
+    assert server.exchanges[0].json["tools"]
+    assert not server.exchanges[0].ends_with_assistant
+
+
+def test_claude_counts_tokens(run: Run) -> None:
+    """`llm anthropic count` takes the parameters of `llm prompt` over, ours among them or not."""
+    plugin("llm_anthropic")
+    assert run("anthropic", "count", "--help").exit_code == 0
+
+
+@pytest.mark.asyncio
+@ways
+async def test_a_refusal_is_answered_on_the_same_call(
+    server: Server, monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool
+) -> None:
+    """Where the table is wrong: one more request, and no second refusal with the same model object."""
+    plugin("llm_anthropic")
+    with serve_in_thread(functools.partial(script, prefill="refuses")) as refusing:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", refusing.url)
+        response, text = await ask(
+            "anthropic/claude-haiku-4-5-20251001", asynchronous=asynchronous, stream=stream, prefill='["'
+        )
+        assert text == STATES
+        assert how(response) == ("emulated", "echoed")
+        assert [exchange.ends_with_assistant for exchange in refusing.exchanges] == [True, False]
+        again = response.model.prompt("States", prefill='["', stream=stream)
+        assert (await again.text() if asynchronous else again.text()) == STATES
+        assert len(refusing.exchanges) == 3
+        strict = response.model.prompt("States", prefill='["', stream=stream, prefill_strict=True)
+        with pytest.raises(llm.ModelError, match="takes no native prefill"):
+            (await strict.text() if asynchronous else strict.text())
+
+
+def test_another_400_is_llms(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the words that the table knows are answered, and not where they are the prompt's own."""
+    plugin("llm_anthropic")
+    refusal = "This model does not support assistant message prefill."
+    for message, prompt in (("max_tokens: too many", "x"), (f"bad prompt: {refusal}", refusal)):
+        told = Script(status=400, error=("invalid_request_error", message))
+        with serve_in_thread(told) as bad:
+            monkeypatch.setenv("ANTHROPIC_BASE_URL", bad.url)
+            done = run("-m", "anthropic/claude-haiku-4-5-20251001", prompt, "--prefill", "{", code=1)
+            assert message in done.output
+            assert len(bad.exchanges) == 1
+
+
+def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin makes a ModelError of it; the host's answer is its cause."""
+    module = plugin("llm_mistral")
+    words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
+
+    def host(received: Received) -> Script:
+        if received.ends_with_assistant:
+            return Script(status=400, error=("invalid_request_error", words))
+        return script(received)
+
+    with serve_in_thread(host) as server:
+        monkeypatch.setattr(module, "MistralClient", functools.partial(module.MistralClient, server_url=server.url))
+        response = llm.get_model("prefill/mistral/mistral-small-latest").prompt("States", prefill='["', key="any")
+        assert response.text() == STATES
+        assert how(response) == ("emulated", "echoed")
+
+
+@pytest.mark.asyncio
+@ways
+@pytest.mark.parametrize("echo", ["split", "joined"])
+async def test_mistral(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool, echo: str) -> None:
+    """By llm-mistral's option `prefix`; the API's repetition is taken off."""
+    module = plugin("llm_mistral")
+    with serve_in_thread(functools.partial(script, prefill="echoes", echo=echo)) as server:
+        monkeypatch.setattr(module, "MistralClient", functools.partial(module.MistralClient, server_url=server.url))
+        response, text = await ask(
+            "mistral/mistral-small-latest", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
+        )
+        assert text == STATES
+        assert how(response) == ("native", "echoed")
+        assert server.exchanges[0].json["messages"][-1] == {"role": "assistant", "content": '["', "prefix": True}
+        # a model that the table does not name
+        response, text = await ask(
+            "mistral/voxtral-mini-2507", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
+        )
+        assert text == STATES
+        assert how(response) == ("emulated", "echoed")
+
+
+@pytest.mark.asyncio
+@ways
+async def test_ollama(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool) -> None:
+    """A last assistant message where Ollama's template is known to leave it open, else in the prompt."""
+    plugin("llm_ollama")
+    with serving(Host(NEW)) as host:
+        monkeypatch.setenv("OLLAMA_HOST", host.url)
+        response, text = await ask("ollama/llama3.2", asynchronous=asynchronous, stream=stream, prefill='["')
+        assert text == STATES
+        assert how(response) == ("native", "absent")
+        assert host.body["messages"][-1] == {"role": "assistant", "content": '["'}
+        assert host.body["options"] == {}
+        assert response.token_usage() == "5 input, 7 output"
+        response, text = await ask("ollama/some-tune", asynchronous=asynchronous, stream=stream, prefill='["')
+        assert text == STATES
+        assert how(response) == ("emulated", "echoed")
+        assert [message["role"] for message in host.body["messages"]] == ["user"]
+
+
+@pytest.mark.asyncio
+@ways
+async def test_gemini(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool) -> None:
+    """Gemini's own API is not in the table: asked for in the prompt. Its address is fixed, so it is bent here."""
+    module = plugin("llm_gemini")
+    with serving(Host(NEW)) as host:
+        real = module.httpx
+
+        def bent(url: str) -> str:
+            return url.replace("https://generativelanguage.googleapis.com", host.url)
+
+        class AsyncClient(real.AsyncClient):  # type: ignore[misc, name-defined]
+            def stream(self, method: str, url: str, **rest: Any) -> Any:
+                return super().stream(method, bent(url), **rest)
+
+        class Bent:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def stream(self, method: str, url: str, **rest: Any) -> Any:
+                return real.stream(method, bent(url), **rest)
+
+        bending = Bent()
+        bending.AsyncClient = AsyncClient  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, "httpx", bending)
+        response, text = await ask(
+            "gemini/gemini-3.6-flash", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
+        )
+    assert text == STATES
+    assert how(response) == ("emulated", "echoed")
+    assert [turn["role"] for turn in host.body["contents"]] == ["user"]
+
+
+@pytest.mark.asyncio
+@ways
+async def test_echo(asynchronous: bool, stream: bool) -> None:
+    """llm-echo looks at the prompt's text, not at the messages, and writes it down: no echo, so the prefill goes in front."""
+    plugin("llm_echo")
+    response, text = await ask("echo", asynchronous=asynchronous, stream=stream, prefill="abc")
+    assert text.startswith("abc{")
+    assert json.loads(text[3:])["prompt"].startswith("States\n\nBegin your reply")
+    assert how(response) == ("emulated", "absent")
+    response, text = await ask("echo-needs-key", asynchronous=asynchronous, stream=stream, prefill="abc", key="k")
+    assert json.loads(text[3:])["key"] == "k"
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "turn", "fields"),
+    [
+        ("vllm", "llama-3", {}, {"continue_final_message": True, "add_generation_prompt": False}),
+        ("deepseek", "deepseek-chat", {"prefix": True}, {"thinking": {"type": "disabled"}}),
+        ("groq", "llama-3.3-70b", {}, {}),
+    ],
+)
+def test_openai_compatible_hosts(
+    run: Run, user_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str, model: str, turn: Any, fields: Any
+) -> None:
+    """extra-openai-models.yaml: the address says whose row of the table it is, and the dialect is sent."""
+    with serve_in_thread(functools.partial(script, prefill="eats")) as server:
+        # the beta address of DeepSeek's prefills would not be this server's
+        table = Table.load(
+            f'[[host]]\nprovider = "{provider}"\napi = "chat"\nhosts = ["{server.url.removeprefix("http://")}"]\n'
+            + (f'prefill_base_url = "{server.openai_url}"\n' if provider == "deepseek" else "")
+        )
+        monkeypatch.setattr(_hosts, "builtin_table", lambda: table)
+        (user_path / "extra-openai-models.yaml").write_text(
+            f"- model_id: extra\n  model_name: {model}\n  api_base: {server.openai_url}\n"
+        )
+        for way in ((), ("--async",), ("--no-stream",)):
+            assert run("-m", "extra", "States", "--prefill", '["', *way).output == STATES + "\n"
+            asked = server.exchanges[-1].json
+            assert asked["messages"][-1] == {"role": "assistant", "content": '["', **turn}
+            assert {name: asked[name] for name in fields} == fields
+        assert "- prefill_mode: native" in run("logs", "-n", "1").output
+        assert "native" in run("prefill", "models", "-q", "extra").output
+        run("-c", "Thanks")
+        assert [one["content"] for one in server.exchanges[-1].json["messages"]] == ["States", STATES, "Thanks"]
+
+
+def test_an_unknown_address_is_asked(run: Run, user_path: Path) -> None:
+    """Nothing is guessed from a model's name at somebody else's address."""
+    with serve_in_thread(functools.partial(script, prefill="ignores")) as server:
+        (user_path / "extra-openai-models.yaml").write_text(
+            f"- model_id: extra\n  model_name: deepseek-chat\n  api_base: {server.openai_url}\n"
+            f"- model_id: old\n  model_name: davinci\n  api_base: {server.openai_url}\n  completion: true\n"
+        )
+        assert run("-m", "extra", "States", "--prefill", '["').output == STATES + "\n"
+        assert not server.exchanges[0].ends_with_assistant
+        listed = run("prefill", "models", "-q", "old").output.split()
+        assert listed[:2] == ["old", "emulated"]
+
+
+def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
+    """A class on top of LLM's chat model that makes the request itself cannot be told of a last turn."""
+    from llm.default_plugins.openai_models import Chat
+
+    class Own(Chat):  # type: ignore[misc]
+        def execute(self, *args: Any, **kwargs: Any) -> Any:
+            yield "x"
+
+    for kind, native in ((Chat, True), (Own, False)):
+        model = kind("some", model_name="llama-3.3-70b", api_base="https://api.groq.com/openai/v1")
+        assert _hosts.host_of(model).native is native
+    assert with_prefill(Own("some")).prompt("x", prefill="a", key="k").text() == "ax"
+
+
+def test_what_llm_prefill_models_says(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's word for each, by provider and name."""
+    for name in ("llm_anthropic", "llm_mistral", "llm_gemini", "llm_ollama"):
+        plugin(name)
+    with serving(Host(NEW)) as host:
+        monkeypatch.setenv("OLLAMA_HOST", host.url)
+        listed = {one["model_id"]: one for one in json.loads(run("prefill", "models", "--json").output)}
+    told = {model: (listed[model]["mode"], listed[model]["host"]) for model in (
+        "gpt-4o", "gpt-5", "anthropic/claude-haiku-4-5-20251001", "anthropic/claude-opus-4-6",
+        "mistral/mistral-small-latest", "gemini/gemini-3.6-flash", "ollama/llama3.2:latest",
+    )}  # fmt: skip
+    assert told == {
+        "gpt-4o": ("emulated", "openai:gpt-4o"),
+        "gpt-5": ("emulated", "openai:gpt-5"),
+        "anthropic/claude-haiku-4-5-20251001": ("native", "anthropic:claude-haiku-4-5-20251001"),
+        "anthropic/claude-opus-4-6": ("emulated", "anthropic:claude-opus-4-6"),
+        "mistral/mistral-small-latest": ("native", "mistral:mistral-small-latest"),
+        "gemini/gemini-3.6-flash": ("emulated", None),
+        "ollama/llama3.2:latest": ("native", "ollama:llama3.2:latest"),
+    }

@@ -1,0 +1,231 @@
+"""In Python: `llm.get_model("prefill/<id>")`, its async twin, and `with_prefill()` for any model object."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
+
+import llm
+from llm.parts import StreamEvent
+
+from aprefill.llm_plugin import with_prefill
+
+from .mocks import AsyncKeyMock, AsyncMock, KeyMock, Mock
+from .test_splice import CASES
+
+if TYPE_CHECKING:
+    from .mocks import Stage
+
+STATES = '["Alabama", "Alaska"]'
+
+
+@pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES[:-1])
+def test_worked_cases_of_pull_request_473(stage: Stage, prefill: str, chunks: list[str | None], reply: str) -> None:
+    """Through LLM, from a model that yields str (and None, as the pull request has it) and from one that yields events."""
+    pieces = [chunk for chunk in chunks if chunk is not None]
+    model = llm.get_model("prefill/mock")
+    for turn in (chunks, [StreamEvent(type="text", chunk=piece) for piece in pieces]):
+        stage.turns = [turn]
+        for stream in (True, False):
+            response = model.prompt("x", prefill=prefill, stream=stream)
+            assert "".join(response) == reply
+            assert response.text() == reply
+            assert [[part.text for part in one.parts] for one in response.messages()] == [[reply]]
+
+
+def test_one_space(stage: Stage) -> None:
+    """White space at the prefill's end and at the text's beginning is the same white space if the model repeats it."""
+    stage.play("The answer is", " forty-two.")
+    text = llm.get_model("prefill/mock").prompt("x", prefill="The answer is ").text()
+    assert text == "The answer is forty-two."
+
+
+@pytest.mark.asyncio
+async def test_async(stage: Stage) -> None:
+    """The twin, by name, by alias, in a conversation."""
+    stage.turns = [['["Alabama", "Alaska"]'], ["Fine."]]
+    conversation = llm.get_async_model("prefill/m").conversation()
+    response = conversation.prompt("States", prefill='["')
+    assert [chunk async for chunk in response] == ['["', 'Alabama", "Alaska"]']
+    assert await conversation.prompt("Thanks").text() == "Fine."
+    assert [[part.text for part in one.parts] for one in stage.prompts[1].messages] == [
+        ["States"],
+        [STATES],
+        ["Thanks"],
+    ]
+
+
+@pytest.mark.parametrize("kind", [Mock, KeyMock, AsyncMock, AsyncKeyMock])
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.asyncio
+async def test_any_model_object(stage: Stage, kind: Any, hide: bool) -> None:
+    """Sync and async, with and without a key; a model that has it already is given back."""
+    stage.play(STATES)
+    inner = kind(stage, "some")
+    inner.key = "sk-1"
+    model = with_prefill(inner)
+    assert with_prefill(model) is model
+    assert model.model_id == "prefill/some"
+    response = model.prompt("States", prefill='["', hide_prefill=hide)
+    asynchronous = isinstance(response, llm.AsyncResponse)
+    text = await response.text() if asynchronous else response.text()
+    assert text == (STATES[2:] if hide else STATES)
+    messages = await response.messages() if asynchronous else response.messages()
+    assert [part.text for part in messages[0].parts] == [STATES]
+    assert stage.keys == (["sk-1"] if "Key" in kind.__name__ else [None])
+    follow = response.reply("On")
+    follow = await follow if asynchronous else follow
+    assert (await follow.text() if asynchronous else follow.text()) == STATES
+    assert [part.text for part in stage.prompts[1].messages[1].parts] == [STATES]
+
+
+def test_what_is_no_model() -> None:
+    """A TypeError that says so."""
+    with pytest.raises(TypeError, match=r"takes a model of LLM's, not a str"):
+        with_prefill("gpt-4o")
+
+
+def test_without_a_prefill_nothing_is_different(stage: Stage) -> None:
+    """The plugin's chunks, its own options, no request."""
+    event = StreamEvent(type="reasoning", chunk="hm")
+    stage.play(event, "a", "b")
+    response = llm.get_model("prefill/mock").prompt("x", max_tokens=5)
+    assert response.text() == "ab"
+    assert next(response.stream_events()) is event
+    assert type(stage.prompts[0].options) is Mock.Options
+    assert stage.prompts[0].options.max_tokens == 5
+    assert stage.asked() == "x"
+
+
+def test_strict(stage: Stage) -> None:
+    """An `llm.ModelError` before anything is sent."""
+    with pytest.raises(llm.ModelError, match="takes no native prefill"):
+        llm.get_model("prefill/mock").prompt("x", prefill="a", prefill_strict=True).text()
+    assert stage.prompts == []
+
+
+def test_messages(stage: Stage) -> None:
+    """Explicit messages; a last assistant turn, or none of the user's, is an error."""
+    model = llm.get_model("prefill/mock")
+    stage.play("abcdef")
+    assert (
+        model.prompt(messages=[llm.user("one"), llm.assistant("two"), llm.user("three")], prefill="abc").text()
+        == "abcdef"
+    )
+    assert stage.asked().startswith("three\n\nBegin")
+    with pytest.raises(llm.ModelError, match="end with an assistant turn"):
+        model.prompt(messages=[llm.user("one"), llm.assistant("two")], prefill="abc").text()
+    with pytest.raises(llm.ModelError, match="there is none; add one"):
+        model.prompt(system="x", prefill="abc").text()
+
+
+def test_events_keep_their_order(stage: Stage) -> None:
+    """Reasoning first, then the text in one part, then the call; and no crash where there is a call alone."""
+    stage.play(
+        StreamEvent(type="reasoning", chunk="hm", part_index=0),
+        StreamEvent(type="text", chunk='["', part_index=1),
+        StreamEvent(type="text", chunk='A"]', part_index=1),
+        StreamEvent(type="tool_call_name", chunk="look", part_index=2, tool_call_id="1"),
+        StreamEvent(type="tool_call_args", chunk="{}", part_index=2, tool_call_id="1"),
+    )
+    model = llm.get_model("prefill/mock")
+    response = model.prompt("x", prefill='["')
+    assert [(one.type, one.chunk) for one in response.stream_events()] == [
+        ("reasoning", "hm"), ("text", '["'), ("text", 'A"]'), ("tool_call_name", "look"), ("tool_call_args", "{}"),
+    ]  # fmt: skip
+    kinds = [type(part).__name__ for part in response.messages()[0].parts]
+    assert kinds == ["ReasoningPart", "TextPart", "ToolCallPart"]
+    stage.turns = [stage.turns[0][3:]]
+    response = model.prompt("x", prefill='["')
+    assert response.text() == ""
+    assert [type(part).__name__ for part in response.messages()[0].parts] == ["ToolCallPart"]
+
+
+@pytest.mark.asyncio
+async def test_leaving_early_closes_the_plugin(stage: Stage) -> None:
+    """What a plugin holds, a connection above all, is let go at once."""
+    stage.play("a", "b", "c")
+    events = llm.get_model("prefill/mock").prompt("x", prefill="z").stream_events()
+    next(events)
+    events.close()
+    assert stage.closed == 1
+    astream = llm.get_async_model("prefill/mock").prompt("x", prefill="a", stream=True).astream_events()
+    await anext(astream)
+    await astream.aclose()
+    assert stage.closed == 2
+
+
+def test_to_dict_and_back(stage: Stage) -> None:
+    """LLM's own persistence takes our options, and what became of them."""
+    stage.play(STATES)
+    model = llm.get_model("prefill/mock")
+    response = model.prompt("States", prefill='["', hide_prefill=True)
+    response.text()
+    again = llm.Response.from_dict(response.to_dict())
+    assert again.text() == STATES
+    assert again.prompt.options.prefill_verdict == "echoed"
+    assert again.reply("On").text() == STATES
+
+
+def test_options_of_the_inner_model_are_kept(stage: Stage) -> None:
+    """Attributes too: whatever is asked of the model is the inner one's answer."""
+    inner = Mock(stage, "some")
+    inner.json_replacements = {"a": 1}  # type: ignore[attr-defined]
+    model = with_prefill(inner)
+    assert model.json_replacements == {"a": 1}
+    assert model.supports_tools
+    assert model.attachment_types == {"image/png"}
+    with pytest.raises(AttributeError):
+        model.nothing_of_the_kind  # noqa: B018
+    model.key = "sk-2"
+    assert inner.key == "sk-2"
+    assert set(model.Options.model_fields) >= {"max_tokens", "stop", "prefill", "hide_prefill", "prefill_strict"}
+
+
+def test_white_space_alone(stage: Stage) -> None:
+    """No echo of it could be seen, so nothing is asked; it is not doubled."""
+    stage.play("  ", "code")
+    assert llm.get_model("prefill/mock").prompt("x", prefill="  ").text() == "  code"
+    assert stage.asked() == "x"
+
+
+def test_a_long_prefill(stage: Stage) -> None:
+    """Beyond 200 characters it is quoted and only its end is asked back: the texts are joined where they overlap."""
+    long = "".join(f"Line number {i} of a long beginning.\n" for i in range(12))
+    end = "Line number 11 of a long beginning."
+    stage.play(end[:9], end[9:] + "\nAnd on.")
+    response = llm.get_model("prefill/mock").prompt("x", prefill=long)
+    assert response.text() == long + "And on."
+    assert response.prompt.options.prefill_verdict == "overlapped"
+    assert stage.asked().count(end) == 2
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
+    """Before a call that came after it, in one part with the text it begins, alone where there is no text: hidden or not."""
+    text, call = (
+        (lambda chunk, part: StreamEvent(type="text", chunk=chunk, part_index=part)),
+        StreamEvent(type="tool_call_name", chunk="look", part_index=1, tool_call_id="1", server_executed=True),
+    )
+    model = llm.get_model("prefill/mock")
+    for events, parts in (
+        ([text("abc", 0), call, text("def", 2)], ["abc", "look", "def"]),
+        ([text("abcd", 0), call, text("ef", 2)], ["abcd", "look", "ef"]),
+        ([call, text("abcdef", 2)], ["look", "abcdef"]),
+        ([call, text("def", 2)], ["look", "abcdef"]),
+        ([StreamEvent(type="reasoning", chunk="hm"), StreamEvent(type="text", chunk="def")], ["hm", "abcdef"]),
+        (["abc", "def"], ["abcdef"]),
+        (["abc"], ["abc"]),
+        ([], ["abc"]),
+    ):
+        stage.play(*(one if isinstance(one, str) else replace(one) for one in events))
+        response = model.prompt("x", prefill="abc", hide_prefill=hide)
+        response.text()
+        found = [part.text if hasattr(part, "text") else part.name for one in response.messages() for part in one.parts]
+        assert found == parts
+        assert "abc" not in response.text() or not hide
+        assert all(response) or not events  # no empty chunk
