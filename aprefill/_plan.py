@@ -23,7 +23,7 @@ from ._support import carry
 from ._types import Call, Message, Support
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ._ask import Absent, Ask, ShowWhen
     from ._support import Refusal, Row
@@ -151,10 +151,13 @@ def teaches(refusal: Refusal | None, fields: Mapping[str, Any]) -> bool:
 
     Not where the request, `fields`, holds the refusal's own words: a host that quotes it says nothing about itself.
     """
-    if refusal is None or refusal.why not in LASTING:
-        return False
+    return refusal is not None and refusal.why in LASTING and not is_quoted(refusal, [fields])
+
+
+def is_quoted(refusal: Refusal, values: Iterable[Any]) -> bool:
+    """Whether the words of a refusal stand in these JSON values themselves, in a text or in a field's name."""
     words = flat(refusal.text)
-    return not any(words in flat(text) for text in texts_of([fields], names=True))
+    return any(words in flat(text) for text in texts_of(values, names=True))
 
 
 def _conflict(ask: Ask, row: Row) -> tuple[str, str] | None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import StreamEvent
 
-from .._emulate import texts_of
-from .._support import LASTING, is_quoted, refusal
+from .._plan import LASTING, is_quoted
+from .._support import refusal
 from ._carry import OURS, carried, is_delivered, plain
 from ._errors import PrefillError
 from ._hosts import host_of
@@ -104,9 +104,8 @@ class _Turn:
             return False
         # llm-mistral, for one, makes an error of its own and chains the real one
         found = _refusal(self._host, error) or (error.__cause__ and _refusal(self._host, error.__cause__))
-        if not found or is_quoted(
-            found, [self._prefill, *texts_of(message.to_dict() for message in self._prompt.messages)]
-        ):
+        asked = [self._prefill, *(message.to_dict() for message in self._prompt.messages)]
+        if not found or is_quoted(found, asked):
             return False
         try:
             self._carried = carried(self._owner._inner, self._host, self._prompt, refused=True)
