@@ -112,3 +112,12 @@ def bench(session: nox.Session) -> None:
     session.install(*group("test"))
     session.run("python", "benchmarks/stream.py", "--write")
     session.run("python", "benchmarks/stages.py")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The chat example in a real Chromium, which Debian's `apt-get install chromium` brings; writes its screenshot."""
+    install_wheel(session, "web")
+    session.install(*group("test"), *group("browser"))
+    session.run("pip", "list", "--format=freeze")
+    session.run("pytest", "tests/browser", *session.posargs, env={"APREFILL_INSTALLED": "1", "APREFILL_BROWSER": "1"})
