@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,16 +84,20 @@ def started(base_url: str) -> Iterator[str]:
     env = {**os.environ, "CHAT_BASE_URL": base_url, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        giving_up = threading.Timer(20, process.kill)
+        giving_up.start()
         try:
             said = ""
             for line in process.stderr:
                 said += line
-                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                    yield found[0]
+                if found := re.search(r"running on http://\S+:(\d+)", line):
+                    giving_up.cancel()
+                    yield f"http://127.0.0.1:{found[1]}"
                     break
             else:
                 pytest.fail(said)
         finally:
+            giving_up.cancel()
             process.terminate()
             print(process.stderr.read())
 
@@ -284,7 +291,7 @@ def test_leaving_a_reply_that_goes_on_closes_the_providers_connection(
     [
         ("broken", "one two three", "Truncated: "),
         ("overloaded", "one ", "StatusError: "),
-        ("error", "Zero, ", "StatusError: "),
+        ("error", "Zero, ", "StatusError: the provider answered with HTTP 400"),
     ],
 )
 def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error: str) -> None:
@@ -295,6 +302,7 @@ def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error
     assert turn.locator(".reply").text_content() == text
     assert turn.locator(".held").count() == (prompt == "error")
     assert turn.locator(".error *").count() == 0
+    assert ("<b>such</b>" in turn.locator(".error").text_content()) == (prompt == "error")
     expect(page.locator("#send")).to_be_enabled()
 
 
@@ -370,6 +378,14 @@ def test_another_page_may_not_use_it(page: Page, url: str, chromium: Any) -> Non
     other = context.new_page()
     assert other.evaluate(opens, address) == "refused"
     context.close()
+
+
+def test_it_listens_on_loopback_alone(url: str) -> None:
+    """Not on 127.0.0.2, which a server on all addresses would answer at as well."""
+    port = urlsplit(url).port
+    for host, answer in (("127.0.0.1", 0), ("127.0.0.2", errno.ECONNREFUSED)):
+        with socket.socket() as client:
+            assert client.connect_ex((host, port)) == answer
 
 
 def test_the_screenshot(page: Page, provider: Provider) -> None:

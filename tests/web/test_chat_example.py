@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHAT = Path(__file__).parents[2] / "docs" / "examples" / "chat"
 HOST = "http://127.0.0.1:8000"
+REPLY = "ws://127.0.0.1:8000/reply"
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def client() -> Iterator[TestClient]:
 def records(client: TestClient, model: str, prefill: str = '["') -> list[dict[str, Any]]:
     """What the page is told."""
     question = {"role": "user", "content": "JSON list of US state names"}
-    with client.websocket_connect("/reply", headers={"origin": HOST}) as ws:
+    with client.websocket_connect(REPLY, headers={"origin": HOST}) as ws:
         ws.send_json({"messages": [question], "prefill": prefill, "model": model})
         found = []
         while not found or found[-1]["type"] not in {"end", "error"}:
@@ -80,20 +81,19 @@ def test_a_model_that_cannot_be_asked(client: TestClient, model: str) -> None:
 def test_nobody_else_may_use_it(client: TestClient) -> None:
     """Not a page from elsewhere, nor one under a name that points here."""
     assert client.get("/", headers={"host": "chat.example"}).status_code == 400
-    with (
-        pytest.raises(WebSocketDisconnect),
-        client.websocket_connect("/reply", headers={"origin": "http://127.0.0.1:1"}),
-    ):
-        pass
-    rebound = {"host": "chat.example", "origin": "http://chat.example"}
-    with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/reply", headers=rebound):
-        pass
+    with pytest.raises(WebSocketDisconnect) as refused:
+        with client.websocket_connect(REPLY, headers={"origin": "http://127.0.0.1:1"}):
+            pass
+    assert refused.value.code == 1008
+    with pytest.raises(WebSocketDenialResponse):
+        with client.websocket_connect("ws://chat.example/reply", headers={"origin": "http://chat.example"}):
+            pass
     for documentation in ("/docs", "/redoc", "/openapi.json"):
         assert client.get(documentation).status_code == 404
 
 
 def test_what_is_not_a_question(client: TestClient) -> None:
     """Is answered with an error record, not with a stack trace."""
-    with client.websocket_connect("/reply") as ws:
+    with client.websocket_connect(REPLY) as ws:
         ws.send_text("{}")
         assert ws.receive_json()["error"] == "ValidationError"
