@@ -213,3 +213,12 @@ def llm_suite(session: nox.Session) -> None:
         worse += [name for name, outcome in without.items() if outcome == "passed" and with_it.get(name) != "passed"]
     if worse:
         session.error(f"{len(worse)} tests pass without the plugin only: {', '.join(worse[:20])}")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The chat example in a real Chromium, which Debian's `apt-get install chromium` brings; writes its screenshot."""
+    install_wheel(session, "web")
+    session.install(*group("test"), *group("browser"))
+    session.run("pip", "list", "--format=freeze")
+    session.run("pytest", "tests/browser", *session.posargs, env={"APREFILL_INSTALLED": "1", "APREFILL_BROWSER": "1"})

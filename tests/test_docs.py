@@ -224,6 +224,7 @@ def test_docstring_examples_hold() -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     """Every relative link in the documents names a file that is there."""
     others = [
+        "docs/examples/chat/README.md",
         "docs/support.md",
         "docs/sdks.md",
         "docs/reference.md",

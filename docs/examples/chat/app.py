@@ -1,0 +1,111 @@
+"""A chat page over aprefill, for one person on one machine: `python docs/examples/chat/app.py`."""
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+import uvicorn
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, ValidationError
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from aprefill import Reply, Session, UsageError, support_table, web
+
+PAGE = Path(__file__).with_name("index.html").read_text(encoding="utf-8")
+
+#: A server of your own for models that name no provider, such as "http://127.0.0.1:8080/v1".
+BASE_URL = os.environ.get("CHAT_BASE_URL")
+PROVIDERS = {row.provider for row in support_table()}
+
+
+def hashes(tag: str) -> str:
+    """What lets the page's own inline code run, and no other."""
+    codes = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" for code in codes)
+
+
+HEADERS = {
+    "content-security-policy": (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+
+
+class Turn(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class Asked(BaseModel):
+    """What the page sends first."""
+
+    messages: list[Turn]
+    prefill: str = ""
+    model: str
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # "now": the page has the prefill at once, and greys it until new text says that the model goes on from it
+    async with Session(max_tokens=1000, show_when="now", coalesce=True) as session:
+        app.state.session = session
+        yield
+
+
+# without FastAPI's own pages, which load scripts from elsewhere
+app = FastAPI(lifespan=lifespan, openapi_url=None)
+# A foreign name can be made to point to 127.0.0.1; its pages send that name as the Host.
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+
+
+@app.get("/")
+async def page() -> HTMLResponse:
+    return HTMLResponse(PAGE, headers=HEADERS)
+
+
+def begun(asked: Asked) -> Reply:
+    return app.state.session.stream(
+        [turn.model_dump() for turn in asked.messages],
+        prefill=asked.prefill,
+        model=asked.model,
+        base_url=None if asked.model.partition(":")[0] in PROVIDERS else BASE_URL,
+    )
+
+
+@app.websocket("/reply")
+async def reply(ws: WebSocket) -> None:
+    """One reply a connection: the page asks, and the records of docs/web.md follow."""
+    if not web.origin_allowed(ws):
+        await ws.close(1008)
+        return
+    await ws.accept()
+    with suppress(WebSocketDisconnect):
+        try:
+            answer = begun(Asked.model_validate_json(await ws.receive_text()))
+        except (UsageError, ValidationError) as error:
+            # no such model, no key: known before there is a reply
+            await ws.send_json({"type": "error", "error": type(error).__name__, "message": str(error)})
+            await ws.close(1011)
+        else:
+            # `details`: whoever reads them is the one whose key it is
+            await web.websocket(ws, answer, attempts=True, details=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    uvicorn.run(app, host="127.0.0.1", port=parser.parse_args().port)

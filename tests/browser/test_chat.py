@@ -1,0 +1,400 @@
+"""The chat example in a real Chromium, against a loopback host. `nox -s browser` runs it, and writes the screenshot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from aprefill.testing import Script, serve
+
+if os.environ.get("APREFILL_BROWSER") != "1":
+    pytest.skip("opt-in: `nox -s browser` runs it, with Playwright and Debian's chromium", allow_module_level=True)
+
+from playwright.sync_api import expect, sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+    from aprefill.testing import Received
+
+ROOT = Path(__file__).parents[2]
+CHAT = ROOT / "docs" / "examples" / "chat"
+
+HTML = '<b>bold</b> & <img src="/seen.png" onerror="document.title = \'taken\'"><script>document.title = "taken"</script>\n'
+STATES = '["Alabama", "Alaska", "Arizona", '
+
+#: By the prompt's first word. A bare model name is asked in the prompt, so `echo_text` is what it repeats.
+SCRIPTS = {
+    "slow": Script(
+        text="one\n  two\tthree 🦢 end", prefill="echoes", echo_text="Zero, ", pace_s=0.05, first_token_s=0.2
+    ),
+    "stuck": Script(text="never", prefill="echoes", echo_text=STATES, stall_after=15),
+    "endless": Script(text="word " * 20_000, cuts=5, pace_s=0.01),
+    "html": Script(text=HTML, prefill="echoes", echo_text=HTML, cuts=7),
+    "broken": Script(text="one two three", cuts=4, no_end=True),
+    "error": Script(status=400, error=("invalid_request_error", "no <b>such</b> thing")),
+    "overloaded": Script(text="one two", cuts=4, after=4, error_event=("overloaded_error", "Overloaded")),
+}
+
+
+def reply_to(received: Received) -> Script:
+    return SCRIPTS[received.last_user_text.split()[0]]
+
+
+class Provider:
+    """The loopback host, whose events are waited for in its own loop."""
+
+    def __init__(self, server: Any, portal: Any) -> None:
+        self.server = server
+        self._call = portal.call
+        self._number = len(server.exchanges)
+
+    def exchange(self) -> Any:
+        """The test's first one."""
+        return self._call(self.server.wait_exchange, self._number)
+
+    def wait(self, event: Any) -> None:
+        async def wait() -> None:
+            with anyio.fail_after(5):
+                await event.wait()
+
+        self._call(wait)
+
+
+@contextmanager
+def started(base_url: str) -> Iterator[str]:
+    """The example as its README starts it, on a free port; its URL."""
+    command = [sys.executable, str(CHAT / "app.py"), "--port", "0"]
+    env = {**os.environ, "CHAT_BASE_URL": base_url, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        giving_up = threading.Timer(20, process.kill)
+        giving_up.start()
+        try:
+            said = ""
+            for line in process.stderr:
+                said += line
+                if found := re.search(r"running on http://\S+:(\d+)", line):
+                    giving_up.cancel()
+                    yield f"http://127.0.0.1:{found[1]}"
+                    break
+            else:
+                pytest.fail(said)
+        finally:
+            giving_up.cancel()
+            process.terminate()
+            print(process.stderr.read())
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[str, Any, Any]]:
+    """The example, and the host that it asks."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serve(reply_to)) as server:
+        with started(server.openai_url) as url:
+            yield url, server, portal
+
+
+@pytest.fixture
+def url(site: tuple[str, Any, Any]) -> str:
+    return site[0]
+
+
+@pytest.fixture
+def provider(site: tuple[str, Any, Any]) -> Provider:
+    return Provider(*site[1:])
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert path, "no chromium here: apt-get install chromium, or name one in CHROMIUM"
+    # not even a name is looked up elsewhere
+    args = ["--no-sandbox", "--headless=new", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=args)
+        print(f"Chromium {browser.version}")
+        yield browser
+        browser.close()
+
+
+class Asked:
+    """What the browser has asked for: requests and WebSockets."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+
+    def elsewhere(self) -> list[str]:
+        return [url for url in self.urls if urlsplit(url).hostname != "127.0.0.1"]
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def page(chromium: Any, url: str, asked: Asked) -> Iterator[Page]:
+    """The page in a browser of its own; afterwards: nothing but loopback was asked, and no script has failed."""
+    context = chromium.new_context(viewport={"width": 760, "height": 620}, color_scheme="light")
+    context.on("request", lambda request: asked.urls.append(request.url))
+    page = context.new_page()
+    page.set_default_timeout(5000)
+    page.on("websocket", lambda socket: asked.urls.append(socket.url))
+    failed: list[str] = []
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(url)
+    yield page
+    context.close()
+    assert failed == []
+    assert asked.elsewhere() == []
+    assert asked.urls
+
+
+def send(page: Page, prompt: str, *, prefill: str = "", model: str = "") -> Any:
+    """Ask, and the turn that is made of it. Without a model of the list it is the loopback host's."""
+    page.fill("#prompt", prompt)
+    page.fill("#prefill", prefill)
+    page.select_option("#model", model)
+    if not model:
+        page.fill("#other", "swan")
+    page.click("#send")
+    return page.locator(".turn").last
+
+
+def milliseconds(turn: Any) -> dict[str, float]:
+    """The time line, when it is the server's own."""
+    found = {}
+    for name in ("accepted", "first-token", "hold-time", "shown"):
+        number, unit = turn.locator(f".{name}:not(.live)").text_content().split()
+        assert unit == "ms"
+        found[name] = float(number)
+    return found
+
+
+def colour(part: Any) -> str:
+    return str(part.evaluate("part => getComputedStyle(part).color"))
+
+
+GREY = "rgb(138, 143, 152)"
+
+
+def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
+    """It is there at once, greyed while the model repeats it, and text like any other when new text has come."""
+    turn = send(page, "slow", prefill="Zero, ")
+    prefill = turn.locator(".reply span").first
+    expect(turn.locator(".reply .held")).to_have_text("Zero, ", use_inner_text=False)
+    assert colour(prefill) == GREY
+    assert turn.locator(".reply").text_content() == "Zero, "
+    expect(turn.locator(".note")).to_have_text("emulated")
+    expect(turn.locator(".note")).to_contain_text("emulated, echoed, end")
+    assert turn.locator(".held").count() == 0
+    assert colour(prefill) == colour(turn.locator(".reply")) != GREY
+    assert turn.locator(".reply").text_content() == "Zero, one\n  two\tthree 🦢 end"
+    expect(turn.locator(".error")).to_be_hidden()
+
+
+def test_the_time_line_is_the_servers(page: Page) -> None:
+    """Live by the page's clock, then what the end record says: in order, and as slow as the host was."""
+    turn = send(page, "slow", prefill="Zero, ")
+    expect(turn.locator(".accepted.live")).to_have_text(re.compile(r"^\d.* ms$"))
+    expect(turn.locator(".note")).to_contain_text("end")
+    times = milliseconds(turn)
+    assert 0 < times["accepted"] < times["first-token"] < times["shown"]
+    assert times["first-token"] > 200
+    assert 0 < times["hold-time"] <= times["shown"] - times["first-token"] + 1
+    widths = turn.locator(".bar").evaluate("bar => [...bar.children].map((one) => one.getBoundingClientRect().width)")
+    whole = turn.locator(".bar").evaluate("bar => bar.getBoundingClientRect().width")
+    shares = [times["accepted"], times["shown"] - times["hold-time"] - times["accepted"], times["hold-time"]]
+    assert [width / whole for width in widths] == pytest.approx([one / times["shown"] for one in shares], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict"),
+    [
+        ("demo:eats", "native, absent"),
+        ("demo:echoes", "native, echoed"),
+        ("demo:emulated", "emulated, echoed"),
+        ("demo:refuses", "emulated, echoed"),
+        ("demo:ignores", "emulated, absent"),
+    ],
+)
+def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
+    """Every one that the page offers comes to its end with the prefill first, once, and a time line."""
+    turn = send(page, "JSON list of US state names", prefill='["', model=model)
+    expect(turn.locator(".note")).to_contain_text(f"{verdict}, end")
+    text = turn.locator(".reply").text_content()
+    begins = '["Here it is. ' if model == "demo:ignores" else '["Alabama", "Alaska", '
+    assert text.startswith(begins)
+    assert text.endswith('"Wyoming"]')
+    assert text.count("Alaska") == 1
+    assert turn.locator(".held").count() == 0
+    assert milliseconds(turn)["shown"] > 0
+
+
+def test_stop_while_the_prefill_is_held(page: Page, provider: Provider) -> None:
+    """The provider sees the close, the prefill stays grey, and the next question can be asked."""
+    turn = send(page, "stuck", prefill=STATES)
+    exchange = provider.exchange()
+    provider.wait(exchange.waiting)
+    expect(turn.locator(".held")).to_have_text(STATES.strip())
+    expect(page.locator("#send")).to_be_disabled()
+    page.click("#stop")
+    provider.wait(exchange.closed)
+    assert exchange.outcome == "client_closed"
+    expect(turn.locator(".note")).to_have_text("emulated, undecided, cancelled")
+    assert turn.locator(".held").text_content() == turn.locator(".reply").text_content() == STATES
+    expect(turn.locator(".error")).to_be_hidden()
+    expect(page.locator("#stop")).to_be_disabled()
+    turn = send(page, "JSON list of US state names", prefill='["', model="demo:eats")
+    expect(turn.locator(".note")).to_contain_text("native, absent, end")
+
+
+@pytest.mark.parametrize("leave", ["stop", "reload", "close"])
+def test_leaving_a_reply_that_goes_on_closes_the_providers_connection(
+    page: Page, provider: Provider, leave: str
+) -> None:
+    """By the button, by loading the page again, and by closing the tab."""
+    turn = send(page, "endless")
+    expect(turn.locator(".reply")).to_contain_text("word word")
+    exchange = provider.exchange()
+    assert exchange.outcome == "open"
+    if leave == "stop":
+        page.click("#stop")
+    elif leave == "reload":
+        page.reload()
+    else:
+        page.close()
+    provider.wait(exchange.closed)
+    assert exchange.outcome == "client_closed"
+    if leave == "stop":
+        expect(turn.locator(".note")).to_contain_text("cancelled")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "error"),
+    [
+        ("broken", "one two three", "Truncated: "),
+        ("overloaded", "one ", "StatusError: "),
+        ("error", "Zero, ", "StatusError: the provider answered with HTTP 400"),
+    ],
+)
+def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error: str) -> None:
+    """Not a piece of the text; what was there stays, and a prefill that nothing followed stays grey."""
+    turn = send(page, prompt, prefill="Zero, " if prompt == "error" else "")
+    expect(turn.locator(".error")).to_be_visible()
+    assert turn.locator(".error").text_content().startswith(error)
+    assert turn.locator(".reply").text_content() == text
+    assert turn.locator(".held").count() == (prompt == "error")
+    assert turn.locator(".error *").count() == 0
+    assert ("<b>such</b>" in turn.locator(".error").text_content()) == (prompt == "error")
+    expect(page.locator("#send")).to_be_enabled()
+
+
+def test_an_error_before_the_reply(page: Page) -> None:
+    """A model without a key is said in words."""
+    page.select_option("#model", "")
+    page.fill("#other", "anthropic:claude-haiku-4-5")
+    page.click("#send")
+    expect(page.locator(".turn .error")).to_contain_text("UsageError: no key for anthropic: set ANTHROPIC_API_KEY")
+
+
+def test_html_is_text(page: Page, asked: Asked) -> None:
+    """In the prompt, the prefill and the model's text: shown as written, nothing run, nothing loaded."""
+    turn = send(page, f"html {HTML}", prefill=HTML)
+    expect(turn.locator(".note")).to_contain_text("echoed, end")
+    assert turn.locator(".reply").text_content() == HTML + HTML
+    assert turn.locator(".asked").text_content() == f"html {HTML}"
+    assert turn.locator(".asked *, .reply *:not(span), .reply span *").count() == 0
+    assert page.title() == "aprefill: a chat"
+    assert not [url for url in asked.urls if "seen" in url]
+
+
+def test_a_conversation_goes_on(page: Page, provider: Provider) -> None:
+    """The next request has what came to its end, prefill included, and nothing of what failed or was only held."""
+    for prompt in ("slow", "error", "html"):
+        turn = send(page, prompt, prefill="Zero, " if prompt == "slow" else "")
+        done = turn.locator(".error" if prompt == "error" else ".note")
+        expect(done).to_contain_text("StatusError" if prompt == "error" else "end")
+    turns = [(turn["role"], turn["content"]) for turn in provider.server.exchanges[-1].messages]
+    assert turns == [("user", "slow"), ("assistant", "Zero, one\n  two\tthree 🦢 end"), ("user", "html")]
+
+
+def test_the_page_may_load_nothing(page: Page, chromium: Any, asked: Asked) -> None:
+    """Its policy refuses an image, a request, an inline script and HTML; on a page without one the recorder sees them."""
+    tries = """async () => {
+      const refused = [];
+      document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
+      const image = new Image();
+      image.src = "http://elsewhere.example/image.png";
+      await fetch("http://elsewhere.example/fetch").catch(() => {});
+      const script = document.createElement("script");
+      try { script.textContent = "document.title = 'taken'"; document.body.append(script); } catch {}
+      try { document.body.innerHTML = "<b>HTML</b>"; } catch {}
+      await new Promise((done) => setTimeout(done, 100));
+      return refused;
+    }"""
+    assert {"img-src", "connect-src", "require-trusted-types-for"} <= set(page.evaluate(tries))
+    assert page.title() == "aprefill: a chat"
+    # the recorder sees what was refused as well
+    assert asked.elsewhere() == ["http://elsewhere.example/image.png"]
+    asked.urls.remove("http://elsewhere.example/image.png")
+    # the control
+    context = chromium.new_context()
+    seen = Asked()
+    context.on("request", lambda request: seen.urls.append(request.url))
+    other = context.new_page()
+    assert other.evaluate(tries) == []
+    assert other.title() == "taken"
+    context.close()
+    assert {"http://elsewhere.example/image.png", "http://elsewhere.example/fetch"} <= set(seen.elsewhere())
+
+
+def test_another_page_may_not_use_it(page: Page, url: str, chromium: Any) -> None:
+    """A page of another origin is refused the WebSocket; a control: its own is not."""
+    opens = """(url) => new Promise((done) => {
+      const socket = new WebSocket(url);
+      socket.onopen = () => done("open");
+      socket.onerror = () => done("refused");
+    })"""
+    address = url.replace("http", "ws") + "/reply"
+    assert page.evaluate(opens, address) == "open"
+    context = chromium.new_context()
+    other = context.new_page()
+    assert other.evaluate(opens, address) == "refused"
+    context.close()
+
+
+def test_it_listens_on_loopback_alone(url: str) -> None:
+    """Not on 127.0.0.2, which a server on all addresses would answer at as well."""
+    port = urlsplit(url).port
+    for host, answer in (("127.0.0.1", 0), ("127.0.0.2", errno.ECONNREFUSED)):
+        with socket.socket() as client:
+            assert client.connect_ex((host, port)) == answer
+
+
+def test_the_screenshot(page: Page, provider: Provider) -> None:
+    """A finished reply, and one whose prefill is held: what the README shows."""
+    turn = send(page, "JSON list of the first US states", prefill=STATES, model="demo:echoes")
+    expect(turn.locator(".note")).to_contain_text("native, echoed, end")
+    turn = send(page, "stuck on purpose: the same from a slow model", prefill=STATES)
+    provider.wait(provider.exchange().waiting)
+    expect(turn.locator(".held")).to_be_visible()
+    picture = page.screenshot(path=CHAT / "screenshot.png", full_page=True)
+    assert len(picture) < 200_000
+    page.click("#stop")

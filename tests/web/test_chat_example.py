@@ -1,0 +1,99 @@
+"""docs/examples/chat without a browser; `nox -s browser` has tests/browser, with one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHAT = Path(__file__).parents[2] / "docs" / "examples" / "chat"
+HOST = "http://127.0.0.1:8000"
+REPLY = "ws://127.0.0.1:8000/reply"
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    spec = importlib.util.spec_from_file_location("chat_example", CHAT / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with TestClient(module.app, base_url=HOST) as client:
+        yield client
+
+
+def records(client: TestClient, model: str, prefill: str = '["') -> list[dict[str, Any]]:
+    """What the page is told."""
+    question = {"role": "user", "content": "JSON list of US state names"}
+    with client.websocket_connect(REPLY, headers={"origin": HOST}) as ws:
+        ws.send_json({"messages": [question], "prefill": prefill, "model": model})
+        found = []
+        while not found or found[-1]["type"] not in {"end", "error"}:
+            found.append(ws.receive_json())
+    return found
+
+
+def test_the_policy_lets_the_pages_own_code_run_and_nothing_else(client: TestClient) -> None:
+    """One script and one style by their hashes; the page names no other host, and has no handlers or styles in its tags."""
+    response = client.get("/")
+    policy = response.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; ")
+    for tag in ("script", "style"):
+        code = response.text.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+        assert response.text.count(f"<{tag}") == 1
+    assert not re.search(r"https?://|\bsrc=|\bhref=|<[^>]* (style|on\w+)=|innerHTML", response.text)
+
+
+def test_the_prefill_comes_first_then_the_text(client: TestClient) -> None:
+    """Before the host has accepted anything, so that the page can show it greyed."""
+    first, second, *_, last = found = records(client, "demo:echoes")
+    assert first == {"type": "text", "text": '["', "offset": 0, "prefill": True}
+    assert second["type"] == "attempt"
+    text = "".join(record["text"] for record in found if record["type"] == "text")
+    assert text.startswith('["Alabama", "Alaska"')
+    assert last["verdict"] == "echoed"
+    assert all(last["timing"][name] is not None for name in ("accepted_s", "first_token_s", "held_s", "first_text_s"))
+
+
+@pytest.mark.parametrize("model", ["", "nobody:knows", "anthropic:claude-haiku-4-5"])
+def test_a_model_that_cannot_be_asked(client: TestClient, model: str) -> None:
+    """Unknown, or without a key: an error record, in words."""
+    (error,) = records(client, model)
+    assert error["type"] == "error"
+    assert error["error"] == "UsageError"
+    assert error["message"]
+
+
+def test_nobody_else_may_use_it(client: TestClient) -> None:
+    """Not a page from elsewhere, nor one under a name that points here."""
+    assert client.get("/", headers={"host": "chat.example"}).status_code == 400
+    with pytest.raises(WebSocketDisconnect) as refused:
+        with client.websocket_connect(REPLY, headers={"origin": "http://127.0.0.1:1"}):
+            pass
+    assert refused.value.code == 1008
+    with pytest.raises(WebSocketDenialResponse):
+        with client.websocket_connect("ws://chat.example/reply", headers={"origin": "http://chat.example"}):
+            pass
+    for documentation in ("/docs", "/redoc", "/openapi.json"):
+        assert client.get(documentation).status_code == 404
+
+
+def test_what_is_not_a_question(client: TestClient) -> None:
+    """Is answered with an error record, not with a stack trace."""
+    with client.websocket_connect(REPLY) as ws:
+        ws.send_text("{}")
+        assert ws.receive_json()["error"] == "ValidationError"
