@@ -24,7 +24,7 @@ def cpu_s(run: Callable[[], object]) -> float:
         gc.enable()
 
 
-def doubling(once: Callable[[], object], twice: Callable[[], object], looks: int = 15) -> float:
+def doubling(once: Callable[[], object], twice: Callable[[], object], looks: int = 60) -> float:
     """How many times as long `twice` takes as `once`. Up to `looks` runs of each, so long as it looks too slow."""
     a = b = float("inf")
     for look in range(looks):
@@ -33,7 +33,7 @@ def doubling(once: Callable[[], object], twice: Callable[[], object], looks: int
             break
         if look > 2:
             # what else the machine does comes in bursts: look again when it is over
-            time.sleep(0.05 * look)
+            time.sleep(0.05)
     return b / a
 
 
