@@ -48,7 +48,8 @@ class Either:
         if self._chosen is not None:
             return self._chosen.feed(piece)
         out = self._first.feed(piece)
-        self._late.append(self._second.feed(piece))
+        if late := self._second.feed(piece):
+            self._late.append(late)
         return "" if self._first.verdict is Verdict.UNDECIDED else self._choose(out)
 
     def close(self, cut: bool = False) -> str:

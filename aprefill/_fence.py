@@ -53,12 +53,13 @@ class AnyOpener:
         if self.verdict is not Verdict.UNDECIDED:
             return piece
         self._raw += piece
-        found = _FOUND.match(self._raw)
+        # no further than the bound, or a match would depend on how the text is cut
+        found = _FOUND.match(self._raw, 0, _BOUND)
         if found is not None:
             end = "end" if found["chatter"] is None else "late_end"
             at = found.start(end) if self._keeps_line_end else found.end(end)
             return self._decide(Verdict.ECHOED if found["chatter"] is None else Verdict.PREFACED, at)
-        return self._decide(Verdict.ABSENT, 0) if len(self._raw) > _BOUND else ""
+        return self._decide(Verdict.ABSENT, 0) if len(self._raw) >= _BOUND else ""
 
     def close(self, cut: bool = False) -> str:
         """End it, after a clean finish or after a cut, and give what is left to show."""

@@ -115,14 +115,15 @@ def first(ask: Ask, row: Row, model: str, *, refused: bool = False) -> Step:
     conflict.
     """
     if not ask.prefill:
+        host_stop, own_stop = stops(ask.stop, row, "", row.support)
         return Step(
             row=row,
-            call=_call(ask, row, model, ask.messages, host_stop=_host_stop(ask.stop, row, "", row.support)),
+            call=_call(ask, row, model, ask.messages, host_stop=host_stop),
             mode="none",
             support=row.support,
             known="",
             rules={"echo": "never"},
-            stop=_own_stop(ask.stop, row, "", row.support),
+            stop=own_stop,
             show_when=ask.show_when or "accepted",
         )
     if ask.support is not None:
@@ -185,7 +186,7 @@ def _native(ask: Ask, row: Row, model: str) -> Step:
     else:
         rules["whitespace"] = row.whitespace_echo
     must_echo = ask.strict and row.support is Support.ECHOES and bool(carried.sent)
-    host_stop = _host_stop(ask.stop, row, ask.prefill, row.support)
+    host_stop, own_stop = stops(ask.stop, row, ask.prefill, row.support)
     return Step(
         row=row,
         call=_call(ask, row, model, carried.messages, carried.body_fields, host_stop=host_stop),
@@ -193,7 +194,7 @@ def _native(ask: Ask, row: Row, model: str) -> Step:
         support=row.support,
         known=ask.prefill,
         rules=rules,
-        stop=_own_stop(ask.stop, row, ask.prefill, row.support),
+        stop=own_stop,
         show_when=ask.show_when or ("decided" if ask.strict or ask.absent != "join" else "accepted"),
         sends_prefill=bool(carried.sent),
         absent="raise" if must_echo else "join",
@@ -212,7 +213,7 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
         and not _NO_PREDICTION & ask.extra.keys()
     ):
         fields["prediction"] = {"type": "content", "content": asked.echo}
-    host_stop = _host_stop(ask.stop, row, ask.prefill, Support.EMULATED)
+    host_stop, own_stop = stops(ask.stop, row, ask.prefill, Support.EMULATED)
     call = _call(ask, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=room(asked.echo))
     return Step(
         row=row,
@@ -223,7 +224,7 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
         rules=asked.rules,
         end=asked.end,
         end_rules=asked.end_rules,
-        stop=_own_stop(ask.stop, row, ask.prefill, Support.EMULATED),
+        stop=own_stop,
         show_when=ask.show_when or "decided",
         absent="join" if not asked.echo or (sharper and ask.absent == "retry") else ask.absent,
     )
@@ -290,14 +291,10 @@ def _straddles(sequence: str, known: str) -> bool:
     return any(known.endswith(sequence[:n]) for n in range(1, len(sequence)))
 
 
-def _host_stop(stop: tuple[str, ...], row: Row, known: str, support: Support) -> tuple[str, ...]:
-    sent = [s for s in stop if _may_send(s, row, known, support)]
-    return tuple(sent[: row.max_stop])
-
-
-def _own_stop(stop: tuple[str, ...], row: Row, known: str, support: Support) -> tuple[str, ...]:
-    sent = _host_stop(stop, row, known, support)
-    return tuple(s for s in stop if s not in sent)
+def stops(wanted: tuple[str, ...], row: Row, known: str, support: Support) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The sequences that the host is told, and those that are applied here."""
+    told = tuple([s for s in wanted if _may_send(s, row, known, support)][: row.max_stop])
+    return told, tuple(s for s in wanted if s not in told)
 
 
 # --- the next request -------------------------------------------------------------------------------------------

@@ -46,17 +46,17 @@ class Refusals:
             while len(self._until) > self._kept:
                 self._until.popitem(last=False)
 
-    def __contains__(self, what: object) -> bool:
+    def __contains__(self, what: Refused) -> bool:
         if not self._until:
             return False
         with self._lock:
-            until = self._until.get(what)  # type: ignore[call-overload]
+            until = self._until.get(what)
             if until is None:
                 return False
             if self._clock() >= until:
-                del self._until[what]  # type: ignore[arg-type]
+                del self._until[what]
                 return False
-            self._until.move_to_end(what)  # type: ignore[arg-type]
+            self._until.move_to_end(what)
             return True
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import os
 import random
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -41,7 +41,7 @@ from ._types import (
 from ._watch import CLOSE_S, spawn_closing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ._ask import Ask
     from ._plan import Refused, Step
@@ -59,6 +59,13 @@ chance = random.random
 def live_runs(transports: Sequence[Transport]) -> list[Run]:
     """The runs that are under way over one of `transports`."""
     return [run for run in _live if run.transport in transports]
+
+
+async def _wait_for(closed: anyio.Event | None) -> None:
+    """Wait until something is closed, at most a second, also when the task is being cancelled."""
+    if closed is not None:
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await closed.wait()
 
 
 class State(Enum):
@@ -95,7 +102,7 @@ class Run:
         self._splice: Splice | None = None
         self._retries = 0
         self._spent_s = 0.0
-        # the wait before a request is sent again, and where to send from a finaliser meanwhile
+        # the wait before a request is sent again
         self._pause: anyio.CancelScope | None = None
         # another task has ended the reply while this one waits for it
         self._interrupted = False
@@ -263,7 +270,7 @@ class Run:
         self._retries += not isinstance(error, PrefillRefused | PrefillIgnored)
         self._spent_s = spent_s + following.wait_s
         self._step, self._attempt, self._splice = following, None, None
-        await self._closed(attempt.aclose, attempt.loop)
+        await _wait_for(spawn_closing(attempt.aclose, attempt.loop))
         if following.wait_s and not self._interrupted:
             try:
                 with anyio.CancelScope() as self._pause:
@@ -332,17 +339,7 @@ class Run:
 
     async def _end(self) -> None:
         """End it and wait for that, at most a second."""
-        closed = self.drop()
-        if closed is not None:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await closed.wait()
-
-    async def _closed(self, close: Callable[[], Awaitable[None]], loop: Any) -> None:
-        """Close one of several attempts, and wait for that, at most a second."""
-        closed = spawn_closing(close, loop)
-        if closed is not None:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await closed.wait()
+        await _wait_for(self.drop())
 
     def drop(self) -> anyio.Event | None:
         """End it now, also from a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.

@@ -26,7 +26,7 @@ ATTRIBUTE = re.compile(r"((?:^    #:.*\n)+)^    (\w+)(?::[^=\n]+)?(?: = .+)?$", 
 def signature(name: str, thing: object) -> str:
     """How it is called, as Python text; one parameter a line when it is long."""
     try:
-        found = inspect.signature(thing)  # type: ignore[arg-type]
+        found = inspect.signature(thing)
     except (TypeError, ValueError):
         return name
     parameters, keyword_only = [], False

@@ -414,7 +414,7 @@ async def read_two(session: Session) -> str:
     stale = aiter(first)
     async for _ in stale:
         pass
-    handle = first._run._attempt._response._kill  # type: ignore[union-attr]
+    handle = first._run._attempt._response._kill
     text = ""
     async for chunk in session.stream("hi"):
         if not text:

@@ -149,9 +149,9 @@ def test_wrong_arguments(arguments: dict[str, Any]) -> None:
 def test_the_wrong_kind_of_iterable() -> None:
     """Each says which of the two to use."""
     with pytest.raises(UsageError, match="dedupe_sync"):
-        dedupe(["abc"], "abc")  # type: ignore[arg-type]
+        dedupe(["abc"], "abc")
     with pytest.raises(UsageError, match=r"dedupe\(\)"):
-        dedupe_sync(gives(), "abc")  # type: ignore[arg-type]
+        dedupe_sync(gives(), "abc")
 
 
 @pytest.mark.anyio
@@ -163,7 +163,7 @@ async def test_a_chunk_that_is_no_text() -> None:
         await listed(dedupe(source, "abc"))
     assert source.closed.is_set()
     with pytest.raises(UsageError, match="map the stream"):
-        list(dedupe_sync([5], "abc"))  # type: ignore[list-item]
+        list(dedupe_sync([5], "abc"))
 
 
 # --- a source that raises ------------------------------------------------------------------------------------------

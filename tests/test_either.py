@@ -70,6 +70,8 @@ OPENERS = [
     ("```python\n", "code", "code", Verdict.ABSENT),
     ("```python\n", "x" * 400, "x" * 400, Verdict.ABSENT),
     ("```python\n", "``", "``", Verdict.ABSENT),
+    ("```python\n", "\n" * 266 + "```\n", "", Verdict.ECHOED),
+    ("```python\n", "\n" * 267 + "```\n", "\n" * 267 + "```\n", Verdict.ABSENT),
 ]
 
 

@@ -49,7 +49,7 @@ async def test_a_cut_is_an_error_with_the_text_so_far(wire: str) -> None:
         {"half_event_at_end": True},
         {"no_end": True, "framing": "close"},
     ):
-        async with serve(Script(text="one two three " * 20, prefill="eats", **fault)) as server:  # type: ignore[arg-type]
+        async with serve(Script(text="one two three " * 20, prefill="eats", **fault)) as server:
             got = ""
             with pytest.raises(Truncated) as cut:
                 async for chunk in ask(server, wire, prefill="zero "):

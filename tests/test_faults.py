@@ -253,7 +253,7 @@ def test_control_the_key_is_found_wherever_it_hides() -> None:
     request = httpx2.Request("POST", "http://127.0.0.1/", headers={"x-api-key": KEY}, content=b"{}")
     noted, attributed = ValueError("x"), ValueError("x")
     noted.add_note(f"with {KEY}")
-    attributed.facts = {"sent": [KEY.encode()]}  # type: ignore[attr-defined]
+    attributed.facts = {"sent": [KEY.encode()]}
     status = httpx2.HTTPStatusError("x", request=request, response=httpx2.Response(500, request=request))
     for error in (
         ValueError(f"bad key {KEY}"),

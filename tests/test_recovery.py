@@ -548,6 +548,6 @@ def test_what_recovery_may_be() -> None:
     """Wrong values are errors that say what to pass."""
     for wrong in ({"retries": -1}, {"retries": 1.5}, {"max_wait_s": -1}, {"max_wait_s": math.nan}, {"retries": True}):
         with pytest.raises(UsageError, match="Recovery"):
-            Recovery(**wrong)  # type: ignore[arg-type]
+            Recovery(**wrong)
     with pytest.raises(UsageError, match="recovery"):
-        stream("x", model="demo:eats", recovery=2)  # type: ignore[arg-type]
+        stream("x", model="demo:eats", recovery=2)

@@ -201,7 +201,7 @@ def test_a_repetition_is_no_error(absent: Any) -> None:
         ["Sure:\n" + LETTER, "all"],
         [ReasoningDelta("hm"), LETTER + "all"],
     ):
-        done = Done(step, *parts, END)  # type: ignore[arg-type]
+        done = Done(step, *parts, END)
         assert (done.error, done.text) == (None, LETTER + "all")
     assert Done(step, LETTER, END).text == LETTER
 

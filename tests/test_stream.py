@@ -223,7 +223,7 @@ async def test_usage_timing_and_stop_reason(wire: str) -> None:
     assert reply.stop_reason is StopReason.END
     t = reply.timing
     assert None not in {t.accepted_s, t.first_token_s, t.first_text_s, t.held_s, t.total_s}
-    assert t.accepted_s < 0.05 <= t.first_token_s <= t.first_text_s <= t.total_s  # type: ignore[operator]
+    assert t.accepted_s < 0.05 <= t.first_token_s <= t.first_text_s <= t.total_s
     assert t.held_s is not None
     assert 0 <= t.held_s < 0.05
 

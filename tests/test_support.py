@@ -405,9 +405,9 @@ def test_rows_cannot_be_changed() -> None:
     """A row is shared by every call, so neither its fields nor its mappings can be set."""
     found = row("deepseek", "deepseek-chat")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        found.support = Support.ECHOES  # type: ignore[misc]
+        found.support = Support.ECHOES
     with pytest.raises(TypeError):
-        found.body_fields["thinking"] = None  # type: ignore[index]
+        found.body_fields["thinking"] = None
 
 
 # --- names and hosts ------------------------------------------------------------------------------------------

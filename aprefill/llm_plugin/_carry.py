@@ -14,7 +14,7 @@ from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 from .._either import seam_for
 from .._emulate import DEFAULT, emulate, room
 from .._errors import UsageError
-from .._plan import _host_stop, _own_stop
+from .._plan import stops
 from .._support import carry
 from .._types import Support
 from ._errors import PrefillError
@@ -177,8 +177,8 @@ def _stops(inner: Any, host: Host, prefill: str, support: Support, update: dict[
         if not given:
             continue
         wanted = (given,) if isinstance(given, str) else tuple(given)
-        sent = _host_stop(wanted, host.row, prefill, support)
-        own += _own_stop(wanted, host.row, prefill, support)
+        sent, ours = stops(wanted, host.row, prefill, support)
+        own += ours
         if sent != wanted:
             update[name] = list(sent) or None
     return own

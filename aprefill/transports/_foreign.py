@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aprefill._errors import QUOTE_MAX, AprefillError, ConnectFailed, Stalled, Truncated, UsageError
 
@@ -120,6 +120,11 @@ def from_network(exc: Exception) -> bool:
     if type(exc).__module__.partition(".")[0] in {"botocore", "google"}:
         return not names.isdisjoint(_FETCHING)
     return not names.isdisjoint({"APIConnectionError", *_REASONS})
+
+
+def answer_behind(exc: Exception) -> Any:
+    """The response that a hook's `raise_for_status()` or an SDK made an exception of; None: it is another kind."""
+    return getattr(exc, "response", None) if named(exc, "HTTPStatusError", "APIStatusError") else None
 
 
 def named(exc: BaseException, *names: str) -> bool:

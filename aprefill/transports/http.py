@@ -11,7 +11,7 @@ import httpx2
 
 from aprefill._watch import CLOSE_S
 
-from ._foreign import ClientFailed, from_network, named
+from ._foreign import ClientFailed, answer_behind, from_network
 from ._kill import KillHandle
 
 if TYPE_CHECKING:
@@ -204,9 +204,9 @@ class HttpTransport:
             client = self._open_client()
             return as_response(await client.send(self._build(client, request), stream=True, follow_redirects=False))
         except Exception as exc:
-            if named(exc, "HTTPStatusError"):
-                # a hook of the caller's that calls raise_for_status()
-                return ReadResponse(exc.response)  # type: ignore[attr-defined]
+            answer = answer_behind(exc)
+            if answer is not None:
+                return ReadResponse(answer)
             if from_network(exc):
                 raise
             # a hook or an authentication of the caller's; or the environment: a proxy or a certificate file

@@ -14,7 +14,7 @@ import msgspec
 
 from aprefill._errors import UsageError
 
-from ._foreign import ClientFailed, from_network, named
+from ._foreign import ClientFailed, answer_behind, from_network
 from .http import as_response
 
 if TYPE_CHECKING:
@@ -47,11 +47,10 @@ class SdkTransport:
                 },
             )
         except Exception as exc:
-            if named(exc, "APIStatusError", "HTTPStatusError"):
-                response = exc.response  # type: ignore[attr-defined]
-            elif from_network(exc):
-                raise
-            else:
+            response = answer_behind(exc)
+            if response is None:
+                if from_network(exc):
+                    raise
                 raise ClientFailed(type(client).__name__) from exc
         else:
             response = getattr(answer, "http_response", None)

@@ -78,4 +78,4 @@ def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPat
         out, err = capfdbinary.readouterr()
         return Done(code, terminal.getvalue() if screen else out, err.decode())
 
-    return run  # type: ignore[return-value]
+    return run

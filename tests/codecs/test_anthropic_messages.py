@@ -359,7 +359,7 @@ def test_an_error_text_is_bounded() -> None:
     """300 characters, in case the host quotes the prompt."""
     event = {"type": "error", "error": {"type": "api_error", "message": "x" * 1000}}
     (error,) = AnthropicDecoder().decode(record(event))
-    assert len(error.detail) == 300  # type: ignore[union-attr]
+    assert len(error.detail) == 300
 
 
 # --- the turn to send back ------------------------------------------------------------------------------------

@@ -293,4 +293,4 @@ def test_an_error_record_of_plain_text() -> None:
     """`event: error` with a sentence for data."""
     for name in BOTH:
         (delta,) = codec(name).decoder().decode(Record(b"upstream timed out", "error"))
-        assert (delta.status, delta.error_type, delta.detail) == (200, "", "upstream timed out")  # type: ignore[union-attr]
+        assert (delta.status, delta.error_type, delta.detail) == (200, "", "upstream timed out")

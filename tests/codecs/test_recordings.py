@@ -192,4 +192,4 @@ def test_a_gateway_that_lost_its_upstream(shared: Path, file: str, name: str, wo
     path = shared / "recordings" / "_local" / file
     (reply,) = replies(name, SseDecoder(), path.read_bytes(), 7)
     assert text(reply.deltas).startswith(words)
-    assert reply.deltas[-1].status == status  # type: ignore[union-attr]
+    assert reply.deltas[-1].status == status

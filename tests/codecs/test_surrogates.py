@@ -136,7 +136,7 @@ def test_nothing_is_joined_until_a_record_was_refused() -> None:
     for name, (make, end) in STREAMS.items():
         decoder = codec(name).decoder()
         assert text(feed(decoder, [make("a é " + SMILE), *end])) == "a é " + SMILE
-        assert decoder._joiner is None  # type: ignore[attr-defined]
+        assert decoder._joiner is None
 
 
 def test_the_turn_sent_back_has_no_halves() -> None:

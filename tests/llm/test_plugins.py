@@ -275,7 +275,7 @@ async def test_gemini(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, strea
         def bent(url: str) -> str:
             return url.replace("https://generativelanguage.googleapis.com", host.url)
 
-        class AsyncClient(real.AsyncClient):  # type: ignore[misc, name-defined]
+        class AsyncClient(real.AsyncClient):
             def stream(self, method: str, url: str, **rest: Any) -> Any:
                 return super().stream(method, bent(url), **rest)
 
@@ -287,7 +287,7 @@ async def test_gemini(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, strea
                 return real.stream(method, bent(url), **rest)
 
         bending = Bent()
-        bending.AsyncClient = AsyncClient  # type: ignore[attr-defined]
+        bending.AsyncClient = AsyncClient
         monkeypatch.setattr(module, "httpx", bending)
         response, text = await ask(
             "gemini/gemini-3.6-flash", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
@@ -360,7 +360,7 @@ def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
     """A class on top of LLM's chat model that makes the request itself cannot be told of a last turn."""
     from llm.default_plugins.openai_models import Chat
 
-    class Own(Chat):  # type: ignore[misc]
+    class Own(Chat):
         def execute(self, *args: Any, **kwargs: Any) -> Any:
             yield "x"
 

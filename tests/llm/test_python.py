@@ -174,7 +174,7 @@ def test_to_dict_and_back(stage: Stage) -> None:
 def test_options_of_the_inner_model_are_kept(stage: Stage) -> None:
     """Attributes too: whatever is asked of the model is the inner one's answer."""
     inner = Mock(stage, "some")
-    inner.json_replacements = {"a": 1}  # type: ignore[attr-defined]
+    inner.json_replacements = {"a": 1}
     model = with_prefill(inner)
     assert model.json_replacements == {"a": 1}
     assert model.supports_tools

@@ -21,7 +21,7 @@ def test_a_script_is_a_frozen_value() -> None:
     """A variant is made with `dataclasses.replace`; a script is never changed under a running server."""
     script = Script(text="Hello")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        script.text = "x"  # type: ignore[misc]
+        script.text = "x"
     assert dataclasses.replace(script, no_end=True).text == "Hello"
 
 
@@ -72,7 +72,7 @@ def test_what_makes_no_sense_is_said_when_it_is_made(fields: dict[str, object], 
     """A wrong script is a `UsageError` in the line that makes it, not a puzzle in the middle of a test."""
     fields = {"input_tokens": 10} | {name: value for name, value in fields.items() if name != "input_tokens"}
     with pytest.raises(UsageError, match="Script: ") as caught:
-        Script(**fields)  # type: ignore[arg-type]
+        Script(**fields)
     assert says in str(caught.value)
 
 

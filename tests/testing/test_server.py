@@ -52,7 +52,7 @@ async def test_it_records_what_it_was_asked() -> None:
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             await ask(server, "anthropic", '["')
-            await ask(server, "openai", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])  # type: ignore[arg-type]
+            await ask(server, "openai", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
             await ask(server, "openai")
     first, second, third = server.exchanges
     assert (first.index, first.method, first.path) == (0, "POST", "/v1/messages")
@@ -180,7 +180,7 @@ async def test_an_exception_of_a_callable_comes_out_on_leaving() -> None:
             assert "of mine" not in response.text
 
     with fail_after(10), pytest.raises(UsageError, match="returned a str"):
-        async with serve(lambda _: "text") as server:  # type: ignore[arg-type, return-value]
+        async with serve(lambda _: "text") as server:
             await ask(server, "openai")
 
 

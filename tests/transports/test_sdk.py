@@ -88,7 +88,7 @@ async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
     """As gateways have them: `with_options` would fail on it, we do not."""
     base: Any = kind.cls
 
-    class Gateway(base):  # type: ignore[misc]
+    class Gateway(base):
         def __init__(self, tenant: str, url: str) -> None:
             super().__init__(**kind.made_with(url), default_headers={"x-tenant": tenant})
 
@@ -164,7 +164,7 @@ async def test_a_client_that_writes_into_the_body() -> None:
     extra = {"metadata": {"user_id": "u"}}
     async with serve(STATES) as server, Stamping(api_key=KEY, base_url=server.openai_url) as client:
         await stream(messages, model="m", client=client, extra=extra).text()
-    assert messages[0]["content"][0]["text"] == QUESTION  # type: ignore[index]
+    assert messages[0]["content"][0]["text"] == QUESTION
     assert extra == {"metadata": {"user_id": "u"}}
     assert server.exchanges[0].last_user_text == server.exchanges[0].option("metadata")["user_id"] == "stamped"
 
@@ -280,7 +280,7 @@ async def test_a_refusal_is_known(kind: Kind) -> None:
         expected = StatusError if kind.name.startswith(("azure", "openai")) else PrefillRefused
         with pytest.raises(expected) as error:
             await kind.stream(client, emulate=False).text()
-    assert error.value.status == 400  # type: ignore[attr-defined]
+    assert error.value.status == 400
 
 
 @pytest.mark.anyio

@@ -161,7 +161,7 @@ async def read_two(session: Session) -> str:
     stale = aiter(first)
     async for _ in stale:
         pass
-    response: Any = first._run._attempt._response  # type: ignore[union-attr]
+    response: Any = first._run._attempt._response
     text = ""
     async for chunk in session.stream("hi"):
         if not text:
@@ -190,7 +190,7 @@ async def test_a_connection_that_aiohttp_has_given_back_is_not_touched(kind: Kin
             first = session.stream("hi")
             cursor = aiter(first)
             assert await anext(cursor) == "one "
-            response: Any = first._run._attempt._response  # type: ignore[union-attr]
+            response: Any = first._run._attempt._response
             aiohttp_response = response._kill._stream._response
             with anyio.fail_after(2):
                 while aiohttp_response.connection is not None:
@@ -214,7 +214,7 @@ async def test_the_fin_goes_out_from_another_thread(kind: Kind, stack: str) -> N
         async with reply:
             cursor = aiter(reply)
             await anext(cursor)
-            response: Any = reply._run._attempt._response  # type: ignore[union-attr]
+            response: Any = reply._run._attempt._response
             assert await anyio.to_thread.run_sync(response.kill)
             with anyio.fail_after(2):
                 await server.exchanges[-1].closed.wait()

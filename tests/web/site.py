@@ -51,7 +51,7 @@ class Site:
 async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **config: Any) -> AsyncIterator[Site]:
     """`app` on uvicorn, in the running loop, on a free port of loopback."""
     options: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, **config}
-    configured = uvicorn.Config(app, http=http, ws=ws, **options)  # type: ignore[arg-type]
+    configured = uvicorn.Config(app, http=http, ws=ws, **options)
     configured.load()
     server = uvicorn.Server(configured)
     server.lifespan = configured.lifespan_class(configured)
