@@ -18,8 +18,10 @@ EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "red
 TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
 #: What `nox -s sdks` runs.
 SDK_TESTS = (
+    "tests/transports/test_clients.py",
     "tests/transports/test_sdk.py",
     "tests/transports/test_sdk_closing.py",
+    "tests/transports/test_sdk_errors.py",
     "tests/transports/test_http2.py",
     "tests/transports/test_foreign.py",
     "tests/test_dialects.py",

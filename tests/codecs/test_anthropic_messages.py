@@ -10,10 +10,8 @@ from aprefill._errors import ProtocolError, Truncated, UsageError
 from aprefill._types import (
     Call,
     EndDelta,
-    ErrorDelta,
     FinishDelta,
     ReasoningDelta,
-    Record,
     StopReason,
     TextDelta,
     ToolDelta,
@@ -260,106 +258,6 @@ def test_a_legacy_completion_gives_its_text_and_no_end() -> None:
     assert text(feed(decoder, [event])) == " Hi"
     with pytest.raises(Truncated):
         decoder.close()
-
-
-# --- ends and cuts --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kept", range(len(WHOLE)))
-def test_every_cut_is_a_cut(kept: int) -> None:
-    """EOF before message_stop raises, wherever it is: behind the stop reason too."""
-    decoder = AnthropicDecoder()
-    feed(decoder, WHOLE[:kept])
-    with pytest.raises(Truncated, match="message_stop"):
-        decoder.close()
-
-
-def test_nothing_comes_after_the_end() -> None:
-    """Text, usage, errors and broken records after message_stop are not read."""
-    decoder = AnthropicDecoder()
-    feed(decoder, WHOLE)
-    for late in (*said("more"), finish("end_turn"), {"type": "error", "error": {}}, b"{broken"):
-        assert decoder.decode(record(late)) == ()
-    assert decoder.close() == ()
-    assert decoder.close(record(STOP)) == ()
-
-
-def test_a_decoder_that_goes_on_would_be_seen() -> None:
-    """The control: one that forgets its end gives the text that comes after it."""
-
-    class Forgetful(AnthropicDecoder):
-        def decode(self, record: Record) -> Any:
-            self._over = False
-            return super().decode(record)
-
-    decoder = Forgetful()
-    feed(decoder, WHOLE)
-    assert text(feed(decoder, said("more"))) == "more"
-
-
-@pytest.mark.parametrize("space", [b"", b" "])
-def test_an_undispatched_record_counts_only_as_the_end(space: bytes) -> None:
-    """The last record without its blank line: a whole message_stop or error is taken, nothing else, no half of one."""
-    assert AnthropicDecoder().close(record(b'{"type": "message_stop"' + space + b"}")) == (EndDelta(),)
-    (error,) = AnthropicDecoder().close(record({"type": "error", "error": {"type": "overloaded_error"}}))
-    assert error == ErrorDelta(529, "overloaded_error", "")
-    for other in (
-        b'{"type": "message_stop"',
-        b'{"type": "mess',
-        said("more")[1],
-        finish("end_turn"),
-        b"",
-        b"[DONE]",
-    ):
-        decoder = AnthropicDecoder()
-        feed(decoder, WHOLE[:-1])
-        with pytest.raises(Truncated):
-            decoder.close(record(other))
-
-
-@pytest.mark.parametrize(
-    ("kind", "status"),
-    [
-        *(("invalid_request_error", 400), ("authentication_error", 401), ("permission_error", 403)),
-        *(("not_found_error", 404), ("request_too_large", 413), ("rate_limit_error", 429)),
-        *(("api_error", 500), ("timeout_error", 504), ("overloaded_error", 529), ("new_error", 200)),
-    ],
-)
-def test_an_error_event_ends_the_stream(kind: str, status: int) -> None:
-    """It gives the status its type stands for, and the host's words; the body's end is then no cut."""
-    decoder = AnthropicDecoder()
-    event = {"type": "error", "error": {"type": kind, "message": "Sorry"}}
-    assert feed(decoder, [start(), event, *said("more"), STOP]) == [ErrorDelta(status, kind, "Sorry")]
-    assert decoder.close() == ()
-
-
-@pytest.mark.parametrize(
-    ("event", "payload", "expected"),
-    [
-        ("throttlingException", {"message": "slow"}, ErrorDelta(429, "throttlingException", "slow")),
-        (
-            "modelStreamErrorException",
-            {"message": "x", "originalStatusCode": 500},
-            ErrorDelta(500, "modelStreamErrorException", "x"),
-        ),
-        ("internalServerException", b"", ErrorDelta(500, "internalServerException", "")),
-        ("", {"error": {"message": "x", "code": 502}}, ErrorDelta(502, "", "x")),
-        ("", {"type": "error", "message": "x"}, ErrorDelta(200, "", "x")),
-        ("", {"error": {"message": "x"}, "type": None}, ErrorDelta(200, "", "x")),
-        ("", [{"error": {"message": "x", "code": 503}}], ErrorDelta(503, "", "x")),
-        ("error", b"plain", ErrorDelta(200, "", "plain")),
-    ],
-)
-def test_errors_of_other_makes(event: str, payload: Any, expected: ErrorDelta) -> None:
-    """Bedrock's exception frames, a gateway's OpenAI error, one without its object, one without JSON."""
-    assert [*AnthropicDecoder().decode(record(payload, event))] == [expected]
-
-
-def test_an_error_text_is_bounded() -> None:
-    """300 characters, in case the host quotes the prompt."""
-    event = {"type": "error", "error": {"type": "api_error", "message": "x" * 1000}}
-    (error,) = AnthropicDecoder().decode(record(event))
-    assert len(error.detail) == 300
 
 
 # --- the turn to send back ------------------------------------------------------------------------------------
