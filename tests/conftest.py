@@ -69,7 +69,8 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins as a new process would: what another has met is forgotten."""
-    monkeypatch.setattr("aprefill._session.of_this_process", Refusals())
+    for module in ("_refusals", "_session"):
+        monkeypatch.setattr(f"aprefill.{module}.of_this_process", Refusals())
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 from .._either import seam_for
 from .._emulate import DEFAULT, emulate, room
 from .._errors import UsageError
-from .._plan import stops
+from .._plan import Refused, stops
 from .._support import carry
 from .._types import Support
 from ._errors import PrefillError
@@ -64,14 +64,19 @@ def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
     )
 
 
-def carried(model: Any, host: Host, prompt: Any, *, refused: bool) -> Carried:
-    """How this prompt's prefill is carried; `refused`: this host has refused a native one.
+def refused(host: Host, prompt: Any) -> Refused:
+    """What a refusal of this prompt's prefill would be remembered as."""
+    return Refused("llm", f"{host.provider} {host.base_url}", host.name, "thinking" in _switched_on(prompt))
+
+
+def carried(model: Any, host: Host, prompt: Any, *, natively: bool) -> Carried:
+    """How this prompt's prefill is carried; not `natively`: this host has refused that lately.
 
     Raises `PrefillError` where it cannot be, before anything is sent.
     """
     options = prompt.options
     strict = bool(options.prefill_strict)
-    native = host.native and not refused
+    native = host.native and natively
     for setting, spelled in _switched_on(prompt).items():
         rule = host.row.conflicts.get(setting)
         if native and rule == "breaks":

@@ -28,6 +28,8 @@ class Host:
     name: str
     row: Row
     door: Door = None
+    #: "": the plugin's own
+    base_url: str = ""
 
     @property
     def native(self) -> bool:
@@ -82,4 +84,4 @@ def _host(provider: str, name: str, base_url: str | None, door: Door) -> Host:
         provider = table.provider_of_url(base_url) or ""
     if not provider:
         return Host("", name, table.row("openai-compatible", name))
-    return Host(provider, name, table.row(provider, name), door)
+    return Host(provider, name, table.row(provider, name), door, base_url or "")

@@ -69,8 +69,6 @@ class Prefill:
         self._inner = inner
         self._run = run
         self._options: Any = None
-        #: this host has refused a native prefill
-        self._refused = False
         self.model_id = model_id
 
     def __getattr__(self, name: str) -> Any:

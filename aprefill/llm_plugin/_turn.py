@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import StreamEvent
 
+from .. import _refusals
 from .._plan import LASTING, is_quoted
 from .._support import refusal
-from ._carry import OURS, carried, is_delivered, plain
+from ._carry import OURS, carried, is_delivered, plain, refused
 from ._errors import PrefillError
 from ._hosts import host_of
 from ._splice import Ignored, Splice
@@ -46,7 +47,8 @@ class _Turn:
             self._prefill = None
         if self._prefill:
             self._host = host_of(owner._inner)
-            self._carried = carried(owner._inner, self._host, prompt, refused=owner._refused)
+            known = refused(self._host, prompt) in _refusals.of_this_process
+            self._carried = carried(owner._inner, self._host, prompt, natively=not known)
 
     @property
     def request(self) -> tuple[Any, Any]:
@@ -108,10 +110,11 @@ class _Turn:
         if not found or is_quoted(found, asked):
             return False
         try:
-            self._carried = carried(self._owner._inner, self._host, self._prompt, refused=True)
+            self._carried = carried(self._owner._inner, self._host, self._prompt, natively=False)
         except PrefillError:
             return False  # the refusal says more
-        self._owner._refused = self._owner._refused or found.why in LASTING
+        if found.why in LASTING:
+            _refusals.of_this_process.add(refused(self._host, self._prompt))
         return True
 
     def _ignored(self) -> PrefillError:

@@ -175,7 +175,7 @@ def test_claude_counts_tokens(run: Run) -> None:
 async def test_a_refusal_is_answered_on_the_same_call(
     server: Server, monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool
 ) -> None:
-    """Where the table is wrong: one more request, and no second refusal with the same model object."""
+    """Where the table is wrong: one more request, and no second refusal, with a model object that was got anew."""
     plugin("llm_anthropic")
     with serve_in_thread(functools.partial(script, prefill="refuses")) as refusing:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", refusing.url)
@@ -185,8 +185,11 @@ async def test_a_refusal_is_answered_on_the_same_call(
         assert text == STATES
         assert how(response) == ("emulated", "echoed")
         assert [exchange.ends_with_assistant for exchange in refusing.exchanges] == [True, False]
-        again = response.model.prompt("States", prefill='["', stream=stream)
-        assert (await again.text() if asynchronous else again.text()) == STATES
+        again, text = await ask(
+            "anthropic/claude-haiku-4-5-20251001", asynchronous=asynchronous, stream=stream, prefill='["'
+        )
+        assert again.model is not response.model
+        assert text == STATES
         assert len(refusing.exchanges) == 3
         strict = response.model.prompt("States", prefill='["', stream=stream, prefill_strict=True)
         with pytest.raises(llm.ModelError, match="takes no native prefill"):
