@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._types import AttemptReport as AttemptReport
     from ._types import AttemptStarted as AttemptStarted
     from ._types import Event as Event
+    from ._types import HeldEvent as HeldEvent
     from ._types import ReasoningEvent as ReasoningEvent
     from ._types import Recovery as Recovery
     from ._types import StopReason as StopReason
@@ -78,6 +79,7 @@ _HOMES = {
         "AttemptReport",
         "AttemptStarted",
         "Event",
+        "HeldEvent",
         "ReasoningEvent",
         "Recovery",
         "StopReason",
@@ -100,6 +102,7 @@ __all__ = (
     "ConnectFailed",
     "Emulation",
     "Event",
+    "HeldEvent",
     "LimitExceeded",
     "PrefillIgnored",
     "PrefillRefused",

@@ -22,6 +22,7 @@ from ._run import Run, State
 from ._types import (
     AttemptReport,
     Event,
+    HeldEvent,
     Message,
     StopReason,
     Support,
@@ -32,7 +33,7 @@ from ._types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from types import TracebackType
 
 
@@ -82,23 +83,30 @@ class Cursor:
 class EventCursor(Cursor):
     """What one `async for` over `events()` holds."""
 
-    __slots__ = ("_coalesce", "_offset")
+    __slots__ = ("_coalesce", "_held", "_offset")
 
-    def __init__(self, run: Run, offset: int, *, coalesce: bool) -> None:
+    def __init__(self, run: Run, offset: int, *, coalesce: bool, held: bool) -> None:
         super().__init__(run)
         # where the next new text begins in the whole reply
         self._offset = offset
         self._coalesce = coalesce
+        self._held = held
 
     async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
         transcript = self._transcript
         transcript.wants_events = True
+        transcript.wants_held = self._held
         at = transcript.next
         if at == len(transcript.items):
             await self._more()
         item = transcript.items[at]
         transcript.next = at + 1
         if not isinstance(item, str):
+            if self._coalesce and type(item) is HeldEvent:
+                following = takewhile(lambda other: type(other) is HeldEvent, transcript.items[at + 1 :])
+                for other in cast("Iterator[HeldEvent]", following):
+                    item = HeldEvent(item.text + other.text, item.more) if other.more else other
+                    transcript.next += 1
             return item
         if at == transcript.lead_at:
             return TextEvent(item, self._offset - len(item), prefill=True)
@@ -132,16 +140,17 @@ class Reply:
         self._check_fresh()
         return Cursor(self._run)
 
-    def events(self, *, coalesce: bool | None = False) -> AsyncIterator[Event]:
+    def events(self, *, coalesce: bool | None = False, held: bool = False) -> AsyncIterator[Event]:
         """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
 
-        With `coalesce` the text of one network read is one event, as far as nothing else came in between; the
-        prefill stays one of its own. None: as the reply was made.
+        With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
+        is held. The prefill stays one of its own. None: as the reply was made. With `held` there are also `HeldEvent`s: the model's
+        text that is not handed out yet, for a page that greys it or a log of what the model really wrote first.
         """
         self._check_fresh()
         run = self._run
         offset = max(len(run.transcript.text_so_far), run.prefill_length)
-        return EventCursor(run, offset, coalesce=run.coalesces if coalesce is None else coalesce)
+        return EventCursor(run, offset, coalesce=run.coalesces if coalesce is None else coalesce, held=held)
 
     def _check_fresh(self) -> None:
         run = self._run

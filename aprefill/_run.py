@@ -265,6 +265,7 @@ class Run:
         attempt.failure = None
         report = self._report(error)
         self._account.replace(report)
+        splice.settle_held()
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(report))
         self._retries += not isinstance(error, PrefillRefused | PrefillIgnored)

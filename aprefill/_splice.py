@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from ._either import Either, seam_for
 from ._errors import PrefillIgnored, Truncated
+from ._held import Held
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -53,13 +54,15 @@ class Transcript:
     '["Ala'
     """
 
-    __slots__ = ("_joined", "_shown", "_text", "accepted", "items", "lead_at", "next", "wants_events")
+    __slots__ = ("_joined", "_shown", "_text", "accepted", "items", "lead_at", "next", "wants_events", "wants_held")
 
     def __init__(self, prefill: str) -> None:
         #: a host has accepted a request, so the reply has begun
         self.accepted = False
         #: `events()` was asked for: other events than text are kept as well, and text is never joined
         self.wants_events = False
+        #: `events(held=True)` was asked for
+        self.wants_held = False
         #: text, and events if they are wanted
         self.items: list[str | Event] = []
         #: the first that was not handed out
@@ -119,6 +122,7 @@ class Splice:
         "_coalesce",
         "_decided",
         "_early",
+        "_held",
         "_lead",
         "_step",
         "_stop",
@@ -151,6 +155,8 @@ class Splice:
         # what the model wrote until the seam let something through, if the prompt asked for an echo
         self._early: list[str] | None = [] if step.mode == "emulated" else None
         self._decided = step.mode != "emulated" and step.absent == "join"
+        # what was told of the text that is held, if that was asked for
+        self._held: Held | None = None
         #: characters of an emulated prefill's repetition, with what stood around it
         self.echo_length = 0
         self.finish: FinishDelta | None = None
@@ -166,6 +172,9 @@ class Splice:
         before = len(items)
         feed = self.seam.feed
         stop = self._stop
+        if self._held is None and self._transcript.wants_held:
+            self._held = Held()
+        held = self._held
         for delta in deltas:
             if type(delta) is TextDelta:
                 piece = delta.text
@@ -181,11 +190,17 @@ class Splice:
                 if stop is not None:
                     text = self._until_stop(stop, text)
                 if text:
+                    if held is not None:
+                        self.settle_held()
                     if not self.has_shown:
                         self._first()
                     items.append(text)
                 if self.stopped:
                     break
+                if held is not None:
+                    event = held.feed(piece, self.seam.held + (0 if stop is None else stop.held))
+                    if event is not None:
+                        items.append(event)
             else:
                 self._note(delta)
         if self._coalesce and not self._transcript.wants_events:
@@ -198,6 +213,7 @@ class Splice:
         repetition that was asked for: going on from there would meet it again.
         """
         before = len(self._transcript.items)
+        self.settle_held()
         if not self.stopped:
             limited = self.finish is not None and self.finish.reason in _LIMITS
             own_text = limited and self._is_own_text()
@@ -226,6 +242,12 @@ class Splice:
         self._estimate()
         if self._coalesce and not self._transcript.wants_events:
             self._transcript.merge(before)
+
+    def settle_held(self) -> None:
+        """Say that nothing is held any more, if something was."""
+        event = None if self._held is None else self._held.settle()
+        if event is not None:
+            self._transcript.items.append(event)
 
     def _is_own_text(self) -> bool:
         """Whether what is held is held only because chatter may stand before an echo that has not begun.

@@ -313,6 +313,18 @@ class TextEvent(Struct, frozen=True):
     prefill: bool = False
 
 
+class HeldEvent(Struct, frozen=True):
+    """What of the model's text is held back now, because it may still turn out not to be the reply's.
+
+    Only from `events(held=True)`. It may be a repetition of the prefill, a fence or a stop sequence in the making. With
+    `more`, `text` comes behind what was held before and still is; without, it is all that is held: ``""`` when everything
+    is decided. What was held is then in the `TextEvent` that follows, or in none.
+    """
+
+    text: str
+    more: bool = False
+
+
 class ReasoningEvent(Struct, frozen=True):
     """A piece of the model's reasoning."""
 
@@ -342,4 +354,4 @@ class AttemptEnded(Struct, frozen=True):
     report: AttemptReport
 
 
-Event: TypeAlias = TextEvent | ReasoningEvent | ToolEvent | AttemptStarted | AttemptEnded
+Event: TypeAlias = TextEvent | HeldEvent | ReasoningEvent | ToolEvent | AttemptStarted | AttemptEnded

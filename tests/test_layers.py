@@ -27,6 +27,7 @@ LAYERS = {
     "_conflicts": 1,
     "_either": 1,
     "_fence": 1,
+    "_held": 1,
     "_emulate": 1,
     "_plan": 1,
     "_redact": 1,

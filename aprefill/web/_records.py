@@ -12,6 +12,7 @@ from .. import (
     AttemptEnded,
     AttemptStarted,
     ConnectFailed,
+    HeldEvent,
     LimitExceeded,
     PrefillIgnored,
     PrefillRefused,
@@ -39,6 +40,13 @@ class TextRecord(Struct, tag="text", frozen=True, omit_defaults=True):
     text: str
     offset: int
     prefill: bool = False
+
+
+class HeldRecord(Struct, tag="held", frozen=True, omit_defaults=True):
+    """The model's text that is not handed out yet; with `more` it comes behind what was held already."""
+
+    text: str
+    more: bool = False
 
 
 class ReasoningRecord(Struct, tag="reasoning", frozen=True):
@@ -93,7 +101,9 @@ class PingRecord(Struct, tag="ping", frozen=True):
     """The connection is alive, and the model still silent."""
 
 
-Record: TypeAlias = TextRecord | ReasoningRecord | ToolRecord | AttemptRecord | EndRecord | ErrorRecord | PingRecord
+Record: TypeAlias = (
+    TextRecord | HeldRecord | ReasoningRecord | ToolRecord | AttemptRecord | EndRecord | ErrorRecord | PingRecord
+)
 
 PING = PingRecord()
 
@@ -104,8 +114,12 @@ _LIMITS = {StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW}
 class Records:
     """Makes records of a reply's events, in order, and knows how much text the client has."""
 
-    def __init__(self, reply: Reply, *, reasoning: bool, tools: bool, attempts: bool, details: bool) -> None:
+    def __init__(
+        self, reply: Reply, *, reasoning: bool, tools: bool, attempts: bool, held: bool, details: bool
+    ) -> None:
         self._reply = reply
+        #: whether the client asked for the text that is held
+        self.wants_held = held
         self._reasoning = reasoning
         self._tools = tools
         self._attempts = attempts
@@ -122,6 +136,8 @@ class Records:
                 self.offset = offset + len(text)
                 self._has_new = self._has_new or not prefill
                 return TextRecord(text, offset, prefill)
+            case HeldEvent():
+                return HeldRecord(event.text, event.more)
             case ReasoningEvent():
                 return ReasoningRecord(event.text) if self._reasoning else None
             case ToolEvent():

@@ -33,6 +33,7 @@ def sse(
     reasoning: bool = False,
     tools: bool = False,
     attempts: bool = False,
+    held: bool = False,
     details: bool = False,
     heartbeat_s: float | None = 15.0,
     send_timeout_s: float | None = 60.0,
@@ -50,6 +51,7 @@ def sse(
     Args:
         reply: What `stream()` gave, not yet iterated.
         reasoning, tools, attempts: Send records of these kinds as well.
+        held: Send the model's text that is held back too, and when it is decided: for a page that greys it.
         details: Tell the client the error's own sentence, which may hold the host's words and the model's name. Without
             it a plain one; the log has the other, under ``aprefill.web``.
         heartbeat_s: Send a comment after this much silence, once the response has begun. None: never.
@@ -63,7 +65,7 @@ def sse(
     """
     return EventStreamResponse(
         reply,
-        Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, details=details),
+        Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, held=held, details=details),
         Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s, begin_after_s=begin_after_s),
         reconnects=reconnects,
         headers=headers,

@@ -38,6 +38,7 @@ async def websocket(
     reasoning: bool = False,
     tools: bool = False,
     attempts: bool = False,
+    held: bool = False,
     details: bool = False,
     origins: Origins = None,
     heartbeat_s: float | None = 15.0,
@@ -55,6 +56,7 @@ async def websocket(
         ws: The endpoint's WebSocket, accepted or not.
         reply: What `stream()` gave, not yet iterated.
         reasoning, tools, attempts: Send records of these kinds as well.
+        held: Send the model's text that is held back too, and when it is decided: for a page that greys it.
         details: Tell the client the error's own sentence, which may hold the host's words and the model's name. Without
             it a plain one; the log has the other, under ``aprefill.web``.
         origins: The origins of the pages that may connect, such as ``"https://chat.example"``; None: those of the host
@@ -68,7 +70,7 @@ async def websocket(
     clocks = Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s)
     if not await _open(ws, origins):
         return False
-    records = Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, details=details)
+    records = Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, held=held, details=details)
     channel = _SocketChannel(ws, reply, keep_open=keep_open, on_message=on_message)
     return await Flow(reply, records, channel, clocks).run()
 

@@ -45,6 +45,7 @@ SCRIPTS = {
         text="one\n  two\tthree 🦢 end", prefill="echoes", echo_text="Zero, ", pace_s=0.05, first_token_s=0.2
     ),
     "stuck": Script(text="never", prefill="echoes", echo_text=STATES, stall_after=15),
+    "own": Script(text='["Alaska"]', cuts=4, pace_s=0.05),
     "endless": Script(text="word " * 20_000, cuts=5, pace_s=0.01),
     "html": Script(text=HTML, prefill="echoes", echo_text=HTML, cuts=7),
     "broken": Script(text="one two three", cuts=4, no_end=True),
@@ -198,15 +199,43 @@ def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
     """It is there at once, greyed while the model repeats it, and text like any other when new text has come."""
     turn = send(page, "slow", prefill="Zero, ")
     prefill = turn.locator(".reply span").first
-    expect(turn.locator(".reply .held")).to_have_text("Zero, ", use_inner_text=False)
+    expect(turn.locator(".reply .open")).to_have_text("Zero, ", use_inner_text=False)
     assert colour(prefill) == GREY
-    assert turn.locator(".reply").text_content() == "Zero, "
     expect(turn.locator(".note")).to_have_text("emulated")
     expect(turn.locator(".note")).to_contain_text("emulated, echoed, end")
-    assert turn.locator(".held").count() == 0
+    assert turn.locator(".open, .held").count() == 0
     assert colour(prefill) == colour(turn.locator(".reply")) != GREY
     assert turn.locator(".reply").text_content() == "Zero, one\n  two\tthree 🦢 end"
     expect(turn.locator(".error")).to_be_hidden()
+
+
+#: What stood in the held text of the last turn, at each change.
+WATCH = """() => {
+  window.held = [];
+  new MutationObserver(() => {
+    const last = [...document.querySelectorAll(".turn")].at(-1);
+    const text = last?.querySelector(".held")?.textContent ?? "";
+    if (window.held.at(-1) !== text) window.held.push(text);
+  }).observe(document.getElementById("turns"), {subtree: true, childList: true, characterData: true});
+}"""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prefill", "text", "held"),
+    [
+        ("slow", "Zero, ", "Zero, one\n  two\tthree 🦢 end", ["", "Zero", ""]),
+        ("own", STATES, STATES + '["Alaska"]', ["", '["Al', '["Alaska', '["Alaska"]', ""]),
+    ],
+)
+def test_what_the_model_wrote_and_the_seam_holds(
+    page: Page, prompt: str, prefill: str, text: str, held: list[str]
+) -> None:
+    """It is there as it comes, and goes when it was the prefill again, or becomes text when it was not."""
+    page.evaluate(WATCH)
+    turn = send(page, prompt, prefill=prefill)
+    expect(turn.locator(".note")).to_contain_text("end")
+    assert turn.locator(".reply").text_content() == text
+    assert page.evaluate("window.held") == held
 
 
 def test_the_time_line_is_the_servers(page: Page) -> None:
@@ -243,7 +272,7 @@ def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
     assert text.startswith(begins)
     assert text.endswith('"Wyoming"]')
     assert text.count("Alaska") == 1
-    assert turn.locator(".held").count() == 0
+    assert turn.locator(".open, .held").count() == 0
     assert milliseconds(turn)["shown"] > 0
 
 
@@ -252,13 +281,15 @@ def test_stop_while_the_prefill_is_held(page: Page, provider: Provider) -> None:
     turn = send(page, "stuck", prefill=STATES)
     exchange = provider.exchange()
     provider.wait(exchange.waiting)
-    expect(turn.locator(".held")).to_have_text(STATES.strip())
+    expect(turn.locator(".open")).to_have_text(STATES.strip())
+    expect(turn.locator(".held")).to_have_text(STATES[:15])
+    assert colour(turn.locator(".held")) == GREY
     expect(page.locator("#send")).to_be_disabled()
     page.click("#stop")
     provider.wait(exchange.closed)
     assert exchange.outcome == "client_closed"
     expect(turn.locator(".note")).to_have_text("emulated, undecided, cancelled")
-    assert turn.locator(".held").text_content() == turn.locator(".reply").text_content() == STATES
+    assert turn.locator(".open").text_content() == turn.locator(".reply").text_content() == STATES
     expect(turn.locator(".error")).to_be_hidden()
     expect(page.locator("#stop")).to_be_disabled()
     turn = send(page, "JSON list of US state names", prefill='["', model="demo:eats")
@@ -300,7 +331,8 @@ def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error
     expect(turn.locator(".error")).to_be_visible()
     assert turn.locator(".error").text_content().startswith(error)
     assert turn.locator(".reply").text_content() == text
-    assert turn.locator(".held").count() == (prompt == "error")
+    assert turn.locator(".open").count() == (prompt == "error")
+    assert turn.locator(".held").count() == 0
     assert turn.locator(".error *").count() == 0
     assert ("<b>such</b>" in turn.locator(".error").text_content()) == (prompt == "error")
     expect(page.locator("#send")).to_be_enabled()

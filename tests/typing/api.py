@@ -15,6 +15,7 @@ from aprefill import (
     ConnectFailed,
     Emulation,
     Event,
+    HeldEvent,
     LimitExceeded,
     PrefillIgnored,
     PrefillRefused,
@@ -54,13 +55,15 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
     assert_type(reply, Reply)
     async for chunk in reply:
         assert_type(chunk, str)
-    async for event in stream("hi").events(coalesce=None):
+    async for event in stream("hi").events(coalesce=None, held=True):
         assert_type(event, Event)
         match event:
             case TextEvent():
                 assert_type(event.text, str)
                 assert_type(event.offset, int)
                 assert_type(event.prefill, bool)
+            case HeldEvent():
+                assert_type((event.text, event.more), tuple[str, bool])
             case ReasoningEvent():
                 assert_type(event.text, str)
             case ToolEvent():

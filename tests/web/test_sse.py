@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -98,6 +99,22 @@ async def test_attempts_only_if_asked_for() -> None:
         {"type": "attempt", "number": 1, "mode": "native", "support": "eats", "error": "PrefillRefused", "id": 0},
         {"type": "attempt", "number": 2, "mode": "emulated", "support": "emulated", "id": 0},
     ]
+
+
+async def test_what_is_held_only_if_asked_for() -> None:
+    """As it comes, and settled before the text; joined in the reply's own way."""
+    script = Script(text=' "Alaska"', prefill="echoes")
+    asked = {"support": "echoes", "show_when": "now"}
+    plain = await all_of(script, prefill='["Alabama",', asked=asked)
+    assert {record["type"] for record in plain} == {"text", "end"}
+    full = await all_of(script, prefill='["Alabama",', asked=asked, held=True)
+    told = [(record["text"], record.get("more", False)) for record in full if record["type"] == "held"]
+    assert told == [('["Al', False), ("abam", True), ("", False)]
+    assert [record["type"] for record in full][:5] == ["text", "held", "held", "held", "text"]
+    assert [r for r in full if r["type"] == "text"] == [r for r in plain if r["type"] == "text"]
+    script = replace(script, wire_cuts=1_000_000)
+    joined = await all_of(script, prefill='["Alabama",', asked={**asked, "coalesce": True}, held=True)
+    assert [record["type"] for record in joined] == ["text", "held", "text", "end"]
 
 
 async def test_coalesce_is_one_frame_a_read() -> None:

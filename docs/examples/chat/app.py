@@ -102,7 +102,7 @@ async def reply(ws: WebSocket) -> None:
             await ws.close(1011)
         else:
             # `details`: whoever reads them is the one whose key it is
-            await web.websocket(ws, answer, attempts=True, details=True)
+            await web.websocket(ws, answer, attempts=True, held=True, details=True)
 
 
 if __name__ == "__main__":
