@@ -61,7 +61,14 @@ class ReplyClosed(UsageError):
 
 
 class ProviderError(AprefillError):
-    """The provider, or the way to it, did not deliver."""
+    """The provider, or the way to it, did not deliver.
+
+    The message is one line of printable characters, whatever the host said: others are written as their escapes, so that
+    it can forge no line of a log. Attributes that quote the host hold its words as they were.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 class ConnectFailed(ProviderError):

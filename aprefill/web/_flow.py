@@ -5,20 +5,31 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from .. import AprefillError, UsageError
+from .. import AprefillError, Reply, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
-    from .. import Event, Reply
+    from .. import Event
     from ._records import Record, Records
 
 log = logging.getLogger("aprefill.web")
+
+#: The replies that are on their way to a client.
+_under_way: set[Reply] = set()
+
+
+def check_reply(reply: object) -> None:
+    """Raise `UsageError` for what is no reply, while there is still a caller to tell."""
+    if not isinstance(reply, Reply):
+        raise UsageError(f"reply={type(reply).__name__}(...): pass what stream() gave, not awaited and not iterated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,21 +97,30 @@ class Flow:
         self._group: anyio.CancelScope | None = None
         self._listening = anyio.CancelScope()
         self._gone = False
-        # the last record is being sent, or was
-        self._ended = False
         self._failure: Exception | None = None
         self._events: AsyncIterator[Event]
         self._unusable: AprefillError | None = None
 
     async def run(self) -> bool:
         """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
+        if self._reply in _under_way:
+            # told as an error, and that other client's reply left alone
+            self._unusable = UsageError("this reply is on its way to another client; give each its own stream()")
+            return await self._run(nullcontext())
+        _under_way.add(self._reply)
+        try:
+            return await self._run(self._reply)
+        finally:
+            _under_way.discard(self._reply)
+
+    async def _run(self, ours: AbstractAsyncContextManager[object]) -> bool:
         self._quiet_since = time.monotonic()
         try:
             # before the reply is ours: a finished one says so
             self._events = self._reply.events(coalesce=None, held=self._records.wants_held)
         except AprefillError as error:
             self._unusable = error
-        async with self._reply, anyio.create_task_group() as group:
+        async with ours, anyio.create_task_group() as group:
             self._group = group.cancel_scope
             group.start_soon(self._guarded, self._listen)
             group.start_soon(self._guarded, self._watch_clock)
@@ -125,9 +145,8 @@ class Flow:
             self._leave()
 
     def _leave(self) -> None:
-        """The client has gone: the provider's connection is shut down now, and whoever waits is woken."""
+        """The client has gone: whoever waits is woken, and the reply closed behind them."""
         self._gone = True
-        self._reply.cancel()
         if self._group is not None:
             self._group.cancel()
 
@@ -152,7 +171,6 @@ class Flow:
         # The provider is closed already. What the client says from here on is not ours to read, and that it goes when it
         # has all is no news.
         self._listening.cancel()
-        self._ended = True
         await self._take_turn(self._channel.finish, last, failure)
 
     async def _take_turn(self, send: Callable[..., Awaitable[None]], *what: object) -> None:
@@ -194,15 +212,13 @@ class Flow:
                 raise self._too_slow()
 
     async def _beat(self) -> None:
-        if self._ended:
-            return
         if self._channel.begun:
             await self._channel.ping()
         else:
             await self._channel.begin()
 
     def _too_slow(self) -> ClientGone:
-        log.warning("a client took nothing for %g s and was let go", self._send_timeout_s)
+        log.warning("a client has not taken a record for %g s and was let go", self._send_timeout_s)
         return ClientGone()
 
 

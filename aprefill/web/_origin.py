@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 #: None: the host that the request is for; "any": no check; else the origins that may, such as "https://chat.example".
 Origins: TypeAlias = "str | Sequence[str] | None"
 
+#: Pages of apps and extensions have schemes of their own, without ports.
 _PORTS = {"http": 80, "https": 443}
+
+_Origin: TypeAlias = "tuple[str, str, int | None]"
 
 
 def origin_allowed(connection: HTTPConnection, origins: Origins = None) -> bool:
@@ -24,12 +27,11 @@ def origin_allowed(connection: HTTPConnection, origins: Origins = None) -> bool:
     `origins` are those that may, each as ``"https://chat.example"``; None: the host and port that the request is for,
     by its Host header; ``"any"``: every one. A request without an Origin header is not from a browser's page, and
     may: browsers send one with every WebSocket. For a socket that you accept yourself; `websocket` asks this first.
+    Raises `UsageError` for what is no origin.
     """
     if origins == "any":
         return True
-    allowed = (
-        None if origins is None else [_listed(one) for one in ([origins] if isinstance(origins, str) else origins)]
-    )
+    allowed = None if origins is None else _all_listed(origins)
     sent = connection.headers.getlist("origin")
     if not sent:
         return True
@@ -44,22 +46,34 @@ def origin_allowed(connection: HTTPConnection, origins: Origins = None) -> bool:
         return origin in allowed
     hosts = connection.headers.getlist("host")
     # TLS may end at a proxy, so the scheme that we see says nothing: the Host is read with the origin's
-    return len(hosts) == 1 and _origin(f"{origin[0]}://{hosts[0]}") == origin
+    return origin[0] in _PORTS and len(hosts) == 1 and _origin(f"{origin[0]}://{hosts[0]}") == origin
 
 
-def _listed(text: object) -> tuple[str, str, int] | str:
-    """One of the caller's."""
+def _all_listed(origins: str | Sequence[str]) -> list[_Origin | str]:
+    """The caller's."""
+    try:
+        return [_listed(one) for one in ([origins] if isinstance(origins, str) else origins)]
+    except TypeError:
+        raise _unusable(origins) from None
+
+
+def _listed(text: object) -> _Origin | str:
     if text == "null":
         return "null"
     origin = _origin(text) if isinstance(text, str) else None
-    if origin is None:
-        raise UsageError(
-            f'origins={text!r}: pass origins such as "https://chat.example", without a path, or "any" for no check'
-        )
+    if origin is None or "*" in origin[1]:
+        raise _unusable(text)
     return origin
 
 
-def _origin(text: str) -> tuple[str, str, int] | None:
+def _unusable(given: object) -> UsageError:
+    return UsageError(
+        f'origins={given!r}: pass whole origins such as "https://chat.example", without a path or a "*", or "any" for no '
+        "check"
+    )
+
+
+def _origin(text: str) -> _Origin | None:
     """Scheme, host and port of an origin (RFC 6454); None: it is none."""
     try:
         parts = urlsplit(text)
@@ -68,5 +82,4 @@ def _origin(text: str) -> tuple[str, str, int] | None:
         return None
     if not host or not parts.netloc or "@" in parts.netloc or text.lower() != f"{scheme}://{parts.netloc.lower()}":
         return None
-    port = _PORTS.get(scheme) if port is None else port
-    return None if port is None else (scheme, host, port)
+    return scheme, host, _PORTS.get(scheme) if port is None else port

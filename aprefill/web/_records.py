@@ -18,6 +18,7 @@ from .. import (
     PrefillRefused,
     ProtocolError,
     ReasoningEvent,
+    ReplyClosed,
     Stalled,
     StatusError,
     StopReason,
@@ -65,12 +66,13 @@ class ToolRecord(Struct, tag="tool", frozen=True):
 
 
 class AttemptRecord(Struct, tag="attempt", frozen=True, omit_defaults=True):
-    """The host accepted a request, or another one follows it: then `error` is the class of what it failed with."""
+    """A request was sent; or it failed, with an `error` of this class, and with the `status` that the host answered."""
 
     number: int
     mode: str
     support: Support
     error: str = ""
+    status: int | None = None
 
 
 class EndRecord(Struct, tag="end", frozen=True, kw_only=True):
@@ -149,7 +151,7 @@ class Records:
                     return AttemptRecord(event.number, event.mode, event.support)
             case AttemptEnded(report=report):
                 if self._attempts and report.error:
-                    return AttemptRecord(report.number, report.mode, report.support, report.error)
+                    return AttemptRecord(report.number, report.mode, report.support, report.error, report.status)
         return None
 
     def end(self) -> EndRecord:
@@ -161,6 +163,7 @@ class Records:
             support=reply.support,
             stop_reason=reply.stop_reason,
             stop_sequence=reply.stop_sequence,
+            # of the whole reply, a hidden prefill too
             length=max(self.offset, len(reply.text_so_far)),
             attempts=len(reply.attempts),
             usage=reply.usage,
@@ -173,6 +176,7 @@ class Records:
             error=type(error).__name__,
             message=str(error) if self._details else public_message(error),
             can_continue=self._can_continue(error),
+            # of what was sent
             length=self.offset,
             retry_after_s=error.retry_after_s if isinstance(error, StatusError) else None,
         )
@@ -187,7 +191,9 @@ class Records:
             return self._has_new
         if isinstance(error, Truncated):
             return self._has_new or self._reply.stop_reason not in _LIMITS
-        return isinstance(error, ConnectFailed | Stalled)
+        if isinstance(error, ConnectFailed):
+            return error.may_pass
+        return isinstance(error, Stalled | ReplyClosed)
 
 
 #: Statuses of a host that has too much to do.
@@ -199,6 +205,7 @@ _PUBLIC: dict[type[AprefillError], str] = {
     Truncated: "the reply was cut off",
     Stalled: "the model fell silent",
     PrefillRefused: "the model does not take the beginning of its reply",
+    ReplyClosed: "the server has ended the reply",
     PrefillIgnored: "the model did not begin its reply as asked",
     LimitExceeded: "the model sent something that cannot be used",
     ProtocolError: "the model sent something that cannot be used",
@@ -222,6 +229,8 @@ def http_status(error: AprefillError) -> int:
         return 504 if error.status in {408, 504} else 502
     if isinstance(error, Stalled):
         return 504
+    if isinstance(error, ReplyClosed):
+        return 503
     if isinstance(error, PrefillRefused):
         return 422
     return 502 if type(error) in _PUBLIC else 500

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
-from ._flow import ClientGone, Clocks, Flow
-from ._records import AttemptRecord, ErrorRecord, Records, as_event, as_json, http_status
+from ._flow import ClientGone, Clocks, Flow, check_reply
+from ._records import AttemptRecord, ErrorRecord, HeldRecord, Records, as_event, as_json, http_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -25,6 +25,8 @@ _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"
 
 #: A comment: readers of events pass it over.
 _PING = b": ping\n\n"
+#: An id and no event: an `EventSource` that asks again says so from here on, and is told that it need not.
+_BEGUN = b"id: 0\n\n"
 
 
 def sse(
@@ -55,14 +57,17 @@ def sse(
         details: Tell the client the error's own sentence, which may hold the host's words and the model's name. Without
             it a plain one; the log has the other, under ``aprefill.web``.
         heartbeat_s: Send a comment after this much silence, once the response has begun. None: never.
-        send_timeout_s: Let a client go that takes nothing for so long. None: wait for ever.
+        send_timeout_s: Let a client go that has not taken one record for so long. None: wait for ever.
         begin_after_s: Send the status 200 after this long even if there is no record yet, for proxies that give up on
             a silent host; 0: at once. An error is a record then. None: wait for the first record.
         reconnects: Answer a request with Last-Event-ID as any other. Without it the answer is 204, which makes
             a browser's `EventSource` stop asking; it would ask, and pay, for the whole reply again.
         headers: More response headers.
         background: What to run afterwards, also when the client has gone.
+
+    Raises `UsageError` for wrong arguments.
     """
+    check_reply(reply)
     return EventStreamResponse(
         reply,
         Records(reply, reasoning=reasoning, tools=tools, attempts=attempts, held=held, details=details),
@@ -126,20 +131,27 @@ class _EventChannel:
         self._early: list[bytes] = []
 
     async def begin(self) -> None:
+        early = bool(self._early)
+        await self._start()
+        if not early:
+            await self._send(_part(_BEGUN))
+
+    async def _start(self) -> None:
         await self._send({
             "type": "http.response.start", "status": self._response.status_code, "headers": self._response.raw_headers,
         })  # fmt: skip
         self.begun = True
-        await self._send(_part(b"".join(self._early)))
-        self._early.clear()
+        if self._early:
+            await self._send(_part(b"".join(self._early)))
+            self._early.clear()
 
     async def send(self, record: Record) -> None:
         block = as_event(record, self._records.offset)
         if not self.begun:
-            if isinstance(record, AttemptRecord):
+            if isinstance(record, AttemptRecord | HeldRecord):
                 self._early.append(block)
                 return
-            await self.begin()
+            await self._start()
         await self._send(_part(block))
 
     async def ping(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
-from ._flow import ClientGone, Clocks, Flow
+from .. import UsageError
+from ._flow import ClientGone, Clocks, Flow, check_reply
 from ._origin import origin_allowed
 from ._records import PING, Records, as_json, close_code
 
@@ -49,8 +51,8 @@ async def websocket(
     """Stream `reply` to a client of a WebSocket; True: all was sent, False: the client went first, or was refused.
 
     Accepts the connection if that was not done, after a look at the Origin. A client that goes away closes the
-    provider's connection at once. The message ``{"type": "stop"}`` stops the reply, whose end record comes all the
-    same. Closes the connection at the end: 1000, 1011 after an error, 1013 after one that says "busy".
+    provider's connection at once. The message ``{"type": "stop"}``, as text of at most 200 characters, stops the reply,
+    whose end record comes all the same. Closes the connection at the end: 1000, 1011 after an error, 1013 after one that says "busy".
 
     Args:
         ws: The endpoint's WebSocket, accepted or not.
@@ -63,10 +65,18 @@ async def websocket(
             that the request is for; ``"any"``: all. Others are refused, with 403 or, when accepted already, with 1008.
             A request without an Origin is not from a browser, and may.
         heartbeat_s: Send a ``ping`` record after this much silence. None: never.
-        send_timeout_s: Let a client go that takes nothing for so long. None: wait for ever.
+        send_timeout_s: Let a client go that has not taken one record for so long. None: wait for ever.
         keep_open: Leave the connection open for the next reply.
-        on_message: Is given what else the client says before the last record; without it that is dropped.
+        on_message: A function that is given what else the client says before the last record; without it that is
+            dropped. It must not wait, so it is no ``async def``.
+
+    Raises `UsageError` for wrong arguments, before anything is accepted.
     """
+    if iscoroutinefunction(on_message):
+        raise UsageError(
+            "on_message= is called and not awaited; pass a function, which may put the message into a queue"
+        )
+    check_reply(reply)
     clocks = Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s)
     if not await _open(ws, origins):
         return False
@@ -133,14 +143,16 @@ class _SocketChannel:
                 self._on_message(data or b"" if text is None else text)
 
     async def _send(self, message: dict[str, Any]) -> None:
+        is_open = self._ws.application_state is WebSocketState.CONNECTED
         try:
             await self._ws.send(message)
         except (OSError, WebSocketDisconnect) as exc:
             raise ClientGone from exc
         except RuntimeError as exc:
-            # sent after the server has seen the client's close, and before we were told
-            if self._ws.client_state is not WebSocketState.DISCONNECTED:
+            # the server has closed it, and has not told us yet, or will not: uvicorn after an unanswered ping of its own
+            if not is_open:
                 raise
+            log.debug("a WebSocket was closed by the server: %s", exc)
             raise ClientGone from exc
 
 

@@ -120,6 +120,9 @@ def events_in(body: bytes) -> list[dict[str, Any]]:
         if block.startswith(":"):
             found.append({"type": "comment"})
             continue
+        if block == "id: 0":
+            found.append({"type": "begun"})
+            continue
         fields = dict(line.split(": ", 1) for line in block.split("\n"))
         record = json.loads(fields["data"])
         assert fields["event"] == record["type"]

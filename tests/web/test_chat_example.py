@@ -94,6 +94,10 @@ def test_nobody_else_may_use_it(client: TestClient) -> None:
 
 def test_what_is_not_a_question(client: TestClient) -> None:
     """Is answered with an error record, not with a stack trace."""
+    for send, error in (("{}", "ValidationError"), ("{", "JSONDecodeError"), ("[]", "ValidationError")):
+        with client.websocket_connect(REPLY) as ws:
+            ws.send_text(send)
+            assert ws.receive_json()["error"] == error
     with client.websocket_connect(REPLY) as ws:
-        ws.send_text("{}")
-        assert ws.receive_json()["error"] == "ValidationError"
+        ws.send_bytes(b"{}")
+        assert ws.receive_json()["error"] == "KeyError"

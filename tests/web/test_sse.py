@@ -16,8 +16,9 @@ from fastapi import FastAPI
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from aprefill import Recovery, Timeouts, UsageError, stream, web
+from aprefill import ConnectFailed, Recovery, Timeouts, UsageError, stream, web
 from aprefill.testing import Script, ToolCall, serve
+from aprefill.web._records import Records
 
 from ..conftest import LOOPS
 from .site import Raw, application, claude, events_in, get, records_of, session_of, site
@@ -96,7 +97,15 @@ async def test_attempts_only_if_asked_for() -> None:
             attempts = [record for record in await records_of(here.url) if record["type"] == "attempt"]
     assert attempts == [
         {"type": "attempt", "number": 1, "mode": "native", "support": "eats", "id": 0},
-        {"type": "attempt", "number": 1, "mode": "native", "support": "eats", "error": "PrefillRefused", "id": 0},
+        {
+            "type": "attempt",
+            "number": 1,
+            "mode": "native",
+            "support": "eats",
+            "error": "PrefillRefused",
+            "status": 400,
+            "id": 0,
+        },
         {"type": "attempt", "number": 2, "mode": "emulated", "support": "emulated", "id": 0},
     ]
 
@@ -313,6 +322,16 @@ async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
     assert error["error"] == "Stalled"
 
 
+@pytest.mark.parametrize("held", [False, True])
+async def test_what_is_held_begins_no_response(held: bool) -> None:
+    """An error while nothing was handed out is a status, whatever else was asked for."""
+    script = Script(text="x", prefill="echoes", after=6, error_event=("overloaded_error", "Overloaded"))
+    async with serve(script) as provider, session_of(provider, support="echoes", show_when="decided") as session:
+        async with site(application(lambda: session.stream("hi", prefill='["Alabama",'), held=held)) as here:
+            response = await get(f"{here.url}/sse")
+    assert (response.status_code, response.json()["error"]) == (503, "StatusError")
+
+
 async def test_a_response_can_begin_before_the_model_does() -> None:
     """With `begin_after_s` the status goes ahead, heartbeats follow, and an error is a record."""
     script = Script(status=500, first_byte_s=0.2)
@@ -322,7 +341,7 @@ async def test_a_response_can_begin_before_the_model_does() -> None:
         assert kinds.count("comment") >= 2
         assert records[-1]["error"] == "StatusError"
     records = await all_of(STATES, begin_after_s=0, attempts=True)
-    assert [record["type"] for record in records[:2]] == ["attempt", "text"]
+    assert [record["type"] for record in records[:3]] == ["begun", "attempt", "text"]
 
 
 @pytest.mark.parametrize("option", ["heartbeat_s", "send_timeout_s", "begin_after_s"])
@@ -405,8 +424,21 @@ async def test_fastapi_takes_it_as_a_response() -> None:
     assert text_of(events_in(response.content)) == WHOLE
 
 
-async def test_two_readers_of_one_reply() -> None:
-    """A reply is one client's: the second gets an error."""
+@pytest.mark.parametrize("waits", ["for the model", "for its client"])
+async def test_two_readers_of_one_reply(waits: str) -> None:
+    """A reply is one client's: the second gets an error, and the first all of its text."""
+    if waits == "for its client":
+        script = Script(text="word " * 200_000, cuts=4000, pace_s=0.0001)
+        async with serve(script) as provider, session_of(provider) as session:
+            reply = session.stream("hi")
+            async with site(application(lambda: reply)) as here:
+                first = await Raw.open(here, "/sse")
+                await first.read_until(b'"offset":0')
+                second = await get(f"{here.url}/sse")
+                assert (second.status_code, second.json()["error"]) == (500, "UsageError")
+                await first.read_until(b"event: end")
+            assert reply.text_so_far == script.text
+        return
     async with serve(Script(text="one two three", cuts=4, pace_s=0.05)) as provider, session_of(provider) as session:
         reply = session.stream("hi")
         async with site(application(lambda: reply)) as here:
@@ -414,6 +446,37 @@ async def test_two_readers_of_one_reply() -> None:
             await first.read_until(b'"offset":4')
             second = await get(f"{here.url}/sse")
             assert (second.status_code, second.json()["error"]) == (500, "UsageError")
+
+
+async def test_a_server_that_ends_its_replies() -> None:
+    """As at its shutdown: the text so far is right, and another server may go on from there."""
+    script = Script(text="one two three", cuts=4, stall_after=4)
+    async with serve(script) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"))) as here:
+            client = await Raw.open(here, "/sse")
+            await client.read_until(b'"one "')
+            await session.aclose()
+            await client.read_until(b"event: error")
+            await client.read_until(b"}\n\n")
+    error = json.loads(client.seen.rpartition(b"data: ")[2].partition(b"\n")[0])
+    assert (error["error"], error["can_continue"], error["length"]) == ("ReplyClosed", True, 4)
+    assert error["message"] == "the server has ended the reply"
+
+
+async def test_a_host_that_is_not_trusted() -> None:
+    """Asking again would end there again."""
+    error = ConnectFailed("https://llm.example", "its certificate is not trusted", may_pass=False)
+    records = Records(
+        stream("hi", model="demo:eats"), reasoning=False, tools=False, attempts=False, held=False, details=False
+    )
+    assert records.error(error).can_continue is False
+    assert records.error(ConnectFailed("https://llm.example", "refused")).can_continue is True
+
+
+def test_what_is_no_reply() -> None:
+    """Said where it is passed."""
+    with pytest.raises(UsageError, match="reply=str"):
+        web.sse("a text")
 
 
 def test_a_session_is_not_needed() -> None:

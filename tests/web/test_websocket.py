@@ -19,7 +19,7 @@ from aprefill import Timeouts, UsageError, web
 from aprefill.testing import Script, ToolCall, serve
 
 from ..conftest import LOOPS
-from .site import application, session_of, site
+from .site import Raw, application, session_of, site
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +129,73 @@ async def test_the_client_stops_the_reply(script: Script) -> None:
         assert provider.exchanges[0].outcome == "client_closed"
     length += sum(len(record["text"]) for record in texts)
     assert (end["type"], end["stop_reason"], end["length"]) == ("end", "cancelled", length)
+
+
+async def test_wrong_arguments_are_told_before_anything_is_accepted() -> None:
+    """What is no reply, a function that would have to be awaited: no handshake, and an error in the endpoint."""
+    told: list[str] = []
+
+    async def listen(message: str | bytes) -> None: ...
+
+    async with serve(STATES) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            for reply, on_message in (("no reply", None), (session.stream("hi"), listen)):
+                with pytest.raises(UsageError) as error:
+                    await web.websocket(ws, reply, on_message=on_message)
+                told.append(str(error.value))
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)])) as here:
+            with pytest.raises(InvalidStatus):
+                await websockets.connect(here.ws_url)
+        assert provider.exchanges == []
+    assert told[0].startswith("reply=str(...): pass what stream() gave")
+    assert told[1].startswith("on_message= is called and not awaited")
+
+
+@pytest.mark.parametrize("stack", ["websockets-sansio", "wsproto"])
+async def test_a_client_that_answers_no_ping(stack: str) -> None:
+    """The server gives it up and says nothing: it went, and the provider's connection with it."""
+    done = anyio.Event()
+    sent: list[bool] = []
+    script = Script(text="word " * 1000, cuts=5, pace_s=0.01)
+    async with serve(script) as provider, session_of(provider) as session:
+
+        async def chat(ws: WebSocket) -> None:
+            sent.append(await web.websocket(ws, session.stream("hi")))
+            done.set()
+
+        app = Starlette(routes=[WebSocketRoute("/ws", chat)])
+        async with site(app, ws=stack, ws_ping_interval=0.1, ws_ping_timeout=0.1) as here:
+            # reads nothing, so that the server's goodbye is not answered either
+            client = await Raw.open(here, "/ws", upgrade=True)
+            exchange = await provider.wait_exchange()
+            with anyio.fail_after(5):
+                await done.wait()
+                await exchange.closed.wait()
+            client.fin()
+    assert sent == [False]
+
+
+@pytest.mark.parametrize("kind", ["websocket.send", "websocket.close"])
+async def test_a_server_that_has_closed_it_already(kind: str) -> None:
+    """And refuses what is sent, with uvicorn's kind of error: the client went."""
+    messages = [{"type": "websocket.connect"}]
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            await anyio.sleep_forever()
+        return messages.pop()
+
+    async def send(message: Any) -> None:
+        if message["type"] == kind:
+            raise RuntimeError("Unexpected ASGI message, after sending 'websocket.close'.")
+
+    async with serve(STATES) as provider, session_of(provider) as session:
+        ws = WebSocket({"type": "websocket", "headers": []}, receive, send)
+        assert await web.websocket(ws, session.stream("hi")) is False
+        with anyio.fail_after(2):
+            await provider.exchanges[0].done.wait()
 
 
 async def test_other_messages_go_to_the_caller() -> None:
@@ -273,6 +340,7 @@ def asked(origin: str | None, host: str = "chat.example") -> HTTPConnection:
         ("https://chat.example:x", "chat.example", False),
         ("https://[", "chat.example", False),
         ("ftp://chat.example", "chat.example", False),
+        ("app://chat.example", "chat.example", False),
     ],
 )
 def test_by_default_a_page_talks_to_its_own_host(origin: str | None, host: str, allowed: bool) -> None:
@@ -290,7 +358,10 @@ def test_listed_origins_and_no_others() -> None:
     assert web.origin_allowed(asked("https://a.example"), "https://a.example")
     assert not web.origin_allowed(asked("https://chat.example"), [])
     assert web.origin_allowed(asked("https://evil.example"), "any")
-    for wrong in ("*", "chat.example", "https://chat.example/", ["any"], [None], "https://*.example:x"):
+    for app in ("capacitor://localhost", "chrome-extension://abcdef", "app://x"):
+        assert web.origin_allowed(asked(app), [app])
+        assert not web.origin_allowed(asked(app), ["capacitor://x", "https://localhost"])
+    for wrong in ("*", "chat.example", "https://chat.example/", ["any"], [None], "https://*.example", "https://*:1", 5):
         with pytest.raises(UsageError, match="origins="):
             web.origin_allowed(asked("https://chat.example"), wrong)
 

@@ -95,9 +95,9 @@ async def reply(ws: WebSocket) -> None:
     await ws.accept()
     with suppress(WebSocketDisconnect):
         try:
-            answer = begun(Asked.model_validate_json(await ws.receive_text()))
-        except (UsageError, ValidationError) as error:
-            # no such model, no key: known before there is a reply
+            answer = begun(Asked.model_validate(await ws.receive_json()))
+        except (UsageError, ValidationError, ValueError, KeyError) as error:
+            # no such model, no key, no question: known before there is a reply
             await ws.send_json({"type": "error", "error": type(error).__name__, "message": str(error)})
             await ws.close(1011)
         else:
