@@ -100,12 +100,14 @@ class Flow:
         self._failure: Exception | None = None
         self._events: AsyncIterator[Event]
         self._unusable: AprefillError | None = None
+        self._is_ours = True
 
     async def run(self) -> bool:
         """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
         if self._reply in _under_way:
             # told as an error, and that other client's reply left alone
             self._unusable = UsageError("this reply is on its way to another client; give each its own stream()")
+            self._is_ours = False
             return await self._run(nullcontext())
         _under_way.add(self._reply)
         try:
@@ -145,8 +147,10 @@ class Flow:
             self._leave()
 
     def _leave(self) -> None:
-        """The client has gone: whoever waits is woken, and the reply closed behind them."""
+        """The client has gone: the reply is cancelled, and whoever waits is woken."""
         self._gone = True
+        if self._is_ours:
+            self._reply.cancel()
         if self._group is not None:
             self._group.cancel()
 
