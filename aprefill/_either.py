@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from ._fence import AnyOpener, is_opener
@@ -10,6 +11,9 @@ from ._types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+#: A code fence's opener and nothing behind it, which the model's own text may have as well.
+_OPENER = re.compile(r"\s*`{1,3}(?:[^`\r\n]*\r?\n?\s*)?")
 
 
 class Either:
@@ -78,3 +82,25 @@ def seam_for(
     if end:
         return Either(seam, Seam(end, **(end_rules or {})))
     return Either(seam, AnyOpener(known)) if is_opener(known) else seam
+
+
+def is_own_text(
+    held: str, known: str, rules: Mapping[str, Any], end: str = "", end_rules: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether `held`, all that the model wrote, is held only because chatter may stand before an echo not yet begun.
+
+    Then it is the model's own text, or chatter, and no part of a repetition.
+    """
+
+    def may_be_echo(text: str) -> bool:
+        seams = [Seam(known, **{**rules, "preamble": 0})]
+        if end:
+            seams.append(Seam(end, **{**(end_rules or {}), "preamble": 0}))
+        for seam in seams:
+            seam.feed(text)
+        return any(seam.verdict is Verdict.UNDECIDED for seam in seams)
+
+    lines = [held[at + 1 :] for at, c in enumerate(held[:-1]) if c == "\n"]
+    if any(may_be_echo(line) and not _OPENER.fullmatch(line) for line in lines):
+        return False
+    return not may_be_echo(held)

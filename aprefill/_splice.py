@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ._either import Either, seam_for
+from ._either import Either, is_own_text, seam_for
 from ._errors import PrefillIgnored, Truncated
 from ._held import Held
 from ._seam import Seam
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
 _LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
 #: For an estimate where the host counts nothing.
 CHARS_A_TOKEN = 4
-
-
-#: A code fence's opener and nothing behind it, which the model's own text may have as well.
-_OPENER = re.compile(r"\s*`{1,3}(?:[^`\r\n]*\r?\n?\s*)?")
 
 
 class Transcript:
@@ -256,21 +251,8 @@ class Splice:
         """
         if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
             return False
-        raw = "".join(self._early)
-        starts = [at + 1 for at, c in enumerate(raw[:-1]) if c == "\n"]
-        if any(self._may_be_echo(raw[start:]) and not _OPENER.fullmatch(raw[start:]) for start in starts):
-            return False
-        return not self._may_be_echo(raw)
-
-    def _may_be_echo(self, text: str) -> bool:
-        """Whether `text` is the beginning of a repetition, without any chatter."""
         step = self._step
-        seams = [Seam(step.known, **{**step.rules, "preamble": 0})]
-        if step.end:
-            seams.append(Seam(step.end, **{**step.end_rules, "preamble": 0}))
-        for seam in seams:
-            seam.feed(text)
-        return any(seam.verdict is Verdict.UNDECIDED for seam in seams)
+        return is_own_text("".join(self._early), step.known, step.rules, step.end, step.end_rules)
 
     def _look(self, new: str) -> None:
         """The seam has decided and let `new` through, the first text of the model's that is no repetition."""

@@ -6,23 +6,25 @@ The prompt that the caller has, and LLM logs, stays as it is; the plugin is give
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 
-from .._either import seam_for
+from .._either import is_own_text, seam_for
 from .._emulate import DEFAULT, emulate, room
 from .._errors import UsageError
 from .._plan import Refused, stops
+from .._seam import Seam
 from .._support import carry
 from .._types import Support
 from ._errors import PrefillError
 from ._splice import Splice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from .._either import Either
     from ._hosts import Host
 
 #: What plugins call their stop sequences and their token limits.
@@ -44,6 +46,8 @@ class Carried:
     #: "native" or "emulated"
     mode: str
     splice: Splice
+    #: what LLM's own classes have opened for it, to be closed when the reply is left before its end
+    clients: list[Any] = field(default_factory=list)
 
 
 def plain(model: Any, prompt: Any) -> Any:
@@ -53,14 +57,19 @@ def plain(model: Any, prompt: Any) -> Any:
     known = model.Options.model_fields
     given = {name: value for name, value in dict(prompt.options).items() if name in known and name not in OURS}
     # validated already, by a subclass; a second time may not be wanted (a parsed JSON text is no JSON text)
-    inner.options = model.Options.model_construct(_fields_set=prompt.options.model_fields_set & set(given), **given)
+    options = model.Options.model_construct(_fields_set=prompt.options.model_fields_set & set(given), **given)
+    for kept in ("__pydantic_extra__", "__pydantic_private__"):
+        if (value := getattr(prompt.options, kept, None)) is not None:
+            object.__setattr__(options, kept, dict(value))
+    inner.options = options
     return inner
 
 
 def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
     """Whether this turn's reply has begun with the prefill already: a chain of tool calls has several responses."""
-    return any(
-        message.role == "assistant" and _text(message).startswith(prefill) for message in _since_the_user(messages)
+    since = _since_the_user(messages)
+    return any(map(_has_tool, since)) and any(
+        message.role == "assistant" and _text(message).startswith(prefill) for message in since
     )
 
 
@@ -76,6 +85,8 @@ def carried(model: Any, host: Host, prompt: Any, *, natively: bool) -> Carried:
     """
     options = prompt.options
     strict = bool(options.prefill_strict)
+    if host.provider == "mistral" and getattr(options, "prefix", None):
+        raise PrefillError(f"{model.model_id}: -o prefix is a prefill as well; leave one of them out")
     native = host.native and natively
     for setting, spelled in _switched_on(prompt).items():
         rule = host.row.conflicts.get(setting)
@@ -88,9 +99,26 @@ def carried(model: Any, host: Host, prompt: Any, *, natively: bool) -> Carried:
             f"{model.model_id} takes no native prefill here; leave prefill_strict out to have it asked for in the prompt"
         )
     try:
-        return _native(model, host, prompt, strict) if native else _emulated(model, host, prompt)
+        made = _native(model, host, prompt, strict) if native else _emulated(model, host, prompt)
     except UsageError as exc:
         raise PrefillError(str(exc)) from exc
+    return _with_clients(made)
+
+
+def _with_clients(made: Carried) -> Carried:
+    """LLM's classes for OpenAI make a client a call and leave it to the collector, with the connection open."""
+    get_client = getattr(type(made.model), "get_client", None)
+    if getattr(get_client, "__module__", "") != "llm.default_plugins.openai_models":
+        return made  # a plugin's own may be shared
+    clone, clients = copy.copy(made.model), made.clients
+    make = made.model.get_client
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        clients.append(make(*args, **kwargs))
+        return clients[-1]
+
+    clone.get_client = noted
+    return replace(made, model=clone)
 
 
 def _native(model: Any, host: Host, prompt: Any, strict: bool) -> Carried:
@@ -120,7 +148,8 @@ def _native(model: Any, host: Host, prompt: Any, strict: bool) -> Carried:
     own = _stops(inner, host, prefill, row.support, update)
     inner.options = inner.options.model_copy(update=update)
     must_echo = strict and row.support is Support.ECHOES and bool(sent.sent)
-    return Carried(model, inner, "native", _splice(prompt, rules=rules, stop=own, must_echo=must_echo))
+    splice = _splice(prompt, lambda: Seam(prefill, **rules), stop=own, must_echo=must_echo)
+    return Carried(model, inner, "native", splice)
 
 
 def _chat(model: Any, host: Host, turn: dict[str, Any], body_fields: dict[str, Any]) -> Any:
@@ -146,6 +175,10 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
     prefill = prompt.options.prefill
     messages = list(prompt.messages)
     at = _last_user(messages)
+    if at < 0:  # a system prompt alone
+        at = len(messages)
+        messages.append(Message(role="user", parts=[]))
+    on = _switched_on(prompt)
     texts = [text for message in messages for text in _texts(message)]
     turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
     asked = emulate(DEFAULT, turns, prefill)
@@ -155,7 +188,7 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
     if request:
         messages[at] = _told(messages[at], request)
         inner._explicit_messages = messages
-        if prompt.prompt:  # plugins that do not look at the messages
+        if prompt.prompt or at == len(messages) - 1:  # plugins that do not look at the messages
             inner._prompt = f"{prompt._prompt}\n\n{request}" if prompt._prompt else request
         for name in _LIMITS:
             limit = getattr(inner.options, name, None)
@@ -163,15 +196,23 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
                 update[name] = limit + room(asked.echo)
     own = _stops(inner, host, prefill, Support.EMULATED, update)
     inner.options = inner.options.model_copy(update=update)
-    # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
-    must_echo = bool(prompt.schema) and bool(asked.echo)
-    seam = seam_for(asked.known, asked.rules, asked.end, asked.end_rules) if asked.echo else None
-    splice = _splice(prompt, seam=seam, rules=asked.rules, stop=own, must_echo=must_echo)
+    if not asked.echo:
+        return Carried(model, inner, "emulated", _splice(prompt, lambda: Seam(prefill, **asked.rules), stop=own))
+    wanted = (asked.known, asked.rules, asked.end, asked.end_rules)
+    splice = _splice(
+        prompt,
+        lambda: seam_for(*wanted),
+        is_own=lambda held: is_own_text(held, *wanted),
+        stop=own,
+        # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
+        must_echo="response_format" in on,
+        may_call="tools" in on,
+    )
     return Carried(model, inner, "emulated", splice)
 
 
-def _splice(prompt: Any, **rest: Any) -> Splice:
-    return Splice(prompt.options.prefill, hidden=bool(prompt.options.hide_prefill), **rest)
+def _splice(prompt: Any, make: Callable[[], Seam | Either], **rest: Any) -> Splice:
+    return Splice(prompt.options.prefill, make, hidden=bool(prompt.options.hide_prefill), **rest)
 
 
 def _stops(inner: Any, host: Host, prefill: str, support: Support, update: dict[str, Any]) -> tuple[str, ...]:
@@ -215,14 +256,14 @@ def _since_the_user(messages: Sequence[Any]) -> list[Any]:
 
 
 def _last_user(messages: Sequence[Any]) -> int:
-    """Where the request goes: the last user message, also behind a tool's result, as when the call was asked for."""
+    """Where the request goes: the last user message, also behind a tool's result, as when the call was asked for.
+
+    Below 0: there is none.
+    """
     rest = _since_the_user(messages)
     if any(message.role == "assistant" and not _has_tool(message) for message in rest):
         raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
-    at = len(messages) - len(rest) - 1
-    if at < 0:
-        raise PrefillError("a prefill is asked for in the user's message, and there is none; add one")
-    return at
+    return len(messages) - len(rest) - 1
 
 
 def _has_tool(message: Any) -> bool:

@@ -62,7 +62,7 @@ def install(cli: click.Group) -> None:
 def install_notice(cli: click.Group, notice: str) -> None:
     """Add `llm prefill models` alone, which prints the notice."""
 
-    @click.command("models", help=notice)
+    @click.command("models", help=notice, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     def models() -> None:
         raise click.ClickException(notice)
 
@@ -79,13 +79,18 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
             if any(name == "prefill" for name, _ in options):
                 raise click.ClickException("--prefill and -o prefill are the same; give one of them")
             options += (("prefill", prefill),)
+            if is_chat:  # `llm prompt` takes them over itself
+                given = {name for name, _ in options}
+                more = _of_templates(kwargs.get("template"), is_chat=True) or ()
+                options += tuple(pair for pair in more if pair[0] not in given)
         elif (found := _of_templates(kwargs.get("template"), is_chat=is_chat)) is not None:
             given = {name for name, _ in options}
             options += tuple(pair for pair in found if pair[0] not in given)
         elif hide_prefill:
             raise click.ClickException("--hide-prefill hides what --prefill gives; give both")
         else:
-            return callback(*args, **kwargs)
+            with _errors_in_a_line():
+                return callback(*args, **kwargs)
         if hide_prefill:
             options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))
         with _running(Run(first_only=is_chat)):
@@ -98,16 +103,23 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
 def _running(run: Run) -> Iterator[None]:
     token = RUN.set(run)
     try:
+        with _errors_in_a_line():
+            yield
+    finally:
+        RUN.reset(token)
+
+
+@contextmanager
+def _errors_in_a_line() -> Iterator[None]:
+    """`llm prompt` makes a line of what a model raises, `llm chat` does not."""
+    try:
         yield
     except Exception as exc:
-        # `llm prompt` makes a line of what a model raises, `llm chat` does not
         from ._errors import PrefillError
 
         if isinstance(exc, PrefillError):
             raise click.ClickException(str(exc)) from exc
         raise
-    finally:
-        RUN.reset(token)
 
 
 def _of_templates(names: str | tuple[str, ...] | None, *, is_chat: bool) -> tuple[tuple[str, Any], ...] | None:
@@ -115,16 +127,15 @@ def _of_templates(names: str | tuple[str, ...] | None, *, is_chat: bool) -> tupl
 
     LLM itself takes a template's options over for `llm prompt`, but not for `llm chat`.
     """
+    from httpx2 import HTTPError
     from llm.cli import LoadTemplateError, load_template
 
     for name in (names,) if isinstance(names, str) else names or ():
-        if ":" in name:  # an address, or a plugin's: it is not loaded twice
-            if not is_chat:
-                return ()
-            continue
+        if ":" in name and not is_chat:
+            return ()  # an address, or a plugin's: it need not be loaded twice
         try:
             found = load_template(name).options or {}
-        except LoadTemplateError:
+        except (LoadTemplateError, HTTPError, OSError, ValueError):
             continue  # LLM is about to say so itself
         if "prefill" in found:
             wanted = ("prefill", "hide_prefill", "prefill_strict")

@@ -6,26 +6,36 @@ Pure, and knows nothing of LLM but this: a chunk is a str, or an event with `typ
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .._seam import Seam, Verdict
 from .._stop import StopStage
+from .._types import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
     from .._either import Either
+    from .._seam import Seam
 
 
 class Ignored(Exception):
     """The reply does not begin with the prefill, and it must."""
 
 
-class Splice:
-    """`take` chunks, then `end` once; both give what to yield. Events that are not text keep their place.
+class Cut(Exception):
+    """A token limit was met inside the repetition of the prefill: nothing new came."""
 
-    >>> splice = Splice('["', rules={})
+
+class Splice:
+    """`take` chunks, then `end` or `cut` once; all give what to yield. Events that are not text keep their place.
+
+    The text between two tool calls is a *passage*. The answer begins with the prefill, not what leads to a tool call: so
+    with `may_call` a passage that does not repeat the prefill waits for its end.
+
+    `make` makes the seam of a passage; `is_own` says of text that is held whether it is the model's own all the same.
+
+    >>> from aprefill import Seam
+    >>> splice = Splice('["', lambda: Seam('["'))
     >>> [splice.take(chunk) for chunk in ('["', 'Ala', 'bama"]')], splice.end(), splice.verdict.value
     ([[], ['["', 'Ala'], ['bama"]']], [], 'echoed')
     """
@@ -33,26 +43,34 @@ class Splice:
     def __init__(
         self,
         prefill: str,
+        make: Callable[[], Seam | Either],
         *,
-        rules: Mapping[str, Any] = MappingProxyType({}),
-        seam: Seam | Either | None = None,
+        is_own: Callable[[str], bool] = lambda _: False,
         hidden: bool = False,
         stop: tuple[str, ...] = (),
         must_echo: bool = False,
+        may_call: bool = False,
     ) -> None:
-        self._seam = Seam(prefill, **rules) if seam is None else seam
-        self._stop = StopStage(stop) if stop else None
         self._prefill = prefill
+        self._make = make
+        self._is_own = is_own
         self._hidden = hidden
+        self._stops = stop
         self._must_echo = must_echo
-        #: the last text chunk: what comes out later is given its form and its place
+        self._may_call = may_call
+        self._seam = make()
+        self._stop = StopStage(stop) if stop else None
+        #: the passage's text so far, while it is not decided what it is
+        self._raw: list[str] = []
+        #: decided, and not given out before it is known whether a tool call follows
+        self._kept: list[Any] = []
+        #: the passage's last text chunk: what comes out later is given its form
         self._last: Any = ""
-        self._fed = False
         self._has_tool = False
-        #: the seam is closed: what comes now is passed on as it is
-        self._over = False
         #: the prefill was given out, or would have been if it were not hidden
         self.delivered = False
+        # an earlier passage has it: this one's text is as the model wrote it
+        self._is_behind = False
 
     @property
     def verdict(self) -> Verdict:
@@ -73,57 +91,106 @@ class Splice:
             return [chunk]
         if kind != "text":
             # what is held came before it, and must stand before it in the conversation
-            before = self._flush() if self._fed else []
+            before = self._end_passage()
             self._has_tool = True
             return [*before, chunk]
-        text = chunk if isinstance(chunk, str) else chunk.chunk
-        if self._over or (self._has_tool and not self._fed and not text.strip()):
-            return [chunk]  # the second: a space that a plugin puts behind a tool call
+        text = _text(chunk)
+        if self._is_behind:
+            self._last = chunk
+            return self._with_metadata(chunk, self._until_stop(text))
+        if self._has_tool and not self._raw and not text.strip():
+            return [chunk]  # a space that a plugin puts behind a tool call
         self._last = chunk
-        self._fed = self._fed or bool(text)
+        if text and (self.verdict is Verdict.UNDECIDED or not self._raw):
+            self._raw.append(text)
         return self._show(self._until_stop(self._seam.feed(text)), chunk)
 
-    def end(self) -> list[Any]:
-        """What is left, after a clean end. Raises `Ignored`."""
-        if self.stopped or (self._has_tool and not self._fed):
+    def end(self, *, limited: bool = False) -> list[Any]:
+        """What is left, after a clean end; `limited`: by a token limit. Raises `Ignored` and `Cut`."""
+        if self._has_tool and not self._raw and not self._is_behind:
             return []
-        out = self._flush()
-        if not self.delivered:
-            if self._must_echo and self.verdict is Verdict.ABSENT:
-                raise Ignored
-            out += self._lead(self._last)
+        if limited and self.verdict is Verdict.UNDECIDED and self._raw and not self._is_own("".join(self._raw)):
+            raise Cut
+        text = "" if self.stopped else self._rest()
+        if self.delivered:
+            return [_with(self._last, text)] if text else []
+        if self._must_echo and self.verdict is Verdict.ABSENT:
+            raise Ignored
+        return [*self._lead(self._last), *self._kept_text(), *([_with(self._last, text)] if text else [])]
+
+    def cut(self) -> list[Any]:
+        """What is left after an error: all text that is no repetition in the making. Raises nothing."""
+        if self.stopped:
+            return []
+        is_own = self.verdict is Verdict.UNDECIDED and self._is_own("".join(self._raw))
+        text = self._rest(cut=not is_own)
+        out = [*self._kept_text(), *([_with(self._last, text)] if text else [])]
+        if self.delivered or not out:
+            return out
+        if self._must_echo and self.verdict is Verdict.ABSENT:
+            return []
+        return [*self._lead(self._last), *out]
+
+    # --- the steps --------------------------------------------------------------------------------------------
+
+    def _end_passage(self) -> list[Any]:
+        """What is left of the text before a tool call."""
+        if not self._raw and not self._is_behind:
+            return []
+        text = self._rest()
+        out = [*self._kept_text(), *([_with(self._last, text)] if text else [])]
+        if self.delivered:
+            self._is_behind = True
+        elif self.verdict is not Verdict.ABSENT:
+            if any(_text(one).strip() for one in out):
+                out = [*self._lead(self._last), *out]
+                self._is_behind = True
+            else:
+                out = []  # the prefill alone: the answer will have it
+        self._raw.clear()
+        if not self._is_behind:
+            self._seam = self._make()
+        if not self.stopped:
+            self._stop = StopStage(self._stops) if self._stops else None
         return out
 
-    def _flush(self) -> list[Any]:
-        if self._over:
-            return []
-        self._over = True
-        text = self._until_stop(self._seam.close())
-        if self._stop is not None and not self.stopped:
-            text += self._stop.close()
-        out = self._show(text, self._last)
-        if not self.delivered and self.verdict is not Verdict.ABSENT:
-            out += self._lead(self._last)  # the model wrote the prefill, and nothing else
-        return out
+    def _rest(self, *, cut: bool = False) -> str:
+        """End the stages."""
+        text = "" if self._is_behind else self._until_stop(self._seam.close(cut))
+        return text if self._stop is None or self.stopped else text + self._stop.close()
 
     def _until_stop(self, text: str) -> str:
         return text if self._stop is None else self._stop.feed(text)
 
     def _show(self, new: str, chunk: Any) -> list[Any]:
-        if not new:
-            # metadata that must go back to the provider stands on events of text too
-            return [_with(chunk, "")] if getattr(chunk, "provider_metadata", None) else []
-        lead = [] if self.delivered else self._lead(chunk)
-        return [*lead, _with(chunk, new)]
-
-    def _lead(self, chunk: Any) -> list[Any]:
+        if not new or self.delivered:
+            return self._with_metadata(chunk, new)
+        if self._may_call and (self.verdict is Verdict.ABSENT or not new.strip()):
+            self._kept.append(_with(chunk, new))
+            return []
         if self._must_echo and self.verdict is Verdict.ABSENT:
             raise Ignored
+        return [*self._lead(chunk), *self._kept_text(), _with(chunk, new)]
+
+    def _kept_text(self) -> list[Any]:
+        kept, self._kept = self._kept, []
+        return kept
+
+    def _lead(self, chunk: Any) -> list[Any]:
         self.delivered = True
         if self._hidden:
             return []
         lead = _with(chunk, self._prefill)
         return [lead if isinstance(lead, str) else replace(lead, provider_metadata=None)]
+
+    @staticmethod
+    def _with_metadata(chunk: Any, text: str) -> list[Any]:
+        # metadata that must go back to the provider stands on events of text too
+        return [_with(chunk, text)] if text or getattr(chunk, "provider_metadata", None) else []
+
+
+def _text(chunk: Any) -> str:
+    return chunk if isinstance(chunk, str) else str(chunk.chunk)
 
 
 def _with(chunk: Any, text: str) -> Any:

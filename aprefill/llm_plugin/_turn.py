@@ -5,6 +5,7 @@ Imported when a model of ours is executed, not when LLM lists its models: it bri
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from .._support import refusal
 from ._carry import OURS, carried, is_delivered, plain, refused
 from ._errors import PrefillError
 from ._hosts import host_of
-from ._splice import Ignored, Splice
+from ._splice import Cut, Ignored, Splice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -68,7 +69,19 @@ class _Turn:
 
     def end(self) -> list[Any]:
         """What to yield at its end."""
-        return [] if self._carried is None else self._spliced(Splice.end)
+        if self._carried is None:
+            return []
+        limited = is_limited(self._response.response_json)
+        return self._spliced(lambda splice: splice.end(limited=limited))
+
+    def cut(self) -> list[Any]:
+        """What to yield ahead of an error."""
+        return [] if self._carried is None else self._spliced(Splice.cut)
+
+    @property
+    def clients(self) -> list[Any]:
+        """What was opened for this reply."""
+        return [] if self._carried is None else self._carried.clients
 
     def _spliced(self, step: Callable[[Splice], list[Any]]) -> list[Any]:
         splice = self._carried.splice
@@ -77,6 +90,11 @@ class _Turn:
             out = step(splice)
         except Ignored:
             raise self._ignored() from None
+        except Cut:
+            raise PrefillError(
+                f"the token limit of {self._owner._inner.model_id} was met inside the repetition of the prefill, "
+                "and nothing new came; raise it"
+            ) from None
         if splice.delivered and not was_delivered:
             self._at = len(self._response._stream_events)  # LLM has taken over all that was yielded before
         return out
@@ -98,8 +116,8 @@ class _Turn:
         if options.hide_prefill:
             self._response._loaded_messages = _with_hidden(self._response, self._at, self._prefill)
 
-    def is_rescued(self, error: Exception) -> bool:
-        """Whether the host has refused the prefill, and the same prompt is to be sent with a request in it instead."""
+    def rescue(self, error: Exception) -> bool:
+        """Change to a request with the prefill asked for in it, if the host has refused a native one; whether it did."""
         if self._carried is None or self._carried.mode != "native" or self._started:
             return False
         if self._prompt.options.prefill_strict or self._host is None:
@@ -118,8 +136,9 @@ class _Turn:
         return True
 
     def _ignored(self) -> PrefillError:
-        why = "and with a schema it cannot be put in front" if self._prompt.schema else "and prefill_strict was given"
-        return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, {why}")
+        strict = self._carried is not None and self._carried.mode == "native"
+        why = "prefill_strict was given" if strict else "it cannot be put in front of JSON that is whole by itself"
+        return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, and {why}")
 
 
 def _refusal(host: Host, error: BaseException) -> Refusal | None:
@@ -142,21 +161,51 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         del events[at]
 
 
+def is_limited(found: Any, depth: int = 4) -> bool:
+    """Whether a plugin's `response_json` says that a token limit has ended the reply, whatever its host calls that.
+
+    >>> is_limited({"choices": [{"finish_reason": "length"}]}), is_limited({"stop_reason": "end_turn"})
+    (True, False)
+    """
+    if isinstance(found, dict):
+        if any(isinstance(found.get(key), str) and found[key].lower() in _LIMITS for key in _WHY):
+            return True
+        found = found.values()
+    elif not isinstance(found, list):
+        return False
+    return depth > 0 and any(is_limited(one, depth - 1) for one in found)
+
+
+#: Where hosts say why a reply ended, and their words for a token limit.
+_WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason", "reason")
+_LIMITS = {"length", "max_tokens", "max_output_tokens"}
+
+
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
     """What a sync model's execution yields. `run` executes a model with a prompt."""
     turn = _Turn(owner, prompt, response)
-    while True:
-        source = run(*turn.request)
-        try:
-            with closing(source) if hasattr(source, "close") else nullcontext():
-                for chunk in source:
-                    yield from turn.take(chunk)
-                    if turn.stopped:
-                        break
-            break
-        except Exception as error:
-            if not turn.is_rescued(error):
-                raise
+    ended = False
+    try:
+        while not ended:
+            source = run(*turn.request)
+            try:
+                with closing(source) if hasattr(source, "close") else nullcontext():
+                    for chunk in source:
+                        yield from turn.take(chunk)
+                        if turn.stopped:
+                            break
+                    else:
+                        ended = True
+                break
+            except Exception as error:
+                if not turn.rescue(error):
+                    if not isinstance(error, PrefillError):
+                        yield from turn.cut()
+                    raise
+    finally:
+        if not ended:
+            for client in turn.clients:
+                client.close()
     yield from turn.end()
     turn.note()
 
@@ -174,6 +223,8 @@ class AsyncEvents:
         self._ended = False
         #: nothing more will be given out
         self._over = False
+        #: raised when all that came before it was given out
+        self._failure: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -183,6 +234,8 @@ class AsyncEvents:
             if self._over:
                 raise StopAsyncIteration
             try:
+                if self._failure is not None:
+                    raise self._failure
                 if self._turn is None:
                     self._turn = _Turn(*self._begin)
                 if self._ended:
@@ -203,8 +256,10 @@ class AsyncEvents:
         except StopAsyncIteration:
             self._ended = True
         except Exception as error:
-            if not turn.is_rescued(error):
-                raise
+            if not turn.rescue(error):
+                self._failure = error
+                self._ready += turn.cut()
+                return
             await self._leave()
         else:
             self._ready += turn.take(chunk)
@@ -223,3 +278,15 @@ class AsyncEvents:
         source, self._source = self._source, None
         if hasattr(source, "aclose"):
             await source.aclose()
+        del source
+        clients = [] if self._turn is None else self._turn.clients
+        if not clients:
+            return
+        while clients:
+            await clients.pop().close()
+        # The SDK's own generators are closed by the loop, each in a task of its own. A loop that ends before them, as
+        # the command line's does, would say so on stderr.
+        await asyncio.sleep(0)
+        closings = [one for one in asyncio.all_tasks() if type(one.get_coro()).__name__.startswith("async_generator")]
+        if closings:
+            await asyncio.wait(closings, timeout=1)

@@ -61,6 +61,7 @@ class _Shared:
     class Options(llm.Options):
         max_tokens: int | None = None
         stop: list[str] | str | None = None
+        json_object: bool | None = None
 
     def __init__(self, stage: Stage, model_id: str = "mock") -> None:
         self.stage = stage

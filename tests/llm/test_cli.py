@@ -173,10 +173,11 @@ def test_schema(run: Run, stage: Stage) -> None:
     assert (
         run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').output == '{"name": "Cleo"}\n'
     )
-    done = run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '["', code=1)
-    assert done.output == (
-        "Error: mock did not begin its reply with the prefill, and with a schema it cannot be put in front\n"
-    )
+    for whole in (("--schema", "name, age int"), ("-o", "json_object", "1")):
+        done = run("-m", "mock", "A dog", *whole, "--prefill", '["', code=1)
+        assert done.output == (
+            "Error: mock did not begin its reply with the prefill, and it cannot be put in front of JSON that is whole by itself\n"
+        )
 
 
 def test_errors_are_one_line(run: Run, stage: Stage) -> None:
@@ -225,6 +226,34 @@ def test_tools(run: Run, stage: Stage) -> None:
     assert "Answer: </text-" in stage.asked(1)
     rows = json.loads(run("logs", "--json", "-n", "0").output)
     assert [row["options_json"]["prefill_verdict"] for row in rows] == ["undecided", "echoed"]
+
+
+@pytest.mark.parametrize(
+    "said", ["I'll look that up.", "Answer: ", "I'll look that up, in as many words as " + "it takes, " * 40]
+)
+@pytest.mark.parametrize("way", [(), ("--async",), ("--no-stream",)])
+def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, said: str, way: tuple[str, ...]) -> None:
+    """They are as the model wrote them, the prefill alone is dropped there, and the answer is asked for it and has it."""
+
+    def call(response: Any, prompt: Any) -> None:
+        if not prompt.tool_results:
+            response.add_tool_call(llm.ToolCall(name="look_up", arguments={"word": "pelican"}, tool_call_id="t1"))
+
+    stage.beside = call
+    stage.turns = [
+        [
+            *(StreamEvent(type="text", chunk=word + " ") for word in said.split(" ")),
+            StreamEvent(type="tool_call_name", chunk="look_up", tool_call_id="t1"),
+            StreamEvent(type="tool_call_args", chunk='{"word": "pelican"}', tool_call_id="t1"),
+        ],
+        ["Answer: ", "a bird."],
+    ]
+    done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ", *way)
+    words = [] if said == "Answer: " else said.split()
+    assert done.output.split() == [*words, "Answer:", "a", "bird."]
+    assert "Answer: </text-" in stage.asked(1)
+    rows = json.loads(run("logs", "--json", "-n", "0").output)
+    assert rows[-1]["response"] == "Answer: a bird."
 
 
 def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:

@@ -11,6 +11,7 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
 import llm
 from llm.parts import StreamEvent
+from pydantic import ConfigDict, PrivateAttr
 
 from aprefill.llm_plugin import with_prefill
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 STATES = '["Alabama", "Alaska"]'
 
 
-@pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES[:-1])
+@pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
 def test_worked_cases_of_pull_request_473(stage: Stage, prefill: str, chunks: list[str | None], reply: str) -> None:
     """Through LLM, from a model that yields str (and None, as the pull request has it) and from one that yields events."""
     pieces = [chunk for chunk in chunks if chunk is not None]
@@ -35,13 +36,6 @@ def test_worked_cases_of_pull_request_473(stage: Stage, prefill: str, chunks: li
             assert "".join(response) == reply
             assert response.text() == reply
             assert [[part.text for part in one.parts] for one in response.messages()] == [[reply]]
-
-
-def test_one_space(stage: Stage) -> None:
-    """White space at the prefill's end and at the text's beginning is the same white space if the model repeats it."""
-    stage.play("The answer is", " forty-two.")
-    text = llm.get_model("prefill/mock").prompt("x", prefill="The answer is ").text()
-    assert text == "The answer is forty-two."
 
 
 @pytest.mark.asyncio
@@ -109,7 +103,7 @@ def test_strict(stage: Stage) -> None:
 
 
 def test_messages(stage: Stage) -> None:
-    """Explicit messages; a last assistant turn, or none of the user's, is an error."""
+    """Explicit messages; a last assistant turn is an error, also one that is the prefill. A system prompt alone is enough."""
     model = llm.get_model("prefill/mock")
     stage.play("abcdef")
     assert (
@@ -117,10 +111,76 @@ def test_messages(stage: Stage) -> None:
         == "abcdef"
     )
     assert stage.asked().startswith("three\n\nBegin")
-    with pytest.raises(llm.ModelError, match="end with an assistant turn"):
-        model.prompt(messages=[llm.user("one"), llm.assistant("two")], prefill="abc").text()
-    with pytest.raises(llm.ModelError, match="there is none; add one"):
-        model.prompt(system="x", prefill="abc").text()
+    for last in ("two", "abc"):
+        with pytest.raises(llm.ModelError, match="end with an assistant turn"):
+            model.prompt(messages=[llm.user("one"), llm.assistant(last)], prefill="abc").text()
+    assert model.prompt(system="one word", prefill="abc").text() == "abcdef"
+    assert [message.role for message in stage.prompts[-1].messages] == ["system", "user"]
+    assert stage.asked().startswith("Begin")
+    assert stage.prompts[-1].prompt == stage.asked()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.asyncio
+async def test_what_came_before_an_error(stage: Stage, asynchronous: bool) -> None:
+    """Text that is the model's own is given out ahead of the error, though it was held; a repetition is not."""
+
+    def fail() -> Any:
+        raise ValueError("the host died")
+
+    class Dying(list[Any]):
+        def __iter__(self) -> Any:
+            yield from super().__iter__()
+            fail()
+
+    stage.turns = [Dying(["There are 50 states, "]), Dying(["The answer to"])]
+    model = (llm.get_async_model if asynchronous else llm.get_model)("prefill/mock")
+    for text in ("The answer to it all is There are 50 states, ", ""):
+        response = model.prompt("x", prefill="The answer to it all is ")
+        got: list[str] = []
+        with pytest.raises(ValueError, match="the host died"):
+            if asynchronous:
+                async for chunk in response:
+                    got.append(chunk)
+            else:
+                got.extend(response)
+        assert "".join(got) == text or (not asynchronous and "".join(response._chunks) == text)
+
+
+def test_a_token_limit_inside_the_repetition(stage: Stage) -> None:
+    """An error, and not half a repetition behind the prefill."""
+
+    def limited(response: Any, prompt: Any) -> None:
+        response.response_json = {"choices": [{"finish_reason": "length"}]}
+
+    stage.beside = limited
+    stage.turns = [["The quick brown"], ["The quick brown fox jumps"], ["The slow fox"]]
+    model = llm.get_model("prefill/mock")
+    with pytest.raises(llm.ModelError, match="token limit of mock was met inside the repetition"):
+        model.prompt("x", prefill="The quick brown fox ").text()
+    assert model.prompt("x", prefill="The quick brown fox ").text() == "The quick brown fox jumps"
+    assert model.prompt("x", prefill="The quick brown fox ").text() == "The quick brown fox The slow fox"
+
+
+def test_options_of_every_sort_reach_the_plugin(stage: Stage) -> None:
+    """Those that a model allows without naming them, and what its own validators keep."""
+
+    class Options(llm.Options):
+        model_config = ConfigDict(extra="allow")
+        size: int = 1
+        _double: int = PrivateAttr(0)
+
+        def model_post_init(self, _: Any) -> None:
+            self._double = 2 * self.size
+
+    class Loose(Mock):
+        pass
+
+    Loose.Options = Options
+    with_prefill(Loose(stage, "loose")).prompt("x", prefill="a", size=5, foo=1).text()
+    options = stage.prompts[0].options
+    assert (options.size, options._double, options.model_extra) == (5, 10, {"foo": 1})
+    assert not hasattr(options, "prefill")
 
 
 def test_events_keep_their_order(stage: Stage) -> None:
@@ -213,7 +273,7 @@ def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
     )
     model = llm.get_model("prefill/mock")
     for events, parts in (
-        ([text("abc", 0), call, text("def", 2)], ["abc", "look", "def"]),
+        ([text("abc", 0), call, text("def", 2)], ["look", "abcdef"]),
         ([text("abcd", 0), call, text("ef", 2)], ["abcd", "look", "ef"]),
         ([call, text("abcdef", 2)], ["look", "abcdef"]),
         ([call, text("def", 2)], ["look", "abcdef"]),

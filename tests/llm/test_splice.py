@@ -1,4 +1,4 @@
-"""One reply's chunks, spliced: the six cases of LLM's pull request 473, every cut, and what is not text."""
+"""One reply's chunks, spliced: what LLM's pull request 473 had to solve, every cut, tool calls, and how replies end."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ import pytest
 
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
+from aprefill import Seam
+from aprefill._either import is_own_text, seam_for
 from aprefill._emulate import DEFAULT, emulate
-from aprefill.llm_plugin._splice import Ignored, Splice
+from aprefill.llm_plugin._splice import Cut, Ignored, Splice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: prefill, what the model writes, what the reply is: PR 473's worked cases, with no space that nobody wrote
+#: prefill, what the model writes, what the reply is. LLM's pull request 473 had these to solve: the prefill repeated or not, in
+#: one chunk or several, among empty ones, or nothing at all; and where it is left out, it put a space that nobody wrote.
 CASES = [
     pytest.param('["', ['Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="left out"),
     pytest.param('["', ['["Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="repeated"),
     pytest.param("abc", ["", None, "abc", "def"], "abcdef", id="repeated in a chunk of its own"),
     pytest.param("abc", ["a", "bcd", "ef"], "abcdef", id="repeated across chunks"),
+    pytest.param("abc", ["", None, "def"], "abcdef", id="left out behind empty chunks"),
     pytest.param("abc", [], "abc", id="nothing came"),
-    pytest.param("The answer is ", [" forty-two."], "The answer is forty-two.", id="one space"),
 ]
 
 
-def rules(prefill: str) -> dict[str, Any]:
-    """Those of an emulated prefill."""
-    return dict(emulate(DEFAULT, [{"role": "user", "content": "x"}], prefill).rules)
+def emulated(prefill: str, **options: Any) -> Splice:
+    """That of a prefill which was asked for in the prompt."""
+    asked = emulate(DEFAULT, [{"role": "user", "content": "x"}], prefill)
+    wanted = (asked.known, dict(asked.rules), asked.end, dict(asked.end_rules))
+    return Splice(prefill, lambda: seam_for(*wanted), is_own=lambda held: is_own_text(held, *wanted), **options)
 
 
 def joined(splice: Splice, chunks: Sequence[str | None]) -> str:
@@ -38,12 +43,21 @@ def joined(splice: Splice, chunks: Sequence[str | None]) -> str:
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
 def test_worked_cases_of_pull_request_473(prefill: str, chunks: list[str | None], reply: str) -> None:
-    """Exact text."""
-    if prefill.endswith(" "):
-        # natively, where the host does not take the space; asked for, where the model repeats the words
-        assert joined(Splice(prefill, rules={"echo": "never", "stripped": " "}), chunks) == reply
-        chunks = [prefill.rstrip(), *chunks]
-    assert joined(Splice(prefill, rules=rules(prefill)), chunks) == reply
+    """Exact text, asked for in the prompt and, where the host leaves the prefill out or repeats it, natively."""
+    assert joined(emulated(prefill), chunks) == reply
+    repeats = "".join(filter(None, chunks)).startswith(prefill)
+    rules: dict[str, Any] = {} if repeats else {"echo": "never"}
+    assert joined(Splice(prefill, lambda: Seam(prefill, **rules)), chunks) == reply
+
+
+def test_white_space_at_the_joint() -> None:
+    """What a host did not take is not doubled; what the prompt asked for is dropped with the words. No space is made up, and
+    none is taken away that the model wrote behind a prefill of which it repeated nothing."""
+    native = Splice("The answer is ", lambda: Seam("The answer is ", echo="never", stripped=" "))
+    assert joined(native, [" forty-two."]) == "The answer is forty-two."
+    assert joined(emulated("The answer is "), ["The answer is", " forty-two."]) == "The answer is forty-two."
+    assert joined(emulated("The answer is "), ["forty-two."]) == "The answer is forty-two."
+    assert joined(emulated("The answer is "), [" forty-two."]) == "The answer is  forty-two."
 
 
 @pytest.mark.parametrize(
@@ -52,8 +66,8 @@ def test_worked_cases_of_pull_request_473(prefill: str, chunks: list[str | None]
 def test_cuts_do_not_matter(text: str) -> None:
     """Every cut in two, and letter by letter."""
     for cut in range(len(text)):
-        assert joined(Splice('["', rules=rules('["')), [text[:cut], text[cut:]]) == '["Alabama", "Alaska"]'
-    assert joined(Splice('["', rules=rules('["')), list(text)) == '["Alabama", "Alaska"]'
+        assert joined(emulated('["'), [text[:cut], text[cut:]]) == '["Alabama", "Alaska"]'
+    assert joined(emulated('["'), list(text)) == '["Alabama", "Alaska"]'
 
 
 @dataclass
@@ -73,7 +87,7 @@ def told(splice: Splice, events: list[Event]) -> list[tuple[str, str, int | None
 def test_the_prefill_is_in_the_part_of_the_text() -> None:
     """Reasoning keeps its place before it, and the conversation has one text part."""
     events = [Event("reasoning", "hm", 0), Event("text", '["A', 1), Event("text", '"]', 1)]
-    assert told(Splice('["', rules=rules('["')), events) == [
+    assert told(emulated('["'), events) == [
         ("reasoning", "hm", 0),
         ("text", '["', 1),
         ("text", "A", 1),
@@ -81,49 +95,122 @@ def test_the_prefill_is_in_the_part_of_the_text() -> None:
     ]
 
 
-def test_held_text_comes_before_a_tool_call() -> None:
-    """What might be an echo is decided when the model turns to a tool, so that the order stays."""
-    events = [Event("text", "ab", 0), Event("tool_call_name", "look", 1), Event("tool_call_args", "{}", 1)]
-    assert told(Splice("abc", rules=rules("abc")), events) == [
-        ("text", "abc", 0),
-        ("text", "ab", 0),
-        ("tool_call_name", "look", 1),
-        ("tool_call_args", "{}", 1),
-    ]
-    events = [Event("text", "abc", 0), Event("tool_call_name", "look", 1), Event("text", "more", 2)]
-    assert told(Splice("abc", rules=rules("abc")), events) == [
-        ("text", "abc", 0),
-        ("tool_call_name", "look", 1),
-        ("text", "more", 2),
-    ]
+CALL = [Event("tool_call_name", "look", 1), Event("tool_call_args", "{}", 1)]
+CALLED = [("tool_call_name", "look", 1), ("tool_call_args", "{}", 1)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        # what leads to a call is as the model wrote it, also where it might have become an echo
+        (["I'll look."], [], [("text", "I'll look.", 0), *CALLED]),
+        (["ab"], [], [("text", "ab", 0), *CALLED]),
+        # an echo and nothing else is not there: the answer will have it
+        (["abc"], [], CALLED),
+        # with something behind it, it was the beginning
+        (["abc", "def"], [], [("text", "abc", 0), ("text", "def", 0), *CALLED]),
+        (["abcdef"], ["more"], [("text", "abc", 0), ("text", "def", 0), *CALLED, ("text", "more", 2)]),
+        # a tool that the host runs itself: what comes behind it is the answer
+        (["I'll look."], ["abc", "def"], [("text", "I'll look.", 0), *CALLED, ("text", "abc", 2), ("text", "def", 2)]),
+        (["I'll look."], ["def"], [("text", "I'll look.", 0), *CALLED, ("text", "abc", 2), ("text", "def", 2)]),
+        (["abc"], ["def"], [*CALLED, ("text", "abc", 2), ("text", "def", 2)]),
+    ],
+)
+def test_the_answer_begins_with_the_prefill_and_not_what_leads_to_a_tool(
+    before: list[str], after: list[str], expected: list[Any]
+) -> None:
+    """However it is cut, and nothing overtakes the call."""
+    events = [*(Event("text", text, 0) for text in before), *CALL, *(Event("text", text, 2) for text in after)]
+    assert told(emulated("abc", may_call=True), events) == expected
+    cut = [Event("text", c, 0) for c in "".join(before)] + CALL + [Event("text", c, 2) for c in "".join(after)]
+    text = "".join(chunk for kind, chunk, _ in expected if kind == "text")
+    assert "".join(chunk for kind, chunk, _ in told(emulated("abc", may_call=True), cut) if kind == "text") == text
+
+
+def test_text_that_may_lead_to_a_tool_call_waits() -> None:
+    """Only where the model has not begun as asked, and only with tools."""
+    for may_call, expected in ((True, []), (False, ["abc", "xyz"])):
+        splice = Splice("abc", lambda: Seam("abc"), may_call=may_call)
+        assert splice.take("xyz") == expected
+        assert splice.take("!") == ([] if may_call else ["!"])
+        assert "".join(splice.end()) == ("abcxyz!" if may_call else "")
+    splice = emulated("abc", may_call=True)
+    assert splice.take("abcd") == ["abc", "d"]
+
+
+def test_stop_sequences_hold_behind_a_tool_call() -> None:
+    """In the text that follows it as in the text before."""
+    events = [Event("text", "abcx ", 0), *CALL, Event("text", "more ``", 2), Event("text", "` after", 2)]
+    assert told(emulated("abc", stop=("```",)), events) == [
+        ("text", "abc", 0), ("text", "x ", 0), *CALLED, ("text", "more ", 2),
+    ]  # fmt: skip
+    events = [Event("text", "abcx ``", 0), *CALL, Event("text", "`", 2)]
+    assert (
+        "".join(chunk for kind, chunk, _ in told(emulated("abc", stop=("```",)), events) if kind == "text")
+        == "abcx ```"
+    )
+
+
+LONG = "The answer to it all is "
+
+
+@pytest.mark.parametrize(
+    ("chunks", "kept"),
+    [
+        (["There are 50 states, ", "namely"], LONG + "There are 50 states, namely"),
+        (["The answer to"], ""),
+        (["Sure:\nThe answer"], ""),
+        (["```\nThe"], ""),
+        ([LONG, "42, "], LONG + "42, "),
+        ([], ""),
+    ],
+)
+def test_what_is_held_when_the_host_dies(chunks: list[str], kept: str) -> None:
+    """The model's own text comes out ahead of the error; the beginning of a repetition does not."""
+    splice = emulated(LONG)
+    out = [one for chunk in chunks for one in splice.take(chunk)]
+    assert "".join(out + splice.cut()) == kept
+
+
+def test_a_token_limit_inside_the_repetition() -> None:
+    """Nothing new came, so there is nothing to show; where the model's own text was cut, that is the reply."""
+    splice = emulated(LONG)
+    splice.take("The answer to")
+    with pytest.raises(Cut):
+        splice.end(limited=True)
+    splice = emulated(LONG)
+    splice.take("There are 50")
+    assert "".join(splice.end(limited=True)) == LONG + "There are 50"
+    splice = emulated(LONG)
+    assert "".join([*splice.take(LONG + "42"), *splice.end(limited=True)]) == LONG + "42"
 
 
 @pytest.mark.parametrize("tail", [[], [Event("text", " ")], [Event("reasoning", "")]])
 def test_a_reply_of_tool_calls_only_has_no_prefill(tail: list[Event]) -> None:
     """It wrote no text; the answer after the tool's result will. llm-anthropic puts a space behind a call."""
     events = [Event("tool_call_name", "look", 0), Event("tool_call_args", "{}", 0), *tail]
-    splice = Splice("abc", rules=rules("abc"))
+    splice = emulated("abc")
     assert told(splice, events) == [(event.type, event.chunk, event.part_index) for event in events]
     assert not splice.delivered
 
 
 def test_metadata_is_not_lost_with_the_echo() -> None:
     """An event of an echo goes through empty if it has something for the provider."""
-    splice = Splice("abc", rules=rules("abc"))
+    splice = emulated("abc")
     assert splice.take(Event("text", "abc", 0, {"signature": "x"})) == [Event("text", "", 0, {"signature": "x"})]
     assert splice.take(Event("text", "def", 0)) == [Event("text", "abc", 0), Event("text", "def", 0)]
 
 
 def test_hidden() -> None:
     """Hidden is not undelivered."""
-    splice = Splice("abc", rules=rules("abc"), hidden=True)
+    splice = emulated("abc", hidden=True)
     assert joined(splice, ["abcdef"]) == "def"
     assert splice.delivered
 
 
 def test_stop_sequences_of_ours() -> None:
     """Nothing after one, and the source is to be left."""
-    splice = Splice("```python", rules=rules("```python"), stop=("```",))
+    splice = emulated("```python", stop=("```",))
     out = [one for chunk in ("```python\nprint()\n", "```\nThat", " was it") for one in splice.take(chunk)]
     assert "".join(out + splice.end()) == "```python\nprint()\n"
     assert splice.stopped
@@ -131,9 +218,9 @@ def test_stop_sequences_of_ours() -> None:
 
 def test_must_echo() -> None:
     """Nothing has been given out when the reply turns out not to begin with the prefill."""
-    splice = Splice("abc", rules=rules("abc"), must_echo=True)
+    splice = emulated("abc", must_echo=True)
     with pytest.raises(Ignored):
         joined(splice, ["xyz and more text that is no echo at all\n" * 20])
     with pytest.raises(Ignored):
-        joined(Splice("abc", rules=rules("abc"), must_echo=True), [])
-    assert joined(Splice("abc", rules=rules("abc"), must_echo=True), ["abcdef"]) == "abcdef"
+        joined(emulated("abc", must_echo=True), [])
+    assert joined(emulated("abc", must_echo=True), ["abcdef"]) == "abcdef"
