@@ -22,8 +22,12 @@ ASKED = re.compile(r"<(text-[0-9a-f]+)>(.*?)</\1>", re.DOTALL)
 class Host:
     """What it says, and what it was asked."""
 
-    def __init__(self, text: str, *, obeys: bool = True, echoes: bool = False) -> None:
+    def __init__(self, text: str, *, obeys: bool = True, echoes: bool = False, stalls: bool = False) -> None:
         self.text = text
+        #: set when a reply that stops half way may go on
+        self.may_go_on = threading.Event()
+        if not stalls:
+            self.may_go_on.set()
         self.obeys = obeys
         self.echoes = echoes
         self.url = ""
@@ -142,12 +146,21 @@ def serving(host: Host) -> Iterator[Host]:
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            half = len(body) * 2 // 3
+            self.wfile.write(body[:half])
+            self.wfile.flush()
+            if not self.path.startswith(("/api/s", "/api/t")):  # not what Ollama says of its models
+                host.may_go_on.wait(5)
+            self.wfile.write(body[half:])
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A client has left, which is its right."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -155,6 +168,7 @@ def serving(host: Host) -> Iterator[Host]:
     try:
         yield host
     finally:
+        host.may_go_on.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -7,12 +7,15 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
+
+from aprefill.llm_plugin import TESTED
 
 HERE = Path(__file__).parent
 
@@ -46,6 +49,13 @@ def test_control_that_it_is_loaded() -> None:
     assert json.loads(llm("plugins", load="")) == []
     assert "--prefill" in llm("prompt", "--help", load="aprefill")
     assert "--prefill" not in llm("prompt", "--help", load="")
+
+
+def test_the_tested_versions_are_said_once() -> None:
+    """What the extra installs is what the plugin says that it was tested with."""
+    pyproject = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    low, high = (".".join(map(str, bound)) for bound in TESTED)
+    assert pyproject["project"]["optional-dependencies"]["llm"] == [f"llm>={low},<{high}"]
 
 
 @pytest.fixture(scope="module")
