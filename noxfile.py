@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -152,7 +153,8 @@ def llm_suite(session: nox.Session) -> None:
     """LLM's own tests and its plugins', each with the plugin really loaded and without. Arguments: folders of sources.
 
     The sdists are taken of LLM and its plugins; not all hold their tests. A checkout of LLM's at the version that is
-    installed adds its tests: `nox -s llm_suite -- ../llm`.
+    installed adds its tests: `nox -s llm_suite -- ../llm`. With such a folder there is a control as well: LLM broken on
+    purpose, which the comparison has to see.
     """
     session.install(*PYPROJECT["project"]["optional-dependencies"]["llm"], *LLM_PLUGINS)
     wanted = (
@@ -181,20 +183,28 @@ def llm_suite(session: nox.Session) -> None:
             file.extractall(tmp, filter="data")
         folders.append(tmp / archive.name.removesuffix(".tar.gz"))
 
-    def results(folder: Path, load: str) -> dict[str, str]:
+    def results(folder: Path, load: str, **more: str) -> dict[str, str]:
         """test -> "passed", "failed" or "skipped"."""
-        report = tmp / "report.xml"
-        report.unlink(missing_ok=True)
-        env = {"LLM_LOAD_PLUGINS": load, "LLM_USER_PATH": str(tmp / "home")}
+        report, witness = tmp / "report.xml", tmp / "witness.json"
+        for one in (report, witness):
+            one.unlink(missing_ok=True)
+        env = {"LLM_LOAD_PLUGINS": load, "LLM_USER_PATH": str(tmp / "home"), "APREFILL_WITNESS": str(witness), **more}
+        env["PYTHONPATH"] = str(Path("tests/llm").resolve())
         with session.chdir(folder):
-            quiet = ("-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", f"--junitxml={report}")
+            quiet = ("-q", "-p", "no:cacheprovider", "-p", "witness", "--no-header", "--tb=no", f"--junitxml={report}")
             session.run("pytest", *quiet, "tests", env=env, success_codes=range(6), silent=True)
+        loaded = "aprefill.llm_plugin" in json.loads(witness.read_text(encoding="utf-8"))
+        if loaded != ("aprefill" in load):
+            session.error(f"the plugin was {'' if loaded else 'not '}loaded where these tests ran: this proves nothing")
         found = {}
         for case in ElementTree.parse(report).iter("testcase"):
             kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
             outcome = "skipped" if kinds == {"skipped"} else "failed" if kinds else "passed"
             found[f"{case.get('classname')}::{case.get('name')}"] = outcome
         return found
+
+    def lost(without: dict[str, str], with_it: dict[str, str]) -> list[str]:
+        return [name for name, outcome in without.items() if outcome == "passed" and with_it.get(name) != "passed"]
 
     worse = []
     for folder in folders:
@@ -204,15 +214,17 @@ def llm_suite(session: nox.Session) -> None:
         # a checkout is LLM's own; a plugin's tests need that plugin
         own = next((name for name in LLM_PLUGINS if folder.name.replace("_", "-").startswith(name)), "")
         loads = [own, f"{own},aprefill".lstrip(",")]
-        loaded = session.run("llm", "plugins", env={"LLM_LOAD_PLUGINS": loads[1]}, silent=True)
-        if '"aprefill"' not in str(loaded):
-            session.error("LLM_LOAD_PLUGINS did not load the plugin: this run would prove nothing")
         without, with_it = (results(folder, load) for load in loads)
         counts = [
             {kind: list(one.values()).count(kind) for kind in sorted(set(one.values()))} for one in (without, with_it)
         ]
         session.log(f"{folder.name}: without {counts[0]}, with {counts[1]}")
-        worse += [name for name, outcome in without.items() if outcome == "passed" and with_it.get(name) != "passed"]
+        worse += lost(without, with_it)
+        if not own:
+            broken = lost(without, results(folder, loads[1], APREFILL_SABOTAGE="1"))
+            session.log(f"{folder.name}: the control, LLM broken on purpose, loses {len(broken)} tests")
+            if not broken:
+                session.error("the control was not seen: this comparison proves nothing")
     if worse:
         session.error(f"{len(worse)} tests pass without the plugin only: {', '.join(worse[:20])}")
 

@@ -103,7 +103,7 @@ class _Turn:
         """After the last chunk was taken over by LLM: what is logged, and what the conversation has."""
         options = self._prompt.options
         if self._carried is None:
-            if options.prefill or options.hide_prefill or options.prefill_mode:
+            if any(getattr(options, name, None) is not None for name in OURS):
                 self._prompt.options = options.model_copy(update=dict.fromkeys(OURS))
             return
         splice = self._carried.splice

@@ -12,6 +12,7 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 import llm
 import yaml
 from llm.parts import StreamEvent, TextPart
+from llm.plugins import pm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,8 +296,40 @@ def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, .
 
 def test_chat_errors_are_one_line(run: Run, stage: Stage) -> None:
     """`llm chat` itself would show where in the code an error came from."""
-    done = run("chat", "-m", "mock", "--prefill", "a", "-o", "prefill_strict", "1", typed="x\n", code=1)
-    assert done.output.splitlines()[-1].startswith("Error: mock takes no native prefill")
+    for asked in (("mock", "--prefill", "a"), ("prefill/mock", "-o", "prefill", "a")):
+        done = run("chat", "-m", *asked, "-o", "prefill_strict", "1", typed="x\n", code=1)
+        assert done.output.splitlines()[-1].startswith("Error: mock takes no native prefill")
+    assert stage.prompts == []
+
+
+@pytest.mark.parametrize("given", [(), ("--prefill", "B: ")])
+def test_chat_with_a_template_of_a_plugins(run: Run, stage: Stage, given: tuple[str, ...]) -> None:
+    """Its prefill begins the first reply, or gives way to the command line's; that it is hidden stays."""
+
+    class Plugin:
+        __name__ = "aprefill-test-templates"
+
+        @llm.hookimpl
+        def register_template_loaders(self, register: Any) -> None:
+            register("test", lambda name: llm.Template(name=name, options={"prefill": "A: ", "hide_prefill": True}))
+
+    pm.register(Plugin(), name="aprefill-test-templates")
+    try:
+        stage.turns = [["A: one"] if not given else ["B: one"], ["two"]]
+        done = run("chat", "-m", "mock", "-t", "test:x", *given, typed="x\ny\nquit\n")
+    finally:
+        pm.unregister(name="aprefill-test-templates")
+    assert [line for line in done.output.splitlines() if line.endswith(("one", "two"))] == ["one", "two"]
+    asked = "B: " if given else "A: "
+    assert f">{asked}</text-" in stage.asked(0)
+    assert "text-" not in stage.asked(1)
+
+
+def test_an_empty_prefill_is_none(run: Run, stage: Stage) -> None:
+    """And no part of the log."""
+    assert run("-m", "mock", "x", "--prefill", "").output == "Hello.\n"
+    (row,) = json.loads(run("logs", "--json").output)
+    assert not row["options_json"]
 
 
 def test_a_key(run: Run, stage: Stage) -> None:
