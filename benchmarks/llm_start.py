@@ -6,6 +6,7 @@ python benchmarks/llm_start.py [pairs]        in an environment with aprefill[ll
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -19,11 +20,11 @@ COMMANDS = (["--help"], ["-m", "echo", "hi"])
 def once(words: list[str], load: str, home: str) -> tuple[float, float]:
     """Milliseconds from the start to the end of a process, and of CPU in it."""
     env = {**os.environ, "LLM_USER_PATH": home, "LLM_LOAD_PLUGINS": load}
-    used = os.times()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "llm", *words], env=env, check=True, capture_output=True)
-    ended, now = time.perf_counter(), os.times()
-    cpu = now.children_user + now.children_system - used.children_user - used.children_system
+    ended, now = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     return (ended - begun) * 1000, cpu * 1000
 
 

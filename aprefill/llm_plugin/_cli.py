@@ -92,6 +92,10 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
             with _errors_in_a_line():
                 return callback(*args, **kwargs)
         if hide_prefill:
+            if prefill and "```" in prefill and (kwargs.get("extract") or kwargs.get("extract_last")):
+                raise click.ClickException(
+                    "-x looks for the fence in what is printed, and --hide-prefill hides it; leave one of them out"
+                )
             options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))
         with _running(Run(first_only=is_chat)):
             return callback(*args, **{**kwargs, "options": options})

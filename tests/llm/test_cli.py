@@ -187,6 +187,8 @@ def test_errors_are_one_line(run: Run, stage: Stage) -> None:
         (("-o", "prefill_strict", "1", "--prefill", "a"), "takes no native prefill"),
         (("--hide-prefill",), "--hide-prefill hides what --prefill gives"),
         (("--prefill", "a", "-o", "prefill", "b"), "give one of them"),
+        (("--prefill", "```python", "--hide-prefill", "-x"), "-x looks for the fence"),
+        (("--prefill", "```python", "--hide-prefill", "--xl"), "-x looks for the fence"),
     ):
         output = run("-m", "mock", "x", *arguments, code=1).output
         assert output.startswith("Error: ")
