@@ -235,4 +235,9 @@ def browser(session: nox.Session) -> None:
     install_wheel(session, "web")
     session.install(*group("test"), *group("browser"))
     session.run("pip", "list", "--format=freeze")
-    session.run("pytest", "tests/browser", *session.posargs, env={"APREFILL_INSTALLED": "1", "APREFILL_BROWSER": "1"})
+    session.run(
+        "pytest",
+        "tests/browser",
+        *session.posargs,
+        env={"APREFILL_INSTALLED": "1", "APREFILL_BROWSER": "1", "APREFILL_SCREENSHOT": "1"},
+    )

@@ -49,6 +49,7 @@ SCRIPTS = {
     "endless": Script(text="word " * 20_000, cuts=5, pace_s=0.01),
     "html": Script(text=HTML, prefill="echoes", echo_text=HTML, cuts=7),
     "broken": Script(text="one two three", cuts=4, no_end=True),
+    "busy": Script(status=429, retry_after=0.05),
     "error": Script(status=400, error=("invalid_request_error", "no <b>such</b> thing")),
     "overloaded": Script(text="one two", cuts=4, after=4, error_event=("overloaded_error", "Overloaded")),
 }
@@ -338,6 +339,26 @@ def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error
     expect(page.locator("#send")).to_be_enabled()
 
 
+def test_what_no_host_accepted_has_no_such_time(page: Page) -> None:
+    """Three requests were sent, and each was refused."""
+    turn = send(page, "busy", prefill="Zero, ")
+    expect(turn.locator(".error")).to_contain_text("StatusError: the provider answered with HTTP 429")
+    expect(turn.locator(".note")).to_contain_text("request 2 failed")
+    assert not any(c.isdigit() for c in turn.locator(".accepted").text_content())
+
+
+def test_coming_back_to_the_page(page: Page, url: str) -> None:
+    """The browser restores the choice of another model, and the field for it is there."""
+    page.select_option("#model", "")
+    page.fill("#other", "swan")
+    page.goto("about:blank")
+    page.go_back()
+    if page.locator("#model").input_value() == "":
+        expect(page.locator("#other")).to_be_visible()
+    else:
+        expect(page.locator("#other")).to_be_hidden()
+
+
 def test_an_error_before_the_reply(page: Page) -> None:
     """A model without a key is said in words."""
     page.select_option("#model", "")
@@ -420,13 +441,14 @@ def test_it_listens_on_loopback_alone(url: str) -> None:
             assert client.connect_ex((host, port)) == answer
 
 
-def test_the_screenshot(page: Page, provider: Provider) -> None:
+def test_the_screenshot(page: Page, provider: Provider, tmp_path: Path) -> None:
     """A finished reply, and one whose prefill is held: what the README shows."""
     turn = send(page, "JSON list of the first US states", prefill=STATES, model="demo:echoes")
     expect(turn.locator(".note")).to_contain_text("native, echoed, end")
     turn = send(page, "stuck on purpose: the same from a slow model", prefill=STATES)
     provider.wait(provider.exchange().waiting)
     expect(turn.locator(".held")).to_be_visible()
-    picture = page.screenshot(path=CHAT / "screenshot.png", full_page=True)
+    folder = CHAT if os.environ.get("APREFILL_SCREENSHOT") == "1" else tmp_path
+    picture = page.screenshot(path=folder / "screenshot.png", full_page=True)
     assert len(picture) < 200_000
     page.click("#stop")

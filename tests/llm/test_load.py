@@ -67,7 +67,7 @@ def sames() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_nothing_is_different_until_it_is_used(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Seventy commands without a prefill say the same to the letter; so do the log's tables."""
+    """73 commands without a prefill say the same to the letter; so do the log's tables."""
     without, with_it = sames
     plugins = with_it["commands"].pop("plugins --all")
     assert '"aprefill"' in plugins[1]
