@@ -127,10 +127,12 @@ class _Turn:
         asked = [self._prefill, *(message.to_dict() for message in self._prompt.messages)]
         if not found or is_quoted(found, asked):
             return False
+        opened = self.clients
         try:
             self._carried = carried(self._owner._inner, self._host, self._prompt, natively=False)
         except PrefillError:
             return False  # the refusal says more
+        self.clients.extend(opened)
         if found.why in LASTING:
             _refusals.of_this_process.add(refused(self._host, self._prompt))
         return True
@@ -184,28 +186,23 @@ _LIMITS = {"length", "max_tokens", "max_output_tokens"}
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
     """What a sync model's execution yields. `run` executes a model with a prompt."""
     turn = _Turn(owner, prompt, response)
-    ended = False
-    try:
-        while not ended:
-            source = run(*turn.request)
-            try:
-                with closing(source) if hasattr(source, "close") else nullcontext():
-                    for chunk in source:
-                        yield from turn.take(chunk)
-                        if turn.stopped:
-                            break
-                    else:
-                        ended = True
-                break
-            except Exception as error:
-                if not turn.rescue(error):
-                    if not isinstance(error, PrefillError):
-                        yield from turn.cut()
-                    raise
-    finally:
-        if not ended:
-            for client in turn.clients:
-                client.close()
+    while True:
+        source = run(*turn.request)
+        try:
+            with closing(source) if hasattr(source, "close") else nullcontext():
+                for chunk in source:
+                    yield from turn.take(chunk)
+                    if turn.stopped:
+                        break
+            break
+        except Exception as error:
+            if not turn.rescue(error):
+                if not isinstance(error, PrefillError):
+                    yield from turn.cut()
+                raise
+        finally:
+            while turn.clients:
+                turn.clients.pop().close()
     yield from turn.end()
     turn.note()
 
@@ -275,6 +272,7 @@ class AsyncEvents:
         await self._leave()
 
     async def _leave(self) -> None:
+        others = asyncio.all_tasks()
         source, self._source = self._source, None
         if hasattr(source, "aclose"):
             await source.aclose()
@@ -287,6 +285,7 @@ class AsyncEvents:
         # The SDK's own generators are closed by the loop, each in a task of its own. A loop that ends before them, as
         # the command line's does, would say so on stderr.
         await asyncio.sleep(0)
-        closings = [one for one in asyncio.all_tasks() if type(one.get_coro()).__name__.startswith("async_generator")]
+        new = asyncio.all_tasks() - others
+        closings = [one for one in new if type(one.get_coro()).__name__.startswith("async_generator")]
         if closings:
             await asyncio.wait(closings, timeout=1)
