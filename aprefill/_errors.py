@@ -209,7 +209,7 @@ class StatusError(ProviderError):
         in_band: bool = False,
     ) -> None:
         self.status = status
-        self.error_type = error_type
+        self.error_type = error_type = error_type[:QUOTE_MAX]
         self.detail = detail[:QUOTE_MAX]
         self.retry_after_s = retry_after_s
         self.request_id = request_id

@@ -96,11 +96,14 @@ class EventCursor(Cursor):
         transcript = self._transcript
         transcript.wants_events = True
         transcript.wants_held = self._held
-        at = transcript.next
-        if at == len(transcript.items):
-            await self._more()
-        item = transcript.items[at]
-        transcript.next = at + 1
+        while True:
+            at = transcript.next
+            if at == len(transcript.items):
+                await self._more()
+            item = transcript.items[at]
+            transcript.next = at + 1
+            if self._held or type(item) is not HeldEvent:
+                break  # an earlier cursor asked for these, this one did not
         if not isinstance(item, str):
             if self._coalesce and type(item) is HeldEvent:
                 following = takewhile(lambda other: type(other) is HeldEvent, transcript.items[at + 1 :])
@@ -145,7 +148,8 @@ class Reply:
 
         With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
         is held. The prefill stays one of its own. None: as the reply was made. With `held` there are also `HeldEvent`s: the model's
-        text that is not handed out yet, for a page that greys it or a log of what the model really wrote first.
+        text that is not handed out yet, for a page that greys it or a log of what the model really wrote first. Begun in the
+        middle of a reply, they tell of what comes from then on.
         """
         self._check_fresh()
         run = self._run

@@ -318,7 +318,8 @@ class HeldEvent(Struct, frozen=True):
 
     Only from `events(held=True)`. It may be a repetition of the prefill, a fence or a stop sequence in the making. With
     `more`, `text` comes behind what was held before and still is; without, it is all that is held: ``""`` when everything
-    is decided. What was held is then in the `TextEvent` that follows, or in none.
+    is decided. What was held is then in the `TextEvent` that follows, or in none. Behind the end of the reply, or an
+    error, nothing is held.
     """
 
     text: str

@@ -117,6 +117,19 @@ async def test_over_a_real_stream(wire: str) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_cursor_that_did_not_ask_is_not_told() -> None:
+    """Also where one before it did."""
+    script = Script(text=' "Alaska"]', prefill="echoes", pace_s=0.01)
+    async with serve([script]) as server, ask(server, "chat", prefill=PREFILL, support="echoes") as reply:
+        async for event in reply.events(held=True):
+            if isinstance(event, HeldEvent):
+                break
+        rest = [event async for event in reply.events()]
+    assert not any(isinstance(event, HeldEvent) for event in rest)
+    assert reply.text_so_far == f'{PREFILL} "Alaska"]'
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("wire", WIRES)
 async def test_an_attempt_that_is_given_up_holds_nothing(wire: str) -> None:
     """What it held is settled before its end is told, and the next one's is its own."""

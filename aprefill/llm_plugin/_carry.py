@@ -68,8 +68,9 @@ def plain(model: Any, prompt: Any) -> Any:
 def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
     """Whether this turn's reply has begun with the prefill already: a chain of tool calls has several responses."""
     since = _since_the_user(messages)
+    said = [part for message in since if message.role == "assistant" for part in message.parts]
     return any(map(_has_tool, since)) and any(
-        message.role == "assistant" and _text(message).startswith(prefill) for message in since
+        isinstance(part, TextPart) and part.text.startswith(prefill) for part in said
     )
 
 

@@ -60,8 +60,12 @@ class Splice:
         self._may_call = may_call
         self._seam = make()
         self._stop = StopStage(stop) if stop else None
-        #: the passage's text so far, while it is not decided what it is
+        #: of the passages before this one
+        self._verdict: Verdict | None = None
+        #: the passage's text, as far as it says whether there is any, and while it is not decided what it is
         self._raw: list[str] = []
+        #: white space behind a tool call, of which some plugins put there: part of the next text, if there is any
+        self._spaces: list[Any] = []
         #: decided, and not given out before it is known whether a tool call follows
         self._kept: list[Any] = []
         #: the passage's last text chunk: what comes out later is given its form
@@ -71,11 +75,12 @@ class Splice:
         self.delivered = False
         # an earlier passage has it: this one's text is as the model wrote it
         self._is_behind = False
+        self._over = False
 
     @property
     def verdict(self) -> Verdict:
-        """What stood at the front of the model's text."""
-        return self._seam.verdict
+        """What stood at the front of the model's text, as far as there was any."""
+        return self._seam.verdict if self._verdict is None or self._raw else self._verdict
 
     @property
     def stopped(self) -> bool:
@@ -84,78 +89,111 @@ class Splice:
 
     def take(self, chunk: Any) -> list[Any]:
         """What may be yielded now; nothing for None. Raises `Ignored`."""
-        if chunk is None:
+        if chunk is None or self._over:
             return []
         kind = "text" if isinstance(chunk, str) else chunk.type
         if kind == "reasoning":
-            return [chunk]
+            if self._kept:
+                self._kept.append(chunk)
+                return []
+            spaces, self._spaces = self._spaces, []
+            return [*spaces, chunk]
         if kind != "text":
             # what is held came before it, and must stand before it in the conversation
             before = self._end_passage()
             self._has_tool = True
-            return [*before, chunk]
+            return before if self._over else [*before, chunk]
         text = _text(chunk)
         if self._is_behind:
             self._last = chunk
             return self._with_metadata(chunk, self._until_stop(text))
         if self._has_tool and not self._raw and not text.strip():
-            return [chunk]  # a space that a plugin puts behind a tool call
-        self._last = chunk
-        if text and (self.verdict is Verdict.UNDECIDED or not self._raw):
-            self._raw.append(text)
-        return self._show(self._until_stop(self._seam.feed(text)), chunk)
-
-    def end(self, *, limited: bool = False) -> list[Any]:
-        """What is left, after a clean end; `limited`: by a token limit. Raises `Ignored` and `Cut`."""
-        if self._has_tool and not self._raw and not self._is_behind:
+            self._spaces.append(chunk)
             return []
-        if limited and self.verdict is Verdict.UNDECIDED and self._raw and not self._is_own("".join(self._raw)):
+        out = []
+        spaces, self._spaces = self._spaces, []
+        for one in (*spaces, chunk):
+            out += self._feed(one)
+        return out
+
+    def end(self, *, limited: bool = False, calls: bool = False) -> list[Any]:
+        """What is left, after a clean end. Raises `Ignored` and `Cut`.
+
+        `limited`: a token limit was met. `calls`: tools are to be run before the answer, so this was none.
+        """
+        if self._over:
+            return []
+        if calls:
+            return self._end_passage()
+        self._over = True
+        if self._has_tool and not self._raw and not self._is_behind:
+            return self._spaces
+        is_open = self._seam.verdict is Verdict.UNDECIDED and bool(self._raw)
+        if limited and is_open and not self._is_own("".join(self._raw)):
             raise Cut
-        text = "" if self.stopped else self._rest()
-        if self.delivered:
-            return [_with(self._last, text)] if text else []
-        if self._must_echo and self.verdict is Verdict.ABSENT:
-            raise Ignored
-        return [*self._lead(self._last), *self._kept_text(), *([_with(self._last, text)] if text else [])]
+        return self._finish(self._rest())
 
     def cut(self) -> list[Any]:
         """What is left after an error: all text that is no repetition in the making. Raises nothing."""
-        if self.stopped:
+        if self._over or self.stopped:
             return []
-        is_own = self.verdict is Verdict.UNDECIDED and self._is_own("".join(self._raw))
+        self._over = True
+        is_own = self._seam.verdict is Verdict.UNDECIDED and self._is_own("".join(self._raw))
         text = self._rest(cut=not is_own)
-        out = [*self._kept_text(), *([_with(self._last, text)] if text else [])]
+        out = [*self._kept_text(), *self._with(text)]
         if self.delivered or not out:
             return out
-        if self._must_echo and self.verdict is Verdict.ABSENT:
+        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
             return []
         return [*self._lead(self._last), *out]
 
     # --- the steps --------------------------------------------------------------------------------------------
 
+    def _feed(self, chunk: Any) -> list[Any]:
+        self._last = chunk
+        text = _text(chunk)
+        if text and (self._seam.verdict is Verdict.UNDECIDED or not self._raw):
+            self._raw.append(text)
+        return self._show(self._until_stop(self._seam.feed(text)), chunk)
+
     def _end_passage(self) -> list[Any]:
         """What is left of the text before a tool call."""
+        spaces, self._spaces = self._spaces, []
         if not self._raw and not self._is_behind:
-            return []
+            return spaces
         text = self._rest()
-        out = [*self._kept_text(), *([_with(self._last, text)] if text else [])]
+        if self.stopped:  # nothing is wanted behind it, no call either
+            self._over = True
+            return self._finish(text)
+        out = [*self._kept_text(), *self._with(text)]
         if self.delivered:
             self._is_behind = True
-        elif self.verdict is not Verdict.ABSENT:
-            if any(_text(one).strip() for one in out):
+        elif self._seam.verdict is not Verdict.ABSENT:
+            if any(_is_text(one) and _text(one).strip() for one in out):
                 out = [*self._lead(self._last), *out]
                 self._is_behind = True
             else:
-                out = []  # the prefill alone: the answer will have it
+                # the prefill alone: the answer will have it
+                out = [one for one in out if not _is_text(one)]
+        self._verdict = self.verdict
         self._raw.clear()
         if not self._is_behind:
             self._seam = self._make()
-        if not self.stopped:
-            self._stop = StopStage(self._stops) if self._stops else None
+        self._stop = StopStage(self._stops) if self._stops else None
         return out
 
+    def _finish(self, text: str) -> list[Any]:
+        """The last of the answer."""
+        if self.delivered:
+            return self._with(text)
+        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
+            raise Ignored
+        return [*self._lead(self._last), *self._kept_text(), *self._with(text)]
+
     def _rest(self, *, cut: bool = False) -> str:
-        """End the stages."""
+        """End the stages; nothing if one of them had met its end before."""
+        if self.stopped:
+            return ""
         text = "" if self._is_behind else self._until_stop(self._seam.close(cut))
         return text if self._stop is None or self.stopped else text + self._stop.close()
 
@@ -163,12 +201,14 @@ class Splice:
         return text if self._stop is None else self._stop.feed(text)
 
     def _show(self, new: str, chunk: Any) -> list[Any]:
-        if not new or self.delivered:
+        if self.delivered:
             return self._with_metadata(chunk, new)
-        if self._may_call and (self.verdict is Verdict.ABSENT or not new.strip()):
-            self._kept.append(_with(chunk, new))
+        if self._may_call and (self._seam.verdict is Verdict.ABSENT or not new.strip()) and (new or self._kept):
+            self._kept += self._with_metadata(chunk, new)
             return []
-        if self._must_echo and self.verdict is Verdict.ABSENT:
+        if not new:
+            return self._with_metadata(chunk, new)
+        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
             raise Ignored
         return [*self._lead(chunk), *self._kept_text(), _with(chunk, new)]
 
@@ -183,10 +223,17 @@ class Splice:
         lead = _with(chunk, self._prefill)
         return [lead if isinstance(lead, str) else replace(lead, provider_metadata=None)]
 
+    def _with(self, text: str) -> list[Any]:
+        return [_with(self._last, text)] if text else []
+
     @staticmethod
     def _with_metadata(chunk: Any, text: str) -> list[Any]:
         # metadata that must go back to the provider stands on events of text too
         return [_with(chunk, text)] if text or getattr(chunk, "provider_metadata", None) else []
+
+
+def _is_text(chunk: Any) -> bool:
+    return isinstance(chunk, str) or chunk.type == "text"
 
 
 def _text(chunk: Any) -> str:

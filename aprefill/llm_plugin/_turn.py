@@ -72,7 +72,8 @@ class _Turn:
         if self._carried is None:
             return []
         limited = is_limited(self._response.response_json)
-        return self._spliced(lambda splice: splice.end(limited=limited))
+        calls = bool(self._response._tool_calls)
+        return self._spliced(lambda splice: splice.end(limited=limited, calls=calls))
 
     def cut(self) -> list[Any]:
         """What to yield ahead of an error."""
@@ -163,24 +164,31 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         del events[at]
 
 
-def is_limited(found: Any, depth: int = 4) -> bool:
+def is_limited(found: Any) -> bool:
     """Whether a plugin's `response_json` says that a token limit has ended the reply, whatever its host calls that.
 
-    >>> is_limited({"choices": [{"finish_reason": "length"}]}), is_limited({"stop_reason": "end_turn"})
+    Only what is said of the reply is looked at, not what the model wrote.
+
+    >>> is_limited({"choices": [{"finish_reason": "length"}]}), is_limited({"content": [{"stop_reason": "length"}]})
     (True, False)
     """
-    if isinstance(found, dict):
-        if any(isinstance(found.get(key), str) and found[key].lower() in _LIMITS for key in _WHY):
-            return True
-        found = found.values()
-    elif not isinstance(found, list):
+    if isinstance(found, list):
+        return any(map(is_limited, found))
+    if not isinstance(found, dict):
         return False
-    return depth > 0 and any(is_limited(one, depth - 1) for one in found)
+    why = [found.get(key) for key in _WHY]
+    if isinstance(details := found.get("incomplete_details"), dict):
+        why.append(details.get("reason"))
+    return any(str(one).lower() in _LIMITS for one in why) or any(is_limited(found.get(key)) for key in _REPLIES)
 
 
 #: Where hosts say why a reply ended, and their words for a token limit.
-_WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason", "reason")
-_LIMITS = {"length", "max_tokens", "max_output_tokens"}
+_REPLIES = ("choices", "candidates")
+_WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason")
+_LIMITS = {
+    *("length", "max_tokens", "max_output_tokens", "finish_reason_max_tokens"),
+    *("model_length", "model_context_window_exceeded"),
+}
 
 
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
@@ -272,7 +280,6 @@ class AsyncEvents:
         await self._leave()
 
     async def _leave(self) -> None:
-        others = asyncio.all_tasks()
         source, self._source = self._source, None
         if hasattr(source, "aclose"):
             await source.aclose()
@@ -282,10 +289,20 @@ class AsyncEvents:
             return
         while clients:
             await clients.pop().close()
-        # The SDK's own generators are closed by the loop, each in a task of its own. A loop that ends before them, as
-        # the command line's does, would say so on stderr.
-        await asyncio.sleep(0)
-        new = asyncio.all_tasks() - others
-        closings = [one for one in new if type(one.get_coro()).__name__.startswith("async_generator")]
-        if closings:
-            await asyncio.wait(closings, timeout=1)
+        await _generators_closed()
+
+
+async def _generators_closed() -> None:
+    """Wait for the SDK's own generators, which asyncio closes in a task each, at most a second.
+
+    A loop that ends before them, as the command line's does, would say so on stderr.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return  # trio
+    others = asyncio.all_tasks()
+    await asyncio.sleep(0)
+    new = asyncio.all_tasks() - others
+    if closings := [one for one in new if type(one.get_coro()).__name__ == "async_generator_athrow"]:
+        await asyncio.wait(closings, timeout=1)

@@ -124,7 +124,8 @@ class Flow:
             self._unusable = error
         async with ours, anyio.create_task_group() as group:
             self._group = group.cancel_scope
-            group.start_soon(self._guarded, self._listen)
+            if self._is_ours:  # what this client says is about its own reply
+                group.start_soon(self._guarded, self._listen)
             group.start_soon(self._guarded, self._watch_clock)
             await self._guarded(self._pump)
             group.cancel_scope.cancel()

@@ -61,15 +61,15 @@ def _listed(text: object) -> _Origin | str:
     if text == "null":
         return "null"
     origin = _origin(text) if isinstance(text, str) else None
-    if origin is None or "*" in origin[1]:
+    if origin is None or origin[0] in {"ws", "wss"} or "*" in origin[1] or not origin[1].isascii():
         raise _unusable(text)
     return origin
 
 
 def _unusable(given: object) -> UsageError:
     return UsageError(
-        f'origins={given!r}: pass whole origins such as "https://chat.example", without a path or a "*", or "any" for no '
-        "check"
+        f'origins={given!r}: pass whole origins such as "https://chat.example", as a browser sends them: without a path or '
+        'a "*", in ASCII; or "any" for no check'
     )
 
 

@@ -72,7 +72,9 @@ async def websocket(
 
     Raises `UsageError` for wrong arguments, before anything is accepted.
     """
-    if iscoroutinefunction(on_message):
+    if on_message is not None and (
+        not callable(on_message) or iscoroutinefunction(on_message) or iscoroutinefunction(type(on_message).__call__)
+    ):
         raise UsageError(
             "on_message= is called and not awaited; pass a function, which may put the message into a queue"
         )

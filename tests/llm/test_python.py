@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,13 @@ import pytest
 
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
+import anyio
 import llm
 from llm.parts import StreamEvent
 from pydantic import ConfigDict, PrivateAttr
 
 from aprefill.llm_plugin import with_prefill
+from aprefill.llm_plugin._turn import is_limited
 
 from .mocks import AsyncKeyMock, AsyncMock, KeyMock, Mock
 from .test_splice import CASES
@@ -289,3 +293,98 @@ def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
         assert found == parts
         assert "abc" not in response.text() or not hide
         assert all(response) or not events  # no empty chunk
+
+
+@pytest.mark.parametrize(
+    ("said", "limited"),
+    [
+        ({"choices": [{"finish_reason": "length"}]}, True),
+        ({"finish_reason": "length"}, True),
+        ({"stop_reason": "max_tokens"}, True),
+        ({"done_reason": "length"}, True),
+        ({"candidates": [{"finishReason": "MAX_TOKENS"}]}, True),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, True),
+        ({"choices": [{"finish_reason": "model_length"}]}, True),
+        ([{"candidates": [{"finishReason": "STOP"}]}, {"candidates": [{"finishReason": "MAX_TOKENS"}]}], True),
+        ({"stop_reason": "end_turn", "content": [{"input": {"reason": "length", "stop_reason": "length"}}]}, False),
+        ({"content": "length"}, False),
+        (None, False),
+    ],
+)
+def test_what_plugins_note_of_a_token_limit(said: Any, limited: bool) -> None:
+    """In their hosts' words; what the model wrote is not read for it."""
+    assert is_limited(said) is limited
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_chain_whose_model_talks_behind_its_call(stage: Stage, stream: bool) -> None:
+    """The answer has the prefill, and the second request asks for it."""
+
+    def look(word: str) -> str:
+        return word
+
+    def call(response: Any, prompt: Any) -> None:
+        if not prompt.tool_results:
+            response.add_tool_call(llm.ToolCall(name="look", arguments={"word": "x"}, tool_call_id="t1"))
+
+    stage.beside = call
+    name = StreamEvent(type="tool_call_name", chunk="look", tool_call_id="t1")
+    arguments = StreamEvent(type="tool_call_args", chunk='{"word": "x"}', tool_call_id="t1")
+    stage.turns = [
+        [name, arguments, StreamEvent(type="text", chunk="I look.")],
+        [StreamEvent(type="text", chunk='["sunny"]')],
+    ]
+    model = llm.get_model("prefill/mock")
+    chain = model.conversation().chain("q", tools=[look], stream=stream, options={"prefill": '["'})
+    assert "".join(chain).replace(" ", "") == 'Ilook.["sunny"]'
+    assert '["</text-' in stage.asked(1)
+
+
+def test_one_prefill_a_chain(stage: Stage) -> None:
+    """Delivered behind a tool that the host ran itself, and not asked for again."""
+
+    def look(word: str) -> str:
+        return word
+
+    def call(response: Any, prompt: Any) -> None:
+        if not prompt.tool_results:
+            response.add_tool_call(llm.ToolCall(name="look", arguments={"word": "x"}, tool_call_id="t1"))
+
+    stage.beside = call
+    own = StreamEvent(type="tool_call_name", chunk="search", tool_call_id="s1", part_index=1, server_executed=True)
+    name = StreamEvent(type="tool_call_name", chunk="look", tool_call_id="t1", part_index=3)
+    arguments = StreamEvent(type="tool_call_args", chunk='{"word": "x"}', tool_call_id="t1", part_index=3)
+    said = [StreamEvent(type="text", chunk=text, part_index=part) for text, part in (("I look. ", 0), ('["Ala', 2))]
+    stage.turns = [[said[0], own, said[1], name, arguments], [StreamEvent(type="text", chunk='bama"]')]]
+    chain = llm.get_model("prefill/mock").conversation().chain("q", tools=[look], options={"prefill": '["'})
+    assert "".join(chain).replace(" ", "") == 'Ilook.["Alabama"]'
+    assert "text-" not in stage.asked(1)
+
+
+def test_other_tasks_are_not_waited_for(stage: Stage) -> None:
+    """Leaving a reply waits for the SDK's own generators, not for whatever else the program reads; and trio has none."""
+
+    async def never() -> Any:
+        await anyio.sleep_forever()
+        yield
+
+    async def ask_beside() -> float:
+        other = asyncio.create_task(anext(never()))
+        await asyncio.sleep(0)
+        begun = time.perf_counter()
+        with pytest.raises(openai.APIConnectionError):
+            await model.prompt("x", prefill="a", key="k").text()
+        other.cancel()
+        return time.perf_counter() - begun
+
+    async def ask() -> None:
+        with pytest.raises(openai.APIConnectionError):
+            await model.prompt("x", prefill="a", key="k").text()
+
+    openai = pytest.importorskip("openai")
+    model = llm.get_async_model("prefill/gpt-4o")
+    model._inner.api_base = "http://127.0.0.1:9/v1"
+    client = model._inner.get_client
+    model._inner.get_client = lambda *a, **k: client(*a, **k).with_options(max_retries=0)
+    assert asyncio.run(ask_beside()) < 0.9
+    anyio.run(ask, backend="trio")

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
-from aprefill import Seam
+from aprefill import Seam, Verdict
 from aprefill._either import is_own_text, seam_for
 from aprefill._emulate import DEFAULT, emulate
 from aprefill.llm_plugin._splice import Cut, Ignored, Splice
@@ -125,6 +125,53 @@ def test_the_answer_begins_with_the_prefill_and_not_what_leads_to_a_tool(
     cut = [Event("text", c, 0) for c in "".join(before)] + CALL + [Event("text", c, 2) for c in "".join(after)]
     text = "".join(chunk for kind, chunk, _ in expected if kind == "text")
     assert "".join(chunk for kind, chunk, _ in told(emulated("abc", may_call=True), cut) if kind == "text") == text
+
+
+def test_text_behind_a_call_that_is_to_be_run_is_no_answer() -> None:
+    """Some models say what they do behind the call; LLM's own, unstreamed, always."""
+    for may_call in (True, False):
+        splice = emulated("abc", may_call=may_call)
+        out = [one for event in (*CALL, Event("text", "I look.", 2)) for one in splice.take(event)]
+        out += splice.end(calls=True)
+        assert [(one.type, one.chunk, one.part_index) for one in out] == [*CALLED, ("text", "I look.", 2)]
+        assert not splice.delivered
+        assert splice.verdict is Verdict.ABSENT
+
+
+def test_a_stop_of_ours_takes_the_call_behind_it_away() -> None:
+    """It is met when the text before the call is decided: nothing is wanted behind it."""
+    splice = emulated("abc", stop=("x",), may_call=True)
+    out = [one for event in (Event("text", "ab x", 0), *CALL) for one in splice.take(event)]
+    assert splice.stopped
+    assert "".join(one.chunk for one in out + splice.end()) == "abcab "
+    assert {one.type for one in out} == {"text"}
+
+
+def test_white_space_behind_a_call_is_part_of_the_text_that_follows() -> None:
+    """However it is cut; alone it is passed on."""
+    for cut in (["\n- apple"], ["\n", "- apple"], ["\n", "- ", "apple"]):
+        events = [*CALL, *(Event("text", text, 2) for text in cut)]
+        assert "".join(text for kind, text, _ in told(emulated("\n- "), events) if kind == "text") == "\n- apple"
+    assert told(emulated("abc"), [*CALL, Event("text", "\n", 2)]) == [*CALLED, ("text", "\n", 2)]
+    assert told(emulated("abc"), [*CALL, Event("text", "\n", 2), *CALL]) == [*CALLED, ("text", "\n", 2), *CALLED]
+
+
+def test_what_waits_keeps_its_place() -> None:
+    """Before reasoning that came behind it, and newer metadata stay behind older."""
+    splice = Splice("abc", lambda: Seam("abc"), may_call=True)
+    events = [
+        Event("text", "xyz", 0, {"n": 1}),
+        Event("text", "", 0, {"n": 2}),
+        Event("reasoning", "hm", 1),
+        *CALL,
+    ]
+    out = [one for event in events for one in splice.take(event)]
+    assert [(one.type, one.chunk, one.provider_metadata) for one in out] == [
+        ("text", "xyz", {"n": 1}),
+        ("text", "", {"n": 2}),
+        ("reasoning", "hm", None),
+        *((kind, text, None) for kind, text, _ in CALLED),
+    ]
 
 
 def test_text_that_may_lead_to_a_tool_call_waits() -> None:

@@ -137,10 +137,14 @@ async def test_wrong_arguments_are_told_before_anything_is_accepted() -> None:
 
     async def listen(message: str | bytes) -> None: ...
 
+    class Listener:
+        async def __call__(self, message: str | bytes) -> None: ...
+
     async with serve(STATES) as provider, session_of(provider) as session:
 
         async def chat(ws: WebSocket) -> None:
-            for reply, on_message in (("no reply", None), (session.stream("hi"), listen)):
+            hi = session.stream("hi")
+            for reply, on_message in (("no reply", None), (hi, listen), (hi, Listener()), (hi, 5)):
                 with pytest.raises(UsageError) as error:
                     await web.websocket(ws, reply, on_message=on_message)
                 told.append(str(error.value))
@@ -150,7 +154,7 @@ async def test_wrong_arguments_are_told_before_anything_is_accepted() -> None:
                 await websockets.connect(here.ws_url)
         assert provider.exchanges == []
     assert told[0].startswith("reply=str(...): pass what stream() gave")
-    assert told[1].startswith("on_message= is called and not awaited")
+    assert all(one.startswith("on_message= is called and not awaited") for one in told[1:])
 
 
 @pytest.mark.parametrize("stack", ["websockets-sansio", "wsproto"])
@@ -196,6 +200,28 @@ async def test_a_server_that_has_closed_it_already(kind: str) -> None:
         assert await web.websocket(ws, session.stream("hi")) is False
         with anyio.fail_after(2):
             await provider.exchanges[0].done.wait()
+
+
+async def test_a_stop_is_for_ones_own_reply() -> None:
+    """A second client that is given the same reply, and has said stop already, is refused; the first has all of it."""
+    script = Script(text="one two three four", cuts=4, pace_s=0.03)
+    async with serve(script) as provider, session_of(provider) as session:
+        reply = session.stream("hi")
+
+        async def chat(ws: WebSocket) -> None:
+            await ws.accept()
+            if ws.query_params:
+                await ws.receive()  # and the next message is there as well
+            await web.websocket(ws, reply)
+
+        async with site(Starlette(routes=[WebSocketRoute("/ws", chat)])) as here:
+            async with websockets.connect(here.ws_url) as first, websockets.connect(here.ws_url + "?2") as second:
+                assert json.loads(await first.recv())["text"] == "one "
+                await second.send("now")
+                await second.send('{"type": "stop"}')
+                assert (await rest_of(second))[-1]["error"] == "UsageError"
+                assert (await rest_of(first))[-1]["stop_reason"] == "end"
+        assert reply.text_so_far == "one two three four"
 
 
 async def test_other_messages_go_to_the_caller() -> None:
