@@ -63,12 +63,17 @@ class ReplyClosed(UsageError):
 class ProviderError(AprefillError):
     """The provider, or the way to it, did not deliver.
 
-    The message is one line of printable characters, whatever the host said: others are written as their escapes, so that
-    it can forge no line of a log. Attributes that quote the host hold its words as they were.
+    The message is one line of printable characters, whatever the host said, so that it can forge no line of a log: line
+    ends and other white space are spaces, the rest is written as its escape. Attributes that quote the host hold its words
+    as they were.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__("".join(c if c.isprintable() else _plain(c) for c in message))
+
+
+def _plain(c: str) -> str:
+    return " " if c.isspace() else c.encode("unicode_escape").decode()
 
 
 class ConnectFailed(ProviderError):

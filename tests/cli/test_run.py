@@ -194,7 +194,11 @@ FAILURES: dict[str, tuple[Script, bytes, str]] = {
     "a page": (Script(body=b"<html>", content_type="text/html"), b"", "check --base-url and --api"),
     "no answer": (Script(hang_up=True), b"", "check the host"),
     "cut": (Script(text="Alabama", no_end=True), b"[Alabama", "--prefill"),
-    "error inside": (Script(text="Alabama", error_event=("overloaded", "busy\x1b[31m\nnow")), b"[Alabama", "busy now"),
+    "error inside": (
+        Script(text="Alabama", error_event=("overloaded", "busy\x1b[31m\nnow")),
+        b"[Alabama",
+        "busy\\x1b[31m now",
+    ),
 }
 
 

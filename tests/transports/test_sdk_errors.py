@@ -167,12 +167,12 @@ async def test_a_host_that_hangs_up_or_falls_silent(kind: Kind, stack: str) -> N
             await kind.stream(client, timeouts=Timeouts(idle_s=0.05)).text()
         assert stalled.value.clock == "idle_s"
         with anyio.fail_after(2):
-            await server.exchanges[0].closed.wait()
+            await (await server.wait_exchange()).closed.wait()
     async with serve(Script(first_byte_s=60)) as server, kind.client(server.url, stack) as client:
         with pytest.raises(Stalled):
             await kind.stream(client, timeouts=Timeouts(idle_s=0.05)).text()
         with anyio.fail_after(2):
-            await server.exchanges[0].closed.wait()
+            await (await server.wait_exchange()).closed.wait()
 
 
 @pytest.mark.anyio
