@@ -369,3 +369,15 @@ def test_errors_survive_pickling() -> None:
     error.text_so_far = "abc"
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.text_so_far, again.retry_after_s) == (StatusError, str(error), "abc", 2.0)
+
+
+@pytest.mark.parametrize(
+    "words", ["x\n2026-01-01 CRITICAL forged", "\x1b[31mred", "\u2028\x85\x00\ud800\u202e", "a\r\nb\tc"]
+)
+def test_a_hosts_words_forge_no_line_of_a_log(words: str) -> None:
+    """The message is one printable line; the attribute has the words as they were."""
+    error = StatusError(500, error_type=words, detail=words)
+    assert error.detail == words
+    assert str(error).isprintable()
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert "café 🦢" in str(StatusError(500, detail="café 🦢"))
