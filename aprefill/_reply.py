@@ -147,9 +147,9 @@ class Reply:
         """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
 
         With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
-        is held. The prefill stays one of its own. None: as the reply was made. With `held` there are also `HeldEvent`s: the model's
-        text that is not handed out yet, for a page that greys it or a log of what the model really wrote first. Begun in the
-        middle of a reply, they tell of what comes from then on.
+        is held. The prefill stays one of its own. None: as the reply was made. With `held` there are also `HeldEvent`s:
+        the model's text that is not handed out yet, for a page that greys it or a log of what the model really wrote
+        first. Begun in the middle of a reply, they tell of what comes from then on.
         """
         self._check_fresh()
         run = self._run

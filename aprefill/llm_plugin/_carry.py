@@ -46,7 +46,7 @@ class Carried:
     #: "native" or "emulated"
     mode: str
     splice: Splice
-    #: what LLM's own classes have opened for it, to be closed when the reply is left before its end
+    #: what LLM's own classes have opened for it, to be closed with the reply
     clients: list[Any] = field(default_factory=list)
 
 
@@ -284,7 +284,3 @@ def _told(message: Any, request: str) -> Any:
 def _texts(message: Any) -> list[str]:
     found = [part.text for part in message.parts if hasattr(part, "text")]
     return found + [part.output for part in message.parts if isinstance(part, ToolResultPart)]
-
-
-def _text(message: Any) -> str:
-    return "".join(part.text for part in message.parts if isinstance(part, TextPart))

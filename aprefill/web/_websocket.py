@@ -52,7 +52,8 @@ async def websocket(
 
     Accepts the connection if that was not done, after a look at the Origin. A client that goes away closes the
     provider's connection at once. The message ``{"type": "stop"}``, as text of at most 200 characters, stops the reply,
-    whose end record comes all the same. Closes the connection at the end: 1000, 1011 after an error, 1013 after one that says "busy".
+    whose end record comes all the same. Closes the connection at the end: 1000, 1011 after an error, 1013 after one
+    that says "busy".
 
     Args:
         ws: The endpoint's WebSocket, accepted or not.
