@@ -41,6 +41,15 @@ class Stage:
         response.set_usage(input=3, output=len(turn))
         return turn
 
+    def calls(self, name: str, **arguments: Any) -> None:
+        """A tool is called in each turn that has no result of one."""
+
+        def beside(response: Any, prompt: Any) -> None:
+            if not prompt.tool_results:
+                response.add_tool_call(llm.ToolCall(name=name, arguments=arguments, tool_call_id="t1"))
+
+        self.beside = beside
+
     def asked(self, turn: int = -1) -> str:
         """The last user message that the plugin was given."""
         texts = [

@@ -211,11 +211,7 @@ FUNCTIONS = 'def look_up(word: str) -> str:\n    "Look a word up."\n    return w
 def test_tools(run: Run, stage: Stage) -> None:
     """The answer after the tool's result begins with the prefill, not the turn that called it."""
 
-    def call(response: Any, prompt: Any) -> None:
-        if not prompt.tool_results:
-            response.add_tool_call(llm.ToolCall(name="look_up", arguments={"word": "pelican"}, tool_call_id="t1"))
-
-    stage.beside = call
+    stage.calls("look_up", word="pelican")
     stage.turns = [
         [
             StreamEvent(type="tool_call_name", chunk="look_up", tool_call_id="t1"),
@@ -238,11 +234,7 @@ def test_tools(run: Run, stage: Stage) -> None:
 def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, said: str, way: tuple[str, ...]) -> None:
     """They are as the model wrote them, the prefill alone is dropped there, and the answer is asked for it and has it."""
 
-    def call(response: Any, prompt: Any) -> None:
-        if not prompt.tool_results:
-            response.add_tool_call(llm.ToolCall(name="look_up", arguments={"word": "pelican"}, tool_call_id="t1"))
-
-    stage.beside = call
+    stage.calls("look_up", word="pelican")
     stage.turns = [
         [
             *(StreamEvent(type="text", chunk=word + " ") for word in said.split(" ")),
@@ -262,11 +254,7 @@ def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, sai
 def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
     """A chain whose first response has begun with the prefill does not begin with it again."""
 
-    def call(response: Any, prompt: Any) -> None:
-        if not prompt.tool_results:
-            response.add_tool_call(llm.ToolCall(name="look_up", arguments={"word": "pelican"}, tool_call_id="t1"))
-
-    stage.beside = call
+    stage.calls("look_up", word="pelican")
     stage.turns = [
         [
             StreamEvent(type="text", chunk="Answer: let me see. "),

@@ -323,11 +323,7 @@ def test_a_chain_whose_model_talks_behind_its_call(stage: Stage, stream: bool) -
     def look(word: str) -> str:
         return word
 
-    def call(response: Any, prompt: Any) -> None:
-        if not prompt.tool_results:
-            response.add_tool_call(llm.ToolCall(name="look", arguments={"word": "x"}, tool_call_id="t1"))
-
-    stage.beside = call
+    stage.calls("look", word="x")
     name = StreamEvent(type="tool_call_name", chunk="look", tool_call_id="t1")
     arguments = StreamEvent(type="tool_call_args", chunk='{"word": "x"}', tool_call_id="t1")
     stage.turns = [
@@ -346,11 +342,7 @@ def test_one_prefill_a_chain(stage: Stage) -> None:
     def look(word: str) -> str:
         return word
 
-    def call(response: Any, prompt: Any) -> None:
-        if not prompt.tool_results:
-            response.add_tool_call(llm.ToolCall(name="look", arguments={"word": "x"}, tool_call_id="t1"))
-
-    stage.beside = call
+    stage.calls("look", word="x")
     own = StreamEvent(type="tool_call_name", chunk="search", tool_call_id="s1", part_index=1, server_executed=True)
     name = StreamEvent(type="tool_call_name", chunk="look", tool_call_id="t1", part_index=3)
     arguments = StreamEvent(type="tool_call_args", chunk='{"word": "x"}', tool_call_id="t1", part_index=3)
