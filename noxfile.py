@@ -26,6 +26,9 @@ SDK_TESTS = (
     "tests/transports/test_http2.py",
     "tests/transports/test_foreign.py",
     "tests/test_dialects.py",
+    "tests/testing/test_wires.py",
+    "tests/testing/test_other_wires.py",
+    "tests/testing/test_foreign_clients.py",
 )
 #: What `nox -s llm` runs against, beside LLM.
 LLM_PLUGINS = ("llm-anthropic", "llm-mistral", "llm-ollama", "llm-gemini", "llm-echo")
@@ -101,7 +104,8 @@ def extras(session: nox.Session, extra: str) -> None:
 def sdks(session: nox.Session, versions: str) -> None:
     """The tests of the SDKs' clients with the lowest versions that the extras allow, or the newest there are."""
     install_wheel(session, "openai,anthropic,bedrock,aiohttp")
-    session.install(*group("test"))
+    # Ollama's and Google's are there for the testing server, at their newest versions in both
+    session.install(*group("test"), "ollama", "google-genai")
     extras = PYPROJECT["project"]["optional-dependencies"]
     wanted = [extra for name in ("openai", "anthropic") for extra in extras[name]]
     if versions == "lowest":

@@ -1,7 +1,7 @@
 """A real HTTP server on loopback that plays a model's replies, good and bad, on every wire.
 
 async with serve(Script(text='Alabama", "Alaska"]')) as server:
-    ...  # point your client at server.url (Anthropic, Vertex, Bedrock) or server.openai_url (OpenAI and kin)
+    ...  # point your client at server.openai_url (OpenAI and kin) or server.url (all others)
 """
 
 from .exchange import Exchange, Outcome, Received

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .endpoint import WireName, endpoint_of
 from .output import ModelOutput, speak, split_at
-from .wire import REFUSAL, TRAILING_WHITESPACE, MakeWire, Wire
+from .wire import TRAILING_WHITESPACE, MakeWire, Wire
 from .wire_anthropic import AnthropicWire
 from .wire_bedrock import BedrockWire
+from .wire_gemini import GeminiArrayWire, GeminiWire
+from .wire_ollama import OllamaWire
 from .wire_openai import OpenAIWire
+from .wire_responses import ResponsesWire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +31,15 @@ if TYPE_CHECKING:
 #: Endless bodies are made of blocks of this many bytes, so that none is ever held whole.
 _BLOCK_BYTES = 1 << 16
 
-_WIRES: dict[WireName, MakeWire] = {"anthropic": AnthropicWire, "openai": OpenAIWire, "bedrock": BedrockWire}
+_WIRES: dict[WireName, MakeWire] = {
+    "anthropic": AnthropicWire,
+    "openai": OpenAIWire,
+    "responses": ResponsesWire,
+    "ollama": OllamaWire,
+    "gemini": GeminiWire,
+    "gemini-array": GeminiArrayWire,
+    "bedrock": BedrockWire,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +80,11 @@ def answer(script: Script, received: Received) -> Answer:
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
     )
     wire = new_wire()
-    status, error, headers = _status(script, received)
+    status, error, headers = _status(script, received, refusal=wire.refusal)
     streamed = received.streamed and status < 300
     headers |= wire.packing.headers if streamed else {"content-type": "application/json"}
-    headers[wire.request_id_header] = wire.request_id
+    if wire.request_id_header:
+        headers[wire.request_id_header] = wire.request_id
     if status >= 400:
         headers |= wire.error_headers(status, error)
     if script.gzip_bomb is not None:
@@ -82,6 +94,7 @@ def answer(script: Script, received: Received) -> Answer:
     headers |= {name.lower(): value for name, value in script.headers.items()}
 
     def body() -> Iterator[Step]:
+        # a wire of its own each time: it knows which block is open
         if script.body is not None:
             return iter([script.body])
         if script.gzip_bomb is not None:
@@ -89,18 +102,18 @@ def answer(script: Script, received: Received) -> Answer:
         if status >= 300:
             return iter([wire.error_body(status, error)] if status >= 400 else [])
         if not streamed:
-            return iter([wire.whole()])
-        # a wire of its own each time: it knows which block is open
+            return iter([new_wire().whole()])
         events = _events(script, output, new_wire())
-        if script.newline == "\n" or not wire.packing.has_lines:
+        newline = script.newline or wire.newline
+        if newline == "\n" or not wire.packing.has_lines:
             return events
-        return _with_newline(events, script.newline.encode(), raw=script.insert)
+        return _with_newline(events, newline.encode(), raw=script.insert)
 
     framing = script.framing or ("chunked" if streamed or script.gzip_bomb is not None else "length")
     return Answer(status=status, headers=headers, framing=framing, body=body)
 
 
-def _status(script: Script, received: Received) -> tuple[int, tuple[str, str] | None, dict[str, str]]:
+def _status(script: Script, received: Received, *, refusal: str) -> tuple[int, tuple[str, str] | None, dict[str, str]]:
     if script.redirect is not None:
         return 307, None, {"location": script.redirect}
     if script.retry_after is not None:
@@ -108,7 +121,7 @@ def _status(script: Script, received: Received) -> tuple[int, tuple[str, str] | 
         return script.status, script.error, {"retry-after": after if isinstance(after, str) else f"{after:g}"}
     if script.status == 200 and received.ends_with_assistant:
         if script.prefill == "refuses":
-            return 400, ("invalid_request_error", REFUSAL), {}
+            return 400, ("invalid_request_error", refusal), {}
         if script.refuse_trailing_whitespace and received.prefill != received.prefill.rstrip():
             return 400, ("invalid_request_error", TRAILING_WHITESPACE), {}
     return script.status, script.error, {}
@@ -159,7 +172,7 @@ def _turns(script: Script, wire: Wire, *, length: int) -> Iterator[_Turn]:
     if script.bad_event is not None:
         yield _Turn(at=after, steps=_bad_event(wire, utf8=script.bad_event == "utf8"), ends=False)
     if script.error_event is not None:
-        yield _Turn(at=after, steps=iter([wire.error_event(*script.error_event)]), ends=True)
+        yield _Turn(at=after, steps=_error_event(wire, *script.error_event), ends=True)
     if script.endless_line is not None:
         yield _Turn(at=after, steps=_endless_line(wire, script.endless_line), ends=True)
     if script.stall_after is not None:
@@ -169,21 +182,26 @@ def _turns(script: Script, wire: Wire, *, length: int) -> Iterator[_Turn]:
 
 
 def _end(script: Script, wire: Wire) -> Iterator[Step]:
-    closing = list(wire.finish())
+    if script.no_end:
+        return
+    closing = [*wire.finish(), wire.last()]
     if script.half_event_at_end:
         yield closing[0][: len(closing[0]) // 2]
         return
-    if script.no_end:
-        return
-    if not script.no_done:
-        closing.append(wire.last())
-    if script.no_last_blank:
+    if script.no_done:
+        closing.pop()
+    if script.no_last_blank and closing:
         closing[-1] = wire.packing.unclosed(closing[-1])
     yield from closing
     if script.text_after_end:
         yield from wire.text(script.text_after_end)
     if script.hold_open_s:
         yield Wait(script.hold_open_s)
+
+
+def _error_event(wire: Wire, kind: str, message: str) -> Iterator[Step]:
+    # made when its time comes: events have numbers, elements their commas
+    yield wire.error_event(kind, message)
 
 
 def _bad_event(wire: Wire, *, utf8: bool) -> Iterator[Step]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
-WireName: TypeAlias = Literal["anthropic", "openai", "bedrock"]
+WireName: TypeAlias = Literal["anthropic", "openai", "responses", "ollama", "gemini", "gemini-array", "bedrock"]
 
 #: (wire, where the model stands, which verb streams)
 _WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
@@ -19,6 +19,8 @@ _WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
     ),
     # a model's name may be an ARN, whose slashes not every client escapes
     ("bedrock", re.compile(r"/model/(.+)/(invoke-with-response-stream|invoke)\Z"), "invoke-with-response-stream"),
+    # Vertex has Gemini's models below /publishers/google, and other makers' with other verbs
+    ("gemini", re.compile(r"/models/([^/]+):(streamGenerateContent|generateContent)\Z"), "streamGenerateContent"),
 )
 
 
@@ -31,20 +33,32 @@ class Endpoint:
     model: str | None = None
     #: None: the body's `stream` decides
     streams: bool | None = None
+    #: what it is where the body has no `stream`
+    streams_untold: bool = False
+
+
+_BY_END = {
+    "/messages": Endpoint(wire="anthropic"),
+    "/chat/completions": Endpoint(wire="openai"),
+    "/responses": Endpoint(wire="responses"),
+    "/api/chat": Endpoint(wire="ollama", streams_untold=True),
+}
 
 
 def endpoint_of(path: str) -> Endpoint | None:
     """The endpoint at `path`, told by how it ends, or None.
 
     >>> endpoint_of("/model/anthropic.claude-v2%3A1/invoke")
-    Endpoint(wire='bedrock', model='anthropic.claude-v2:1', streams=False)
+    Endpoint(wire='bedrock', model='anthropic.claude-v2:1', streams=False, streams_untold=False)
     """
-    path = path.partition("?")[0]
-    if path.endswith("/messages"):
-        return Endpoint(wire="anthropic")
-    if path.endswith("/chat/completions"):
-        return Endpoint(wire="openai")
+    path, _, query = path.partition("?")
+    for end, endpoint in _BY_END.items():
+        if path.endswith(end):
+            return endpoint
     for wire, pattern, streaming in _WITH_MODEL:
         if found := pattern.search(path):
-            return Endpoint(wire=wire, model=unquote(found[1]), streams=found[2] == streaming)
+            streams = found[2] == streaming
+            if wire == "gemini" and streams and parse_qs(query).get("alt") != ["sse"]:
+                wire = "gemini-array"
+            return Endpoint(wire=wire, model=unquote(found[1]), streams=streams)
     return None

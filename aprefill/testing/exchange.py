@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 from anyio import Event
 
-from .endpoint import endpoint_of
+from .endpoint import Endpoint, endpoint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Outcome: TypeAlias = Literal["open", "complete", "client_closed", "dropped", "reset"]
 
 
-def text_of(content: object) -> str:
-    """The text of a message's content: a string, or the text parts of a list joined."""
+#: What a part of text is called; Gemini's have no type.
+_TEXT_TYPES = {"text", "input_text", "output_text"}
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a message's content: a string, or the text parts of a list joined. Gemini's thoughts are none."""
+    content = message.get("content", message.get("parts"))
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         return ""
-    parts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text")
+    parts = (
+        part.get("text")
+        for part in content
+        if isinstance(part, dict) and part.get("type", "text") in _TEXT_TYPES and part.get("thought") is not True
+    )
     return "".join(part for part in parts if isinstance(part, str))
 
 
@@ -49,39 +61,51 @@ class Received:
 
     @property
     def model(self) -> str:
-        """The model asked for, in the body or, on Vertex and Bedrock, in the path; "" where there is none."""
+        """The model asked for, in the body or, at Vertex, Bedrock and Gemini, in the path; "" where there is none."""
         endpoint = endpoint_of(self.path)
         model = self.option("model") if endpoint is None or endpoint.model is None else endpoint.model
         return model if isinstance(model, str) else ""
 
     @property
     def streamed(self) -> bool:
-        """Whether it asks for a stream: by the body's `stream` or, on Vertex and Bedrock, by the path alone."""
-        endpoint = endpoint_of(self.path)
-        return self.option("stream") is True if endpoint is None or endpoint.streams is None else endpoint.streams
+        """Whether it asks for a stream: by the body's `stream` or, at Vertex, Bedrock and Gemini, by the path alone.
+
+        Ollama streams where the body says nothing.
+        """
+        endpoint = endpoint_of(self.path) or Endpoint(wire="openai")
+        if endpoint.streams is not None:
+            return endpoint.streams
+        stream = self.option("stream")
+        return stream is True or (stream is None and endpoint.streams_untold)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The request's messages, those that are objects."""
-        messages = self.json.get("messages") if isinstance(self.json, dict) else None
+        """The request's messages as it has them, those that are objects.
+
+        Of /responses the items of `input`, where a mere string is one message of the user; of Gemini `contents`.
+        """
+        given = (self.option(name) for name in ("messages", "input", "contents"))
+        messages = next((one for one in given if one is not None), None)
+        if isinstance(messages, str):
+            return [{"role": "user", "content": messages}]
         return [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
 
     @property
     def ends_with_assistant(self) -> bool:
-        """Whether the last message is the assistant's."""
-        return bool(self.messages) and self.messages[-1].get("role") == "assistant"
+        """Whether the last message is the assistant's, or the model's, as Gemini has it."""
+        return bool(self.messages) and self.messages[-1].get("role") in {"assistant", "model"}
 
     @property
     def prefill(self) -> str:
         """The text of the last message if it is the assistant's, else ""."""
-        return text_of(self.messages[-1].get("content")) if self.ends_with_assistant else ""
+        return text_of(self.messages[-1]) if self.ends_with_assistant else ""
 
     @property
     def last_user_text(self) -> str:
         """The text of the last message of the user, else ""."""
         for message in reversed(self.messages):
             if message.get("role") == "user":
-                return text_of(message.get("content"))
+                return text_of(message)
         return ""
 
     def option(self, name: str) -> Any:

@@ -1,6 +1,6 @@
 """What the model says to one request: the echo, the text, where both are cut, and why it stopped.
 
-Pure: a script and a request in, the deltas out. Both wires are made of the same output.
+Pure: a script and a request in, the deltas out. All wires are made of the same output.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,10 +16,32 @@ if TYPE_CHECKING:
     from .exchange import Received
     from .script import Script, ToolCall
 
+#: Where a request has its stop sequences, and where its limit.
+_STOPS = (("stop_sequences",), ("stop",), ("options", "stop"), ("generationConfig", "stopSequences"))
+_LIMITS = (
+    ("max_tokens",),
+    ("max_completion_tokens",),
+    ("max_output_tokens",),
+    ("options", "num_predict"),
+    ("generationConfig", "maxOutputTokens"),
+)
+
+#: Other hosts' words for why a reply stopped, in Anthropic's.
+_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+    "max_output_tokens": "max_tokens",
+    "STOP": "end_turn",
+    "MAX_TOKENS": "max_tokens",
+    "SAFETY": "refusal",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOutput:
-    """The deltas of one reply. Reasons for stopping are Anthropic's words unless the script has its own."""
+    """The deltas of one reply. Reasons for stopping are Anthropic's words, or a word of the script's that no host has."""
 
     reasoning: tuple[str, ...]
     #: content, an echo included
@@ -53,7 +75,7 @@ def speak(script: Script, received: Received) -> ModelOutput:
     if script.stop_sequence is not None:
         stop_reason, stop_sequence = "stop_sequence", script.stop_sequence
     if script.stop_reason is not None:
-        stop_reason = script.stop_reason
+        stop_reason = _REASONS.get(script.stop_reason, script.stop_reason)
     reasoning = tuple(split(script.reasoning, script.cuts if isinstance(script.cuts, int) else 4))
     return ModelOutput(
         reasoning=reasoning,
@@ -129,14 +151,24 @@ def _cut(script: Script, echo: str, text: str) -> list[str]:
     return [*pieces, body[at:]] if at < len(body) else pieces
 
 
+def _asked(received: Received, places: Sequence[tuple[str, ...]]) -> Any:
+    for outer, *inner in places:
+        value = received.option(outer)
+        if inner:
+            value = value.get(inner[0]) if isinstance(value, dict) else None
+        if value:
+            return value
+    return None
+
+
 def _stops(received: Received) -> list[str]:
-    asked = received.option("stop_sequences") or received.option("stop") or []
+    asked = _asked(received, _STOPS)
     asked = [asked] if isinstance(asked, str) else asked
     return [stop for stop in asked if isinstance(stop, str) and stop] if isinstance(asked, list) else []
 
 
 def _max_tokens(received: Received) -> int | None:
-    most = received.option("max_tokens") or received.option("max_completion_tokens")
+    most = _asked(received, _LIMITS)
     return most if isinstance(most, int) else None
 
 

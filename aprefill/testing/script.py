@@ -59,7 +59,7 @@ class Script:
     echo_text: str | None = None
     #: the line of chatter
     chatter: str = "Sure, here it is:\n"
-    #: the host's word for why it stopped; None: what happened, "": null. A word of one wire is translated on the other
+    #: the host's word for why it stopped; None: what happened, "": null. A word of one wire is translated on the others
     stop_reason: str | None = None
     #: the sequence reported; None: the one that was met
     stop_sequence: str | None = None
@@ -87,8 +87,8 @@ class Script:
     first_token_s: float = 0.0
     #: how the body's end is told; None: "chunked" for a stream, "length" for anything else
     framing: Framing | None = None
-    #: line ends of the stream: "\n", "\r\n" or "\r"; Bedrock's frames have none
-    newline: str = "\n"
+    #: line ends of the stream: "\n", "\r\n" or "\r"; None: the host's own. Bedrock's frames have none
+    newline: str | None = None
     #: more response headers, or other values for those there are
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -163,7 +163,7 @@ _WORDS: dict[str, tuple[object, ...]] = {
     "echo": get_args(Echo),
     "framing": (None, *get_args(Framing)),
     "bad_event": (None, *get_args(BadEvent)),
-    "newline": ("\n", "\r\n", "\r"),
+    "newline": (None, "\n", "\r\n", "\r"),
 }
 
 #: What cannot be had at the same time: of each row at most one.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import anyio
+import msgspec
 from anyio.abc import SocketAttribute
 
 from .._errors import UsageError
@@ -31,12 +32,21 @@ Scripts: TypeAlias = Script | Sequence[Script] | Callable[[Received], Script]
 _NOT_FOUND = Script(status=404)
 
 
-def serve(script: Scripts, *, tls: bool = False, host: str = "127.0.0.1", port: int = 0) -> Server:
+def serve(
+    script: Scripts,
+    *,
+    static: Mapping[str, Any] | None = None,
+    tls: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> Server:
     """A server for `async with`, in the running event loop. `port=0` takes a free one.
 
-    Raises `UsageError` for a host that is not loopback, an empty sequence, or `tls=True` without trustme.
+    `static` has the answers of other paths, such as a list of models: path without query to what is sent as JSON.
+    Raises `UsageError` for a host that is not loopback, an empty sequence, a static path that does not begin with a
+    slash or an answer that is no JSON, or `tls=True` without trustme.
     """
-    return Server(script, tls=tls, host=host, port=port)
+    return Server(script, static=static, tls=tls, host=host, port=port)
 
 
 class Server:
@@ -45,7 +55,15 @@ class Server:
     An exception of a callable script is answered with a 500 and raised on leaving.
     """
 
-    def __init__(self, script: Scripts, *, tls: bool = False, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Scripts,
+        *,
+        static: Mapping[str, Any] | None = None,
+        tls: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         if not isinstance(script, Script) and isinstance(script, Sequence):
             script = tuple(script)
             if not script or not all(isinstance(one, Script) for one in script):
@@ -55,6 +73,7 @@ class Server:
                 f"serve() takes a Script, a sequence of Scripts, or a callable, not {type(script).__name__}"
             )
         self._script = script
+        self._static = {path: _static(path, value) for path, value in (static or {}).items()}
         self._host = host
         self._address = _loopback(host)
         self._port = port
@@ -77,13 +96,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The base for Anthropic's clients, those of Vertex and Bedrock too; `/v1/messages` is below it."""
+        """The base for Anthropic's clients, those of Vertex and Bedrock too, for Ollama's and for Gemini's."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._wants_tls else 'http'}://{host}:{self.port}"
 
     @property
     def openai_url(self) -> str:
-        """The base for OpenAI's clients; `/chat/completions` is below it."""
+        """The base for OpenAI's clients; `/chat/completions` and `/responses` are below it."""
         return self.url + "/v1"
 
     @property
@@ -179,6 +198,8 @@ class Server:
     def _choose(self, exchange: Exchange) -> Script:
         self._asked.set()
         self._asked = anyio.Event()
+        if static := self._static.get(exchange.path.partition("?")[0]):
+            return static
         if exchange.method != "POST" or endpoint_of(exchange.path) is None:
             return _NOT_FOUND
         self._played += 1
@@ -197,6 +218,17 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self._host}:{self._port}, {len(self.exchanges)} requests, {self.open_connections} connections open>"
+
+
+def _static(path: str, value: Any) -> Script:
+    """What a static path answers."""
+    if not path.startswith("/"):
+        raise UsageError(f"static: {path!r} is no path; give one that begins with a slash, such as '/v1/models'")
+    try:
+        body = msgspec.json.encode(value)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"static: what {path!r} answers is no JSON: {exc}") from None
+    return Script(body=body, content_type="application/json", framing="length")
 
 
 def _loopback(host: str) -> str:

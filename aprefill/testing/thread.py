@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyio.from_thread import start_blocking_portal
 
 from .server import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from .server import Scripts, Server
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def serve_in_thread(
     script: Scripts,
     *,
+    static: Mapping[str, Any] | None = None,
     tls: bool = False,
     host: str = "127.0.0.1",
     backend: Literal["asyncio", "trio"] = "asyncio",
@@ -26,6 +27,6 @@ def serve_in_thread(
     """A running server for a plain `with`. Read its fields and those of its exchanges; its events belong to its loop."""
     with (
         start_blocking_portal(backend) as portal,
-        portal.wrap_async_context_manager(serve(script, tls=tls, host=host)) as server,
+        portal.wrap_async_context_manager(serve(script, static=static, tls=tls, host=host)) as server,
     ):
         yield server

@@ -19,6 +19,11 @@ REFUSAL = "This model does not support assistant message prefill. The conversati
 TRAILING_WHITESPACE = "messages: final assistant content cannot end with trailing whitespace"
 
 
+#: When each reply was made: fixed, so that two runs give the same bytes.
+CREATED = 1_795_000_000
+CREATED_AT = "2026-11-18T11:06:40Z"
+
+
 class Packing(Protocol):
     """What the events of a stream travel in."""
 
@@ -53,15 +58,38 @@ class Sse:
         return b"data: "
 
 
+class Lines:
+    """One JSON record a line."""
+
+    headers: Mapping[str, str] = {"content-type": "application/x-ndjson"}
+    has_lines = True
+
+    def pack(self, data: bytes, event: str = "") -> bytes:
+        return data + b"\n"
+
+    def unclosed(self, event: bytes) -> bytes:
+        return event.removesuffix(b"\n")
+
+    def open_end(self, size: int) -> bytes:
+        return b'{"x":"'
+
+
 class Wire(Protocol):
     """One reply in one protocol. Each method gives whole events, packed, in the order of the stream."""
 
-    packing: ClassVar[Packing]
-    #: the response header that carries the request's id
+    #: the line ends of its streams
+    newline: ClassVar[str]
+    #: what it says of a prefill that it refuses
+    refusal: ClassVar[str]
+    #: the response header that carries the request's id; empty: none does
     request_id_header: ClassVar[str]
-    #: an event that is no progress
-    keepalive: ClassVar[bytes]
     request_id: str
+
+    @property
+    def packing(self) -> Packing: ...
+    @property
+    def keepalive(self) -> bytes:
+        """An event that is no progress."""
 
     def start(self) -> Iterator[bytes]: ...
     def reasoning(self, piece: str) -> Iterator[bytes]: ...
@@ -69,8 +97,12 @@ class Wire(Protocol):
         """`damage` is done to the last event's JSON."""
 
     def tools(self) -> Iterator[bytes]: ...
-    def finish(self) -> Iterator[bytes]: ...
-    def last(self) -> bytes: ...
+    def finish(self) -> Iterator[bytes]:
+        """What comes ahead of the terminal record; nothing where that says it all."""
+
+    def last(self) -> bytes:
+        """The terminal record."""
+
     def error_event(self, kind: str, message: str) -> bytes: ...
     def whole(self) -> bytes:
         """The reply to a request that asked for no stream."""

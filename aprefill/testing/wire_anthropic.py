@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from .output import split
-from .wire import Packing, Sse, sse, to_json, usual_message
+from .wire import REFUSAL, Packing, Sse, sse, to_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .output import ModelOutput
-
-#: OpenAI's words, where a script has them.
-_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -36,6 +33,8 @@ class AnthropicWire:
     """One reply on the Anthropic wire."""
 
     packing: ClassVar[Packing] = Sse()
+    newline: ClassVar[str] = "\n"
+    refusal: ClassVar[str] = REFUSAL
     request_id_header: ClassVar[str] = "request-id"
     keepalive: ClassVar[bytes] = sse(b'{"type": "ping"}', "ping")
     #: recorded: nearly every stream of api.anthropic.com has one ping, after its first block's start
@@ -78,7 +77,7 @@ class AnthropicWire:
             yield from self._open("text", {"type": "text", "text": ""})  # recorded: an empty reply has its block
         yield from self._close()
         self._ended = True
-        delta = {"stop_reason": self._reason(), "stop_sequence": self._output.stop_sequence}
+        delta = {"stop_reason": self._output.stop_reason or None, "stop_sequence": self._output.stop_sequence}
         yield self._event("message_delta", {"delta": delta, "usage": self._usage(self._output.output_tokens)})
 
     def last(self) -> bytes:
@@ -113,7 +112,7 @@ class AnthropicWire:
         return to_json(
             self._message(
                 content,
-                stop_reason=self._reason(),
+                stop_reason=self._output.stop_reason or None,
                 stop_sequence=output.stop_sequence,
                 output_tokens=output.output_tokens,
             )
@@ -170,9 +169,6 @@ class AnthropicWire:
             "cache_read_input_tokens": self._output.cached_tokens,
             "output_tokens": output_tokens,
         }
-
-    def _reason(self) -> str | None:
-        return _REASONS.get(self._output.stop_reason, self._output.stop_reason) or None
 
     def _tool_id(self, number: int) -> str:
         return self._output.tools[number].id or f"toolu_{self.mark}{self._index:020d}{number:04d}"

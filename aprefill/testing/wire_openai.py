@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .output import split
-from .wire import Packing, Sse, sse, to_json, usual_message
+from .wire import CREATED, REFUSAL, Packing, Sse, sse, to_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .output import ModelOutput
 
-#: Anthropic's words, which `ModelOutput` uses and a script may.
+#: What `ModelOutput` has in Anthropic's words.
 _REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -28,14 +28,20 @@ _ERROR_TYPES: dict[int, tuple[str, str | None]] = {
     429: ("rate_limit_error", "rate_limit_exceeded"),
 }
 
-#: Fixed, so that two runs give the same bytes.
-_CREATED = 1_795_000_000
+
+def openai_error(status: int, error: tuple[str, str] | None) -> bytes:
+    """The body of an error status."""
+    known, code = _ERROR_TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
+    kind, message = error or (known, usual_message(status))
+    return to_json({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 class OpenAIWire:
     """One reply on the OpenAI wire. Reasoning goes in `reasoning_content`, as most kin of OpenAI send it."""
 
     packing: ClassVar[Packing] = Sse()
+    newline: ClassVar[str] = "\n"
+    refusal: ClassVar[str] = REFUSAL
     request_id_header: ClassVar[str] = "x-request-id"
     keepalive: ClassVar[bytes] = b": keep-alive\n\n"
 
@@ -88,9 +94,7 @@ class OpenAIWire:
         return to_json({**self._head("chat.completion"), "choices": [choice], "usage": self._usage()})
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
-        known, code = _ERROR_TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
-        kind, message = error or (known, usual_message(status))
-        return to_json({"error": {"message": message, "type": kind, "param": None, "code": code}})
+        return openai_error(status, error)
 
     def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
         return {}
@@ -99,7 +103,7 @@ class OpenAIWire:
         return {
             "id": f"chatcmpl-{self._index:029d}",
             "object": kind,
-            "created": _CREATED,
+            "created": CREATED,
             "model": self._model,
         }
 

@@ -13,7 +13,7 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
 from aprefill.testing import Received, Script, serve_in_thread
 
-from .fakes import ASKED
+from .hosts import ASKED
 
 if TYPE_CHECKING:
     from .conftest import Run

@@ -14,10 +14,9 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 import llm
 from anyio.from_thread import start_blocking_portal
 
-from aprefill.testing import serve, serve_in_thread
+from aprefill.testing import serve
 
-from .fakes import Host, serving
-from .test_plugins import NEW, STATES, plugin, script
+from .hosts import STATES, playing, plugin, script
 
 
 async def beginning(model_id: str, *, asynchronous: bool, **options: Any) -> str:
@@ -37,44 +36,34 @@ async def beginning(model_id: str, *, asynchronous: bool, **options: Any) -> str
     return text
 
 
+MODELS = {
+    "gpt-4o": None,
+    "gpt-5": None,
+    "anthropic/claude-haiku-4-5-20251001": "llm_anthropic",
+    "anthropic/claude-opus-4-6": "llm_anthropic",
+    "mistral/mistral-small-latest": "llm_mistral",
+    "ollama/llama3.2": "llm_ollama",
+    "ollama/some-tune": "llm_ollama",
+    "gemini/gemini-3.6-flash": "llm_gemini",
+}
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize(
-    "model_id",
-    ["gpt-4o", "anthropic/claude-haiku-4-5-20251001", "anthropic/claude-opus-4-6", "mistral/mistral-small-latest"],
-)
+@pytest.mark.parametrize("model_id", MODELS)
 @pytest.mark.asyncio
 async def test_streams_are_streamed(monkeypatch: pytest.MonkeyPatch, model_id: str, asynchronous: bool) -> None:
     """New text is there while the host has not said the rest, and never will."""
-    options = {}
+    if module := MODELS[model_id]:
+        plugin(module)
     native = "echoes" if model_id.startswith("mistral") else "eats"
-    with serve_in_thread(lambda received: replace(script(received, prefill=native), stall_after=14)) as server:
-        for name, url in (("ANTHROPIC_BASE_URL", server.url), ("OPENAI_BASE_URL", server.openai_url)):
-            monkeypatch.setenv(name, url)
-        if model_id.startswith("anthropic"):
-            plugin("llm_anthropic")
-        if model_id.startswith("mistral"):
-            module = plugin("llm_mistral")
-            monkeypatch.setattr(module, "MistralClient", functools.partial(module.MistralClient, server_url=server.url))
-        options["key"] = "any"
-        assert STATES.startswith(await beginning(model_id, asynchronous=asynchronous, **options))
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("model_id", ["gpt-5", "ollama/llama3.2", "ollama/some-tune"])
-@pytest.mark.asyncio
-async def test_streams_of_other_wires_are_streamed(
-    monkeypatch: pytest.MonkeyPatch, model_id: str, asynchronous: bool
-) -> None:
-    """The same against LLM's responses models and Ollama."""
-    if model_id.startswith("ollama"):
-        plugin("llm_ollama")
-    with serving(Host(NEW * 20, stalls=True)) as host:
-        monkeypatch.setenv("OPENAI_BASE_URL", host.url + "/v1")
-        monkeypatch.setenv("OPENAI_API_KEY", "any")
-        monkeypatch.setenv("OLLAMA_HOST", host.url)
-        text = await beginning(model_id, asynchronous=asynchronous)
-        assert not host.may_go_on.is_set()
-    assert (STATES + NEW).startswith(text)
+    stalling = lambda received: replace(script(received, prefill=native), stall_after=14)  # noqa: E731
+    # Ollama has no keys
+    options = {} if model_id.startswith("ollama") else {"key": "any"}
+    with playing(monkeypatch, stalling, ollama=model_id.startswith("ollama")) as server:
+        text = await beginning(model_id, asynchronous=asynchronous, **options)
+        assert server.exchanges[-1].streamed
+    assert len(text) > 2
+    assert STATES.startswith(text)
 
 
 @pytest.mark.asyncio

@@ -19,7 +19,7 @@ from aprefill import Table
 from aprefill.llm_plugin import _hosts, with_prefill
 from aprefill.testing import Script, Server, serve_in_thread
 
-from .fakes import ASKED, Host, serving
+from .hosts import NEW, STATES, playing, plugin, script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +29,8 @@ if TYPE_CHECKING:
 
     from .conftest import Run
 
-NEW = 'Alabama", "Alaska"]'
-STATES = '["' + NEW
 WAYS = [(False, True), (False, False), (True, True), (True, False)]
 ways = pytest.mark.parametrize(("asynchronous", "stream"), WAYS)
-
-
-def plugin(name: str) -> Any:
-    """The plugin's module; skips where it is not installed."""
-    return pytest.importorskip(name, reason=f"{name} is not installed: nox -s llm installs it")
 
 
 async def ask(model_id: str, *, asynchronous: bool, stream: bool, **options: Any) -> Any:
@@ -53,24 +46,17 @@ def how(response: Any) -> tuple[str, str]:
     return response.prompt.options.prefill_mode, response.prompt.options.prefill_verdict
 
 
-def script(received: Received, text: str = NEW, **kind: Any) -> Script:
-    """A model that does what the prompt asks, on a host of this kind."""
-    if found := ASKED.search(received.last_user_text):
-        return Script(text=text, prefill="echoes", echo_text=found[2])
-    return Script(text=text, **kind)
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A host that leaves a native prefill out, where the plugins look for theirs."""
+    with playing(monkeypatch, functools.partial(script, prefill="eats")) as server:
+        yield server
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A host that leaves a native prefill out, where Claude and OpenAI are."""
-    with serve_in_thread(functools.partial(script, prefill="eats")) as server:
-        for name, value in {
-            "ANTHROPIC_BASE_URL": server.url,
-            "ANTHROPIC_API_KEY": "any",
-            "OPENAI_BASE_URL": server.openai_url,
-            "OPENAI_API_KEY": "any",
-        }.items():
-            monkeypatch.setenv(name, value)
+def ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The same as Ollama, with two models."""
+    with playing(monkeypatch, functools.partial(script, prefill="eats"), ollama=True) as server:
         yield server
 
 
@@ -89,17 +75,15 @@ async def test_openai_chat(server: Server, asynchronous: bool, stream: bool) -> 
 
 @pytest.mark.asyncio
 @ways
-async def test_openai_responses(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool) -> None:
+async def test_openai_responses(server: Server, asynchronous: bool, stream: bool) -> None:
     """LLM's own models on /responses: asked for in the prompt."""
-    with serving(Host(NEW)) as host:
-        monkeypatch.setenv("OPENAI_BASE_URL", host.url + "/v1")
-        monkeypatch.setenv("OPENAI_API_KEY", "any")
-        response, text = await ask("gpt-5", asynchronous=asynchronous, stream=stream, prefill='["')
+    response, text = await ask("gpt-5", asynchronous=asynchronous, stream=stream, prefill='["')
     assert text == STATES
     assert how(response) == ("emulated", "echoed")
-    assert host.requests[0][0] == "/v1/responses"
-    assert [item["role"] for item in host.body["input"]] == ["user"]
-    assert response.token_usage().startswith("5 input, 7 output")
+    asked = server.exchanges[0]
+    assert (asked.path, asked.streamed) == ("/v1/responses", stream)
+    assert [item["role"] for item in asked.json["input"]] == ["user"]
+    assert response.token_usage().startswith("10 input, 6 output")
 
 
 @pytest.mark.asyncio
@@ -187,8 +171,7 @@ async def test_a_refusal_is_answered_on_the_same_call(
 ) -> None:
     """Where the table is wrong: one more request, and no second refusal, with a model object that was got anew."""
     plugin("llm_anthropic")
-    with serve_in_thread(functools.partial(script, prefill="refuses")) as refusing:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", refusing.url)
+    with playing(monkeypatch, functools.partial(script, prefill="refuses")) as refusing:
         response, text = await ask(
             "anthropic/claude-haiku-4-5-20251001", asynchronous=asynchronous, stream=stream, prefill='["'
         )
@@ -212,8 +195,7 @@ def test_another_400_is_llms(run: Run, server: Server, monkeypatch: pytest.Monke
     refusal = "This model does not support assistant message prefill."
     for message, prompt in (("max_tokens: too many", "x"), (f"bad prompt: {refusal}", refusal)):
         told = Script(status=400, error=("invalid_request_error", message))
-        with serve_in_thread(told) as bad:
-            monkeypatch.setenv("ANTHROPIC_BASE_URL", bad.url)
+        with playing(monkeypatch, told) as bad:
             done = run("-m", "anthropic/claude-haiku-4-5-20251001", prompt, "--prefill", "{", code=1)
             assert message in done.output
             assert len(bad.exchanges) == 1
@@ -221,7 +203,7 @@ def test_another_400_is_llms(run: Run, server: Server, monkeypatch: pytest.Monke
 
 def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugin makes a ModelError of it; the host's answer is its cause."""
-    module = plugin("llm_mistral")
+    plugin("llm_mistral")
     words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
 
     def host(received: Received) -> Script:
@@ -229,8 +211,7 @@ def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch
             return Script(status=400, error=("invalid_request_error", words))
         return script(received)
 
-    with serve_in_thread(host) as server:
-        monkeypatch.setattr(module, "MistralClient", functools.partial(module.MistralClient, server_url=server.url))
+    with playing(monkeypatch, host):
         response = llm.get_model("prefill/mistral/mistral-small-latest").prompt("States", prefill='["', key="any")
         assert response.text() == STATES
         assert how(response) == ("emulated", "echoed")
@@ -241,9 +222,8 @@ def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("echo", ["split", "joined"])
 async def test_mistral(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool, echo: str) -> None:
     """By llm-mistral's option `prefix`; the API's repetition is taken off."""
-    module = plugin("llm_mistral")
-    with serve_in_thread(functools.partial(script, prefill="echoes", echo=echo)) as server:
-        monkeypatch.setattr(module, "MistralClient", functools.partial(module.MistralClient, server_url=server.url))
+    plugin("llm_mistral")
+    with playing(monkeypatch, functools.partial(script, prefill="echoes", echo=echo)) as server:
         response, text = await ask(
             "mistral/mistral-small-latest", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
         )
@@ -264,54 +244,36 @@ async def test_mistral(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stre
 
 @pytest.mark.asyncio
 @ways
-async def test_ollama(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool) -> None:
+async def test_ollama(ollama: Server, asynchronous: bool, stream: bool) -> None:
     """A last assistant message where Ollama's template is known to leave it open, else in the prompt."""
     plugin("llm_ollama")
-    with serving(Host(NEW)) as host:
-        monkeypatch.setenv("OLLAMA_HOST", host.url)
-        response, text = await ask("ollama/llama3.2", asynchronous=asynchronous, stream=stream, prefill='["')
-        assert text == STATES
-        assert how(response) == ("native", "absent")
-        assert host.body["messages"][-1] == {"role": "assistant", "content": '["'}
-        assert host.body["options"] == {}
-        assert response.token_usage() == "5 input, 7 output"
-        response, text = await ask("ollama/some-tune", asynchronous=asynchronous, stream=stream, prefill='["')
-        assert text == STATES
-        assert how(response) == ("emulated", "echoed")
-        assert [message["role"] for message in host.body["messages"]] == ["user"]
+    response, text = await ask("ollama/llama3.2", asynchronous=asynchronous, stream=stream, prefill='["')
+    assert text == STATES
+    assert how(response) == ("native", "absent")
+    asked = ollama.exchanges[-1]
+    assert (asked.path, asked.streamed, asked.model) == ("/api/chat", stream, "llama3.2:latest")
+    assert asked.messages[-1] == {"role": "assistant", "content": '["'}
+    assert asked.json["options"] == {}
+    assert response.token_usage() == "10 input, 5 output"
+    response, text = await ask("ollama/some-tune", asynchronous=asynchronous, stream=stream, prefill='["')
+    assert text == STATES
+    assert how(response) == ("emulated", "echoed")
+    assert [message["role"] for message in ollama.exchanges[-1].messages] == ["user"]
 
 
 @pytest.mark.asyncio
 @ways
-async def test_gemini(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool) -> None:
-    """Gemini's own API is not in the table: asked for in the prompt. Its address is fixed, so it is bent here."""
-    module = plugin("llm_gemini")
-    with serving(Host(NEW)) as host:
-        real = module.httpx
-
-        def bent(url: str) -> str:
-            return url.replace("https://generativelanguage.googleapis.com", host.url)
-
-        class AsyncClient(real.AsyncClient):
-            def stream(self, method: str, url: str, **rest: Any) -> Any:
-                return super().stream(method, bent(url), **rest)
-
-        class Bent:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(real, name)
-
-            def stream(self, method: str, url: str, **rest: Any) -> Any:
-                return real.stream(method, bent(url), **rest)
-
-        bending = Bent()
-        bending.AsyncClient = AsyncClient
-        monkeypatch.setattr(module, "httpx", bending)
-        response, text = await ask(
-            "gemini/gemini-3.6-flash", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
-        )
+async def test_gemini(server: Server, asynchronous: bool, stream: bool) -> None:
+    """Gemini's own API is not in the table: asked for in the prompt. The plugin streams in any case."""
+    plugin("llm_gemini")
+    response, text = await ask(
+        "gemini/gemini-3.6-flash", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
+    )
     assert text == STATES
     assert how(response) == ("emulated", "echoed")
-    assert [turn["role"] for turn in host.body["contents"]] == ["user"]
+    asked = server.exchanges[0]
+    assert asked.path == "/v1beta/models/gemini-3.6-flash:streamGenerateContent"
+    assert [turn["role"] for turn in asked.messages] == ["user"]
 
 
 @pytest.mark.asyncio
@@ -387,13 +349,11 @@ def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
     assert with_prefill(Own("some")).prompt("x", prefill="a", key="k").text() == "ax"
 
 
-def test_what_llm_prefill_models_says(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_llm_prefill_models_says(run: Run, ollama: Server) -> None:
     """The table's word for each, by provider and name."""
     for name in ("llm_anthropic", "llm_mistral", "llm_gemini", "llm_ollama"):
         plugin(name)
-    with serving(Host(NEW)) as host:
-        monkeypatch.setenv("OLLAMA_HOST", host.url)
-        listed = {one["model_id"]: one for one in json.loads(run("prefill", "models", "--json").output)}
+    listed = {one["model_id"]: one for one in json.loads(run("prefill", "models", "--json").output)}
     told = {model: (listed[model]["mode"], listed[model]["host"]) for model in (
         "gpt-4o", "gpt-5", "anthropic/claude-haiku-4-5-20251001", "anthropic/claude-opus-4-6",
         "mistral/mistral-small-latest", "gemini/gemini-3.6-flash", "ollama/llama3.2:latest",

@@ -61,16 +61,17 @@ async def raw_answer(
 class Reading:
     """Reads an answer in a task of its own: `run` is the task, `until` waits for so many bytes of the body."""
 
-    def __init__(self, server: Server, wire: str) -> None:
+    def __init__(self, server: Server, wire: str, path: str = "", asked: dict[str, Any] | None = None) -> None:
         self._server = server
-        self._wire = wire
+        self._path = path or PATHS[wire]
+        self._asked = asked or body()
         self._grew = anyio.Event()
         self.seen = b""
 
     async def run(self) -> None:
         async with (
             client_of(self._server) as client,
-            client.stream("POST", self._server.url + PATHS[self._wire], json=body()) as response,
+            client.stream("POST", self._server.url + self._path, json=self._asked) as response,
             aclosing(response.aiter_raw()) as pieces,
         ):
             async for piece in pieces:

@@ -1,0 +1,106 @@
+"""The testing server where the real plugins look for their hosts, and a model that does what it is asked."""
+
+from __future__ import annotations
+
+import functools
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aprefill.testing import Script, serve_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aprefill.testing import Received, Server
+    from aprefill.testing.server import Scripts
+
+NEW = 'Alabama", "Alaska"]'
+STATES = '["' + NEW
+
+#: How the plugin asks for a beginning.
+ASKED = re.compile(r"<(text-[0-9a-f]+)>(.*?)</\1>", re.DOTALL)
+
+#: What Ollama says of its models, which llm-ollama asks before anything else.
+OLLAMA = {
+    "/api/tags": {
+        "models": [{"model": name, "name": name, "digest": name} for name in ("llama3.2:latest", "some-tune:latest")]
+    },
+    "/api/show": {"capabilities": ["completion", "tools"], "model_info": {}},
+}
+
+
+def plugin(name: str) -> Any:
+    """The plugin's module; skips where it is not installed."""
+    return pytest.importorskip(name, reason=f"{name} is not installed: nox -s llm installs it")
+
+
+def script(received: Received, text: str = NEW, **kind: Any) -> Script:
+    """A model that does what the prompt asks, on a host of this kind."""
+    if found := ASKED.search(received.last_user_text):
+        return Script(text=text, prefill="echoes", echo_text=found[2])
+    return Script(text=text, **kind)
+
+
+@contextmanager
+def playing(monkeypatch: pytest.MonkeyPatch, scripts: Scripts, *, ollama: bool = False) -> Iterator[Server]:
+    """A server that plays `scripts` where LLM's models, Claude's, Mistral's, Gemini's and, if asked, Ollama's have theirs."""
+    with serve_in_thread(scripts, static=OLLAMA) as server:
+        _point(monkeypatch, server, ollama=ollama)
+        yield server
+
+
+def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> None:
+    for name, value in {
+        "ANTHROPIC_BASE_URL": server.url,
+        "ANTHROPIC_API_KEY": "any",
+        "OPENAI_BASE_URL": server.openai_url,
+        "OPENAI_API_KEY": "any",
+        # llm-ollama asks for its list whatever model is wanted; that is no request of the other tests
+        **({"OLLAMA_HOST": server.url} if ollama else {}),
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name, bend in {"llm_mistral": _bend_mistral, "llm_gemini": _bend_gemini}.items():
+        try:
+            module = pytest.importorskip(name)
+        except pytest.skip.Exception:
+            continue
+        bend(monkeypatch, module, server.url)
+
+
+def _bend_mistral(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
+    monkeypatch.setattr(module, "MistralClient", functools.partial(_real(module.MistralClient), server_url=url))
+
+
+def _bend_gemini(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
+    """Its address is fixed in the code."""
+    real = _real(module.httpx)
+
+    def bent(asked: str) -> str:
+        return asked.replace("https://generativelanguage.googleapis.com", url)
+
+    class AsyncClient(real.AsyncClient):  # type: ignore[misc, name-defined]
+        def stream(self, method: str, asked: str, **rest: Any) -> Any:
+            return super().stream(method, bent(asked), **rest)
+
+    class Httpx:
+        of = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def stream(self, method: str, asked: str, **rest: Any) -> Any:
+            return real.stream(method, bent(asked), **rest)
+
+    bending = Httpx()
+    bending.AsyncClient = AsyncClient  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "httpx", bending)
+
+
+def _real(thing: Any) -> Any:
+    """What is bent already, as it was."""
+    if isinstance(thing, functools.partial):
+        return thing.func
+    return getattr(thing, "of", thing)

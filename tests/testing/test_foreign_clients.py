@@ -1,0 +1,128 @@
+"""Verified fakes, continued: Ollama's and Google's own clients take the server for a real host. `nox -s sdks`."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio import fail_after
+
+from aprefill.testing import Script, Server, ToolCall, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+pytestmark = [
+    # both clients stand on httpx, whose generators are left to the collector
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.asyncio,
+]
+
+TEXT = 'Alabama", "Alaska"]'
+CALL = ToolCall(name="look_up", arguments={"state": "Alabama", "year": 1819})
+GOOD = Script(text=TEXT, reasoning="Hm, hm.", tools=[CALL], input_tokens=21, prefill="echoes")
+MESSAGES: Any = [{"role": "user", "content": "Two states."}, {"role": "assistant", "content": '["'}]
+CONTENTS: Any = [
+    {"role": "user", "parts": [{"text": "Two states."}]},
+    {"role": "model", "parts": [{"text": '["'}]},
+]
+
+
+def client_of(name: str) -> Any:
+    return pytest.importorskip(name, reason=f"{name} is not installed: nox -s sdks installs it")
+
+
+@asynccontextmanager
+async def google(server: Server) -> AsyncGenerator[Any, None]:
+    genai = client_of("google.genai")
+    client = genai.Client(api_key="any", http_options={"base_url": server.url})
+    async with client.aio as asked:
+        yield asked
+
+
+@pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
+async def test_ollama_streams(wire_cuts: int | None) -> None:
+    """Text, thoughts, calls, the reason and the counts."""
+    ollama = client_of("ollama")
+    with fail_after(10):
+        async with serve(replace(GOOD, wire_cuts=wire_cuts)) as server:
+            client = ollama.AsyncClient(host=server.url)
+            parts = [part async for part in await client.chat(model="m", messages=MESSAGES, stream=True)]
+            assert server.exchanges[0].prefill == '["'
+    assert "".join(part.message.content or "" for part in parts) == '["' + TEXT
+    assert "".join(part.message.thinking or "" for part in parts) == "Hm, hm."
+    [call] = [call for part in parts for call in part.message.tool_calls or ()]
+    assert (call.function.name, call.function.arguments) == ("look_up", CALL.arguments)
+    assert (parts[-1].done, parts[-1].done_reason) == (True, "stop")
+    assert (parts[-1].prompt_eval_count, parts[-1].eval_count) == (21, 7)
+
+
+async def test_ollama_reads_a_whole_reply_and_the_errors() -> None:
+    """As a status, and as a line of a stream."""
+    ollama = client_of("ollama")
+    scripts = [
+        GOOD,
+        Script(status=404, error=("not_found_error", "model 'm' not found")),
+        Script(text=TEXT, after=6, error_event=("api_error", "it broke")),
+    ]
+    got = ""
+    with fail_after(10):
+        async with serve(scripts, static={"/api/tags": {"models": [{"model": "m"}]}}) as server:
+            client = ollama.AsyncClient(host=server.url)
+            whole = await client.chat(model="m", messages=MESSAGES)
+            with pytest.raises(ollama.ResponseError, match="not found") as told:
+                await client.chat(model="m", messages=MESSAGES)
+            with pytest.raises(ollama.ResponseError, match="it broke"):
+                async for part in await client.chat(model="m", messages=MESSAGES, stream=True):
+                    got += part.message.content or ""
+            assert [model.model for model in (await client.list()).models] == ["m"]
+    assert (whole.message.content, whole.message.thinking) == ('["' + TEXT, "Hm, hm.")
+    assert told.value.status_code == 404
+    assert got == "Alabam"
+
+
+@pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
+async def test_google_streams(wire_cuts: int | None) -> None:
+    """Text, thoughts, calls, the reason and the counts."""
+    with fail_after(20):
+        async with serve(replace(GOOD, wire_cuts=wire_cuts)) as server, google(server) as client:
+            stream = await client.models.generate_content_stream(model="gemini-2.5-flash", contents=CONTENTS)
+            parts = [part async for part in stream]
+            assert server.exchanges[0].prefill == '["'
+            assert server.exchanges[0].path.endswith("alt=sse")
+    said = [one for part in parts for one in part.candidates[0].content.parts]
+    assert "".join(one.text or "" for one in said if not one.thought) == '["' + TEXT
+    assert "".join(one.text or "" for one in said if one.thought) == "Hm, hm."
+    [call] = [one.function_call for one in said if one.function_call]
+    assert (call.name, call.args) == ("look_up", CALL.arguments)
+    assert parts[-1].candidates[0].finish_reason == "STOP"
+    usage = parts[-1].usage_metadata
+    assert (usage.prompt_token_count, usage.candidates_token_count, usage.thoughts_token_count) == (21, 5, 2)
+    assert parts[-1].model_version == "gemini-2.5-flash"
+
+
+async def test_google_reads_a_whole_reply_and_the_errors() -> None:
+    """As a status, and inside a stream."""
+    client_of("google.genai")
+    from google.genai import errors
+
+    scripts = [
+        GOOD,
+        Script(prefill="refuses"),
+        Script(text=TEXT, after=6, error_event=("overloaded_error", "The model is overloaded.")),
+    ]
+    got = ""
+    with fail_after(20):
+        async with serve(scripts) as server, google(server) as client:
+            whole = await client.models.generate_content(model="m", contents=CONTENTS)
+            with pytest.raises(errors.ClientError, match="Requests ending with a model turn") as told:
+                await client.models.generate_content(model="m", contents=CONTENTS)
+            with pytest.raises(errors.APIError, match="overloaded"):
+                async for part in await client.models.generate_content_stream(model="m", contents=CONTENTS):
+                    got += part.text or ""
+    parts = whole.candidates[0].content.parts
+    assert [(one.text, one.thought) for one in parts[:2]] == [("Hm, hm.", True), ('["' + TEXT, None)]
+    assert (told.value.code, told.value.status) == (400, "INVALID_ARGUMENT")
+    assert got == "Alabam"

@@ -1,0 +1,217 @@
+"""The wires that aprefill itself does not speak: their good replies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from anyio import fail_after
+
+from aprefill import UsageError
+from aprefill.testing import Received, Script, ToolCall, serve
+
+from .asking import client_of
+from .asking_others import MODEL, PREFILL, TEXT, WIRES, ask, content, deltas, objects, reason, sent
+from .test_wires import CALL, WAYS, openai_client
+
+pytestmark = pytest.mark.anyio
+wires = pytest.mark.parametrize("wire", WIRES)
+
+
+# --- the replies ----------------------------------------------------------------------------------------------
+
+
+@WAYS
+async def test_openai_streams_responses(tls: bool, newline: str, wire_cuts: int | None) -> None:
+    """Text, usage and status, over every way to travel."""
+    script = Script(text=TEXT, newline=newline, wire_cuts=wire_cuts, input_tokens=21, cached_tokens=20)
+    with fail_after(10):
+        async with serve(script, tls=tls) as server, openai_client(server) as client:
+            stream = await client.responses.create(model=MODEL, input="Name two states.", stream=True)
+            events = [event async for event in stream]
+            assert server.exchanges[0].last_user_text == "Name two states."
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == TEXT
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == TEXT
+    assert last.response.usage is not None
+    usage = last.response.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (21, 5, 26)
+    assert usage.input_tokens_details.cached_tokens == 20
+
+
+async def test_openai_assembles_responses() -> None:
+    """The SDK's own reader of the items finds each where its delta says; the reply without a stream is the same."""
+    script = Script(text="I look.", reasoning="Hm, hm.", tools=[CALL, ToolCall(name="f", id="call_1")])
+    with fail_after(10):
+        async with serve(script) as server, openai_client(server) as client:
+            async with client.responses.stream(model=MODEL, input="Look it up.") as stream:
+                async for _ in stream:
+                    pass
+                streamed = await stream.get_final_response()
+            whole = await client.responses.create(model=MODEL, input="Look it up.")
+    for response in (streamed, whole):
+        thought, message, *calls = response.output
+        assert thought.type == "reasoning"
+        assert thought.summary[0].text == "Hm, hm."
+        assert message.type == "message"
+        assert response.output_text == "I look."
+        assert [(call.name, json.loads(call.arguments)) for call in calls if call.type == "function_call"] == [
+            ("look_up", CALL.arguments),
+            ("f", {}),
+        ]
+        assert calls[1].model_dump()["call_id"] == "call_1"
+        assert response.status == "completed"
+        assert response.usage is not None
+        assert response.usage.output_tokens_details.reasoning_tokens == 2
+
+
+@wires
+async def test_thoughts_and_calls_are_streamed(wire: str) -> None:
+    """Each in the host's own form; the thoughts are no content."""
+    text = await sent(Script(text="I look.", reasoning="Hm, hm.", tools=[CALL]), wire, None)
+    assert "".join(deltas(text, wire)) == "I look."
+    found = objects(text, wire)
+    if wire == "responses":
+        thoughts = [one["delta"] for one in found if one["type"] == "response.reasoning_summary_text.delta"]
+        calls = [one["item"] for one in found if one["type"] == "response.output_item.done"][2:]
+        made = [(call["name"], json.loads(call["arguments"])) for call in calls]
+    elif wire == "ollama":
+        thoughts = [one["message"].get("thinking", "") for one in found]
+        calls = [call["function"] for one in found for call in one["message"].get("tool_calls", [])]
+        made = [(call["name"], call["arguments"]) for call in calls]
+    else:
+        parts = [part for one in found for part in one["candidates"][0]["content"]["parts"]]
+        thoughts = [part["text"] for part in parts if part.get("thought")]
+        made = [
+            (part["functionCall"]["name"], part["functionCall"]["args"]) for part in parts if "functionCall" in part
+        ]
+    assert "".join(thoughts) == "Hm, hm."
+    assert made == [("look_up", CALL.arguments)]
+
+
+@wires
+async def test_a_request_without_a_stream_has_the_same_text(wire: str) -> None:
+    """One JSON object. Ollama streams where it is told nothing."""
+    script = Script(text=TEXT, prefill="echoes")
+    with fail_after(10):
+        async with serve(script) as server:
+            response = await ask(server, wire, PREFILL, stream=False)
+            assert not server.exchanges[0].streamed
+            assert server.exchanges[0].model == MODEL
+            if wire == "ollama":
+                async with client_of(server) as client:
+                    untold = await client.post(server.url + "/api/chat", json={"messages": []})
+                assert untold.headers["content-type"] == "application/x-ndjson"
+    assert response.headers["content-type"] == "application/json"
+    whole = response.json()
+    if wire == "responses":
+        assert whole["output"][0]["content"][0]["text"] == PREFILL + TEXT
+    else:
+        assert content(whole, wire) == PREFILL + TEXT
+    assert not isinstance(whole, list)
+
+
+@wires
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        (None, ("completed", "stop", "STOP")),
+        ("length", ("max_output_tokens", "length", "MAX_TOKENS")),
+        ("max_tokens", ("max_output_tokens", "length", "MAX_TOKENS")),
+        ("SAFETY", ("content_filter", "refusal", "SAFETY")),
+        ("RECITATION", ("completed", "RECITATION", "RECITATION")),
+    ],
+)
+async def test_a_reason_is_in_the_words_of_the_wire(wire: str, word: str | None, expected: tuple[str, ...]) -> None:
+    """A script's word may be any host's. /responses has no place for one that it does not know."""
+    text = await sent(Script(text=TEXT, stop_reason=word), wire)
+    assert reason(text, wire) == expected[min(WIRES.index(wire), 2)]
+
+
+@pytest.mark.parametrize(
+    ("wire", "limit", "stop"),
+    [
+        ("responses", {"max_output_tokens": 2}, None),
+        ("ollama", {"options": {"num_predict": 2}}, {"options": {"stop": ["a"]}}),
+        ("gemini", {"generationConfig": {"maxOutputTokens": 2}}, {"generationConfig": {"stopSequences": ["a"]}}),
+    ],
+)
+async def test_a_limit_and_a_stop_sequence_are_found_where_the_host_has_them(wire: str, limit: Any, stop: Any) -> None:
+    """/responses knows no stop sequences."""
+    with fail_after(10):
+        async with serve(Script(text=TEXT, obey_max_tokens=True)) as server:
+            limited = (await ask(server, wire, **limit)).text
+            stopped = (await ask(server, wire, **stop)).text if stop else None
+    assert "".join(deltas(limited, wire)) == 'Alabama"'
+    assert reason(limited, wire) in {"max_output_tokens", "length", "MAX_TOKENS"}
+    if stopped is not None:
+        assert "".join(deltas(stopped, wire)) == "Al"
+        assert reason(stopped, wire) in {"stop", "STOP"}
+
+
+# --- what becomes of the prefill ------------------------------------------------------------------------------
+
+
+@wires
+async def test_the_prefill_is_left_out_echoed_or_refused(wire: str) -> None:
+    """As on the wires that aprefill speaks; the refusal in the host's own words where it has some."""
+    assert "".join(deltas(await sent(Script(text=TEXT), wire), wire)) == TEXT
+    joined = deltas(await sent(Script(text=TEXT, prefill="echoes", echo="joined"), wire), wire)
+    assert "".join(joined) == PREFILL + TEXT
+    assert joined[0] == '["Alab'
+    with fail_after(10):
+        async with serve(Script(text=TEXT, prefill="refuses")) as server:
+            refused, taken = await ask(server, wire, PREFILL), await ask(server, wire)
+            assert [one.prefill for one in server.exchanges] == [PREFILL, ""]
+            assert server.exchanges[0].last_user_text == "Name two states."
+    assert (refused.status_code, taken.status_code) == (400, 200)
+    words = "Requests ending with a model turn" if "gemini" in wire else "does not support assistant message prefill"
+    error = refused.json()
+    error = (error[0] if isinstance(error, list) else error)["error"]
+    assert words in (error if isinstance(error, str) else error["message"])
+
+
+def test_parts_that_are_no_text_are_no_prefill() -> None:
+    """Of a list of parts the text ones count, in any host's spelling; a thought is none, nor is an image."""
+
+    def prefill(**body: Any) -> str:
+        content = json.dumps(body).encode()
+        return Received(method="POST", path="/x", headers={}, body=content, connection=1, index=0).prefill
+
+    parts = [{"type": "output_text", "text": "a"}, {"type": "input_image", "text": "no"}, {"type": "text", "text": "b"}]
+    assert prefill(input=[{"role": "assistant", "content": parts}]) == "ab"
+    parts = [{"text": "no", "thought": True}, {"text": "a"}, {"inlineData": {}}, {"text": 1}]
+    assert prefill(contents=[{"role": "model", "parts": parts}]) == "a"
+    assert prefill(input=[{"role": "assistant", "content": "a"}, {"type": "function_call", "name": "f"}]) == ""
+    assert prefill(input=5) == ""
+
+
+# --- what the server says beside replies ----------------------------------------------------------------------
+
+
+async def test_other_paths_can_be_answered() -> None:
+    """With JSON of the test's own, to any method; they take no script, and are recorded."""
+    static = {"/api/tags": {"models": []}, "/v1/models": [1]}
+    with fail_after(10):
+        async with (
+            serve([Script(text="one"), Script(text="two")], static=static) as server,
+            client_of(server) as client,
+        ):
+            tags = await client.get(server.url + "/api/tags?x=1")
+            posted = await client.post(server.url + "/v1/models", json={"stream": True})
+            assert (await client.get(server.url + "/api/show")).status_code == 404
+            reply = await ask(server, "ollama", stream=False)
+            assert [one.path for one in server.exchanges] == ["/api/tags?x=1", "/v1/models", "/api/show", "/api/chat"]
+    assert (tags.json(), tags.headers["content-type"]) == ({"models": []}, "application/json")
+    assert posted.json() == [1]
+    assert reply.json()["message"]["content"] == "one"
+
+
+@pytest.mark.parametrize(("static", "words"), [({"api": 1}, "begins with a slash"), ({"/x": object()}, "is no JSON")])
+def test_wrong_static_answers_are_told_at_once(static: Any, words: str) -> None:
+    """Before anything listens."""
+    with pytest.raises(UsageError, match=words):
+        serve(Script(), static=static)

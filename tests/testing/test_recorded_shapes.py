@@ -1,0 +1,89 @@
+"""What the server says, beside recorded streams of the real hosts: field by field, name and type."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aprefill.testing import Script
+
+from . import asking, asking_others
+from .asking import records
+from .test_faults import sent as sent_on_a_known_wire
+from .test_wires import CALL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.asyncio
+
+#: (format, framing) of the recordings.
+RECORDED = {
+    "anthropic": ("anthropic", "sse"),
+    "openai": ("openai-chat", "sse"),
+    "responses": ("openai-responses", "sse"),
+    "ollama": ("ollama", "ndjson"),
+    "gemini": ("gemini", "sse"),
+    "gemini-array": ("gemini", "jsonarray"),
+}
+
+#: What the recorded streams have not, and where it is told of. Ollama's took no tools.
+#: https://github.com/ollama/ollama/blob/main/docs/api.md and https://ai.google.dev/api/generate-content#UsageMetadata
+UNRECORDED = {
+    ".message.tool_calls list",
+    ".message.tool_calls[] object",
+    ".message.tool_calls[].id str",
+    ".message.tool_calls[].function object",
+    ".message.tool_calls[].function.index number",
+    ".message.tool_calls[].function.name str",
+    ".message.tool_calls[].function.arguments object",
+    ".usageMetadata.cachedContentTokenCount number",
+}
+
+
+def shape(value: Any, at: str = "") -> set[str]:
+    """Each field's path and the type of its value; what a tool's arguments hold is the model's."""
+    if isinstance(value, dict) and at.endswith((".args", ".arguments", ".input")):
+        return {f"{at} object"}
+    if isinstance(value, dict):
+        return {path for name, one in value.items() for path in shape(one, f"{at}.{name}")} | {f"{at} object"}
+    if isinstance(value, list):
+        return {path for one in value for path in shape(one, at + "[]")} | {f"{at} list"}
+    kind = {int: "number", float: "number", type(None): "null"}.get(type(value), type(value).__name__)
+    return {f"{at} {kind}"}
+
+
+def objects(text: str, wire: str) -> Iterator[dict[str, Any]]:
+    if wire in asking.WIRES:
+        for _, data in records(text):
+            if data != "[DONE]":
+                yield json.loads(data)
+    else:
+        yield from asking_others.objects(text, wire)
+
+
+def shape_of(text: str, wire: str) -> set[str]:
+    """Of all records; where they have a type, of each type."""
+    return {path for record in objects(text, wire) for path in shape(record, str(record.get("type", "")))}
+
+
+@pytest.mark.parametrize("wire", RECORDED)
+async def test_records_look_like_the_recorded_ones(wire: str, shared: Path) -> None:
+    """With text, reasoning, a tool call and cached tokens: no field that no host has, no usual one missing."""
+    listed = json.loads((shared / "recordings/index.json").read_text())
+    files = [one["file"] for one in listed if (one["format"], one["framing"]) == RECORDED[wire]]
+    assert len(files) >= 5
+    recorded = Counter(path for file in files for path in shape_of((shared / "recordings" / file).read_text(), wire))
+    # some hold an error alone, or are of a host that leaves things out
+    usual = {path for path, times in recorded.items() if times >= 0.95 * len(files)}
+    sent = sent_on_a_known_wire if wire in asking.WIRES else asking_others.sent
+    text = await sent(Script(text="Alabama", reasoning="Hm.", tools=[CALL], cached_tokens=3), wire, None)
+    played = shape_of(text, wire)
+    assert played - recorded.keys() - UNRECORDED == set()
+    assert usual - played == set()
+    # the control: what `usual` is compared with is not nothing
+    assert len(usual) > 5
