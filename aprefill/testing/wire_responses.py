@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _INCOMPLETE = {"max_tokens": "max_output_tokens", "refusal": "content_filter"}
 
 #: What a response repeats of its request: here what every request gets that asks for nothing.
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "background": False,
     "instructions": None,
     "max_output_tokens": None,

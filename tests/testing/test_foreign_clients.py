@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+pytest.importorskip("ollama", reason="Ollama's own client is not installed: nox -s sdks")
+pytest.importorskip("google.genai", reason="Google's own client is not installed: nox -s sdks")
+
+import ollama
 from anyio import fail_after
+from google import genai
+from google.genai import errors
 
 from aprefill.testing import Script, Server, ToolCall, serve
 
@@ -30,13 +37,8 @@ CONTENTS: Any = [
 ]
 
 
-def client_of(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed: nox -s sdks installs it")
-
-
 @asynccontextmanager
 async def google(server: Server) -> AsyncGenerator[Any, None]:
-    genai = client_of("google.genai")
     client = genai.Client(api_key="any", http_options={"base_url": server.url})
     async with client.aio as asked:
         yield asked
@@ -45,7 +47,6 @@ async def google(server: Server) -> AsyncGenerator[Any, None]:
 @pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
 async def test_ollama_streams(wire_cuts: int | None) -> None:
     """Text, thoughts, calls, the reason and the counts."""
-    ollama = client_of("ollama")
     with fail_after(10):
         async with serve(replace(GOOD, wire_cuts=wire_cuts)) as server:
             client = ollama.AsyncClient(host=server.url)
@@ -61,7 +62,6 @@ async def test_ollama_streams(wire_cuts: int | None) -> None:
 
 async def test_ollama_reads_a_whole_reply_and_the_errors() -> None:
     """As a status, and as a line of a stream."""
-    ollama = client_of("ollama")
     scripts = [
         GOOD,
         Script(status=404, error=("not_found_error", "model 'm' not found")),
@@ -105,9 +105,6 @@ async def test_google_streams(wire_cuts: int | None) -> None:
 
 async def test_google_reads_a_whole_reply_and_the_errors() -> None:
     """As a status, and inside a stream."""
-    client_of("google.genai")
-    from google.genai import errors
-
     scripts = [
         GOOD,
         Script(prefill="refuses"),
