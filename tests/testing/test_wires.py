@@ -227,11 +227,12 @@ async def test_a_refusal_is_the_sdks_bad_request() -> None:
         (404, anthropic.NotFoundError, openai.NotFoundError),
         (429, anthropic.RateLimitError, openai.RateLimitError),
         (500, anthropic.InternalServerError, openai.InternalServerError),
-        (529, anthropic.InternalServerError, openai.InternalServerError),
+        # a class of its own in anthropic 1.x, a server's error in 2.x
+        (529, anthropic.APIStatusError, openai.InternalServerError),
     ],
 )
 async def test_an_error_status_is_the_sdks_error(
-    status: int, on_anthropic: type[Exception], on_openai: type[Exception]
+    status: int, on_anthropic: type[anthropic.APIStatusError], on_openai: type[openai.APIStatusError]
 ) -> None:
     """In the wire's own format, with a usual type and message or the script's."""
     with fail_after(10):
@@ -244,6 +245,7 @@ async def test_an_error_status_is_the_sdks_error(
             async with anthropic_client(server) as client:
                 with pytest.raises(on_anthropic) as caught:
                     await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED)
+                assert caught.value.status_code == status
                 assert caught.value.body["type"] == "error"
             async with openai_client(server) as other:
                 with pytest.raises(on_openai, match="My words") as told:
@@ -262,8 +264,9 @@ async def test_retry_after_is_seconds_or_a_date() -> None:
             with pytest.raises(anthropic.RateLimitError) as caught:
                 await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED)
             assert caught.value.response.headers["retry-after"] == "0.01"
-            with pytest.raises(anthropic.InternalServerError) as dated:
+            with pytest.raises(anthropic.APIStatusError) as dated:
                 await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED)
+            assert dated.value.status_code == 529
             assert dated.value.response.headers["retry-after"].endswith("GMT")
         async with serve([scripts[0], Script(text="ok")]) as server, openai_client(server) as other:
             retrying = other.with_options(max_retries=1)
