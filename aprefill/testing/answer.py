@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .endpoint import WireName, endpoint_of
 from .output import ModelOutput, speak, split_at
-from .wire import TRAILING_WHITESPACE, MakeWire, Wire
+from .wire import TRAILING_WHITESPACE, Wire
 from .wire_anthropic import AnthropicWire
 from .wire_bedrock import BedrockWire
 from .wire_gemini import GeminiArrayWire, GeminiWire
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Endless bodies are made of blocks of this many bytes, so that none is ever held whole.
 _BLOCK_BYTES = 1 << 16
 
-_WIRES: dict[WireName, MakeWire] = {
+_WIRES: dict[WireName, type[Wire]] = {
     "anthropic": AnthropicWire,
     "openai": OpenAIWire,
     "responses": ResponsesWire,

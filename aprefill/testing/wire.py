@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -74,48 +75,64 @@ class Lines:
         return b'{"x":"'
 
 
-class Wire(Protocol):
-    """One reply in one protocol. Each method gives whole events, packed, in the order of the stream."""
+class Wire(ABC):
+    """One reply in one protocol. Each method gives whole events, packed, in the order of the stream.
 
+    What most hosts have in common is here. `index` is the request's number, from which all ids are made; `usage_asked`
+    is OpenAI's switch on chat completions, all others always report their usage.
+    """
+
+    packing: Packing = Sse()
+    #: an event that is no progress
+    keepalive: bytes = b": keep-alive\n\n"
     #: the line ends of its streams
-    newline: ClassVar[str]
+    newline: ClassVar[str] = "\n"
     #: what it says of a prefill that it refuses
-    refusal: ClassVar[str]
+    refusal: ClassVar[str] = REFUSAL
     #: the response header that carries the request's id; empty: none does
-    request_id_header: ClassVar[str]
-    request_id: str
+    request_id_header: ClassVar[str] = ""
+
+    def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
+        self._output = output
+        self._model = model
+        self._index = index
+        self._usage_asked = usage_asked
 
     @property
-    def packing(self) -> Packing: ...
-    @property
-    def keepalive(self) -> bytes:
-        """An event that is no progress."""
+    def request_id(self) -> str:
+        return f"req_{self._index:032d}"
 
-    def start(self) -> Iterator[bytes]: ...
+    def start(self) -> Iterator[bytes]:
+        """What comes ahead of all content, if anything does."""
+        return iter(())
+
+    @abstractmethod
     def reasoning(self, piece: str) -> Iterator[bytes]: ...
+    @abstractmethod
     def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
         """`damage` is done to the last event's JSON."""
 
+    @abstractmethod
     def tools(self) -> Iterator[bytes]: ...
     def finish(self) -> Iterator[bytes]:
-        """What comes ahead of the terminal record; nothing where that says it all."""
+        """What comes between the content and the terminal record, if anything does."""
+        return iter(())
 
+    @abstractmethod
     def last(self) -> bytes:
         """The terminal record."""
 
+    @abstractmethod
     def error_event(self, kind: str, message: str) -> bytes: ...
+    @abstractmethod
     def whole(self) -> bytes:
         """The reply to a request that asked for no stream."""
 
+    @abstractmethod
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes: ...
     def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        """What an error says in headers."""
-
-
-class MakeWire(Protocol):
-    """Makes the wire for one reply. `index` is the request's number, from which all ids are made."""
-
-    def __call__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> Wire: ...
+        """What an error says in headers, if anything."""
+        return {}
 
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from .output import split
-from .wire import REFUSAL, Packing, Sse, sse, to_json, usual_message
+from .wire import Wire, sse, to_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,28 +29,25 @@ _ERROR_TYPES = {
 _SIGNATURE = "EqQBCgIYAhIkc2lnbmVkIGJ5IGFwcmVmaWxsLnRlc3Rpbmc="
 
 
-class AnthropicWire:
+class AnthropicWire(Wire):
     """One reply on the Anthropic wire."""
 
-    packing: ClassVar[Packing] = Sse()
-    newline: ClassVar[str] = "\n"
-    refusal: ClassVar[str] = REFUSAL
-    request_id_header: ClassVar[str] = "request-id"
-    keepalive: ClassVar[bytes] = sse(b'{"type": "ping"}', "ping")
+    request_id_header = "request-id"
+    keepalive = sse(b'{"type": "ping"}', "ping")
     #: recorded: nearly every stream of api.anthropic.com has one ping, after its first block's start
     pings: ClassVar[bool] = True
     #: in the ids of messages and tool calls
     mark: ClassVar[str] = ""
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
-        # usage_asked is OpenAI's switch: this wire always reports its usage
-        self._output = output
-        self._model = model
-        self._index = index
-        self.request_id = f"req_{index:024d}"
+        super().__init__(output, model=model, index=index, usage_asked=usage_asked)
         self._block = -1
         self._kind = ""
         self._ended = False
+
+    @property
+    def request_id(self) -> str:
+        return f"req_{self._index:024d}"
 
     def start(self) -> Iterator[bytes]:
         message = self._message([], stop_reason=None, stop_sequence=None, output_tokens=1)
@@ -122,9 +119,6 @@ class AnthropicWire:
         kind, message = error or (_ERROR_TYPES.get(status, "api_error"), usual_message(status))
         body = {"type": "error", "error": {"type": kind, "message": message}, "request_id": self.request_id}
         return to_json(body)
-
-    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        return {}
 
     def _open(self, kind: str, block: dict[str, Any]) -> Iterator[bytes]:
         if self._kind == kind:

@@ -5,14 +5,11 @@ As recorded in 2024 and 2025; the exceptions are those of botocore's bedrock-run
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from .eventstream import EventStream, chunk, exception
-from .wire import Packing, to_json, usual_message
+from .wire import to_json, usual_message
 from .wire_anthropic import AnthropicWire
-
-if TYPE_CHECKING:
-    from .output import ModelOutput
 
 _BY_STATUS = {
     400: "ValidationException",
@@ -55,16 +52,16 @@ _IN_STREAM = {
 class BedrockWire(AnthropicWire):
     """One reply of a Claude on Bedrock."""
 
-    packing: ClassVar[Packing] = EventStream()
-    request_id_header: ClassVar[str] = "x-amzn-requestid"
+    packing = EventStream()
+    request_id_header = "x-amzn-requestid"
     # AWS has no keepalive; Anthropic's own is as near to one as a frame can be
-    keepalive: ClassVar[bytes] = chunk(b'{"type":"ping"}')
+    keepalive = chunk(b'{"type":"ping"}')
     pings: ClassVar[bool] = False  # recorded: none
     mark: ClassVar[str] = "bdrk_"
 
-    def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
-        super().__init__(output, model=model, index=index, usage_asked=usage_asked)
-        self.request_id = f"00000000-0000-4000-8000-{index:012d}"
+    @property
+    def request_id(self) -> str:
+        return f"00000000-0000-4000-8000-{self._index:012d}"
 
     def last(self) -> bytes:
         metrics = {

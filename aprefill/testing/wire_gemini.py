@@ -5,11 +5,11 @@ Which of the two the query decides: `alt=sse`, or nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .wire import Packing, Sse, to_json, usual_message
+from .wire import Wire, to_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,24 +42,11 @@ _BY_TYPE = {
 _BY_STATUS = dict(_BY_TYPE.values())
 
 
-class GeminiWire:
+class GeminiWire(Wire):
     """One reply of Gemini's, as events where it is streamed."""
 
-    packing: Packing = Sse()
-    newline: ClassVar[str] = "\r\n"  # recorded
-    refusal: ClassVar[str] = "Requests ending with a model turn are not supported"
-    request_id_header: ClassVar[str] = ""
-    request_id: str = ""
-    keepalive: ClassVar[bytes] = b": keep-alive\n\n"
-
-    def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
-        # usage_asked is OpenAI's switch: this wire always reports its usage
-        self._output = output
-        self._model = model
-        self._index = index
-
-    def start(self) -> Iterator[bytes]:
-        return iter(())
+    newline = "\r\n"  # recorded
+    refusal = "Requests ending with a model turn are not supported"
 
     def reasoning(self, piece: str) -> Iterator[bytes]:
         yield self._chunk([{"text": piece, "thought": True}])
@@ -70,9 +57,6 @@ class GeminiWire:
     def tools(self) -> Iterator[bytes]:
         for part in self._calls():
             yield self._chunk([part])
-
-    def finish(self) -> Iterator[bytes]:
-        return iter(())
 
     def last(self) -> bytes:
         # recorded: the reason comes with the last text, or with none
@@ -97,9 +81,6 @@ class GeminiWire:
         if error:
             word, message = _BY_TYPE.get(error[0], (status, error[0]))[1], error[1]
         return to_json(_error(status, word, message))
-
-    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        return {}
 
     def _chunk(self, parts: list[dict[str, Any]], damage: Callable[[bytes], bytes] | None = None) -> bytes:
         data = to_json(self._record(parts))
@@ -149,9 +130,9 @@ class GeminiWire:
 class GeminiArrayWire(GeminiWire):
     """The same as one JSON array, which grows element by element."""
 
-    newline: ClassVar[str] = "\n"
+    newline = "\n"
     # white space between two elements
-    keepalive: ClassVar[bytes] = b"\n"
+    keepalive = b"\n"
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
         super().__init__(output, model=model, index=index, usage_asked=usage_asked)

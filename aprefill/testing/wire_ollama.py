@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .wire import CREATED_AT, REFUSAL, Lines, Packing, to_json, usual_message
+from .wire import CREATED_AT, Lines, Wire, to_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,28 +17,15 @@ if TYPE_CHECKING:
 _REASONS = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "stop", "max_tokens": "length"}
 
 
-class OllamaWire:
+class OllamaWire(Wire):
     """One reply of Ollama's. An error is a message and nothing else: the script's word for its type is not told."""
 
-    packing: ClassVar[Packing] = Lines()
-    newline: ClassVar[str] = "\n"
-    refusal: ClassVar[str] = REFUSAL
-    request_id_header: ClassVar[str] = ""
-    request_id: str = ""
+    packing = Lines()
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
-        # usage_asked is OpenAI's switch: this wire always reports its usage
-        self._output = output
-        self._model = model
-        self._index = index
-
-    @property
-    def keepalive(self) -> bytes:
-        """Ollama has none; a record without text is as near to one as a client of its own can read."""
-        return self._record({"content": ""})
-
-    def start(self) -> Iterator[bytes]:
-        return iter(())
+        super().__init__(output, model=model, index=index, usage_asked=usage_asked)
+        # Ollama has none; a record without text is as near to one as its own client can read
+        self.keepalive = self._record({"content": ""})
 
     def reasoning(self, piece: str) -> Iterator[bytes]:
         yield self._record({"content": "", "thinking": piece})
@@ -49,9 +36,6 @@ class OllamaWire:
     def tools(self) -> Iterator[bytes]:
         for number in range(len(self._output.tools)):
             yield self._record({"content": "", "tool_calls": [self._call(number)]})
-
-    def finish(self) -> Iterator[bytes]:
-        return iter(())
 
     def last(self) -> bytes:
         return self.packing.pack(to_json(self._end({"content": ""})))
@@ -70,9 +54,6 @@ class OllamaWire:
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
         return to_json({"error": error[1] if error else usual_message(status)})
-
-    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        return {}
 
     def _head(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"model": self._model, "created_at": CREATED_AT, "message": {"role": "assistant", **message}}

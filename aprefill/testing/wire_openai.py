@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from .output import split
-from .wire import CREATED, REFUSAL, Packing, Sse, sse, to_json, usual_message
+from .wire import CREATED, Wire, sse, to_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .output import ModelOutput
 
 #: What `ModelOutput` has in Anthropic's words.
 _REASONS = {
@@ -36,21 +35,10 @@ def openai_error(status: int, error: tuple[str, str] | None) -> bytes:
     return to_json({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-class OpenAIWire:
+class OpenAIWire(Wire):
     """One reply on the OpenAI wire. Reasoning goes in `reasoning_content`, as most kin of OpenAI send it."""
 
-    packing: ClassVar[Packing] = Sse()
-    newline: ClassVar[str] = "\n"
-    refusal: ClassVar[str] = REFUSAL
-    request_id_header: ClassVar[str] = "x-request-id"
-    keepalive: ClassVar[bytes] = b": keep-alive\n\n"
-
-    def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
-        self._output = output
-        self._model = model
-        self._index = index
-        self._usage_asked = usage_asked
-        self.request_id = f"req_{index:032d}"
+    request_id_header = "x-request-id"
 
     def start(self) -> Iterator[bytes]:
         yield self._chunk({"role": "assistant", "content": "", "refusal": None})
@@ -95,9 +83,6 @@ class OpenAIWire:
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
         return openai_error(status, error)
-
-    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        return {}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from .output import split
-from .wire import CREATED, REFUSAL, Packing, Sse, to_json
+from .wire import CREATED, Wire, to_json
 from .wire_openai import openai_error
 
 if TYPE_CHECKING:
@@ -38,20 +38,13 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class ResponsesWire:
+class ResponsesWire(Wire):
     """One reply on /responses: items, each opened, filled and closed. Reasoning is a summary, as the API gives it."""
 
-    packing: ClassVar[Packing] = Sse()
-    newline: ClassVar[str] = "\n"
-    refusal: ClassVar[str] = REFUSAL
-    request_id_header: ClassVar[str] = "x-request-id"
-    keepalive: ClassVar[bytes] = b": keep-alive\n\n"
+    request_id_header = "x-request-id"
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
-        # usage_asked is the other wire's switch: this one always reports its usage
-        self._output = output
-        self._model = model
-        self._index = index
+        super().__init__(output, model=model, index=index, usage_asked=usage_asked)
         self._sequence = 0
         self._items: list[dict[str, Any]] = []
         #: the kind of the item that is open
@@ -60,7 +53,6 @@ class ResponsesWire:
         self._written = ""
         #: in the end
         self._status = "incomplete" if output.stop_reason in _INCOMPLETE else "completed"
-        self.request_id = f"req_{index:032d}"
 
     def start(self) -> Iterator[bytes]:
         for kind in ("response.created", "response.in_progress"):
@@ -76,7 +68,7 @@ class ResponsesWire:
         yield self._event("response.reasoning_summary_text.delta", {**self._place("summary_index"), "delta": piece})
 
     def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
-        if self._open != "message" and self._open != "ended":
+        if self._open not in {"message", "ended"}:
             yield from self._open_message()
         self._written += piece
         delta = {**self._place("content_index"), "delta": piece, "logprobs": []}
@@ -118,9 +110,6 @@ class ResponsesWire:
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
         return openai_error(status, error)
 
-    def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        return {}
-
     def _open_message(self) -> Iterator[bytes]:
         yield from self._close()
         message = {
@@ -134,17 +123,17 @@ class ResponsesWire:
         yield self._event("response.content_part.added", {**self._place("content_index"), "part": _text("")})
 
     def _close(self) -> Iterator[bytes]:
-        text, item = self._written, self._items[-1] if self._items else {}
+        text = self._written
         if self._open == "reasoning":
             place, part = self._place("summary_index"), {"type": "summary_text", "text": text}
             yield self._event("response.reasoning_summary_text.done", {**place, "text": text})
             yield self._event("response.reasoning_summary_part.done", {**place, "part": part})
-            yield self._done({**item, "summary": [part]})
+            yield self._done({**self._items[-1], "summary": [part]})
         elif self._open == "message":
             place = self._place("content_index")
             yield self._event("response.output_text.done", {**place, "text": text, "logprobs": []})
             yield self._event("response.content_part.done", {**place, "part": _text(text)})
-            yield self._done({**item, "status": self._status, "content": [_text(text)]})
+            yield self._done({**self._items[-1], "status": self._status, "content": [_text(text)]})
 
     def _add(self, kind: str, item: dict[str, Any]) -> bytes:
         self._items.append(item)
@@ -157,8 +146,7 @@ class ResponsesWire:
         return self._event("response.output_item.done", {"output_index": len(self._items) - 1, "item": item})
 
     def _place(self, part: str) -> dict[str, Any]:
-        number = max(len(self._items) - 1, 0)
-        return {"item_id": self._items[number]["id"] if self._items else "", "output_index": number, part: 0}
+        return {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1, part: 0}
 
     def _event(self, kind: str, fields: dict[str, Any], damage: Callable[[bytes], bytes] | None = None) -> bytes:
         data = to_json({"type": kind, **fields, "sequence_number": self._sequence})
