@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from .endpoint import WireName, endpoint_of
+from .endpoint import WireName, endpoint_of, wire_at
 from .output import ModelOutput, speak, split_at
 from .wire import TRAILING_WHITESPACE, Wire
 from .wire_anthropic import AnthropicWire
@@ -73,7 +73,7 @@ def answer(script: Script, received: Received) -> Answer:
     output = speak(script, received)
     options, endpoint = received.option("stream_options"), endpoint_of(received.path)
     new_wire = partial(
-        _WIRES[endpoint.wire if endpoint else "openai"],
+        _WIRES[wire_at(received.path)],
         output,
         model=received.model or "scripted",
         index=received.index,
@@ -81,7 +81,7 @@ def answer(script: Script, received: Received) -> Answer:
     )
     wire = new_wire()
     status, error, headers = _status(script, received, refusal=wire.refusal)
-    streamed = received.streamed and status < 300
+    streamed = received.streamed and status < 300 and endpoint is not None
     headers |= wire.packing.headers if streamed else {"content-type": "application/json"}
     if wire.request_id_header:
         headers[wire.request_id_header] = wire.request_id
@@ -111,6 +111,13 @@ def answer(script: Script, received: Received) -> Answer:
 
     framing = script.framing or ("chunked" if streamed or script.gzip_bomb is not None else "length")
     return Answer(status=status, headers=headers, framing=framing, body=body)
+
+
+def check(script: Script, received: Received) -> None:
+    """Raise `UsageError` for what the host that was asked cannot say."""
+    if _WIRES[wire_at(received.path)].sends_objects(streamed=received.streamed):
+        for call in script.tools:
+            call.arguments_object  # noqa: B018 - raises
 
 
 def _status(script: Script, received: Received, *, refusal: str) -> tuple[int, tuple[str, str] | None, dict[str, str]]:
@@ -190,7 +197,7 @@ def _end(script: Script, wire: Wire) -> Iterator[Step]:
         return
     if script.no_done:
         closing.pop()
-    if script.no_last_blank and closing:
+    if script.no_last_blank:
         closing[-1] = wire.packing.unclosed(closing[-1])
     yield from closing
     if script.text_after_end:
@@ -205,7 +212,8 @@ def _error_event(wire: Wire, kind: str, message: str) -> Iterator[Step]:
 
 
 def _bad_event(wire: Wire, *, utf8: bool) -> Iterator[Step]:
-    marker = "\u00e9"
+    # in no request: a host repeats the model's name
+    marker = "\ufdd0"
 
     def damage(data: bytes) -> bytes:
         head, _, tail = data.partition(marker.encode())

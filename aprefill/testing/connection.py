@@ -165,6 +165,8 @@ class Connection:
         if script.wire_cuts is not None:
             steps = recut(steps, script.wire_cuts)
         await self._send(head)
+        if request.method == "HEAD":
+            return "complete", keeps_alive
         ends_whole = limit is None
         await self._send_body(steps, script.pace_s, exchange, chunked=framing == "chunked", ends_whole=ends_whole)
         if ends_whole:

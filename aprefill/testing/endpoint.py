@@ -20,7 +20,11 @@ _WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
     # a model's name may be an ARN, whose slashes not every client escapes
     ("bedrock", re.compile(r"/model/(.+)/(invoke-with-response-stream|invoke)\Z"), "invoke-with-response-stream"),
     # Vertex has Gemini's models below /publishers/google, and other makers' with other verbs
-    ("gemini", re.compile(r"/models/([^/]+):(streamGenerateContent|generateContent)\Z"), "streamGenerateContent"),
+    (
+        "gemini",
+        re.compile(r"/(?:models|tunedModels|endpoints)/([^/]+):(streamGenerateContent|generateContent)\Z"),
+        "streamGenerateContent",
+    ),
 )
 
 
@@ -62,3 +66,19 @@ def endpoint_of(path: str) -> Endpoint | None:
                 wire = "gemini-array"
             return Endpoint(wire=wire, model=unquote(found[1]), streams=streams)
     return None
+
+
+#: Where a path belongs that makes no replies: whose errors it gets.
+_NEAR: tuple[tuple[WireName, re.Pattern[str]], ...] = (
+    ("anthropic", re.compile(r"/messages/")),
+    ("ollama", re.compile(r"/api/\w+\Z")),
+    ("gemini", re.compile(r"/(models|tunedModels|endpoints)/[^/]+:\w+\Z")),
+)
+
+
+def wire_at(path: str) -> WireName:
+    """The wire that is spoken at `path`, be it in errors alone."""
+    if endpoint := endpoint_of(path):
+        return endpoint.wire
+    bare = path.partition("?")[0]
+    return next((wire for wire, pattern in _NEAR if pattern.search(bare)), "openai")

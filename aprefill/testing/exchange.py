@@ -90,6 +90,11 @@ class Received:
             return [{"role": "user", "content": messages}]
         return [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
 
+    @staticmethod
+    def _role(message: dict[str, Any]) -> Any:
+        # Gemini takes contents without one
+        return message.get("role", "user" if "parts" in message else None)
+
     @property
     def ends_with_assistant(self) -> bool:
         """Whether the last message is the assistant's, or the model's, as Gemini has it."""
@@ -104,7 +109,7 @@ class Received:
     def last_user_text(self) -> str:
         """The text of the last message of the user, else ""."""
         for message in reversed(self.messages):
-            if message.get("role") == "user":
+            if self._role(message) == "user":
                 return text_of(message)
         return ""
 

@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     from .exchange import Received
     from .script import Script, ToolCall
 
-#: Where a request has its stop sequences, and where its limit.
-_STOPS = (("stop_sequences",), ("stop",), ("options", "stop"), ("generationConfig", "stopSequences"))
+#: Where requests have their stop sequences, and where their limit, each host at its own place. A request that has them at
+#: another's is obeyed too.
+_STOPS = (
+    ("stop_sequences",),
+    ("stop",),
+    ("options", "stop"),
+    ("generationConfig", "stopSequences"),
+    ("generation_config", "stop_sequences"),
+)
 _LIMITS = (
     ("max_tokens",),
     ("max_completion_tokens",),
     ("max_output_tokens",),
     ("options", "num_predict"),
     ("generationConfig", "maxOutputTokens"),
+    ("generation_config", "max_output_tokens"),
 )
 
 #: Other hosts' words for why a reply stopped, in Anthropic's.
@@ -169,7 +177,8 @@ def _stops(received: Received) -> list[str]:
 
 def _max_tokens(received: Received) -> int | None:
     most = _asked(received, _LIMITS)
-    return most if isinstance(most, int) else None
+    # Ollama's -1 is no limit
+    return most if type(most) is int and most > 0 else None
 
 
 def _first_stop(text: str, stops: list[str]) -> tuple[int, str] | None:

@@ -19,7 +19,11 @@ BadEvent: TypeAlias = Literal["json", "utf8"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A tool call that the reply makes after its text. `arguments` is JSON text, or an object to be made into it."""
+    """A tool call that the reply makes after its text. `arguments` is JSON text, or an object to be made into it.
+
+    Text that is not JSON, as models do write it, can be played where a host sends text: not by Ollama and Gemini, and not in
+    a reply of Anthropic's without a stream.
+    """
 
     name: str
     arguments: str | Mapping[str, Any] = "{}"
@@ -30,6 +34,16 @@ class ToolCall:
     def arguments_json(self) -> str:
         """The arguments as JSON text."""
         return self.arguments if isinstance(self.arguments, str) else msgspec.json.encode(self.arguments).decode()
+
+    @property
+    def arguments_object(self) -> Any:
+        """The arguments as hosts have them that send no text. Raises `UsageError` where they are not JSON."""
+        try:
+            return msgspec.json.decode(self.arguments_json)
+        except msgspec.DecodeError as exc:
+            raise UsageError(
+                f"ToolCall: the arguments of {self.name!r} are not JSON ({exc}), and this host sends them as an object"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +149,9 @@ class Script:
     no_end: bool = False
     #: the same, and half an event comes last
     half_event_at_end: bool = False
-    #: all but the terminal record (`message_stop`, `[DONE]`)
+    #: all but the terminal record: `message_stop`, `[DONE]`, `response.completed`, the record that says why it stopped
     no_done: bool = False
-    #: the blank line after the last event is missing; on Bedrock the last byte of the last frame
+    #: what closes the last event is missing: the blank line, Ollama's line end, Bedrock's last byte, an array's bracket
     no_last_blank: bool = False
     #: more text after the terminal record
     text_after_end: str = ""
@@ -172,6 +186,7 @@ _ONE_OF = (
     ("stall_after", "keepalive_after", "error_event", "endless_line"),
     ("redirect", "body", "gzip_bomb", "hang_up"),
     ("no_end", "half_event_at_end", "no_done", "text_after_end"),
+    ("no_end", "half_event_at_end", "no_done", "no_last_blank"),
     ("bad_event", "insert"),
 )
 

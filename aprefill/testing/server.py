@@ -13,6 +13,7 @@ import msgspec
 from anyio.abc import SocketAttribute
 
 from .._errors import UsageError
+from .answer import check
 from .connection import Connection
 from .endpoint import endpoint_of
 from .exchange import Exchange, Received
@@ -42,7 +43,8 @@ def serve(
 ) -> Server:
     """A server for `async with`, in the running event loop. `port=0` takes a free one.
 
-    `static` has the answers of other paths, such as a list of models: path without query to what is sent as JSON.
+    `static` has the answers of other paths, such as a list of models: path without query to what is sent as JSON. It is
+    looked at first.
     Raises `UsageError` for a host that is not loopback, an empty sequence, a static path that does not begin with a
     slash or an answer that is no JSON, or `tls=True` without trustme.
     """
@@ -52,7 +54,8 @@ def serve(
 class Server:
     """A running server, made by `serve()`. Leaving its `async with` ends every connection at once.
 
-    An exception of a callable script is answered with a 500 and raised on leaving.
+    An exception of a callable script, or a script that the host asked cannot play, is answered with a 500 and raised on
+    leaving.
     """
 
     def __init__(
@@ -203,17 +206,22 @@ class Server:
         if exchange.method != "POST" or endpoint_of(exchange.path) is None:
             return _NOT_FOUND
         self._played += 1
+        try:
+            script = self._script_for(exchange)
+            check(script, exchange)
+        except Exception as exc:
+            self._failure = self._failure or exc
+            return Script(status=500, error=("script_error", f"the script raised {type(exc).__name__}"))
+        return script
+
+    def _script_for(self, exchange: Exchange) -> Script:
         if isinstance(self._script, Script):
             return self._script
         if isinstance(self._script, tuple):
             return self._script[min(self._played, len(self._script)) - 1]
-        try:
-            script = self._script(exchange)
-            if not isinstance(script, Script):
-                raise UsageError(f"the callable given to serve() returned a {type(script).__name__}, not a Script")
-        except Exception as exc:
-            self._failure = self._failure or exc
-            return Script(status=500, error=("script_error", f"the script raised {type(exc).__name__}"))
+        script = self._script(exchange)
+        if not isinstance(script, Script):
+            raise UsageError(f"the callable given to serve() returned a {type(script).__name__}, not a Script")
         return script
 
     def __repr__(self) -> str:
@@ -222,8 +230,11 @@ class Server:
 
 def _static(path: str, value: Any) -> Script:
     """What a static path answers."""
-    if not path.startswith("/"):
-        raise UsageError(f"static: {path!r} is no path; give one that begins with a slash, such as '/v1/models'")
+    if not path.startswith("/") or "?" in path or " " in path:
+        raise UsageError(
+            f"static: {path!r} is no path; give one that begins with a slash, as it is sent and without a query, "
+            "such as '/v1/models'"
+        )
     try:
         body = msgspec.json.encode(value)
     except (TypeError, ValueError) as exc:

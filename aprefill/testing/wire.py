@@ -102,6 +102,11 @@ class Wire(ABC):
     def request_id(self) -> str:
         return f"req_{self._index:032d}"
 
+    @classmethod
+    def sends_objects(cls, *, streamed: bool) -> bool:
+        """Whether the arguments of tools go as objects, not as text."""
+        return False
+
     def start(self) -> Iterator[bytes]:
         """What comes ahead of all content, if anything does."""
         return iter(())
@@ -149,6 +154,18 @@ def to_json(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
+
+
+#: What Go's encoder escapes as well: Ollama's is that, and Gemini's does the same (recorded).
+_ESCAPED = {char: f"\\u{ord(char):04x}".encode() for char in "<>&\u2028\u2029"}
+
+
+def to_escaped_json(value: Any) -> bytes:
+    """The same with a few more characters escaped."""
+    data = to_json(value)
+    for char, escape in _ESCAPED.items():
+        data = data.replace(char.encode(), escape)
+    return data
 
 
 def sse(data: bytes, event: str = "") -> bytes:

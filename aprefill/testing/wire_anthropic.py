@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
-
 from .output import split
 from .wire import Wire, sse, to_json, usual_message
 
@@ -44,6 +42,10 @@ class AnthropicWire(Wire):
         self._block = -1
         self._kind = ""
         self._ended = False
+
+    @classmethod
+    def sends_objects(cls, *, streamed: bool) -> bool:
+        return not streamed
 
     @property
     def request_id(self) -> str:
@@ -97,13 +99,12 @@ class AnthropicWire(Wire):
         if output.content or not output.tools:
             content.append({"type": "text", "text": "".join(output.content)})
         for number, call in enumerate(output.tools):
-            arguments = msgspec.json.decode(call.arguments_json)
             content.append(
                 {
                     "type": "tool_use",
                     "id": self._tool_id(number),
                     "name": call.name,
-                    "input": arguments,
+                    "input": call.arguments_object,
                 }
             )
         return to_json(

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from .wire import Wire, to_json, usual_message
+from .wire import Wire, to_escaped_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,13 +38,21 @@ _BY_TYPE = {
 }
 
 _BY_STATUS = dict(_BY_TYPE.values())
+#: A script may have Google's words too.
+_BY_WORD = {word: (status, word) for status, word in _BY_TYPE.values()}
 
 
 class GeminiWire(Wire):
     """One reply of Gemini's, as events where it is streamed."""
 
     newline = "\r\n"  # recorded
+    # Google's own client takes a comment for an error
+    keepalive = b"\n"
     refusal = "Requests ending with a model turn are not supported"
+
+    @classmethod
+    def sends_objects(cls, *, streamed: bool) -> bool:
+        return True
 
     def reasoning(self, piece: str) -> Iterator[bytes]:
         yield self._chunk([{"text": piece, "thought": True}])
@@ -60,11 +66,11 @@ class GeminiWire(Wire):
 
     def last(self) -> bytes:
         # recorded: the reason comes with the last text, or with none
-        return self.packing.pack(to_json(self._record([{"text": ""}], ends=True)))
+        return self.packing.pack(to_escaped_json(self._record([{"text": ""}], ends=True)))
 
     def error_event(self, kind: str, message: str) -> bytes:
-        status, word = _BY_TYPE.get(kind, (500, kind))
-        return self.packing.pack(to_json(_error(status, word, message)))
+        status, word = _BY_TYPE.get(kind) or _BY_WORD.get(kind, (500, kind))
+        return self.packing.pack(to_escaped_json(_error(status, word, message)))
 
     def whole(self) -> bytes:
         output = self._output
@@ -73,17 +79,17 @@ class GeminiWire(Wire):
             parts.append({"text": "".join(output.reasoning), "thought": True})
         if output.content or not output.tools:
             parts.append({"text": "".join(output.content)})
-        return to_json(self._record([*parts, *self._calls()], ends=True))
+        return to_escaped_json(self._record([*parts, *self._calls()], ends=True))
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
         word = _BY_STATUS.get(status, "UNAVAILABLE" if status > 500 else "INVALID_ARGUMENT")
         message = usual_message(status)
         if error:
             word, message = _BY_TYPE.get(error[0], (status, error[0]))[1], error[1]
-        return to_json(_error(status, word, message))
+        return to_escaped_json(_error(status, word, message))
 
     def _chunk(self, parts: list[dict[str, Any]], damage: Callable[[bytes], bytes] | None = None) -> bytes:
-        data = to_json(self._record(parts))
+        data = to_escaped_json(self._record(parts))
         return self.packing.pack(damage(data) if damage else data)
 
     def _record(self, parts: list[dict[str, Any]], *, ends: bool = False) -> dict[str, Any]:
@@ -119,7 +125,7 @@ class GeminiWire(Wire):
             {
                 "functionCall": {
                     "name": call.name,
-                    "args": msgspec.json.decode(call.arguments_json),
+                    "args": call.arguments_object,
                     **({"id": call.id} if call.id else {}),
                 }
             }
@@ -131,8 +137,6 @@ class GeminiArrayWire(GeminiWire):
     """The same as one JSON array, which grows element by element."""
 
     newline = "\n"
-    # white space between two elements
-    keepalive = b"\n"
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
         super().__init__(output, model=model, index=index, usage_asked=usage_asked)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from .wire import CREATED_AT, Lines, Wire, to_json, usual_message
+from .wire import CREATED_AT, Lines, Wire, to_escaped_json, usual_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -14,7 +12,14 @@ if TYPE_CHECKING:
     from .output import ModelOutput
 
 #: What `ModelOutput` has in Anthropic's words.
-_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "stop", "max_tokens": "length"}
+#: Ollama has no word for a refusal.
+_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "stop",
+    "refusal": "stop",
+    "max_tokens": "length",
+}
 
 
 class OllamaWire(Wire):
@@ -27,6 +32,10 @@ class OllamaWire(Wire):
         # Ollama has none; a record without text is as near to one as its own client can read
         self.keepalive = self._record({"content": ""})
 
+    @classmethod
+    def sends_objects(cls, *, streamed: bool) -> bool:
+        return True
+
     def reasoning(self, piece: str) -> Iterator[bytes]:
         yield self._record({"content": "", "thinking": piece})
 
@@ -38,10 +47,10 @@ class OllamaWire(Wire):
             yield self._record({"content": "", "tool_calls": [self._call(number)]})
 
     def last(self) -> bytes:
-        return self.packing.pack(to_json(self._end({"content": ""})))
+        return self.packing.pack(to_escaped_json(self._end({"content": ""})))
 
     def error_event(self, kind: str, message: str) -> bytes:
-        return self.packing.pack(to_json({"error": message}))
+        return self.packing.pack(to_escaped_json({"error": message}))
 
     def whole(self) -> bytes:
         output = self._output
@@ -50,16 +59,16 @@ class OllamaWire(Wire):
             message["thinking"] = "".join(output.reasoning)
         if output.tools:
             message["tool_calls"] = [self._call(number) for number in range(len(output.tools))]
-        return to_json(self._end(message))
+        return to_escaped_json(self._end(message))
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:
-        return to_json({"error": error[1] if error else usual_message(status)})
+        return to_escaped_json({"error": error[1] if error else usual_message(status)})
 
     def _head(self, message: dict[str, Any]) -> dict[str, Any]:
         return {"model": self._model, "created_at": CREATED_AT, "message": {"role": "assistant", **message}}
 
     def _record(self, message: dict[str, Any], damage: Callable[[bytes], bytes] | None = None) -> bytes:
-        data = to_json({**self._head(message), "done": False})
+        data = to_escaped_json({**self._head(message), "done": False})
         return self.packing.pack(damage(data) if damage else data)
 
     def _end(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +89,6 @@ class OllamaWire(Wire):
 
     def _call(self, number: int) -> dict[str, Any]:
         call = self._output.tools[number]
-        arguments = msgspec.json.decode(call.arguments_json)
         made_up = f"call_{self._index:04d}{number:04d}"
-        return {"id": call.id or made_up, "function": {"index": number, "name": call.name, "arguments": arguments}}
+        function = {"index": number, "name": call.name, "arguments": call.arguments_object}
+        return {"id": call.id or made_up, "function": function}

@@ -68,7 +68,7 @@ class ResponsesWire(Wire):
         yield self._event("response.reasoning_summary_text.delta", {**self._place("summary_index"), "delta": piece})
 
     def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
-        if self._open not in {"message", "ended"}:
+        if self._open != "message":
             yield from self._open_message()
         self._written += piece
         delta = {**self._place("content_index"), "delta": piece, "logprobs": []}
@@ -87,10 +87,9 @@ class ResponsesWire(Wire):
             yield self._done(item)
 
     def finish(self) -> Iterator[bytes]:
-        if not (self._output.content or self._output.tools):
+        if not self._items:
             yield from self._open_message()
         yield from self._close()
-        self._open = "ended"
 
     def last(self) -> bytes:
         return self._event(f"response.{self._status}", {"response": self._response(self._status)})

@@ -94,7 +94,7 @@ def records(text: str) -> list[tuple[str, str]]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
     for block in text.split("\n\n")[:-1]:
-        fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
         if fields:
             found.append((fields.get("event", ""), fields["data"]))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -123,3 +124,30 @@ async def test_google_reads_a_whole_reply_and_the_errors() -> None:
     assert [(one.text, one.thought) for one in parts[:2]] == [("Hm, hm.", True), ('["' + TEXT, None)]
     assert (told.value.code, told.value.status) == (400, "INVALID_ARGUMENT")
     assert got == "Alabam"
+
+
+async def test_what_keeps_it_alive_is_passed_over() -> None:
+    """By both clients, which get no text from it."""
+    scripts = Script(text=TEXT, keepalive_after=6, keepalive_s=0.001)
+    with fail_after(20):
+        async with serve(scripts) as server, google(server) as client:
+            text = ""
+            stream = await client.models.generate_content_stream(model="m", contents=CONTENTS)
+            async for part in stream:
+                text += part.text or ""
+                if text == "Alabam":
+                    break
+            exchange = server.exchanges[0]
+            before = exchange.sent_bytes
+            waiting = asyncio.ensure_future(anext(stream))
+            assert await asyncio.wait([waiting], timeout=0.1) == (set(), {waiting})
+            assert exchange.sent_bytes > before + 20
+            waiting.cancel()
+        async with serve(scripts) as server:
+            text, kept_alive = "", 0
+            async for part in await ollama.AsyncClient(host=server.url).chat(model="m", messages=MESSAGES, stream=True):
+                text += part.message.content or ""
+                kept_alive += not part.message.content
+                if kept_alive == 3:
+                    break
+    assert text == "Alabam"

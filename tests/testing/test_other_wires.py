@@ -121,7 +121,8 @@ async def test_a_request_without_a_stream_has_the_same_text(wire: str) -> None:
         (None, ("completed", "stop", "STOP")),
         ("length", ("max_output_tokens", "length", "MAX_TOKENS")),
         ("max_tokens", ("max_output_tokens", "length", "MAX_TOKENS")),
-        ("SAFETY", ("content_filter", "refusal", "SAFETY")),
+        ("SAFETY", ("content_filter", "stop", "SAFETY")),
+        ("content_filter", ("content_filter", "stop", "SAFETY")),
         ("RECITATION", ("completed", "RECITATION", "RECITATION")),
     ],
 )
@@ -137,6 +138,7 @@ async def test_a_reason_is_in_the_words_of_the_wire(wire: str, word: str | None,
         ("responses", {"max_output_tokens": 2}, None),
         ("ollama", {"options": {"num_predict": 2}}, {"options": {"stop": ["a"]}}),
         ("gemini", {"generationConfig": {"maxOutputTokens": 2}}, {"generationConfig": {"stopSequences": ["a"]}}),
+        ("gemini", {"generation_config": {"max_output_tokens": 2}}, {"generation_config": {"stop_sequences": ["a"]}}),
     ],
 )
 async def test_a_limit_and_a_stop_sequence_are_found_where_the_host_has_them(wire: str, limit: Any, stop: Any) -> None:
@@ -189,6 +191,23 @@ def test_parts_that_are_no_text_are_no_prefill() -> None:
     assert prefill(input=5) == ""
 
 
+async def test_a_limit_that_is_none_limits_nothing() -> None:
+    """Ollama's -1, and what else is no number of tokens."""
+    for most in (-1, 0, True, "2"):
+        with fail_after(10):
+            async with serve(Script(text=TEXT, obey_max_tokens=True)) as server:
+                text = (await ask(server, "ollama", options={"num_predict": most})).text
+        assert "".join(deltas(text, "ollama")) == TEXT
+        assert reason(text, "ollama") == "stop"
+
+
+def test_contents_without_a_role_are_the_users() -> None:
+    """As Gemini takes them."""
+    body = json.dumps({"contents": [{"parts": [{"text": "Hi"}]}]}).encode()
+    received = Received(method="POST", path="/x", headers={}, body=body, connection=1, index=0)
+    assert (received.last_user_text, received.ends_with_assistant) == ("Hi", False)
+
+
 # --- what the server says beside replies ----------------------------------------------------------------------
 
 
@@ -210,7 +229,60 @@ async def test_other_paths_can_be_answered() -> None:
     assert reply.json()["message"]["content"] == "one"
 
 
-@pytest.mark.parametrize(("static", "words"), [({"api": 1}, "begins with a slash"), ({"/x": object()}, "is no JSON")])
+async def test_a_head_request_gets_no_body() -> None:
+    """So the connection can be used again."""
+    with fail_after(10):
+        async with serve(Script(), static={"/v1/models": [1]}) as server, client_of(server) as client:
+            for path in ("/v1/models", "/elsewhere"):
+                assert (await client.head(server.url + path)).content == b""
+            assert (await client.get(server.url + "/v1/models")).json() == [1]
+            assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/show", {"error": "Not Found"}),
+        ("/v1beta/models/m:countTokens", {"error": {"code": 404, "message": "Not Found", "status": "NOT_FOUND"}}),
+        ("/v1/messages/count_tokens", {"type": "error", "error": {"type": "not_found_error", "message": "Not Found"}}),
+        ("/v1/models/m", {"error": {"message": "Not Found", "type": "invalid_request_error", "param": None}}),
+    ],
+)
+async def test_what_is_not_there_is_the_hosts_own_error(path: str, body: dict[str, Any]) -> None:
+    """By the paths beside it; OpenAI's where nothing tells."""
+    with fail_after(10):
+        async with serve(Script()) as server, client_of(server) as client:
+            response = await client.post(server.url + path, json={"stream": True})
+    assert response.status_code == 404
+    told = response.json()
+    told.pop("request_id", None)
+    if path == "/v1/models/m":
+        assert told["error"].pop("code") == "model_not_found"
+    assert told == body
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ', "", "NaN"])
+async def test_arguments_that_are_no_json_go_where_a_host_sends_text(arguments: str) -> None:
+    """Elsewhere the script is an error, as one that its callable raises."""
+    script = Script(text="x", tools=[ToolCall(name="f", arguments=arguments)])
+    text = await sent(script, "responses")
+    assert json.dumps(arguments) in text
+    for wire in ("ollama", "gemini", "gemini-array"):
+        with fail_after(10):
+            with pytest.raises(UsageError, match="arguments of 'f' are not JSON"):
+                async with serve(script) as server:
+                    assert (await ask(server, wire)).status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("static", "words"),
+    [
+        ({"api": 1}, "begins with a slash"),
+        ({"/api?x=1": 1}, "without a query"),
+        ({"/a b": 1}, "as it is sent"),
+        ({"/x": object()}, "is no JSON"),
+    ],
+)
 def test_wrong_static_answers_are_told_at_once(static: Any, words: str) -> None:
     """Before anything listens."""
     with pytest.raises(UsageError, match=words):

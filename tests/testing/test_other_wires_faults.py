@@ -13,7 +13,7 @@ from aprefill.testing import Script, serve
 
 from .asking import Reading
 from .asking_others import MODEL, PATHS, TEXT, WIRES, ask, deltas, is_whole, objects, reason, sent, turns
-from .test_wires import openai_client
+from .test_wires import CALL, openai_client
 
 pytestmark = [
     pytest.mark.anyio,
@@ -21,9 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),
 ]
 wires = pytest.mark.parametrize("wire", WIRES)
-
-
-# --- the faults -----------------------------------------------------------------------------------------------
 
 
 @wires
@@ -174,14 +171,15 @@ async def test_what_keeps_it_alive_adds_nothing(wire: str, after: int) -> None:
     """Wherever it comes, the records are whole and hold the text so far."""
     script = Script(text=TEXT, keepalive_after=after, keepalive_s=0.001)
     with fail_after(10):
-        async with serve(script) as server, create_task_group() as tasks:
-            reading = Reading(server, wire, PATHS[wire], {"stream": True, **turns(wire, None)})
-            tasks.start_soon(reading.run)
-            exchange = await server.wait_exchange()
-            await exchange.waiting.wait()
-            text = await reading.until(exchange.sent_bytes + 3)
-            tasks.cancel_scope.cancel()
-        await exchange.closed.wait()
+        async with serve(script) as server:
+            async with create_task_group() as tasks:
+                reading = Reading(server, wire, PATHS[wire], {"stream": True, **turns(wire, None)})
+                tasks.start_soon(reading.run)
+                exchange = await server.wait_exchange()
+                await exchange.waiting.wait()
+                text = await reading.until(exchange.sent_bytes + 3)
+                tasks.cancel_scope.cancel()
+            await exchange.closed.wait()
     assert exchange.outcome == "client_closed"
     assert "".join(deltas(text, wire)) == TEXT[:after]
 
@@ -190,12 +188,41 @@ async def test_what_keeps_it_alive_adds_nothing(wire: str, after: int) -> None:
 async def test_it_stalls(wire: str) -> None:
     """Nothing comes any more, until the client goes."""
     with fail_after(10):
-        async with serve(Script(text=TEXT, stall_after=6)) as server, create_task_group() as tasks:
-            reading = Reading(server, wire, PATHS[wire], {"stream": True, **turns(wire, None)})
-            tasks.start_soon(reading.run)
-            exchange = await server.wait_exchange()
-            await exchange.waiting.wait()
-            text = await reading.until(exchange.sent_bytes)
-            tasks.cancel_scope.cancel()
-        await exchange.closed.wait()
+        async with serve(Script(text=TEXT, stall_after=6)) as server:
+            async with create_task_group() as tasks:
+                reading = Reading(server, wire, PATHS[wire], {"stream": True, **turns(wire, None)})
+                tasks.start_soon(reading.run)
+                exchange = await server.wait_exchange()
+                await exchange.waiting.wait()
+                text = await reading.until(exchange.sent_bytes)
+                tasks.cancel_scope.cancel()
+            await exchange.closed.wait()
+    assert exchange.outcome == "client_closed"
     assert "".join(deltas(text, wire)) == "Alabam"
+
+
+@pytest.mark.parametrize(("word", "code"), [("RESOURCE_EXHAUSTED", 429), ("timeout_error", 504), ("MADE_UP", 500)])
+async def test_gemini_has_a_code_for_googles_own_words(word: str, code: int) -> None:
+    """And 500 for one that nobody knows."""
+    text = await sent(Script(text=TEXT, error_event=(word, "No")), "gemini")
+    error = objects(text, "gemini")[-1]["error"]
+    assert error["code"] == code
+    assert error["status"] == {"timeout_error": "DEADLINE_EXCEEDED"}.get(word, word)
+
+
+async def test_responses_talk_after_a_call_in_a_message_of_its_own() -> None:
+    """The delta names a message, never the call."""
+    script = Script(text="Ab", tools=[CALL], text_after_end="More")
+    text = await sent(script, "responses")
+    *_, last = objects(text, "responses")
+    assert (last["type"], last["delta"], last["output_index"]) == ("response.output_text.delta", "More", 2)
+    assert last["item_id"].startswith("msg_")
+
+
+@wires
+async def test_damage_is_done_to_the_text(wire: str) -> None:
+    """Not to a model's name with the same characters."""
+    with fail_after(10):
+        async with serve(Script(text=TEXT, after=6, bad_event="utf8", cuts=50)) as server:
+            response = await ask(server, wire, model="mod\u00e9le-\ufdd1")
+    assert "".join(deltas(response.content.decode(errors="replace"), wire)) == TEXT[:6] + "\ufffd" + TEXT[6:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,6 +77,8 @@ async def test_records_look_like_the_recorded_ones(wire: str, shared: Path) -> N
     """With text, reasoning, a tool call and cached tokens: no field that no host has, no usual one missing."""
     listed = json.loads((shared / "recordings/index.json").read_text())
     files = [one["file"] for one in listed if (one["format"], one["framing"]) == RECORDED[wire]]
+    if wire == "responses":  # its kin have fields of their own
+        files = [file for file in files if file.startswith("openai-responses/")]
     assert len(files) >= 5
     recorded = Counter(path for file in files for path in shape_of((shared / "recordings" / file).read_text(), wire))
     # some hold an error alone, or are of a host that leaves things out
@@ -87,3 +90,27 @@ async def test_records_look_like_the_recorded_ones(wire: str, shared: Path) -> N
     assert usual - played == set()
     # the control: what `usual` is compared with is not nothing
     assert len(usual) > 5
+
+
+def order(text: str, wire: str) -> list[str]:
+    """The types of the events, a run of one as one."""
+    return [kind for kind, _ in groupby(str(record["type"]) for record in objects(text, wire))]
+
+
+@pytest.mark.parametrize("wire", ["anthropic", "responses"])
+async def test_events_come_in_a_recorded_order(wire: str, shared: Path) -> None:
+    """With reasoning, text and a tool call, where the events have types: some recording of each part has just this order."""
+    listed = json.loads((shared / "recordings/index.json").read_text())
+    folder = {"anthropic": "anthropic/", "responses": "openai-responses/"}[wire]
+    kind = RECORDED[wire]
+    files = [
+        one["file"] for one in listed if (one["format"], one["framing"]) == kind and one["file"].startswith(folder)
+    ]
+    recorded = [order((shared / "recordings" / file).read_text(), wire) for file in files]
+    sent = sent_on_a_known_wire if wire in asking.WIRES else asking_others.sent
+    for script in (
+        Script(text="Alabama"),
+        Script(text="Alabama", reasoning="Hm."),
+        Script(tools=[CALL]),
+    ):
+        assert order(await sent(script, wire, None), wire) in recorded

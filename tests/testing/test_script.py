@@ -38,6 +38,7 @@ def test_pieces_given_as_strings_are_the_text() -> None:
         ({"prefill": "echoes", "echo": "loud"}, "'chatter+fence'"),
         ({"framing": "none"}, "'chunked'"),
         ({"newline": "\n\r"}, "newline="),
+        ({"no_done": True, "no_last_blank": True}, "no_done and no_last_blank"),
         ({"bad_event": "xml"}, "'utf8'"),
         ({"drop_after_bytes": -1}, "drop_after_bytes=-1 is no count"),
         ({"stall_after": 1.5}, "stall_after=1.5"),
