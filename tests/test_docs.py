@@ -123,10 +123,10 @@ def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.Capt
     if "country: " in code:
         assert printed.count("country: France\ncapital: Paris\n") == 2
     if "FastAPI" in code:
-        talk_to(space["app"])
+        talk_to(space["app"], goes_on="while True" in code)
 
 
-def talk_to(app: Any) -> None:
+def talk_to(app: Any, *, goes_on: bool) -> None:
     """The example streams a reply to a browser, over a WebSocket or as server-sent events."""
     from fastapi.testclient import TestClient
 
@@ -134,7 +134,12 @@ def talk_to(app: Any) -> None:
     with TestClient(app) as client:
         if any(isinstance(route, WebSocketRoute) for route in app.routes):
             with client.websocket_connect("/chat") as ws:
-                ws.send_json({"type": "stop"})  # too late for the last reply: asks nothing
+                if goes_on:
+                    ws.send_json({"type": "stop"})  # too late for the last reply: asks nothing, as what follows
+                    ws.send_text("[" * 5000)
+                    ws.send_bytes(b"x")
+                    ws.send_json({"prompt": ""})
+                    assert ws.receive_json()["error"] == "UsageError"
                 ws.send_json({"prompt": prompt})
                 records = [ws.receive_json()]
                 while records[-1]["type"] != "end":
@@ -188,7 +193,7 @@ def test_command_lines_run(command: str) -> None:
 def test_the_readme_has_its_two_commands() -> None:
     """One runs the main job on the demo model, one runs the tests; continuous integration runs the second."""
     found = [command for _, block in blocks("README.md", "console") for command in commands(block)]
-    assert found[0].endswith("""aprefill 'JSON list of US state names' --prefill '["'""")
+    assert found[0].endswith("""aprefill -m demo: 'JSON list of US state names' --prefill '["'""")
     ci = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith((".venv", "python3"))]
     assert [step.replace("--quiet ", "") for step in found[1].split(" && ")] == [
         line.replace("--quiet ", "") for line in ci

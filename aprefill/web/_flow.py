@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from .. import AprefillError, Reply, UsageError
+from .. import AprefillError, Reply, ReplyClosed, ReplyConsumed, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ._records import Record, Records
 
 log = logging.getLogger("aprefill.web")
+
+#: How long the last record may take where the server ends the request itself, in seconds.
+_LAST_WORD_S = 0.5
 
 #: The replies that are on their way to a client.
 _under_way: set[Reply] = set()
@@ -101,6 +104,8 @@ class Flow:
         self._events: AsyncIterator[Event]
         self._unusable: AprefillError | None = None
         self._is_ours = True
+        # a send was cancelled: nobody knows how much of it the client has
+        self._interrupted = False
 
     async def run(self) -> bool:
         """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
@@ -156,22 +161,47 @@ class Flow:
             self._group.cancel()
 
     async def _pump(self) -> None:
+        try:
+            await self._send_all()
+        except anyio.get_cancelled_exc_class():
+            if not self._gone:
+                await self._say_closed()
+            raise
+
+    async def _say_closed(self) -> None:
+        """The server ends the request, as at its shutdown, and the client is still there: tell it."""
+        if self._interrupted or self._turn.locked():
+            return
+        with anyio.move_on_after(_LAST_WORD_S, shield=True):
+            try:
+                await self._finish(ReplyClosed())
+            except ClientGone:
+                self._gone = True
+
+    async def _send_all(self) -> None:
         failure: AprefillError | None = None
+        was_over, sends = self._reply.timing.total_s is not None, False
         try:
             if self._unusable is not None:
                 raise self._unusable
             async for event in self._events:
+                sends = True
                 record = self._records.of(event)
                 if record is not None:
                     await self._take_turn(self._channel.send, record)
+            if was_over and not sends:
+                raise ReplyConsumed
         except AprefillError as error:
             failure = error.with_traceback(None)
+        if not self._gone:
+            await self._finish(failure)
+
+    async def _finish(self, failure: AprefillError | None) -> None:
+        if failure is not None:
             log.log(
-                logging.ERROR if isinstance(error, UsageError) else logging.WARNING,
-                "a reply failed after %d characters: %s: %s", self._records.offset, type(error).__name__, error,
+                logging.ERROR if isinstance(failure, UsageError) else logging.WARNING,
+                "a reply failed after %d characters: %s: %s", self._records.offset, type(failure).__name__, failure,
             )  # fmt: skip
-        if self._gone:
-            return
         last = self._records.end() if failure is None else self._records.error(failure)
         # The provider is closed already. What the client says from here on is not ours to read, and that it goes when it
         # has all is no news.
@@ -183,6 +213,9 @@ class Flow:
             self._waiting_since = time.monotonic()
             try:
                 await send(*what)
+            except anyio.get_cancelled_exc_class():
+                self._interrupted = True
+                raise
             finally:
                 self._waiting_since = None
                 self._quiet_since = time.monotonic()
@@ -223,7 +256,7 @@ class Flow:
             await self._channel.begin()
 
     def _too_slow(self) -> ClientGone:
-        log.warning("a client has not taken a record for %g s and was let go", self._send_timeout_s)
+        log.warning("a client was let go: the server could not hand a record over to it for %g s", self._send_timeout_s)
         return ClientGone()
 
 

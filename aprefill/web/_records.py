@@ -255,11 +255,18 @@ def as_json(record: Record) -> bytes:
     return _encode(record)
 
 
+#: What ends a line for many a reader of lines, `str.splitlines` among them, and for none of events.
+_LINE_ENDS = {char.encode(): f"\\u{ord(char):04x}".encode() for char in "\u0085\u2028\u2029"}
+
+
 def as_event(record: Record, offset: int) -> bytes:
     r"""A server-sent event; its id is the offset behind the text so far.
 
     >>> as_event(TextRecord('["', 0, prefill=True), 2)
     b'event: text\nid: 2\ndata: {"type":"text","text":"[\\"","offset":0,"prefill":true}\n\n'
     """
+    data = _encode(record)
+    for char, escape in _LINE_ENDS.items():
+        data = data.replace(char, escape)
     kind = record.__struct_config__.tag
-    return b"event: %s\nid: %d\ndata: %s\n\n" % (str(kind).encode(), offset, _encode(record))
+    return b"event: %s\nid: %d\ndata: %s\n\n" % (str(kind).encode(), offset, data)

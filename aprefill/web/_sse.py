@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 
+from .. import UsageError
 from ._flow import ClientGone, Clocks, Flow, check_reply
 from ._records import AttemptRecord, ErrorRecord, HeldRecord, Records, as_event, as_json, http_status
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from .. import AprefillError, Reply
     from ._records import Record
+
+log = logging.getLogger("aprefill.web")
 
 #: `no-transform` and nginx's own header keep proxies from holding events back to compress or to buffer them.
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
@@ -63,7 +67,7 @@ def sse(
         reconnects: Answer a request with Last-Event-ID as any other. Without it the answer is 204, which makes
             a browser's `EventSource` stop asking; it would ask, and pay, for the whole reply again.
         headers: More response headers.
-        background: What to run afterwards, also when the client has gone.
+        background: What to run afterwards, also when the client has gone; not where no model was asked (204, HEAD).
 
     Raises `UsageError` for wrong arguments.
     """
@@ -96,7 +100,10 @@ class EventStreamResponse(Response):
         # not the base class's, which would render a body and say how long it is
         self.status_code = 200
         self.background = background
-        self.init_headers({**_HEADERS, **(headers or {})})
+        own = {name.lower(): value for name, value in (headers or {}).items()}
+        if "content-length" in own:
+            raise UsageError("headers= has a content-length, and nobody knows how long a reply will be")
+        self.init_headers({**_HEADERS, **own})
         self._reply = reply
         self._records = records
         self._clocks = clocks
@@ -111,9 +118,9 @@ class EventStreamResponse(Response):
                 "type": "http.response.start", "status": 204 if asked_again else 200, "headers": self.raw_headers,
             })  # fmt: skip
             await send({"type": "http.response.body", "body": b""})
-        else:
-            channel = _EventChannel(self, self._records, receive, send)
-            await Flow(self._reply, self._records, channel, self._clocks).run()
+            return
+        channel = _EventChannel(self, self._records, receive, send)
+        await Flow(self._reply, self._records, channel, self._clocks).run()
         if self.background is not None:
             await self.background()
 
@@ -185,6 +192,12 @@ class _EventChannel:
         try:
             await self._asgi_send(message)
         except OSError as exc:  # ASGI 2.4: the client has gone
+            raise ClientGone from exc
+        except RuntimeError as exc:
+            # uvloop's word for a transport that is closed, where the server did not tell (a pipelined request)
+            if not self.begun:
+                raise
+            log.debug("a response was closed by the server: %s", exc)
             raise ClientGone from exc
 
 

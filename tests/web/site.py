@@ -35,6 +35,7 @@ class Site:
     """An application that is being served."""
 
     port: int
+    server: uvicorn.Server
     #: raw clients, which are closed with it
     clients: list[socket.socket] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     await server.startup(sockets=[listening])
-    served = Site(listening.getsockname()[1])
+    served = Site(listening.getsockname()[1], server)
     try:
         yield served
     finally:

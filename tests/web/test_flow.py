@@ -33,6 +33,7 @@ class Server:
         self.gone = anyio.Event()
         #: called with each message ahead of taking it
         self.before: Callable[[dict[str, Any]], Any] | None = None
+        self._grew = anyio.Event()
 
     async def receive(self) -> dict[str, Any]:
         await self.gone.wait()
@@ -42,6 +43,12 @@ class Server:
         if self.before is not None:
             await self.before(message)
         self.sent.append(message)
+        self._grew.set()
+
+    async def has_sent(self, count: int) -> None:
+        while len(self.sent) < count:
+            self._grew = anyio.Event()
+            await self._grew.wait()
 
     async def play(self, response: Any) -> None:
         await response({"type": "http", "method": "GET", "headers": []}, self.receive, self.send)
@@ -74,7 +81,7 @@ async def test_the_client_goes_while_the_model_is_silent() -> None:
     assert b"event: end" not in server.body
 
 
-@pytest.mark.parametrize("how", ["disconnect", "OSError", "cancel"])
+@pytest.mark.parametrize("how", ["disconnect", "OSError", "RuntimeError", "cancel"])
 async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
     """By the message, by ASGI 2.4's exception, or with the whole task."""
     blocked = anyio.Event()
@@ -84,6 +91,8 @@ async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
             blocked.set()
             if how == "OSError":
                 raise BrokenPipeError
+            if how == "RuntimeError":  # uvloop's, of a transport that is closed
+                raise RuntimeError
             await anyio.sleep_forever()
 
     async with serve(SILENT) as provider, session_of(provider) as session, anyio.create_task_group() as tasks:
@@ -101,6 +110,64 @@ async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
         with anyio.fail_after(2, shield=True):
             await exchange.closed.wait()
     assert len(events_in(server.body)) == 1
+
+
+async def test_the_server_ends_the_request() -> None:
+    """A client that is still there is told, and may go on elsewhere; the provider sees the close as soon."""
+    async with serve(SILENT) as provider, session_of(provider) as session:
+        server = Server()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.play, web.sse(session.stream("hi")))
+            exchange = await provider.wait_exchange()
+            with anyio.fail_after(2):
+                await exchange.waiting.wait()
+                await server.has_sent(4)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(2):
+            await exchange.closed.wait()
+    *texts, last = events_in(server.body)
+    assert [record["text"] for record in texts] == ["one ", "two ", "thre"]
+    assert (last["type"], last["error"], last["can_continue"], last["length"]) == ("error", "ReplyClosed", True, 12)
+    assert server.sent[-1]["more_body"] is False
+
+
+async def test_the_server_ends_a_request_that_has_no_status_yet() -> None:
+    """503: another server may answer it."""
+    async with serve(Script(text="one", first_token_s=9)) as provider, session_of(provider) as session:
+        server = Server()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.play, web.sse(session.stream("hi")))
+            exchange = await provider.wait_exchange()
+            with anyio.fail_after(2):
+                await exchange.waiting.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(2):
+            await exchange.closed.wait()
+    assert server.sent[0]["status"] == 503
+    assert b'"ReplyClosed"' in server.body
+
+
+async def test_the_server_ends_the_request_and_the_client_takes_nothing() -> None:
+    """The last word is not waited for longer than half a second."""
+
+    async def block(message: dict[str, Any]) -> None:
+        if b"ReplyClosed" in message.get("body", b""):
+            await anyio.sleep_forever()
+
+    async with serve(SILENT) as provider, session_of(provider) as session:
+        server = Server()
+        server.before = block
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.play, web.sse(session.stream("hi")))
+                exchange = await provider.wait_exchange()
+                await exchange.waiting.wait()
+                await server.has_sent(4)
+                began = anyio.current_time()
+                tasks.cancel_scope.cancel()
+            assert 0.4 < anyio.current_time() - began < 2
+            await exchange.closed.wait()
+    assert [record["type"] for record in events_in(server.body)] == ["text"] * 3
 
 
 async def test_no_more_than_one_record_is_under_way() -> None:

@@ -230,6 +230,23 @@ async def test_a_reconnecting_reader_is_told_to_stop() -> None:
             assert len(provider.exchanges) == reconnects
 
 
+async def test_no_background_where_no_model_was_asked() -> None:
+    """There is nothing to store."""
+    ran: list[str] = []
+    async with serve(STATES) as provider, session_of(provider) as session:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            background = BackgroundTask(ran.append, scope["method"])
+            await web.sse(session.stream("hi"), background=background)(scope, receive, send)
+
+        async with site(app) as here, httpx2.AsyncClient() as client:
+            assert (await client.get(here.url, headers={"Last-Event-ID": "5"})).status_code == 204
+            assert (await client.head(here.url)).status_code == 200
+            assert ran == []
+            await client.get(here.url)
+        assert ran == ["GET"]
+
+
 async def test_head_asks_no_model() -> None:
     """Starlette answers HEAD with GET's endpoint."""
     async with serve(STATES) as provider, session_of(provider) as session:
@@ -327,6 +344,61 @@ async def test_a_server_that_ends_its_replies() -> None:
     error = json.loads(client.seen.rpartition(b"data: ")[2].partition(b"\n")[0])
     assert (error["error"], error["can_continue"], error["length"]) == ("ReplyClosed", True, 4)
     assert error["message"] == "the server has ended the reply"
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_uvicorn_ends_its_replies(http: str) -> None:
+    """At the end of its graceful shutdown it cancels what is under way: the client has a last record and an end."""
+    script = Script(text="one two three", cuts=4, stall_after=4)
+    async with serve(script) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi")), http=http) as here:
+            client = await Raw.open(here, "/sse")
+            await client.read_until(b'"one "')
+            for task in here.server.server_state.tasks:
+                task.cancel("as uvicorn does")
+            await client.read_until(b"0\r\n\r\n")
+            await provider.exchanges[0].closed.wait()
+    assert b'"error":"ReplyClosed"' in client.seen
+    assert b'"can_continue":true' in client.seen
+
+
+async def test_a_reply_that_was_read_already() -> None:
+    """An error, and no end without a text; what is left of one is sent."""
+    async with serve(Script(text="one two", cuts=4)) as provider, session_of(provider) as session:
+        replies: list[Any] = []
+        async with site(application(lambda: replies[0])) as here, session.stream("hi") as reply:
+            replies.append(reply)
+            assert await reply.text() == "one two"
+            response = await get(f"{here.url}/sse")
+            assert (response.status_code, response.json()["error"]) == (500, "ReplyConsumed")
+        async with site(application(lambda: replies[0])) as here, session.stream("hi") as reply:
+            replies[0] = reply
+            assert await anext(aiter(reply)) == "one "
+            *texts, end = events_in((await get(f"{here.url}/sse")).content)
+    assert [(record["text"], record["offset"]) for record in texts] == [("two", 4)]
+    assert end["type"] == "end"
+
+
+async def test_lines_are_lines_for_everybody() -> None:
+    """A reader that splits text at U+2028 and its like, as Python's do, finds whole records all the same."""
+    text = "a\u2028b\u2029c\u0085d"
+    async with serve(Script(text=text, cuts=50)) as provider, session_of(provider) as session:
+        async with site(application(lambda: session.stream("hi"))) as here:
+            body = (await get(f"{here.url}/sse")).text
+    records = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
+    assert records[0]["text"] == text
+
+
+async def test_headers_of_ones_own_are_there_once() -> None:
+    """In any case of letters; a length nobody knows is refused."""
+    async with serve(Script(text="one")) as provider, session_of(provider) as session:
+        headers = {"Cache-Control": "no-store", "X-Own": "1"}
+        async with site(application(lambda: session.stream("hi"), headers=headers)) as here:
+            response = await get(f"{here.url}/sse")
+        assert response.headers.get_list("cache-control") == ["no-store"]
+        assert response.headers["x-own"] == "1"
+        with pytest.raises(UsageError, match="content-length"):
+            web.sse(session.stream("hi"), headers={"Content-Length": "3"})
 
 
 async def test_a_host_that_is_not_trusted() -> None:

@@ -96,7 +96,7 @@ async def reply(ws: WebSocket) -> None:
     with suppress(WebSocketDisconnect):
         try:
             answer = begun(Asked.model_validate(await ws.receive_json()))
-        except (UsageError, ValidationError, ValueError, KeyError) as error:
+        except (UsageError, ValidationError, ValueError, KeyError, RecursionError) as error:
             # no such model, no key, no question: known before there is a reply
             await ws.send_json({"type": "error", "error": type(error).__name__, "message": str(error)})
             await ws.close(1011)
