@@ -13,7 +13,9 @@ from string import Formatter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ._echo import ink
 from ._errors import UsageError
+from ._seam import INK_PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -147,18 +149,20 @@ def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.tok
 
 
 def end_of(text: str) -> str:
-    """The piece at the end of `text` that is asked back: its last line, or as many as make 16 characters; at most 120.
+    """The piece at the end of `text` that is asked back: its last lines, at most 120 characters.
 
-    More lines are taken until the piece stands nowhere else in `text`: of a text of equal lines the seam, which takes
-    the longest overlap, would drop the new lines that are equal too.
+    So many that they have 16 characters other than white space, by which they are known behind chatter, and stand nowhere
+    else in `text`: of a text of equal lines the seam, which takes the longest overlap, would drop the new lines that
+    are equal too.
 
     >>> end_of("One line.\\n" * 30 + "The last line of them all")
     'The last line of them all'
     """
     start = text.rfind("\n", 0, max(0, len(text) - END_MIN)) + 1
     while len(text) - start <= END_MAX:
-        if text.find(text[start:]) == start:
-            return text[start:]
+        piece = text[start:]
+        if not start or (len(ink(piece)) >= INK_PLAIN and text.find(piece) == start):
+            return piece
         start = text.rfind("\n", 0, start - 1) + 1
     start = len(text) - END_MAX
     # from a word's beginning on, if that is near: half a word is copied badly

@@ -86,11 +86,11 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
         elif (found := _of_templates(kwargs.get("template"), is_chat=is_chat)) is not None:
             given = {name for name, _ in options}
             options += tuple(pair for pair in found if pair[0] not in given)
-        elif hide_prefill:
-            raise click.ClickException("--hide-prefill hides what --prefill gives; give both")
-        else:
+        elif not hide_prefill:
             with _errors_in_a_line():
                 return callback(*args, **kwargs)
+        elif not any(name == "prefill" for name, _ in options):
+            raise click.ClickException("--hide-prefill hides what --prefill gives; give both")
         if hide_prefill:
             if prefill and "```" in prefill and (kwargs.get("extract") or kwargs.get("extract_last")):
                 raise click.ClickException(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from llm.parts import StreamEvent
@@ -71,7 +71,10 @@ class _Turn:
         """What to yield at its end."""
         if self._carried is None:
             return []
-        limited = is_limited(self._response.response_json)
+        said = self._response.response_json
+        # LLM's own models note what their host said at the end, and those on /responses nothing where that was no
+        # `response.completed`
+        limited = is_limited(said) or (said is None and type(self._owner._inner).__module__ == _OPENAI)
         calls = bool(self._response._tool_calls)
         return self._spliced(lambda splice: splice.end(limited=limited, calls=calls))
 
@@ -164,6 +167,10 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         del events[at]
 
 
+#: LLM's own OpenAI models, chat completions and /responses.
+_OPENAI = "llm.default_plugins.openai_models"
+
+
 def is_limited(found: Any) -> bool:
     """Whether a plugin's `response_json` says that a token limit has ended the reply, whatever its host calls that.
 
@@ -183,7 +190,7 @@ def is_limited(found: Any) -> bool:
 
 
 #: Where hosts say why a reply ended, and their words for a token limit.
-_REPLIES = ("choices", "candidates")
+_REPLIES = ("choices", "candidates", "chunks")
 _WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason")
 _LIMITS = {
     *("length", "max_tokens", "max_output_tokens", "finish_reason_max_tokens"),
@@ -281,28 +288,50 @@ class AsyncEvents:
 
     async def _leave(self) -> None:
         source, self._source = self._source, None
+        before = _closings()
+        streams = _sdk_streams(source)
         if hasattr(source, "aclose"):
             await source.aclose()
         del source
+        for stream in streams:
+            await stream.aclose()
+        streams.clear()
         clients = [] if self._turn is None else self._turn.clients
-        if not clients:
-            return
         while clients:
             await clients.pop().close()
-        await _generators_closed()
+        await _generators_closed(before)
 
 
-async def _generators_closed() -> None:
+def _sdk_streams(source: Any) -> list[Any]:
+    """The generators of the OpenAI SDK that a plugin's generator is reading.
+
+    The SDK's stream and its generator hold each other, and LLM leaves them to the collector. When the loop ends first, all of
+    its generators are closed at once, inner ones while the outer ones close them, and Python says so in 35 lines.
+    """
+    frame = getattr(source, "ag_frame", None)
+    found = () if frame is None else frame.f_locals.values()
+    streams = [getattr(one, "_iterator", None) for one in found if type(one).__module__.partition(".")[0] == "openai"]
+    return [one for one in streams if hasattr(one, "aclose")]
+
+
+async def _generators_closed(before: set[asyncio.Task[Any]]) -> None:
     """Wait for the SDK's own generators, which asyncio closes in a task each, at most a second.
 
-    A loop that ends before them, as the command line's does, would say so on stderr.
+    A loop that ends before them, as the command line's does, would say so on stderr. Each that ends may let go of another.
     """
+    with suppress(TimeoutError, RuntimeError):  # no running loop: trio
+        async with asyncio.timeout(1):
+            while True:
+                await asyncio.sleep(0)
+                if not (new := _closings() - before):
+                    return
+                await asyncio.wait(new)
+
+
+def _closings() -> set[asyncio.Task[Any]]:
+    """The tasks in which asyncio closes generators that were let go of."""
     try:
-        asyncio.get_running_loop()
+        tasks = asyncio.all_tasks()
     except RuntimeError:
-        return  # trio
-    others = asyncio.all_tasks()
-    await asyncio.sleep(0)
-    new = asyncio.all_tasks() - others
-    if closings := [one for one in new if type(one.get_coro()).__name__ == "async_generator_athrow"]:
-        await asyncio.wait(closings, timeout=1)
+        return set()  # trio
+    return {one for one in tasks if type(one.get_coro()).__name__ == "async_generator_athrow"}

@@ -199,6 +199,13 @@ def test_errors_are_one_line(run: Run, stage: Stage) -> None:
     assert "Unknown model" in run("-m", "nope", "x", "--prefill", "a", code=1).output
 
 
+@pytest.mark.parametrize("model_id", ["prefill/mock", "mock"])
+def test_a_prefill_among_the_options_can_be_hidden(run: Run, stage: Stage, model_id: str) -> None:
+    """As one of `--prefill`."""
+    stage.play('["', 'Alabama"]')
+    assert run("-m", model_id, "States", "-o", "prefill", '["', "--hide-prefill").output == 'Alabama"]\n'
+
+
 def test_an_error_of_the_model_is_llms(run: Run, stage: Stage) -> None:
     """As it came."""
     stage.turns = [ValueError("no money")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import subprocess
+import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,9 +16,12 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 import llm
 from anyio.from_thread import start_blocking_portal
 
-from aprefill.testing import serve
+from aprefill.testing import Script, serve
 
 from .hosts import STATES, playing, plugin, script
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def beginning(model_id: str, *, asynchronous: bool, **options: Any) -> str:
@@ -46,6 +51,8 @@ MODELS = {
     "ollama/some-tune": "llm_ollama",
     "gemini/gemini-3.6-flash": "llm_gemini",
 }
+#: Whose hosts leave a native prefill out, so that there is no repetition.
+EATS = {"anthropic/claude-haiku-4-5-20251001", "ollama/llama3.2"}
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -64,6 +71,42 @@ async def test_streams_are_streamed(monkeypatch: pytest.MonkeyPatch, model_id: s
         assert server.exchanges[-1].streamed
     assert len(text) > 2
     assert STATES.startswith(text)
+
+
+@pytest.mark.parametrize(("asynchronous", "stream"), [(False, True), (False, False), (True, True), (True, False)])
+@pytest.mark.parametrize("model_id", [*sorted(MODELS.keys() - EATS), "mistral/voxtral-mini-2507"])
+@pytest.mark.asyncio
+async def test_a_limit_inside_the_repetition(
+    monkeypatch: pytest.MonkeyPatch, model_id: str, asynchronous: bool, stream: bool
+) -> None:
+    """Half of the prefill once more is no reply: an error that says so, whatever the host calls its limit."""
+    if module := MODELS.get(model_id, "llm_mistral"):
+        plugin(module)
+    limited = Script(text="The quick brown f", stop_reason="max_tokens", prefill="ignores")
+    options = {} if model_id.startswith("ollama") else {"key": "any"}
+    with playing(monkeypatch, limited, ollama=model_id.startswith("ollama")):
+        get = llm.get_async_model if asynchronous else llm.get_model
+        prefill = "The quick brown fox jumps over the dog. "
+        response: Any = get(f"prefill/{model_id}").prompt("S", prefill=prefill, stream=stream, **options)
+        with pytest.raises(llm.ModelError, match=r"token limit .* inside the repetition"):
+            (await response.text()) if asynchronous else response.text()
+
+
+@pytest.mark.parametrize("model_id", ["gpt-4o", "gpt-5"])
+@pytest.mark.parametrize("way", [(), ("--async",)])
+def test_an_error_is_one_line_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, user_path: Path, model_id: str, way: tuple[str, ...]
+) -> None:
+    """Also where the loop ends right behind it, while the SDK's generators are still open."""
+    ignores = Script(text='{"name": "Bob, and so on and on"}' * 5, prefill="ignores")
+    with playing(monkeypatch, ignores):
+        command = [sys.executable, "-m", "llm", "-m", model_id, "S", "--prefill", "[", "--schema", "name,age int", *way]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [done.stderr.rstrip()]
+    assert "did not begin its reply with the prefill" in done.stderr
 
 
 @pytest.mark.asyncio

@@ -349,6 +349,18 @@ def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
     assert with_prefill(Own("some")).prompt("x", prefill="a", key="k").text() == "ax"
 
 
+def test_a_completion_model_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLM's own on /completions, whose prompt is one text."""
+    choice = {"index": 0, "text": '["Alabama"]', "finish_reason": "stop", "logprobs": None}
+    told = {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    with serve_in_thread(Script(), static={"/v1/completions": told}) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "any")
+        done = run("-m", "gpt-3.5-turbo-instruct", "States", "--prefill", '["', "--no-stream")
+        assert done.output == '["Alabama"]\n'
+        assert server.exchanges[-1].json["prompt"].count('["</text-') == 1
+
+
 def test_what_llm_prefill_models_says(run: Run, ollama: Server) -> None:
     """The table's word for each, by provider and name."""
     for name in ("llm_anthropic", "llm_mistral", "llm_gemini", "llm_ollama"):

@@ -299,6 +299,7 @@ def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
     ("said", "limited"),
     [
         ({"choices": [{"finish_reason": "length"}]}, True),
+        ({"chunks": [{"choices": [{"finish_reason": None}]}, {"choices": [{"finish_reason": "length"}]}]}, True),
         ({"finish_reason": "length"}, True),
         ({"stop_reason": "max_tokens"}, True),
         ({"done_reason": "length"}, True),
