@@ -134,7 +134,7 @@ PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_token
     ("keys", "options", "predicted"),
     [
         (PREDICTS, {"prefill": '["'}, '["'),
-        (PREDICTS, {"prefill": "x" * 300 + "\nthe last line of it"}, "the last line of it"),
+        (PREDICTS, {"prefill": "x" * 300 + "\nthe last line of them"}, "the last line of them"),
         (PREDICTS, {"prefill": '["', "tools": []}, '["'),
         (PREDICTS, {"prefill": '["', "tools": [{"name": "f"}]}, None),
         (PREDICTS, {"prefill": '["', "max_tokens": 5}, None),
