@@ -8,19 +8,16 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
 from fastapi import FastAPI
-from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from aprefill import ConnectFailed, Timeouts, UsageError, stream, web
+from aprefill import Timeouts, UsageError, stream, web
 from aprefill.testing import Script, ToolCall, serve
-from aprefill.web._records import Records
 
 from ..conftest import LOOPS
-from .site import Raw, application, claude, events_in, get, records_of, session_of, site
+from .site import application, claude, events_in, get, records_of, session_of, site
 
 pytestmark = pytest.mark.anyio
 
@@ -230,23 +227,6 @@ async def test_a_reconnecting_reader_is_told_to_stop() -> None:
             assert len(provider.exchanges) == reconnects
 
 
-async def test_no_background_where_no_model_was_asked() -> None:
-    """There is nothing to store."""
-    ran: list[str] = []
-    async with serve(STATES) as provider, session_of(provider) as session:
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            background = BackgroundTask(ran.append, scope["method"])
-            await web.sse(session.stream("hi"), background=background)(scope, receive, send)
-
-        async with site(app) as here, httpx2.AsyncClient() as client:
-            assert (await client.get(here.url, headers={"Last-Event-ID": "5"})).status_code == 204
-            assert (await client.head(here.url)).status_code == 200
-            assert ran == []
-            await client.get(here.url)
-        assert ran == ["GET"]
-
-
 async def test_head_asks_no_model() -> None:
     """Starlette answers HEAD with GET's endpoint."""
     async with serve(STATES) as provider, session_of(provider) as session:
@@ -267,32 +247,6 @@ async def test_the_connection_is_kept_for_the_next_request() -> None:
         assert provider.connections == 1
 
 
-@pytest.mark.parametrize("stays", [True, False])
-async def test_the_background_task_runs_afterwards(stays: bool) -> None:
-    """With the reply closed, also when the client has gone: there is what it got so far."""
-    script = Script(text="one two three", cuts=4, stall_after=None if stays else 8)
-    done = anyio.Event()
-    saved: list[Any] = []
-    async with serve(script) as provider, session_of(provider) as session:
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            reply = session.stream("hi", prefill="zero ")
-
-            async def save() -> None:
-                saved.extend([reply.text_so_far, reply.stop_reason.value if reply.stop_reason else None])
-                done.set()
-
-            await web.sse(reply, background=BackgroundTask(save))(scope, receive, send)
-
-        async with site(app) as here:
-            client = await Raw.open(here, "/")
-            await client.read_until(b'"type":"end"' if stays else b'"offset":9')
-            client.fin()
-            with anyio.fail_after(2):
-                await done.wait()
-    assert saved == (["zero one two three", "end"] if stays else ["zero one two ", "cancelled"])
-
-
 async def test_fastapi_takes_it_as_a_response() -> None:
     """From a path operation that has read a JSON body."""
     app = FastAPI()
@@ -305,78 +259,6 @@ async def test_fastapi_takes_it_as_a_response() -> None:
         async with site(app) as here, httpx2.AsyncClient() as client:
             response = await client.post(f"{here.url}/sse", json={"prompt": "hi", "prefill": '["'})
     assert text_of(events_in(response.content)) == WHOLE
-
-
-@pytest.mark.parametrize("waits", ["for the model", "for its client"])
-async def test_two_readers_of_one_reply(waits: str) -> None:
-    """A reply is one client's: the second gets an error, and the first all of its text."""
-    if waits == "for its client":
-        script = Script(text="word " * 200_000, cuts=4000, pace_s=0.0001)
-        async with serve(script) as provider, session_of(provider) as session:
-            reply = session.stream("hi")
-            async with site(application(lambda: reply)) as here:
-                first = await Raw.open(here, "/sse")
-                await first.read_until(b'"offset":0')
-                second = await get(f"{here.url}/sse")
-                assert (second.status_code, second.json()["error"]) == (500, "UsageError")
-                await first.read_until(b"event: end")
-            assert reply.text_so_far == script.text
-        return
-    async with serve(Script(text="one two three", cuts=4, pace_s=0.05)) as provider, session_of(provider) as session:
-        reply = session.stream("hi")
-        async with site(application(lambda: reply)) as here:
-            first = await Raw.open(here, "/sse")
-            await first.read_until(b'"offset":4')
-            second = await get(f"{here.url}/sse")
-            assert (second.status_code, second.json()["error"]) == (500, "UsageError")
-
-
-async def test_a_server_that_ends_its_replies() -> None:
-    """As at its shutdown: the text so far is right, and another server may go on from there."""
-    script = Script(text="one two three", cuts=4, stall_after=4)
-    async with serve(script) as provider, session_of(provider) as session:
-        async with site(application(lambda: session.stream("hi"))) as here:
-            client = await Raw.open(here, "/sse")
-            await client.read_until(b'"one "')
-            await session.aclose()
-            await client.read_until(b"event: error")
-            await client.read_until(b"}\n\n")
-    error = json.loads(client.seen.rpartition(b"data: ")[2].partition(b"\n")[0])
-    assert (error["error"], error["can_continue"], error["length"]) == ("ReplyClosed", True, 4)
-    assert error["message"] == "the server has ended the reply"
-
-
-@pytest.mark.parametrize("http", ["h11", "httptools"])
-async def test_uvicorn_ends_its_replies(http: str) -> None:
-    """At the end of its graceful shutdown it cancels what is under way: the client has a last record and an end."""
-    script = Script(text="one two three", cuts=4, stall_after=4)
-    async with serve(script) as provider, session_of(provider) as session:
-        async with site(application(lambda: session.stream("hi")), http=http) as here:
-            client = await Raw.open(here, "/sse")
-            await client.read_until(b'"one "')
-            for task in here.server.server_state.tasks:
-                task.cancel("as uvicorn does")
-            await client.read_until(b"0\r\n\r\n")
-            await provider.exchanges[0].closed.wait()
-    assert b'"error":"ReplyClosed"' in client.seen
-    assert b'"can_continue":true' in client.seen
-
-
-async def test_a_reply_that_was_read_already() -> None:
-    """An error, and no end without a text; what is left of one is sent."""
-    async with serve(Script(text="one two", cuts=4)) as provider, session_of(provider) as session:
-        replies: list[Any] = []
-        async with site(application(lambda: replies[0])) as here, session.stream("hi") as reply:
-            replies.append(reply)
-            assert await reply.text() == "one two"
-            response = await get(f"{here.url}/sse")
-            assert (response.status_code, response.json()["error"]) == (500, "ReplyConsumed")
-        async with site(application(lambda: replies[0])) as here, session.stream("hi") as reply:
-            replies[0] = reply
-            assert await anext(aiter(reply)) == "one "
-            *texts, end = events_in((await get(f"{here.url}/sse")).content)
-    assert [(record["text"], record["offset"]) for record in texts] == [("two", 4)]
-    assert end["type"] == "end"
 
 
 async def test_lines_are_lines_for_everybody() -> None:
@@ -399,22 +281,6 @@ async def test_headers_of_ones_own_are_there_once() -> None:
         assert response.headers["x-own"] == "1"
         with pytest.raises(UsageError, match="content-length"):
             web.sse(session.stream("hi"), headers={"Content-Length": "3"})
-
-
-async def test_a_host_that_is_not_trusted() -> None:
-    """Asking again would end there again."""
-    error = ConnectFailed("https://llm.example", "its certificate is not trusted", may_pass=False)
-    records = Records(
-        stream("hi", model="demo:eats"), reasoning=False, tools=False, attempts=False, held=False, details=False
-    )
-    assert records.error(error).can_continue is False
-    assert records.error(ConnectFailed("https://llm.example", "refused")).can_continue is True
-
-
-def test_what_is_no_reply() -> None:
-    """Said where it is passed."""
-    with pytest.raises(UsageError, match="reply=str"):
-        web.sse("a text")
 
 
 def test_a_session_is_not_needed() -> None:
