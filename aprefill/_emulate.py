@@ -152,8 +152,8 @@ def end_of(text: str) -> str:
     """The piece at the end of `text` that is asked back: its last lines, at most 120 characters.
 
     So many that they have 16 characters other than white space, by which they are known behind chatter, and stand nowhere
-    else in `text`: of a text of equal lines the seam, which takes the longest overlap, would drop the new lines that
-    are equal too.
+    else in `text`, as far as 120 allow: of a text of equal lines the seam, which takes the longest overlap, would drop
+    the new lines that are equal too.
 
     >>> end_of("One line.\\n" * 30 + "The last line of them all")
     'The last line of them all'
@@ -167,7 +167,8 @@ def end_of(text: str) -> str:
     start = len(text) - END_MAX
     # from a word's beginning on, if that is near: half a word is copied badly
     blank = text.find(" ", start, len(text) - END_MIN)
-    return text[start if blank < 0 else blank + 1 :]
+    piece = text[blank + 1 :]
+    return piece if blank >= 0 and len(ink(piece)) >= INK_PLAIN else text[start:]
 
 
 def room(echo: str) -> int:

@@ -169,6 +169,7 @@ ENDS = [
     pytest.param("x" * 120 + "\n" + "y" * 121, "y" * 120, id="a-last-line-of-121"),
     pytest.param("x" * 50 + " " + "word " * 30 + "end", ("word " * 30 + "end")[-118:], id="from-a-words-beginning-on"),
     pytest.param("x" * 300, "x" * 120, id="one-long-word"),
+    pytest.param("x" * 220 + " a b c d e f g h i", "x" * 102 + " a b c d e f g h i", id="a-blank-with-too-little-ink"),
     pytest.param("x" * 200 + " " + "y" * 110, "y" * 110, id="one-blank"),
     pytest.param("x" * 200 + " " + "y" * 15, "x" * 104 + " " + "y" * 15, id="a-blank-too-near-the-end"),
     pytest.param("x" * 150 + "\r\n" + "y" * 40, "y" * 40, id="crlf"),

@@ -36,6 +36,8 @@ class _Turn:
         self._prompt = prompt
         self._response = response
         self._started = False
+        #: LLM's model on /responses has ended without what its host says at the end of a whole reply
+        self._is_unfinished = False
         #: where among the reply's events the prefill stands
         self._at = 0
         self._host: Host | None = None
@@ -74,7 +76,8 @@ class _Turn:
         said = self._response.response_json
         # LLM's own models note what their host said at the end, and those on /responses nothing where that was no
         # `response.completed`
-        limited = is_limited(said) or (said is None and type(self._owner._inner).__module__ == _OPENAI)
+        self._is_unfinished = said is None and type(self._owner._inner).__module__ == _OPENAI
+        limited = self._is_unfinished or is_limited(said)
         calls = bool(self._response._tool_calls)
         return self._spliced(lambda splice: splice.end(limited=limited, calls=calls))
 
@@ -95,8 +98,12 @@ class _Turn:
         except Ignored:
             raise self._ignored() from None
         except Cut:
+            model_id = self._owner._inner.model_id
+            if self._is_unfinished:
+                why = f"the reply of {model_id} was not complete (a token limit, a filter or a cut) and ended"
+                raise PrefillError(f"{why} inside the repetition of the prefill, so nothing new came") from None
             raise PrefillError(
-                f"the token limit of {self._owner._inner.model_id} was met inside the repetition of the prefill, "
+                f"the token limit of {model_id} was met inside the repetition of the prefill, "
                 "and nothing new came; raise it"
             ) from None
         if splice.delivered and not was_delivered:
@@ -293,10 +300,11 @@ class AsyncEvents:
         if hasattr(source, "aclose"):
             await source.aclose()
         del source
-        for stream in streams:
-            await stream.aclose()
-        streams.clear()
         clients = [] if self._turn is None else self._turn.clients
+        if not streams and not clients:
+            return
+        while streams:
+            await streams.pop().aclose()
         while clients:
             await clients.pop().close()
         await _generators_closed(before)
@@ -315,12 +323,12 @@ def _sdk_streams(source: Any) -> list[Any]:
 
 
 async def _generators_closed(before: set[asyncio.Task[Any]]) -> None:
-    """Wait for the SDK's own generators, which asyncio closes in a task each, at most a second.
+    """Wait for the SDK's own generators, which asyncio closes in a task each, at most a quarter of a second.
 
-    A loop that ends before them, as the command line's does, would say so on stderr. Each that ends may let go of another.
+    Whose generator a task closes cannot be seen, so one of somebody else's may be waited for. A loop that ends before them, as the command line's does, would say so on stderr. Each that ends may let go of another.
     """
     with suppress(TimeoutError, RuntimeError):  # no running loop: trio
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.25):
             while True:
                 await asyncio.sleep(0)
                 if not (new := _closings() - before):

@@ -115,8 +115,12 @@ def answer(script: Script, received: Received) -> Answer:
 
 def check(script: Script, received: Received) -> None:
     """Raise `UsageError` for what the host that was asked cannot say."""
-    if _WIRES[wire_at(received.path)].sends_objects(streamed=received.streamed):
-        for call in script.tools:
+    wire = _WIRES[wire_at(received.path)]
+    if not script.tools or not wire.sends_objects(streamed=received.streamed):
+        return
+    says_more = script.body is None and script.gzip_bomb is None and not script.hang_up
+    if says_more and _status(script, received, refusal=wire.refusal)[0] < 300:
+        for call in speak(script, received).tools:
             call.arguments_object  # noqa: B018 - raises
 
 

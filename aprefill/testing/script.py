@@ -185,8 +185,7 @@ _ONE_OF = (
     ("hang_up", "drop_after_bytes", "reset_after_bytes"),
     ("stall_after", "keepalive_after", "error_event", "endless_line"),
     ("redirect", "body", "gzip_bomb", "hang_up"),
-    ("no_end", "half_event_at_end", "no_done", "text_after_end"),
-    ("no_end", "half_event_at_end", "no_done", "no_last_blank"),
+    ("no_end", "half_event_at_end", "no_done", "no_last_blank", "text_after_end"),
     ("bad_event", "insert"),
 )
 

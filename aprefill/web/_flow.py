@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from .. import AprefillError, Reply, ReplyClosed, ReplyConsumed, UsageError
+from .. import AprefillError, Reply, ReplyClosed, ReplyConsumed, StopReason, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -106,6 +106,7 @@ class Flow:
         self._is_ours = True
         # a send was cancelled: nobody knows how much of it the client has
         self._interrupted = False
+        self._last: tuple[Record, AprefillError | None] | None = None
 
     async def run(self) -> bool:
         """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
@@ -170,6 +171,8 @@ class Flow:
 
     async def _say_closed(self) -> None:
         """The server ends the request, as at its shutdown, and the client is still there: tell it."""
+        if self._is_ours:
+            self._reply.cancel()  # the provider's connection does not wait for this client
         if self._interrupted or self._turn.locked():
             return
         with anyio.move_on_after(_LAST_WORD_S, shield=True):
@@ -180,15 +183,18 @@ class Flow:
 
     async def _send_all(self) -> None:
         failure: AprefillError | None = None
-        was_over, sends = self._reply.timing.total_s is not None, False
+        reply, sends = self._reply, False
+        was_over = reply.timing.total_s is not None and reply.stop_reason is not StopReason.CANCELLED
         try:
             if self._unusable is not None:
                 raise self._unusable
             async for event in self._events:
                 sends = True
                 record = self._records.of(event)
-                if record is not None:
-                    await self._take_turn(self._channel.send, record)
+                if record is None:
+                    self._records.note(event)
+                else:
+                    await self._take_turn(self._send, event, record)
             if was_over and not sends:
                 raise ReplyConsumed
         except AprefillError as error:
@@ -196,17 +202,23 @@ class Flow:
         if not self._gone:
             await self._finish(failure)
 
+    async def _send(self, event: Event, record: Record) -> None:
+        self._records.note(event)
+        await self._channel.send(record)
+
     async def _finish(self, failure: AprefillError | None) -> None:
-        if failure is not None:
-            log.log(
-                logging.ERROR if isinstance(failure, UsageError) else logging.WARNING,
-                "a reply failed after %d characters: %s: %s", self._records.offset, type(failure).__name__, failure,
-            )  # fmt: skip
-        last = self._records.end() if failure is None else self._records.error(failure)
+        """Send the last record: the first that was chosen."""
+        if self._last is None:
+            if failure is not None:
+                log.log(
+                    logging.ERROR if isinstance(failure, UsageError) else logging.WARNING,
+                    "a reply failed after %d characters: %s: %s", self._records.offset, type(failure).__name__, failure,
+                )  # fmt: skip
+            self._last = (self._records.end() if failure is None else self._records.error(failure), failure)
         # The provider is closed already. What the client says from here on is not ours to read, and that it goes when it
         # has all is no news.
         self._listening.cancel()
-        await self._take_turn(self._channel.finish, last, failure)
+        await self._take_turn(self._channel.finish, *self._last)
 
     async def _take_turn(self, send: Callable[..., Awaitable[None]], *what: object) -> None:
         async with self._turn:

@@ -131,19 +131,24 @@ class Records:
         self._has_new = False
         self._has_tool = False
 
+    def note(self, event: Event) -> None:
+        """Count one event, just before its record is sent, if it has one: what is never sent must not be counted."""
+        if isinstance(event, TextEvent):
+            self.offset = event.offset + len(event.text)
+            self._has_new = self._has_new or not event.prefill
+        elif isinstance(event, ToolEvent):
+            self._has_tool = True
+
     def of(self, event: Event) -> Record | None:
         """The record of one event; None: the client did not ask for its kind."""
         match event:
             case TextEvent(text=text, offset=offset, prefill=prefill):
-                self.offset = offset + len(text)
-                self._has_new = self._has_new or not prefill
                 return TextRecord(text, offset, prefill)
             case HeldEvent():
                 return HeldRecord(event.text, event.more)
             case ReasoningEvent():
                 return ReasoningRecord(event.text) if self._reasoning else None
             case ToolEvent():
-                self._has_tool = True
                 if self._tools:
                     return ToolRecord(event.index, event.id, event.name, event.arguments)
             case AttemptStarted():

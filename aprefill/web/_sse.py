@@ -194,8 +194,8 @@ class _EventChannel:
         except OSError as exc:  # ASGI 2.4: the client has gone
             raise ClientGone from exc
         except RuntimeError as exc:
-            # uvloop's word for a transport that is closed, where the server did not tell (a pipelined request)
-            if not self.begun:
+            # uvloop's, of a transport that the server has closed and did not tell of (behind a pipelined request)
+            if not str(exc).endswith("the handler is closed"):
                 raise
             log.debug("a response was closed by the server: %s", exc)
             raise ClientGone from exc

@@ -88,8 +88,17 @@ async def test_a_limit_inside_the_repetition(
         get = llm.get_async_model if asynchronous else llm.get_model
         prefill = "The quick brown fox jumps over the dog. "
         response: Any = get(f"prefill/{model_id}").prompt("S", prefill=prefill, stream=stream, **options)
-        with pytest.raises(llm.ModelError, match=r"token limit .* inside the repetition"):
+        with pytest.raises(llm.ModelError, match=r"token limit.* inside the repetition"):
             (await response.text()) if asynchronous else response.text()
+
+
+@pytest.mark.parametrize("end", [{"stop_reason": "refusal"}, {"no_done": True}, {"no_end": True}])
+def test_a_reply_that_was_not_complete(monkeypatch: pytest.MonkeyPatch, end: dict[str, Any]) -> None:
+    """LLM's models on /responses do not say why; so neither does the error."""
+    with playing(monkeypatch, Script(text="The quick brown f", prefill="ignores", **end)):
+        response = llm.get_model("prefill/gpt-5").prompt("S", prefill="The quick brown fox jumps", key="any")
+        with pytest.raises(llm.ModelError, match=r"gpt-5 was not complete \(a token limit, a filter or a cut\)"):
+            response.text()
 
 
 @pytest.mark.parametrize("model_id", ["gpt-4o", "gpt-5"])

@@ -275,6 +275,24 @@ async def test_arguments_that_are_no_json_go_where_a_host_sends_text(arguments: 
 
 
 @pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ({"status": 503}, 503),
+        ({"redirect": "http://127.0.0.1:1/"}, 307),
+        ({"body": b"{}"}, 200),
+        ({"prefill": "refuses"}, 400),
+        ({"text": "ab;c"}, 200),
+    ],
+)
+async def test_arguments_that_are_not_sent_are_no_mistake(script: dict[str, Any], status: int) -> None:
+    """An error, a body of one's own, a refusal, and a stop sequence ahead of the tools."""
+    tools = [ToolCall(name="f", arguments="{")]
+    with fail_after(10):
+        async with serve(Script(tools=tools, **script)) as server:
+            assert (await ask(server, "ollama", PREFILL, options={"stop": [";"]})).status_code == status
+
+
+@pytest.mark.parametrize(
     ("static", "words"),
     [
         ({"api": 1}, "begins with a slash"),

@@ -39,6 +39,7 @@ def test_pieces_given_as_strings_are_the_text() -> None:
         ({"framing": "none"}, "'chunked'"),
         ({"newline": "\n\r"}, "newline="),
         ({"no_done": True, "no_last_blank": True}, "no_done and no_last_blank"),
+        ({"no_last_blank": True, "text_after_end": "x"}, "no_last_blank and text_after_end"),
         ({"bad_event": "xml"}, "'utf8'"),
         ({"drop_after_bytes": -1}, "drop_after_bytes=-1 is no count"),
         ({"stall_after": 1.5}, "stall_after=1.5"),

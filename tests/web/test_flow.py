@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -78,7 +79,7 @@ async def test_the_client_goes_while_the_model_is_silent() -> None:
             await exchange.waiting.wait()
             server.gone.set()
             await exchange.closed.wait()
-    assert b"event: end" not in server.body
+    assert {record["type"] for record in events_in(server.body)} == {"text"}
 
 
 @pytest.mark.parametrize("how", ["disconnect", "OSError", "RuntimeError", "cancel"])
@@ -92,7 +93,7 @@ async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
             if how == "OSError":
                 raise BrokenPipeError
             if how == "RuntimeError":  # uvloop's, of a transport that is closed
-                raise RuntimeError
+                raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
             await anyio.sleep_forever()
 
     async with serve(SILENT) as provider, session_of(provider) as session, anyio.create_task_group() as tasks:
@@ -131,6 +132,113 @@ async def test_the_server_ends_the_request() -> None:
     assert server.sent[-1]["more_body"] is False
 
 
+@pytest.mark.parametrize("how", ["the last word is taken", "it is not", "the client has gone"])
+async def test_the_server_ends_the_request_between_two_records_of_one_read(how: str) -> None:
+    """What was not sent is not counted, and the provider is closed before the client is waited for."""
+    exchange: Any = None
+    began = 0.0
+
+    async def cancel(message: dict[str, Any]) -> None:
+        nonlocal began
+        if b'"offset":4' in message.get("body", b""):
+            began = time.perf_counter()
+            scope.cancel()
+        elif b"ReplyClosed" in message.get("body", b"") and how != "the last word is taken":
+            if how == "it is not":
+                await anyio.sleep_forever()
+            raise BrokenPipeError
+
+    # one write, so one read
+    script = Script(text="one two three four", cuts=4, wire_cuts=100_000, stall_after=17)
+    async with serve(script) as provider, session_of(provider) as session:
+        server = Server()
+        server.before = cancel
+        with anyio.fail_after(5), anyio.CancelScope() as scope:
+            await server.play(web.sse(session.stream("hi")))
+        assert scope.cancelled_caught
+        exchange = provider.exchanges[0]
+        with anyio.fail_after(2):
+            await exchange.closed.wait()
+    assert exchange.closed_at - began < 0.3
+    records = events_in(server.body)
+    texts = [record["text"] for record in records if record["type"] == "text"]
+    assert texts == ["one ", "two "]
+    if how == "the last word is taken":
+        assert (records[-1]["error"], records[-1]["length"]) == ("ReplyClosed", 8)
+    else:
+        assert len(records) == 2
+
+
+async def test_the_server_ends_the_request_when_the_reply_has_ended() -> None:
+    """A reply that came whole has its end, and is not paid for again."""
+
+    async def cancel(message: dict[str, Any]) -> None:
+        if b'"offset":14' in message.get("body", b""):
+            scope.cancel()
+
+    async with serve(Script(text="one two three four", cuts=[4, 10, 4], wire_cuts=100_000)) as provider:
+        async with session_of(provider) as session:
+            server = Server()
+            server.before = cancel
+            with anyio.fail_after(5), anyio.CancelScope() as scope:
+                await server.play(web.sse(session.stream("hi")))
+            assert scope.cancelled_caught
+    records = events_in(server.body)
+    assert "".join(record["text"] for record in records[:-1]) == "one two three four"
+    assert records[-1]["type"] == "end"
+
+
+async def test_the_server_ends_the_request_while_a_heartbeat_is_under_way() -> None:
+    """Nobody knows how much of it the client has, so nothing follows it."""
+    beating = anyio.Event()
+
+    async def block(message: dict[str, Any]) -> None:
+        if message.get("body") == b": ping\n\n":
+            beating.set()
+            with anyio.CancelScope(shield=True):  # a server that does not let go of a send
+                await anyio.sleep(0.1)
+
+    async with serve(SILENT) as provider, session_of(provider) as session:
+        server = Server()
+        server.before = block
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.play, web.sse(session.stream("hi"), heartbeat_s=0.02))
+                await beating.wait()
+                tasks.cancel_scope.cancel()
+    assert b"ReplyClosed" not in server.body
+
+
+@pytest.mark.parametrize("at", ["http.response.start", "http.response.body"])
+async def test_a_mistake_of_a_middlewares_is_its_own(at: str) -> None:
+    """Not every RuntimeError of a send is a client that went."""
+
+    async def fail(message: dict[str, Any]) -> None:
+        if message["type"] == at:
+            raise RuntimeError("Response content longer than Content-Length")
+
+    async with serve(SILENT) as provider, session_of(provider) as session:
+        server = Server()
+        server.before = fail
+        with anyio.fail_after(2), pytest.raises(RuntimeError, match="longer than"):
+            await server.play(web.sse(session.stream("hi")))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_reply_that_was_cancelled_before(waits: bool) -> None:
+    """Its end, whenever its connection was given back."""
+    async with serve(SILENT) as provider, session_of(provider) as session:
+        server = Server()
+        async with session.stream("hi") as reply:
+            await anext(aiter(reply))
+            reply.cancel()
+            if waits:
+                await anyio.sleep(0.01)
+            await server.play(web.sse(reply))
+    assert server.sent[0]["status"] == 200
+    assert events_in(server.body)[-1]["stop_reason"] == "cancelled"
+
+
 async def test_the_server_ends_a_request_that_has_no_status_yet() -> None:
     """503: another server may answer it."""
     async with serve(Script(text="one", first_token_s=9)) as provider, session_of(provider) as session:
@@ -154,6 +262,7 @@ async def test_the_server_ends_the_request_and_the_client_takes_nothing() -> Non
         if b"ReplyClosed" in message.get("body", b""):
             await anyio.sleep_forever()
 
+    # in the middle of a read's records, or while the model is silent
     async with serve(SILENT) as provider, session_of(provider) as session:
         server = Server()
         server.before = block
@@ -163,10 +272,12 @@ async def test_the_server_ends_the_request_and_the_client_takes_nothing() -> Non
                 exchange = await provider.wait_exchange()
                 await exchange.waiting.wait()
                 await server.has_sent(4)
-                began = anyio.current_time()
+                began, clock = anyio.current_time(), time.perf_counter()
                 tasks.cancel_scope.cancel()
             assert 0.4 < anyio.current_time() - began < 2
             await exchange.closed.wait()
+            assert exchange.closed_at is not None
+            assert exchange.closed_at - clock < 0.3
     assert [record["type"] for record in events_in(server.body)] == ["text"] * 3
 
 
