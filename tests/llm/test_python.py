@@ -29,7 +29,7 @@ STATES = '["Alabama", "Alaska"]'
 
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
-def test_worked_cases_of_pull_request_473(stage: Stage, prefill: str, chunks: list[str | None], reply: str) -> None:
+def test_what_pull_request_473_had_to_solve(stage: Stage, prefill: str, chunks: list[str | None], reply: str) -> None:
     """Through LLM, from a model that yields str (and None, as the pull request has it) and from one that yields events."""
     pieces = [chunk for chunk in chunks if chunk is not None]
     model = llm.get_model("prefill/mock")

@@ -42,7 +42,7 @@ def joined(splice: Splice, chunks: Sequence[str | None]) -> str:
 
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
-def test_worked_cases_of_pull_request_473(prefill: str, chunks: list[str | None], reply: str) -> None:
+def test_what_pull_request_473_had_to_solve(prefill: str, chunks: list[str | None], reply: str) -> None:
     """Exact text, asked for in the prompt and, where the host leaves the prefill out or repeats it, natively."""
     assert joined(emulated(prefill), chunks) == reply
     repeats = "".join(filter(None, chunks)).startswith(prefill)
