@@ -325,7 +325,8 @@ def _sdk_streams(source: Any) -> list[Any]:
 async def _generators_closed(before: set[asyncio.Task[Any]]) -> None:
     """Wait for the SDK's own generators, which asyncio closes in a task each, at most a quarter of a second.
 
-    Whose generator a task closes cannot be seen, so one of somebody else's may be waited for. A loop that ends before them, as the command line's does, would say so on stderr. Each that ends may let go of another.
+    Whose generator a task closes cannot be seen, so one of somebody else's may be waited for. A loop that ends before them,
+    as the command line's does, would say so on stderr. Each that ends may let go of another.
     """
     with suppress(TimeoutError, RuntimeError):  # no running loop: trio
         async with asyncio.timeout(0.25):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,8 @@ def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> 
     }.items():
         monkeypatch.setenv(name, value)
     for name, bend in {"llm_mistral": _bend_mistral, "llm_gemini": _bend_gemini}.items():
-        try:
-            module = pytest.importorskip(name)
-        except pytest.skip.Exception:
-            continue
-        bend(monkeypatch, module, server.url)
+        if importlib.util.find_spec(name):
+            bend(monkeypatch, importlib.import_module(name), server.url)
 
 
 def _bend_mistral(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
@@ -81,7 +79,7 @@ def _bend_gemini(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None
     def bent(asked: str) -> str:
         return asked.replace("https://generativelanguage.googleapis.com", url)
 
-    class AsyncClient(real.AsyncClient):  # type: ignore[misc, name-defined]
+    class AsyncClient(real.AsyncClient):
         def stream(self, method: str, asked: str, **rest: Any) -> Any:
             return super().stream(method, bent(asked), **rest)
 
@@ -95,7 +93,7 @@ def _bend_gemini(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None
             return real.stream(method, bent(asked), **rest)
 
     bending = Httpx()
-    bending.AsyncClient = AsyncClient  # type: ignore[attr-defined]
+    bending.AsyncClient = AsyncClient
     monkeypatch.setattr(module, "httpx", bending)
 
 

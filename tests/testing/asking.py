@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx2
 
+from aprefill.testing import serve
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from aprefill.testing import Server
+    from aprefill.testing import Script, Server
 
 WIRES = ("anthropic", "openai")
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
@@ -37,6 +39,17 @@ async def ask(server: Server, wire: str, prefill: str | None = None, **more: Any
     """The whole response to one request on a connection of its own."""
     async with client_of(server) as client:
         return await client.post(server.url + PATHS[wire], json=body(prefill, **more))
+
+
+async def sent(script: Script, wire: str, prefill: str | None = '["', *, ask: Any = ask) -> str:
+    """The whole body of a good answer, decoded; `ask` knows the wire."""
+    with anyio.fail_after(10):
+        async with serve(script) as server:
+            response = await ask(server, wire, prefill)
+            await server.exchanges[0].done.wait()
+            assert server.exchanges[0].outcome == "complete"
+            assert response.status_code == 200
+            return str(response.text)
 
 
 async def raw_answer(

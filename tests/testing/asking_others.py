@@ -6,12 +6,10 @@ OpenAI's /responses, Ollama's, and Gemini's as events and as one array.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from anyio import fail_after
-
-from aprefill.testing import serve
-
+from . import asking
 from .asking import client_of, records
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from aprefill.testing import Script, Server
+    from aprefill.testing import Server
 
 WIRES = ("responses", "ollama", "gemini", "gemini-array")
 
@@ -61,15 +59,7 @@ async def ask(
         return await client.post(server.url + path, json=body)
 
 
-async def sent(script: Script, wire: str, prefill: str | None = PREFILL) -> str:
-    """The whole body, decoded."""
-    with fail_after(10):
-        async with serve(script) as server:
-            response = await ask(server, wire, prefill)
-            await server.exchanges[0].done.wait()
-            assert server.exchanges[0].outcome == "complete"
-            assert response.status_code == 200
-            return response.text
+sent = partial(asking.sent, ask=ask)
 
 
 def _elements(text: str) -> Iterator[Any]:

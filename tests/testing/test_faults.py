@@ -12,23 +12,12 @@ from anyio import CancelScope, create_task_group, fail_after
 
 from aprefill.testing import Script, serve
 
-from .asking import PATHS, WIRES, Reading, Reset, ask, body, client_of, deltas, is_whole, raw_answer, records
+from .asking import PATHS, WIRES, Reading, Reset, ask, body, client_of, deltas, is_whole, raw_answer, records, sent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("wire", WIRES)]
 
 PREFILL = '["'
 TEXT = 'Alabama", "Alaska"]'
-
-
-async def sent(script: Script, wire: str, prefill: str | None = PREFILL) -> str:
-    """The whole body, decoded."""
-    with fail_after(10):
-        async with serve(script) as server:
-            response = await ask(server, wire, prefill)
-            await server.exchanges[0].done.wait()
-            assert server.exchanges[0].outcome == "complete"
-            assert response.status_code == 200
-            return response.text
 
 
 # --- what becomes of the prefill ------------------------------------------------------------------------------

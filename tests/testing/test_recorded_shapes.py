@@ -13,7 +13,6 @@ from aprefill.testing import Script
 
 from . import asking, asking_others
 from .asking import records
-from .test_faults import sent as sent_on_a_known_wire
 from .test_wires import CALL
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ async def test_records_look_like_the_recorded_ones(wire: str, shared: Path) -> N
     recorded = Counter(path for file in files for path in shape_of((shared / "recordings" / file).read_text(), wire))
     # some hold an error alone, or are of a host that leaves things out
     usual = {path for path, times in recorded.items() if times >= 0.95 * len(files)}
-    sent = sent_on_a_known_wire if wire in asking.WIRES else asking_others.sent
+    sent = asking.sent if wire in asking.WIRES else asking_others.sent
     text = await sent(Script(text="Alabama", reasoning="Hm.", tools=[CALL], cached_tokens=3), wire, None)
     played = shape_of(text, wire)
     assert played - recorded.keys() - UNRECORDED == set()
@@ -107,7 +106,7 @@ async def test_events_come_in_a_recorded_order(wire: str, shared: Path) -> None:
         one["file"] for one in listed if (one["format"], one["framing"]) == kind and one["file"].startswith(folder)
     ]
     recorded = [order((shared / "recordings" / file).read_text(), wire) for file in files]
-    sent = sent_on_a_known_wire if wire in asking.WIRES else asking_others.sent
+    sent = asking.sent if wire in asking.WIRES else asking_others.sent
     for script in (
         Script(text="Alabama"),
         Script(text="Alabama", reasoning="Hm."),

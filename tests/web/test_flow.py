@@ -190,13 +190,13 @@ async def test_the_server_ends_the_request_when_the_reply_has_ended() -> None:
 
 async def test_the_server_ends_the_request_while_a_heartbeat_is_under_way() -> None:
     """Nobody knows how much of it the client has, so nothing follows it."""
-    beating = anyio.Event()
+    beating, over = anyio.Event(), anyio.Event()
 
     async def block(message: dict[str, Any]) -> None:
         if message.get("body") == b": ping\n\n":
             beating.set()
             with anyio.CancelScope(shield=True):  # a server that does not let go of a send
-                await anyio.sleep(0.1)
+                await over.wait()
 
     async with serve(SILENT) as provider, session_of(provider) as session:
         server = Server()
@@ -206,6 +206,11 @@ async def test_the_server_ends_the_request_while_a_heartbeat_is_under_way() -> N
                 tasks.start_soon(server.play, web.sse(session.stream("hi"), heartbeat_s=0.02))
                 await beating.wait()
                 tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await provider.exchanges[
+                        0
+                    ].closed.wait()  # the reply was ended: it has been looked whether to say so
+                    over.set()
     assert b"ReplyClosed" not in server.body
 
 
@@ -233,7 +238,7 @@ async def test_a_reply_that_was_cancelled_before(waits: bool) -> None:
             await anext(aiter(reply))
             reply.cancel()
             if waits:
-                await anyio.sleep(0.01)
+                await provider.exchanges[0].closed.wait()
             await server.play(web.sse(reply))
     assert server.sent[0]["status"] == 200
     assert events_in(server.body)[-1]["stop_reason"] == "cancelled"
