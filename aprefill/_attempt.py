@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 
 from ._body import retry_after_s, to_bytes
+from ._clocks import Clocks
 from ._errors import (
     AprefillError,
     PrefillRefused,
     ProtocolError,
-    Stalled,
     StatusError,
     Truncated,
 )
 from ._support import refusal
 from ._types import EndDelta, ErrorDelta, ReasoningDelta, Record, TextDelta, ToolDelta
-from ._watch import Watch, is_trio, native_loop
+from ._watch import Watch, clock_of, is_trio, native_loop, spawn_closing
 from .codecs import codec as codec_by_name
 from .codecs._host_error import error_from
 from .transports import Request
@@ -26,7 +26,7 @@ from .transports._foreign import translate
 from .wire import decoder_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._ask import Ask
     from ._plan import Step
@@ -46,7 +46,13 @@ ERROR_BODY_S = 5.0
 #: How much of a body is kept to tell a stream that was cut from something else, in bytes.
 _BEGINS = 32
 
-_NEVER = float("inf")
+#: So much is decoded at once, in bytes and in records: then other tasks have their turn.
+SLICE_BYTES = 16_384
+SLICE_RECORDS = 256
+#: Other tasks have their turn at least once in so many reads. An HTTP library gives small chunks that came together one
+#: by one, without waiting.
+READS_A_TURN = 32
+
 _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
 
 
@@ -54,41 +60,42 @@ class Attempt:
     """One request to one host.
 
     `open()`, then `read()` until `ended` or `failure`, then `drain()` if the connection is worth keeping, then
-    `aclose()`. `kill()` ends the connection at once, from anywhere.
+    `aclose()`, which may also come from another task, at any time: what arrives after it is closed at once.
+    `kill()` ends the connection at once, from anywhere.
     """
 
-    def __init__(self, step: Step, ask: Ask, target: Target, transport: Transport, *, spent_s: float = 0.0) -> None:
+    def __init__(self, step: Step, ask: Ask, target: Target, transport: Transport, *, total_at: float) -> None:
         self.step = step
         self._ask = ask
         self._target = target
         self._transport = transport
         self._redactor: Redactor | None = None
-        self._timeouts = timeouts = ask.timeouts
-        self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
-            _NEVER if seconds is None else seconds
-            for seconds in (
-                timeouts.first_token_s, timeouts.progress_s, timeouts.idle_s, timeouts.total_s
-            )
-        )  # fmt: skip
-        # what earlier requests of the same reply have used of the total
-        self._total_s -= spent_s
+        self._timeouts = ask.timeouts
+        self._clocks = Clocks(ask.timeouts, total_at=total_at)
         self._codec = codec_by_name(step.row.codec)
         self.decoder = self._codec.decoder(end=step.row.end)
         self._response: Response | None = None
         self._scope: anyio.CancelScope | None = None
         self._watch: Watch | None = None
         self._now = time.monotonic
-        #: seconds spent in our own awaits, the only time that the clocks count
-        self.waited_s = 0.0
-        self._waited_since_progress = 0.0
-        self._saw_token = False
+        # since when the reader has been waiting, as far as that was not counted yet
+        self._since = 0.0
+        # what was read last, decoded up to `_at`; and records of it that the codec has not seen
+        self._data = b""
+        self._at = 0
+        self._records: Sequence[Record] = ()
+        self._reads = 0
+        # `open()` is under way; `aclose()` was called; what is set once both are through
+        self._opening = False
+        self._closing = False
+        self._opened: anyio.Event | None = None
         #: HTTP status, once known
         self.status: int | None = None
         self._request_id: str | None = None
         self.received_bytes = 0
         # the first bytes of the body
         self._begins = b""
-        self._records = 0
+        self._has_records = False
         #: the protocol's end was seen
         self.ended = False
         #: the body that was sent, and the known refusal that it was answered with
@@ -96,8 +103,6 @@ class Attempt:
         self.refusal: Refusal | None = None
         #: what went wrong; the deltas returned along with it came before
         self.failure: AprefillError | None = None
-        #: `interrupt()` was called
-        self.interrupted = False
         #: whether `kill()` shuts the connection down; None before the host accepted
         self.closes_at_once: bool | None = None
         #: where the asynchronous close may be scheduled from a finaliser
@@ -116,9 +121,13 @@ class Attempt:
     # --- opening ----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol."""
+        """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol.
+
+        After an `aclose()` meanwhile it comes back without an answer.
+        """
         step, target = self.step, self._target
         self.loop = native_loop()
+        self._now = clock_of(self.loop)
         self.fields = self._codec.encode(step.call)
         path = self._codec.path
         request = Request(
@@ -128,28 +137,35 @@ class Attempt:
             path=path,
             connect_s=self._timeouts.connect_s,
         )
-        limit = self._seconds_left()
-        began = anyio.current_time()
+        self._since = self._now()
+        limit = self._clocks.left(self._since)
+        self._opening = True
         try:
-            with anyio.CancelScope(deadline=began + limit) as scope:
+            with anyio.CancelScope(deadline=anyio.current_time() + limit) as scope:
                 self._scope = scope
                 try:
                     self._response = await self._transport.open(request)
                 except Exception as exc:
                     raise self._ours(exc, "open") from exc
-            self._scope = None
-            if self._response is None:
-                # an interrupted open ends the same way; the caller looks at `interrupted` first
-                raise self._stalled(limit)
         finally:
-            self._count(anyio.current_time() - began)
+            self._scope = None
+            self._opening = False
+            if self._closing:
+                # In a task of its own, like every close: this one may be cancelled. An answer that came all the same,
+                # because the cancellation did not reach the client in time, is closed there.
+                closed = spawn_closing(self._close, self.loop)
+                if self._opened is not None and closed is None:
+                    self._opened.set()
+            self._count()
+        if self._closing:
+            return
+        if self._response is None:
+            raise self._clocks.stalled(0)
         self.status = self._response.status
         headers = self._response.headers
         self._request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)
-        else:
-            self._now = anyio.current_time
         await self._check_head()
         self.closes_at_once = self._response.can_kill
         self._wire = decoder_for(headers.get("content-type", ""))
@@ -201,40 +217,50 @@ class Attempt:
         assert self._response is not None
         parts: list[bytes] = []
         size = 0
-        began = anyio.current_time()
-        with anyio.move_on_after(min(ERROR_BODY_S, self._seconds_left())):
+        with anyio.move_on_after(min(ERROR_BODY_S, max(0.0, self._clocks.left(self._now())))) as self._scope:
             try:
                 while size < ERROR_BODY_BYTES:
                     parts.append(await self._response.receive())
                     size += len(parts[-1])
+                    await self._give_turns()
             except StopAsyncIteration:
                 pass
             except Exception as exc:
                 # half an error body says more than the failure to read the rest
                 if translate(exc, stage="read", host=self._target.host, redact=self._redact) is None:
                     raise
-        self._count(anyio.current_time() - began)
+        self._scope = None
+        self._count()
         return b"".join(parts)[:ERROR_BODY_BYTES]
 
     # --- reading ----------------------------------------------------------------------------------------------
 
+    def resume(self) -> None:
+        """The reader waits for us again: its clocks go on."""
+        self._since = self._now()
+
     async def read(self) -> list[Delta]:
-        """The deltas of one network read, perhaps none. Afterwards `ended` or `failure` may be set."""
-        now = self._now
-        began = now()
-        limit = self._seconds_left()
+        """The deltas of one network read, or of a slice of it, perhaps none. `ended` or `failure` may be set then."""
+        limit = self._clocks.left(self._since)
+        if limit <= 0:
+            return self._cut(self._clocks.stalled(self.received_bytes))
+        if self._records or self._at < len(self._data):
+            await anyio.lowlevel.checkpoint()
+            self._count()
+            return self._decode()
+        await self._give_turns()
         watch = self._watch
         data: bytes | None = b""
         try:
             if watch is not None:
-                watch.start(began + limit)
+                watch.start(self._since + limit)
                 try:
                     data = await self._receive()
                 finally:
                     watch.stop()
                 stalled = watch.fired
             else:
-                with anyio.CancelScope(deadline=began + limit) as scope:
+                with anyio.CancelScope(deadline=anyio.current_time() + limit) as scope:
                     self._scope = scope
                     data = await self._receive()
                 self._scope = None
@@ -245,15 +271,29 @@ class Attempt:
             stalled = watch is not None and watch.fired
         except Exception as exc:
             if watch is None or not watch.fired:
-                self._count(now() - began)
+                self._count()
                 return self._cut(self._ours(exc, "read"))
             stalled = True
+        except BaseException as exc:
+            if watch is None or not watch.absorbs(exc):
+                raise
+            stalled = watch.fired
+        self._count()
         if stalled:
-            error = self._stalled(limit)
-            self._count(now() - began)
-            return self._cut(error)
-        self._count(now() - began)
-        return self._eof() if data is None else self._decode(data)
+            return self._cut(self._clocks.stalled(self.received_bytes))
+        if data is None:
+            return self._eof()
+        if self.received_bytes < _BEGINS:
+            self._begins += data[:_BEGINS]
+        self.received_bytes += len(data)
+        self._data, self._at = data, 0
+        return self._decode()
+
+    async def _give_turns(self) -> None:
+        """Let other tasks have their turn, once in so many reads."""
+        self._reads += 1
+        if self._reads % READS_A_TURN == 0:
+            await anyio.lowlevel.checkpoint()
 
     def _ours(self, exc: Exception, stage: Literal["open", "read"]) -> AprefillError:
         """Our error for a foreign one, chained; a bug is raised as it is.
@@ -273,15 +313,24 @@ class Attempt:
         error.__cause__ = exc
         return error
 
-    def _decode(self, data: bytes) -> list[Delta]:
-        if self.received_bytes < _BEGINS:
-            self._begins += data[:_BEGINS]
-        self.received_bytes += len(data)
+    def _decode(self) -> list[Delta]:
+        """Decode a slice of what was read."""
         decode = self.decoder.decode
         deltas: list[Delta] = []
         try:
-            records = self._wire.feed(data)
-            self._records += len(records)
+            records = self._records
+            if not records:
+                data = self._data
+                if len(data) > SLICE_BYTES:
+                    data = data[self._at : self._at + SLICE_BYTES]
+                self._at += len(data)
+                records = self._wire.feed(data)
+                if records:
+                    self._has_records = True
+            if len(records) > SLICE_RECORDS:
+                records, self._records = records[:SLICE_RECORDS], records[SLICE_RECORDS:]
+            else:
+                self._records = ()
             for record in records:
                 deltas += decode(record)
         except AprefillError as error:
@@ -294,7 +343,7 @@ class Attempt:
         deltas: list[Delta] = []
         try:
             undispatched = self._wire.close()
-            if self._records == 0 and not self._has_begun():
+            if not self._has_records and not self._has_begun():
                 what = (
                     "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
                 )
@@ -337,8 +386,7 @@ class Attempt:
             self.failure = self._in_band(last)
         for delta in deltas:
             if type(delta) in _PROGRESS:
-                self._saw_token = True
-                self._waited_since_progress = 0.0
+                self._clocks.note_progress()
                 return
 
     def _in_band(self, error: ErrorDelta) -> StatusError:
@@ -357,37 +405,22 @@ class Attempt:
             self._redactor = self._target.redactor(self._ask.texts(), sent)
         return self._redactor(text)
 
-    # --- clocks -----------------------------------------------------------------------------------------------
-
-    def _count(self, waited_s: float) -> None:
-        self.waited_s += waited_s
-        self._waited_since_progress += waited_s
-
-    def _seconds_left(self) -> float:
-        """Until the first clock runs out, when a read begins."""
-        first = (
-            self._progress_s - self._waited_since_progress if self._saw_token else self._first_token_s - self.waited_s
-        )
-        return max(0.0, min(first, self._idle_s, self._total_s - self.waited_s))
-
-    def _stalled(self, limit: float) -> Stalled:
-        """The error of the clock that gave a read `limit` seconds; to be called before the wait is counted."""
-        if limit == self._idle_s:
-            clock = "idle_s"
-        elif limit >= self._total_s - self.waited_s:
-            clock = "total_s"
-        else:
-            clock = "progress_s" if self._saw_token else "first_token_s"
-        return Stalled(clock, getattr(self._timeouts, clock))
+    def _count(self) -> None:
+        """Count the time since the last look at the clock as waited."""
+        now = self._now()
+        self._clocks.count(now - self._since)
+        self._since = now
 
     # --- ending -----------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
         """Make a waiting `open` or `read` come back now; synchronous, from any task of the loop."""
-        self.interrupted = True
         if self._scope is not None:
             self._scope.cancel()
-        self.kill()
+        if self._watch is not None:
+            self._watch.interrupt()
+        else:
+            self.kill()
 
     def kill(self) -> bool:
         """Shut the connection down without awaiting; False where only an asynchronous close is possible."""
@@ -400,13 +433,22 @@ class Attempt:
             try:
                 while size <= DRAIN_BYTES:
                     size += len(await self._receive())
+                    await self._give_turns()
             except Exception as exc:
                 # StopAsyncIteration is the end; anything else costs the connection, never the reply
                 if not isinstance(exc, StopAsyncIteration):
                     translate(exc, stage="read", host=self._target.host, redact=self._redact)
 
     async def aclose(self) -> None:
-        """Release the connection. Shielded, bounded, idempotent; raises nothing."""
+        """Release the connection, and wait for an `open()` that is under way. Idempotent; raises nothing."""
+        self._closing = True
+        if self._opening:
+            self._opened = anyio.Event()
+            await self._opened.wait()
+        else:
+            await self._close()
+
+    async def _close(self) -> None:
         if self._watch is not None:
             self._watch.close()
         try:
@@ -415,5 +457,9 @@ class Attempt:
         except Exception as exc:
             translate(exc, stage="read", host=self._target.host, redact=self._redact)
         finally:
-            if not self._target.keep:
-                await self._transport.aclose()
+            try:
+                if not self._target.keep:
+                    await self._transport.aclose()
+            finally:
+                if self._opened is not None:
+                    self._opened.set()

@@ -163,14 +163,29 @@ class Truncated(ProviderError):
         super().__init__(f"the stream was cut: {reason}{received}; {remedy}")
 
 
-class Stalled(ProviderError):
-    """A clock ran out while waiting for the provider. `clock` names the `Timeouts` field, `after_s` its value."""
+#: `Stalled.clock` -> what happened, with the seconds in it
+_STALLS = {
+    "connect_s": "no connection was made within {} s",
+    "first_token_s": "the model wrote nothing within {} s",
+    "progress_s": "the model wrote nothing new for {} s",
+    "idle_s": "the provider sent nothing for {} s",
+    "total_s": "the whole reply was not complete within {} s",
+}
 
-    def __init__(self, clock: str, after_s: float) -> None:
+
+class Stalled(ProviderError):
+    """A clock of `Timeouts` ran out. `clock` names its field, `after_s` is its value.
+
+    `received_bytes` is how much of the answer's body had come until then.
+    """
+
+    def __init__(self, clock: str, after_s: float, *, received_bytes: int = 0) -> None:
         self.clock = clock
         self.after_s = after_s
+        self.received_bytes = received_bytes
+        received = f", after {received_bytes} bytes" if received_bytes else ""
         super().__init__(
-            f"the provider sent nothing that counts for {after_s:g} s ({clock}); raise Timeouts({clock}=...) "
+            f"{_STALLS[clock].format(f'{after_s:g}')} ({clock}){received}; raise Timeouts({clock}=...) "
             "if that is normal for this model, `text_so_far` has what came"
         )
 

@@ -42,7 +42,7 @@ class Target:
     row: Row
     model: str
     base_url: str
-    #: whether the transport outlives the reply
+    #: whether the connection may outlive the reply: it belongs to a session's pool, or to a client of the caller's
     keep: bool
     #: the caller gave the base URL, so the row's own URLs do not apply
     own_url: bool = False

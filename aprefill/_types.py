@@ -207,8 +207,9 @@ class Call:
 class Timeouts:
     """How long to wait for the provider, in seconds; None switches a clock off.
 
-    Every clock runs only while this library waits for the provider, never while the caller works with a chunk.
-    A clock that runs out raises `Stalled`, which names it.
+    `total_s` is wall clock: it counts the time that the caller takes with a chunk, and waits between requests. All other
+    clocks run only while this library waits for the provider. A clock that runs out raises `Stalled`, which names it,
+    when the next chunk is asked for, never inside the caller's own code.
     """
 
     #: to the connection, TLS included
@@ -219,7 +220,7 @@ class Timeouts:
     progress_s: float | None = 300.0
     #: between two reads of any bytes, and to the response's first ones
     idle_s: float | None = 300.0
-    #: the whole reply
+    #: the whole reply, from its first request to its end, wall clock
     total_s: float | None = None
 
     def __post_init__(self) -> None:
