@@ -185,14 +185,14 @@ class Reply:
         """
         run = self._run
         transcript = run.transcript
-        if run.phase is Phase.DONE:
+        if run.is_done():
             transcript.next = len(transcript.items)
             return transcript.text_so_far
         reader = object()
         before = run.claim(id(reader), joins_task=True)
         try:
             transcript.next = len(transcript.items)
-            while run.phase is not Phase.DONE:
+            while not run.is_done():
                 if not await run.pull() and run.phase is Phase.CLOSED:
                     raise run.with_text(ReplyClosed())
                 transcript.next = len(transcript.items)

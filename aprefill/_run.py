@@ -375,7 +375,9 @@ class Run:
         if following is None:
             self._tell(logging.INFO, "failed: %s", why)
             return False
-        self._tell(logging.INFO, "failed: %s; another follows in %.3g s, mode %s", why, following.wait_s, following.mode)
+        self._tell(
+            logging.INFO, "failed: %s; another follows in %.3g s, mode %s", why, following.wait_s, following.mode
+        )
         # Kept for the chain of what may come, without the frames, which lead back here: that would be a cycle.
         self._because = error.with_traceback(None)
         attempt.failure = None
@@ -496,6 +498,10 @@ class Run:
             _log.log(level, f"reply %d, request %d: {what}", self._number, len(self._account.replaced) + 1, *facts)
 
     # --- what is known ----------------------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether the reply came to its end."""
+        return self.phase is Phase.DONE
 
     @property
     def prefill_length(self) -> int:

@@ -83,7 +83,7 @@ def translate(
     """
     if isinstance(exc, _OURS):
         return None
-    for link in _chain(exc):
+    for link in chain_of(exc):
         _scrub(link, redact)
     cause = _root(exc)
     if isinstance(cause, RuntimeError) and "no running event loop" in str(cause):
@@ -106,7 +106,7 @@ def translate(
     if connect_s is not None and named(cause, "ConnectTimeout", "ConnectionTimeoutError"):
         return Stalled("connect_s", connect_s)
     if stage == "open":
-        return ConnectFailed(host, reason, may_pass=not any(named(link, *_FOR_GOOD) for link in _chain(exc)))
+        return ConnectFailed(host, reason, may_pass=not any(named(link, *_FOR_GOOD) for link in chain_of(exc)))
     return Truncated(reason, received_bytes=received_bytes)
 
 
@@ -155,7 +155,7 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__
 
 
-def _chain(exc: BaseException) -> Iterator[BaseException]:
+def chain_of(exc: BaseException) -> Iterator[BaseException]:
     """`exc`, its causes and its contexts, also those that are not shown."""
     seen: set[int] = set()
     links: list[BaseException | None] = [exc]

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from . import Request
 
@@ -59,7 +59,8 @@ class DemoResponse:
 
     can_kill = False
 
-    def __init__(self, status: int, content_type: str, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, status: int, content_type: str, body: AsyncGenerator[bytes, None]) -> None:
+        self._body = body
         self.status = status
         self.headers: Mapping[str, str] = {"content-type": content_type}
         self.receive: Callable[[], Awaitable[bytes]] = body.__anext__
@@ -71,10 +72,12 @@ class DemoResponse:
         return False
 
     async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._body.aclose()
         await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncIterator[bytes]:
+async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         await anyio.sleep(PACE_S)
         yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
@@ -87,7 +90,7 @@ def _event(record: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(record) + b"\n\n"
 
 
-async def _refusal() -> AsyncIterator[bytes]:
+async def _refusal() -> AsyncGenerator[bytes, None]:
     yield msgspec.json.encode({"error": {"type": "invalid_request_error", "message": _REFUSAL}})
 
 

@@ -13,6 +13,7 @@ from aprefill._watch import CLOSE_S
 
 from ._foreign import ClientFailed, answer_behind, from_network
 from ._kill import KillHandle
+from ._reuse import Trace, broke_before_an_answer
 
 if TYPE_CHECKING:
     import ssl
@@ -26,6 +27,8 @@ _BUFFERED = 1000
 
 #: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
+#: A pool that keeps nothing: each of its connections is new.
+_NOTHING_KEPT = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 
 _url = lru_cache(maxsize=64)(httpx2.URL)
 
@@ -168,41 +171,59 @@ def as_response(response: Any) -> ReadResponse | HttpResponse:
 class HttpTransport:
     """Owns one httpx2 client, or borrows the caller's."""
 
-    __slots__ = ("_client", "_owned")
+    __slots__ = ("_client", "_fresh", "_owned")
 
     def __init__(self, client: Any = None) -> None:
         self._owned = client is None
         self._client: Any = client
+        # our own client for requests that must not go over a kept connection, made when first needed
+        self._fresh: Any = None
 
     def _open_client(self) -> Any:
         if self._client is None:
-            tls = _tls_context()
-            # plain http is loopback's alone: no proxy of the environment may carry the key and the prompt in clear
-            direct = httpx2.AsyncHTTPTransport(verify=tls, limits=_LIMITS)
-            self._client = httpx2.AsyncClient(verify=tls, timeout=None, limits=_LIMITS, mounts={"http://": direct})
+            self._client = _make_client(_LIMITS)
         return self._client
 
-    def _build(self, client: Any, request: Request) -> Any:
+    def _client_for_another_try(self) -> Any:
+        """A client whose connections are surely new; of a caller's client, the same one, and whatever it gives."""
+        if not self._owned:
+            return self._client
+        if self._fresh is None:
+            self._fresh = _make_client(_NOTHING_KEPT)
+        return self._fresh
+
+    def _build(self, client: Any, request: Request, trace: Trace | None) -> Any:
         # the client's own clocks stand still but for the connection's, which nobody else can see
         timeout = {"connect": request.connect_s, "read": None, "write": None, "pool": None}
+        extensions: dict[str, Any] = {"timeout": timeout}
+        if trace is not None:
+            extensions["trace"] = trace
         if self._owned:
             # our own client has no defaults to merge in, and merging takes a tenth of a warm first token
-            built = httpx2.Request(
-                "POST",
-                _url(request.url),
-                headers=request.headers,
-                content=request.body,
-                extensions={"timeout": timeout},
+            return httpx2.Request(
+                "POST", _url(request.url), headers=request.headers, content=request.body, extensions=extensions
             )
-        else:
-            built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
-            built.extensions = {**built.extensions, "timeout": timeout}
+        built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
+        built.extensions = {**extensions, **built.extensions, "timeout": timeout}
         return built
 
     async def open(self, request: Request) -> Response:
         try:
+            trace = Trace()
             client = self._open_client()
-            return as_response(await client.send(self._build(client, request), stream=True, follow_redirects=False))
+            try:
+                response = await _send(client, self._build(client, request, trace))
+            except Exception as exc:
+                if not (trace.reused and broke_before_an_answer(exc)):
+                    raise
+                again = True
+            else:
+                again = False
+            # behind the except clause, so that nothing of the first try is chained to the second
+            if again:
+                client = self._client_for_another_try()
+                response = await _send(client, self._build(client, request, None))
+            return as_response(response)
         except Exception as exc:
             answer = answer_behind(exc)
             if answer is not None:
@@ -213,8 +234,21 @@ class HttpTransport:
             raise ClientFailed("the HTTP client" if self._owned else type(self._client).__name__) from exc
 
     async def aclose(self) -> None:
-        client = self._client
-        if self._owned and client is not None:
-            self._client = None
+        if not self._owned:
+            return
+        clients = [client for client in (self._client, self._fresh) if client is not None]
+        self._client = self._fresh = None
+        for client in clients:
             with anyio.move_on_after(CLOSE_S, shield=True):
                 await client.aclose()
+
+
+def _make_client(limits: httpx2.Limits) -> httpx2.AsyncClient:
+    tls = _tls_context()
+    # plain http is loopback's alone: no proxy of the environment may carry the key and the prompt in clear
+    direct = httpx2.AsyncHTTPTransport(verify=tls, limits=limits)
+    return httpx2.AsyncClient(verify=tls, timeout=None, limits=limits, mounts={"http://": direct})
+
+
+async def _send(client: Any, built: Any) -> Any:
+    return await client.send(built, stream=True, follow_redirects=False)
