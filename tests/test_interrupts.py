@@ -24,12 +24,14 @@ pytestmark = pytest.mark.anyio
 
 #: How often a connection is left while it is being opened, a loop and a kind of client.
 TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "60"))
+#: How long a caller's response hook takes, in seconds.
+HOOK_S = float(os.environ.get("APREFILL_HOOK_S", "0.02"))
 STALLING = Script(text="one two three four", cuts=4, stall_after=12, prefill="eats")
 GOOD = Script(text="one two three four", cuts=4, prefill="eats")
 
 
-async def leave_while_opening(server: Any, open_reply: Any, number: int) -> None:
-    """Ask for a reply, and end it from another task while its answer is on the way."""
+async def leave_while_opening(server: Any, open_reply: Any, number: int, hooked: Hook | None = None) -> None:
+    """Ask for a reply, and end it from another task while its answer is on the way, or in the hook."""
     reply: Reply = open_reply()
 
     async def read() -> None:
@@ -39,6 +41,8 @@ async def leave_while_opening(server: Any, open_reply: Any, number: int) -> None
     async with anyio.create_task_group() as group:
         group.start_soon(read)
         await server_has(server, number + 1)
+        if hooked is not None:
+            await hooked.was_called(number + 1)
         # from the first byte of the request on, each time a little later: the answer comes somewhere in between
         for _ in range(number % 40):
             await anyio.lowlevel.checkpoint()
@@ -48,8 +52,7 @@ async def leave_while_opening(server: Any, open_reply: Any, number: int) -> None
 async def still_open(server: Any) -> int:
     """How many connections are left over, after two seconds at most."""
     with anyio.move_on_after(2):
-        while server.open_connections:
-            await anyio.sleep(0.01)
+        await server.wait_closed(timeout_s=3)
     return int(server.open_connections)
 
 
@@ -66,24 +69,36 @@ async def test_a_connection_left_while_it_opens_is_closed() -> None:
     assert await open_after_leaving(TIMES) == 0
 
 
-async def shielded_hook(response: httpx2.Response) -> None:
+class Hook:
     """A response hook that no cancellation reaches."""
-    with anyio.CancelScope(shield=True):
-        await anyio.sleep(0.02)
+
+    def __init__(self, seconds: float) -> None:
+        self._calls = 0
+        self._seconds = seconds
+
+    async def __call__(self, response: httpx2.Response) -> None:
+        self._calls += 1
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(self._seconds)
+
+    async def was_called(self, calls: int) -> None:
+        while self._calls < calls:
+            await anyio.lowlevel.checkpoint()
 
 
-def one_slot(hook: Any = shielded_hook) -> httpx2.AsyncClient:
+def one_slot(hook: Any) -> httpx2.AsyncClient:
     limits = httpx2.Limits(max_connections=1)
     return httpx2.AsyncClient(limits=limits, event_hooks={"response": [hook]}, trust_env=False)
 
 
 async def test_a_shielded_hook_keeps_no_slot() -> None:
     """The only slot of a caller's client is free again after each `aclose()`, though no cancellation reached its hook."""
-    async with serve(STALLING) as server, one_slot() as client:
+    hook = Hook(HOOK_S)
+    async with serve(STALLING) as server, one_slot(hook) as client:
         for number in range(TIMES // 4):
             open_reply = lambda: stream("hi", model="m", client=client, base_url=server.openai_url)  # noqa: E731
             with anyio.fail_after(5):
-                await leave_while_opening(server, open_reply, number)
+                await leave_while_opening(server, open_reply, number, hook)
         assert await still_open(server) == 0
 
 
@@ -114,7 +129,8 @@ async def test_a_hook_slower_than_the_bound_is_waited_for_a_second() -> None:
 
 async def test_session_aclose_closes_what_is_being_opened() -> None:
     """The same by `Session.aclose()`, which leaves the caller's client open and its slot free."""
-    async with serve([STALLING, GOOD]) as server, one_slot() as client:
+    hook = Hook(HOOK_S)
+    async with serve([STALLING, GOOD]) as server, one_slot(hook) as client:
         session = Session("m", client=client, base_url=server.openai_url)
         async with anyio.create_task_group() as group:
 
@@ -123,7 +139,7 @@ async def test_session_aclose_closes_what_is_being_opened() -> None:
                     await session.stream("hi").text()
 
             group.start_soon(read)
-            await server_has(server, 1)
+            await hook.was_called(1)
             await session.aclose()
         with anyio.fail_after(5):
             assert await stream("hi", model="m", client=client, base_url=server.openai_url).text() == GOOD.text
@@ -132,16 +148,21 @@ async def test_session_aclose_closes_what_is_being_opened() -> None:
 async def test_control_of_what_arrives_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt that closes only what is there at the moment of the interrupt leaves the late answer open."""
 
+    kept = []
+
     async def aclose(self: Attempt) -> None:
+        # or the collector would close it
+        kept.append(self)
         if self._response is not None:
             await self._response.aclose()
 
     monkeypatch.setattr(Attempt, "aclose", aclose)
-    async with serve(STALLING) as server, one_slot() as client:
+    hook = Hook(HOOK_S)
+    async with serve(STALLING) as server, one_slot(hook) as client:
         open_reply = lambda: stream("hi", model="m", client=client, base_url=server.openai_url)  # noqa: E731
-        await leave_while_opening(server, open_reply, 0)
-        # freed by the collector at the latest, so the client is looked at at once
-        await anyio.sleep(0.1)
+        await leave_while_opening(server, open_reply, 0, hook)
+        with anyio.move_on_after(0.1):
+            await server.wait_closed()
         assert server.open_connections == 1
 
 
@@ -154,6 +175,8 @@ from aprefill import Recovery, Stalled, Timeouts, stream
 
 async def main():
     options = {"model": "m", "base_url": sys.argv[1], "recovery": Recovery(retries=0)}
+    # the first request makes the client, which takes a moment
+    await stream("hi", **options).text()
     clocked = stream("hi", **options, timeouts=Timeouts(idle_s=1))
     cancelled = stream("hi", **options)
     first, second = aiter(clocked), aiter(cancelled)
@@ -196,7 +219,7 @@ async def test_clocks_and_cancel_work_without_a_file_descriptor(anyio_backend: A
     """With `RLIMIT_NOFILE` used up, `idle_s=1` ends the wait within two seconds, and `cancel()` wakes the reader."""
     name, options = anyio_backend
     loop = "uvloop" if options.get("use_uvloop") else name
-    with serve_in_thread(THREE_WORDS) as server:
+    with serve_in_thread([GOOD, THREE_WORDS, THREE_WORDS]) as server:
         command = [sys.executable, "-c", NO_DESCRIPTOR, server.openai_url, name, loop]
         with anyio.fail_after(30):
             done = await anyio.run_process(command, check=False)
@@ -368,7 +391,12 @@ class ClosesAfterOne:
 
 async def running(host: ClosesAfterOne, group: Any) -> str:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    group.start_soon(listener.serve, host)
+
+    async def run() -> None:
+        async with listener:
+            await listener.serve(host)
+
+    group.start_soon(run)
     return f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/v1"
 
 
