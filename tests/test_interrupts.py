@@ -70,16 +70,17 @@ async def test_a_connection_left_while_it_opens_is_closed() -> None:
 
 
 class Hook:
-    """A response hook that no cancellation reaches."""
+    """A response hook that no cancellation reaches. It takes some seconds, or until `going_on` is set."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = 60) -> None:
         self._calls = 0
         self._seconds = seconds
+        self.going_on = anyio.Event()
 
     async def __call__(self, response: httpx2.Response) -> None:
         self._calls += 1
-        with anyio.CancelScope(shield=True):
-            await anyio.sleep(self._seconds)
+        with anyio.move_on_after(self._seconds, shield=True):
+            await self.going_on.wait()
 
     async def was_called(self, calls: int) -> None:
         while self._calls < calls:
@@ -105,11 +106,7 @@ async def test_a_shielded_hook_keeps_no_slot() -> None:
 async def test_a_hook_slower_than_the_bound_is_waited_for_a_second() -> None:
     """`aclose()` gives up after a second; the answer is closed when the hook lets it through."""
 
-    async def hook(response: httpx2.Response) -> None:
-        with anyio.CancelScope(shield=True):
-            await going_on.wait()
-
-    going_on = anyio.Event()
+    hook = Hook()
     async with serve(STALLING) as server, one_slot(hook) as client:
         reply = stream("hi", model="m", client=client, base_url=server.openai_url)
         async with anyio.create_task_group() as group:
@@ -119,11 +116,11 @@ async def test_a_hook_slower_than_the_bound_is_waited_for_a_second() -> None:
                     await reply.text()
 
             group.start_soon(read)
-            await server_has(server, 1)
+            await hook.was_called(1)
             with anyio.fail_after(3):
                 await reply.aclose()
             assert server.open_connections == 1
-            going_on.set()
+            hook.going_on.set()
         assert await still_open(server) == 0
 
 
@@ -266,11 +263,7 @@ async def test_a_connection_that_cannot_be_shut_down_keeps_nobody_waiting(
 async def test_a_session_closes_its_replies_side_by_side() -> None:
     """Five replies whose clients do not come back take about one second together."""
 
-    async def hook(response: httpx2.Response) -> None:
-        with anyio.CancelScope(shield=True):
-            await going_on.wait()
-
-    going_on = anyio.Event()
+    hook = Hook()
     async with serve(STALLING) as server:
         async with httpx2.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client:
             session = Session("m", client=client, base_url=server.openai_url)
@@ -282,11 +275,11 @@ async def test_a_session_closes_its_replies_side_by_side() -> None:
 
                 for _ in range(5):
                     group.start_soon(read)
-                await server_has(server, 5)
+                await hook.was_called(5)
                 began = time.perf_counter()
                 await session.aclose()
                 took = time.perf_counter() - began
-                going_on.set()
+                hook.going_on.set()
         assert 0.9 < took < 2
         assert await still_open(server) == 0
 
