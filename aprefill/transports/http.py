@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from . import Request, Response
 
 
-#: How many pieces a body without a socket may have ready before its next read waits.
-_BUFFERED = 1000
+#: How many pieces of a body that is left may be ready before its next read waits: batches, and pieces in each. The HTTP
+#: library reads 64 KiB at once, and the smallest piece takes six bytes of that.
+_BATCHES, _BATCH = 400, 32
 
 #: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
@@ -49,11 +50,11 @@ def _tls_context() -> ssl.SSLContext:
 class HttpResponse:
     """An open httpx2 or httpx response, read below its `aiter_*` layers."""
 
-    __slots__ = ("_body", "_closed", "_kill", "_killed", "_response", "headers", "receive", "status")
+    __slots__ = ("_body", "_closed", "_kill", "_response", "headers", "receive", "status")
 
     def __init__(self, response: Any) -> None:
         self._response = response
-        self._closed = self._killed = False
+        self._closed = False
         self._kill = KillHandle.of(response.extensions, response.stream)
         self._body: Any = response.stream.__aiter__()
         self.status: int = response.status_code
@@ -68,10 +69,7 @@ class HttpResponse:
         return self._kill is not None and self._kill.armed
 
     def kill(self) -> bool:
-        if self._kill is None or not self._kill.kill():
-            return False
-        self._killed = True
-        return True
+        return self._kill is not None and self._kill.kill()
 
     async def aclose(self) -> None:
         if self._closed:
@@ -90,18 +88,20 @@ class HttpResponse:
     async def _abandon(self) -> None:
         """Bring the body's generators to their end, so that none is left to the garbage collector.
 
-        Behind the body stand four or five more, which only an error from below unwinds in order: with the socket
-        shut down the next read raises it, after what was received already. Where there is no socket of its own, as
-        over HTTP/2, a cancellation does the same.
+        Behind the body stand four or five more, which only an error from below unwinds in order. A cancellation is one:
+        it comes when the next piece would have to be received. What was received before comes first, in thousands of
+        pieces if the host wants that, so other tasks have their turn in between.
         """
+        self.kill()
         try:
-            if self._killed or self.kill():
-                while True:
-                    await self._body.__anext__()
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                for _ in range(_BUFFERED):
-                    await self._body.__anext__()
+            for _ in range(_BATCHES):
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    for _ in range(_BATCH):
+                        await self._body.__anext__()
+                if scope.cancelled_caught:
+                    return
+                await anyio.lowlevel.cancel_shielded_checkpoint()
             await self._body.aclose()
         except (Exception, StopAsyncIteration):  # noqa: S110 - the way out is the point
             pass
