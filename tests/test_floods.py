@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -54,13 +54,23 @@ async def latest_beat(until: anyio.Event) -> float:
     return late
 
 
-async def beats_beside(url: str | None) -> tuple[float, float]:
-    """(seconds until the reply ended, how late a beat was) of a reply with `total_s=1`; None: of a second without one."""
+async def longest_turn(until: anyio.Event) -> float:
+    """Seconds of CPU that the longest turn of the event loop took. What else the machine does is not in it."""
+    longest = 0.0
+    while not until.is_set():
+        began = time.thread_time()
+        await anyio.lowlevel.checkpoint()
+        longest = max(longest, time.thread_time() - began)
+    return longest
+
+
+async def beats_beside(url: str | None, heart: Any = latest_beat) -> tuple[float, float]:
+    """(seconds until the reply ended, what `heart` found) of a reply with `total_s=1`; None: of a second without one."""
     ended = anyio.Event()
     late: list[float] = []
 
     async def beat() -> None:
-        late.append(await latest_beat(ended))
+        late.append(await heart(ended))
 
     async with anyio.create_task_group() as group:
         group.start_soon(beat)
@@ -69,7 +79,7 @@ async def beats_beside(url: str | None) -> tuple[float, float]:
             await anyio.sleep(1)
         else:
             options = {"timeouts": Timeouts(total_s=1), "recovery": Recovery(retries=0)}
-            with pytest.raises(Stalled, match=r"not complete within 1 s \(total_s\), after \d+ bytes"):
+            with pytest.raises(Stalled, match=r"not complete within 1 s \(total_s\)"):
                 await stream("hi", model="m", base_url=url, **options).text()
         took = time.perf_counter() - began
         ended.set()
@@ -78,18 +88,28 @@ async def beats_beside(url: str | None) -> tuple[float, float]:
 
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_neither_outlives_the_total_clock_nor_blocks_the_loop(kind: str) -> None:
-    """It ends within two seconds, and no beat is later by 50 ms more than the latest one without a stream."""
+    """It ends within two seconds, and no turn of the event loop takes 50 ms."""
     with flooding(kind) as url:
         for _ in range(LOOKS):
-            _, control = await beats_beside(None)
-            took, late = await beats_beside(url)
-            _, control_after = await beats_beside(None)
-            control = max(control, control_after)
-            if took < 2 and late < control + MORE_S and control < BUSY_S:
+            took, longest = await beats_beside(url, longest_turn)
+            if took < 2:
                 break
+    assert took < 2
+    assert longest < MORE_S
+
+
+@pytest.mark.perf
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_makes_no_heartbeat_late(kind: str) -> None:
+    """No beat is later by 50 ms more than the latest one without a stream. Looked at again where that one is late itself."""
+    with flooding(kind) as url:
+        for _ in range(LOOKS):
+            _, before = await beats_beside(None)
+            took, late = await beats_beside(url)
+            _, after = await beats_beside(None)
+            control = max(before, after)
             if control < BUSY_S:
-                # the machine was quiet before and after: once more, for what came in between
-                continue
+                break
     assert took < 2
     assert late < control + MORE_S
 
@@ -100,8 +120,8 @@ async def test_control_a_reply_decoded_in_one_go_blocks_the_loop(monkeypatch: py
     monkeypatch.setattr("aprefill._attempt.SLICE_BYTES", 1 << 30)
     monkeypatch.setattr("aprefill._attempt.SLICE_RECORDS", 1 << 30)
     with flooding("3 bytes") as url:
-        _, late = await beats_beside(url)
-    assert late > MORE_S
+        _, longest = await beats_beside(url, longest_turn)
+    assert longest > MORE_S
 
 
 async def test_the_total_clock_counts_the_consumers_time_and_fires_at_the_next_pull() -> None:
