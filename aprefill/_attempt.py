@@ -108,9 +108,7 @@ class Attempt:
         """For the host's support; None: it gave none."""
         text = self._request_id
         if text and self._response is not None:
-            text = self._target.without_key(text)
-            for secret in self._response.secrets():
-                text = text.replace(secret, "[key]")
+            text = self._target.redactor((), self._response.secrets())(text)
         return text
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -354,7 +352,7 @@ class Attempt:
         """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
         if self._redactor is None:
             sent = set() if self._response is None else self._response.secrets()
-            self._redactor = self._target.redactor(self._ask.texts(), sent)
+            self._redactor = self._target.redactor(self._ask.texts(), sent, self.fields)
         return self._redactor(text)
 
     # --- clocks -----------------------------------------------------------------------------------------------
