@@ -54,6 +54,10 @@ class Ask:
         values = (self.system, self.prefill, self.stop, self.messages, self.tools, self.response_format, self.thinking)
         return [text for value in (*values, self.extra) for text in written(value)]
 
+    def fields(self) -> set[str]:
+        """The body's fields that the caller set by their own names."""
+        return {*self.extra} | ({"thinking"} if self.thinking is not None else set())
+
     @property
     def forbids_emulation(self) -> str:
         """The argument that keeps a prefill from being asked for in the prompt, as it was written; ``""``: none."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aprefill._errors import QUOTE_MAX
 from aprefill._types import ErrorDelta
-from aprefill.codecs._json import loads
+from aprefill.codecs._json import dumps, loads
 from aprefill.codecs._surrogates import mend
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def error_delta(value: Any, kind: str = "") -> ErrorDelta:
     """The delta for an error inside the stream. `kind` is its type when the framing, not the payload, names it."""
     inner, detail = said(value)
     kind = kind or inner
-    return ErrorDelta(status_of(value, kind), kind, detail)
+    return ErrorDelta(status_of(value, kind), kind, detail, value if isinstance(value, str) else dumps(value))
 
 
 def error_from(record: Record) -> ErrorDelta:
