@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from ._emulate import DEFAULT, Emulation, texts_of
+from ._emulate import DEFAULT, Emulation
 from ._errors import UsageError
+from ._redact import written
 from ._types import Message, Recovery, Support, Timeouts
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ class Ask:
 
     def texts(self) -> list[str]:
         """Everything that the caller wrote and no error may repeat."""
-        return [self.system or "", self.prefill, *texts_of(self.messages)]
+        values = (self.system, self.prefill, self.stop, self.messages, self.tools, self.response_format, self.thinking)
+        return [text for value in (*values, self.extra) for text in written(value)]
+
+    def fields(self) -> set[str]:
+        """The body's fields that the caller set by their own names."""
+        return {*self.extra} | ({"thinking"} if self.thinking is not None else set())
 
     @property
     def forbids_emulation(self) -> str:

@@ -113,9 +113,7 @@ class Attempt:
         """For the host's support; None: it gave none."""
         text = self._request_id
         if text and self._response is not None:
-            text = self._target.without_key(text)
-            for secret in self._response.secrets():
-                text = text.replace(secret, "[key]")
+            text = self._target.redactor((), self._response.secrets())(text)
         return text
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -188,7 +186,7 @@ class Attempt:
         if content_type == "application/json":
             body = await self._error_body()
             if any(self._codec.error(200, body, headers)):
-                raise self._in_band(error_from(Record(body)))
+                raise self._in_band(error_from(Record(body)), before_text=True)
         if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
             raise ProtocolError(
                 f"the answer is {content_type}, not a stream", status=response.status, content_type=content_type
@@ -196,13 +194,10 @@ class Attempt:
 
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
-        step = self.step
         error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
-        known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
-        if known is not None:
-            self.refusal = known
-            off = self._ask.forbids_emulation
-            return PrefillRefused(step.call.model, status=self.status, quote=detail, why=known.why, off=off)
+        refused = self._refused(self.status, body.decode(errors="replace"), detail)
+        if refused is not None:
+            return refused
         if 300 <= self.status < 400:
             detail = "a redirect, which is never followed: the prompt would go to another host"
         return StatusError(
@@ -212,6 +207,17 @@ class Attempt:
             retry_after_s=retry_after_s(headers),
             request_id=self.request_id,
         )
+
+    def _refused(self, status: int, said: str, quote: str) -> PrefillRefused | None:
+        """The error for a native prefill that the host's words refuse; None: they are about something else."""
+        step = self.step
+        if not step.sends_prefill:
+            return None
+        self.refusal = known = refusal(step.row, status, said, self._ask.fields())
+        if known is None:
+            return None
+        off = self._ask.forbids_emulation
+        return PrefillRefused(step.call.model, status=status, quote=quote, why=known.why, off=off)
 
     async def _error_body(self) -> bytes:
         assert self._response is not None
@@ -383,17 +389,22 @@ class Attempt:
         if type(last) is EndDelta:
             self.ended = True
         elif type(last) is ErrorDelta:
-            self.failure = self._in_band(last)
+            before_text = not self._saw_token and not any(type(delta) in _PROGRESS for delta in deltas)
+            self.failure = self._in_band(last, before_text=before_text)
         for delta in deltas:
             if type(delta) in _PROGRESS:
                 self._clocks.note_progress()
                 return
 
-    def _in_band(self, error: ErrorDelta) -> StatusError:
+    def _in_band(self, error: ErrorDelta, *, before_text: bool) -> AprefillError:
+        detail = self._redact(error.detail)
+        refused = self._refused(200, error.body, detail) if before_text else None
+        if refused is not None:
+            return refused
         return StatusError(
             error.status,
             error_type=self._redact(error.error_type),
-            detail=self._redact(error.detail),
+            detail=detail,
             request_id=self.request_id,
             in_band=True,
         )
@@ -402,7 +413,7 @@ class Attempt:
         """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
         if self._redactor is None:
             sent = set() if self._response is None else self._response.secrets()
-            self._redactor = self._target.redactor(self._ask.texts(), sent)
+            self._redactor = self._target.redactor(self._ask.texts(), sent, self.fields)
         return self._redactor(text)
 
     def _count(self) -> None:

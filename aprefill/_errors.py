@@ -92,8 +92,9 @@ class ConnectFailed(ProviderError):
 class PrefillRefused(ProviderError):
     """This host takes no native prefill with this model, or not in this request.
 
-    `status` is the HTTP status of the refusal, or None when the support table knew it before anything was sent.
-    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "tool_choice", "response_format",
+    `status` is the HTTP status of the refusal (200 for an error in place of the stream, or in it before any text), or None
+    when the support table knew it before anything was sent.
+    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "tool_choice", "response_format", "grammar",
     "whitespace" or "flags".
     """
 
@@ -114,7 +115,8 @@ class PrefillRefused(ProviderError):
         if status is None:
             what = f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + "; nothing was sent"
         else:
-            what = f"{model} refused the prefill with HTTP {status}: {self.quote!r}"
+            how = "an error in place of the stream" if status == 200 else f"HTTP {status}"
+            what = f"{model} refused the prefill with {how}: {self.quote!r}"
         ask = f"Leave {off} out to have it asked for in the prompt. " if off else ""
         super().__init__(f"{what}. {ask}{_REMEDIES[why]}")
 
@@ -126,6 +128,7 @@ _REMEDIES = {
     "tools": "Leave the tools out, or the prefill",
     "tool_choice": "Leave the forced tool call out, or the prefill, or pass support= if you know that both go together",
     "response_format": "Leave the schema or grammar out, or the prefill, or pass support= if you know that both go together",
+    "grammar": "Leave the grammar out, or the prefill, or pass support= if you know that both go together",
     "whitespace": "Leave the white space at the prefill's end out",
     "flags": "Check that model= names the kind of server that is really there",
 }

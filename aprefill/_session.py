@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from ._ask import ask
 from ._clients import describe, transport_for
+from ._conflicts import check_extra
 from ._errors import UsageError
 from ._refusals import Refusals, of_this_process
 from ._reply import Reply
@@ -15,6 +16,7 @@ from ._support import builtin_table
 from ._target import DEMO_SCHEME, resolve
 from ._types import Recovery, Timeouts
 from ._watch import native_loop
+from .codecs import codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +93,8 @@ def stream(
         max_tokens: Limit for the new text, in tokens. Room for the repetition of an emulated prefill is added.
         stop: Stop sequences. They apply to the new text only, and work where the host does not take them.
         temperature, thinking, tools, response_format: Sent to the host as they are.
-        extra: More fields for the request body; they win over everything else, a None removes a field.
+        extra: More fields for the request body; they win over what the table adds, a None removes a field. One that would
+            undo an argument of this call is a `UsageError`.
         support: What the host does with a prefill, if you know better than the table.
         emulate: Ask for the prefill in the prompt where there is no native one, or where the host refuses it. An
             `Emulation` does it in your words; False makes it `PrefillRefused`.
@@ -265,6 +268,7 @@ def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, 
     described = describe(client)
     asked = ask(prompt, prefill=prefill, **options)
     target = resolve(table, client=described, keep=pool is not None or client is not None, **target_options)
+    check_extra(asked, codec(target.row.codec).arguments)
     demo = target.base_url.startswith(DEMO_SCHEME)
 
     def transport() -> Transport:

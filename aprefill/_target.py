@@ -77,16 +77,12 @@ class Target:
             headers[self.row.auth] = self._key
         return headers
 
-    def without_key(self, text: str) -> str:
-        """`text` without the key, for what a host says when all is well."""
-        for secret in (self._key, *self._secrets):
-            if secret:
-                text = text.replace(secret, "[key]")
-        return text
+    def redactor(self, prompt: Iterable[str], sent: Iterable[str] = (), names: Iterable[str] = ()) -> Redactor:
+        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says.
 
-    def redactor(self, prompt: Iterable[str], sent: Iterable[str] = ()) -> Redactor:
-        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says."""
-        return Redactor((self._key, *self._secrets, *sent), prompt)
+        The model's name stays, and so do the `names` of the body's fields.
+        """
+        return Redactor((self._key, *self._secrets, *sent), prompt, spare=(self.model, *names))
 
 
 def resolve(

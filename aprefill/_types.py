@@ -160,12 +160,26 @@ class FinishDelta(Struct, frozen=True):
     sequence: str | None = None
 
 
-class ErrorDelta(Struct, frozen=True):
+class ErrorDelta(Struct, frozen=True, eq=False):
     """The host reported an error inside the stream. Nothing after it counts."""
 
     status: int
     error_type: str
     detail: str
+    #: all that the host said, in which the words of a refusal are looked for. It may quote the prompt, so it is in no repr;
+    #: two errors are equal without it
+    body: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ErrorDelta):
+            return NotImplemented
+        return (self.status, self.error_type, self.detail) == (other.status, other.error_type, other.detail)
+
+    def __hash__(self) -> int:
+        return hash((self.status, self.error_type, self.detail))
+
+    def __repr__(self) -> str:
+        return f"ErrorDelta(status={self.status}, error_type={self.error_type!r}, detail={self.detail!r})"
 
 
 class EndDelta(Struct, frozen=True):

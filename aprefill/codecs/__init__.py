@@ -48,6 +48,8 @@ class Codec(Protocol):
     name: str
     #: appended to the base URL
     path: str
+    #: argument of `stream()` -> the body's fields that it becomes, each in every spelling that a host of this protocol takes
+    arguments: Mapping[str, tuple[str, ...]]
 
     def encode(self, call: Call) -> dict[str, Any]:
         """The request body as a JSON object, streaming switched on. Raises `UsageError` if a needed field is missing."""

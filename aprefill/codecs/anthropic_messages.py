@@ -350,6 +350,17 @@ class AnthropicMessages:
 
     name = "anthropic_messages"
     path = "/v1/messages"
+    arguments: Mapping[str, tuple[str, ...]] = {
+        "model": ("model",),
+        "prompt": ("messages",),
+        "system": ("system",),
+        "max_tokens": ("max_tokens",),
+        "stop": ("stop_sequences",),
+        "temperature": ("temperature",),
+        "thinking": ("thinking",),
+        "tools": ("tools",),
+        "response_format": ("output_config", "output_format"),
+    }
 
     def encode(self, call: Call) -> dict[str, Any]:
         system, messages = _hoist(call.system, call.messages)

@@ -353,6 +353,17 @@ class OpenAIChat:
 
     name = "openai_chat"
     path = "/chat/completions"
+    arguments: Mapping[str, tuple[str, ...]] = {
+        "model": ("model",),
+        "prompt": ("messages",),
+        "system": ("messages",),
+        "max_tokens": ("max_tokens", "max_completion_tokens"),
+        "stop": ("stop",),
+        "temperature": ("temperature",),
+        "thinking": ("thinking",),
+        "tools": ("tools",),
+        "response_format": ("response_format",),
+    }
 
     def encode(self, call: Call) -> dict[str, Any]:
         messages = list(call.messages)

@@ -94,9 +94,9 @@ def translate(
                 f"{exc} needs {cause.name or 'a package'}, which is not installed; "
                 "pip install it (AWS's signatures: pip install 'aprefill[bedrock]')"
             )
-        said = " ".join(str(cause).split())[:QUOTE_MAX]
+        said = redact(" ".join(str(cause).split()))[:QUOTE_MAX]
         return UsageError(
-            f"{exc} could not make the request ({type(cause).__name__}: {redact(said)}); "
+            f"{exc} could not make the request ({type(cause).__name__}: {said}); "
             "check its credentials and what else it was made with"
         )
     if isinstance(cause, RuntimeError) and "closed" in str(cause).lower():
@@ -170,10 +170,13 @@ def chain_of(exc: BaseException) -> Iterator[BaseException]:
 def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
     # what the host sent where a status line should be is quoted by the HTTP library's own errors
     exc.args = tuple(_plain(arg, redact) for arg in exc.args)
-    # these quote the header that they could not send, whose token may be one that only the client knows
+    # these carry the whole text: a header that could not be sent, whose token only the client may know, or a body
     if isinstance(exc, UnicodeEncodeError):
         exc.object = ""
         exc.args = (exc.encoding, "", exc.start, exc.end, exc.reason)
+    elif isinstance(exc, UnicodeDecodeError):
+        exc.object = b""
+        exc.args = (exc.encoding, b"", exc.start, exc.end, exc.reason)
     elif named(exc, "LocalProtocolError"):
         exc.args = ()
     fields = getattr(exc, "__dict__", {})
@@ -182,13 +185,17 @@ def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
             fields[name] = None
         elif name == "request_info" and hasattr(value, "_replace"):
             fields[name] = value._replace(headers=())  # aiohttp's, whose str() needs the rest
-        elif isinstance(value, str):
-            fields[name] = redact(value)
+        elif name == "__notes__" and isinstance(value, list):
+            fields[name] = [_plain(note, redact) for note in value]
+        elif isinstance(value, dict | list | set):
+            fields[name] = type(value)()
+        elif isinstance(value, str | bytes | bytearray):
+            fields[name] = _plain(value, redact)
 
 
 def _plain(arg: object, redact: Callable[[str], str]) -> object:
     """An argument of an exception, without what it may quote or carry."""
-    if isinstance(arg, bytes):
+    if isinstance(arg, bytes | bytearray):
         arg = arg.decode(errors="replace")
     if isinstance(arg, str):
         return redact(arg)

@@ -109,7 +109,7 @@ def test_errors_of_other_makes(event: str, payload: Any, expected: ErrorDelta) -
 
 
 def test_an_error_text_is_bounded() -> None:
-    """300 characters, in case the host quotes the prompt."""
-    event = {"type": "error", "error": {"type": "api_error", "message": "x" * 1000}}
+    """3,000 characters: enough to tell what it quotes of the prompt before it is cut to what is shown."""
+    event = {"type": "error", "error": {"type": "api_error", "message": "x" * 9000}}
     (error,) = AnthropicDecoder().decode(record(event))
-    assert len(error.detail) == 300
+    assert len(error.detail) == 3000

@@ -94,7 +94,7 @@ def check(deltas: list[Delta]) -> None:
             f"{delta.id}{delta.name}{delta.arguments}".encode()
         elif isinstance(delta, ErrorDelta):
             assert 200 <= delta.status <= 599
-            assert len(delta.detail) <= 300
+            assert len(delta.detail) <= 3000
             f"{delta.error_type}{delta.detail}".encode()
 
 

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from aprefill import AprefillError, ConnectFailed, Stalled, Truncated, UsageError
+from aprefill._redact import Redactor
 from aprefill.transports._foreign import _REASONS, ClientFailed, from_network, translate
 
 LIBRARIES = [httpx2, httpx]
@@ -181,3 +182,20 @@ def test_arguments_that_carry_a_secret_are_dropped() -> None:
 def test_reasons_are_sentences() -> None:
     """They end up in messages."""
     assert all(reason and not reason.endswith(".") for reason in _REASONS.values())
+
+
+def test_what_an_exception_carries_loses_the_prompt() -> None:
+    """Arguments, notes and attributes of every kind, and the bytes of a decoder's error; not its class or its numbers."""
+    said = "Patient Jane Roe, born 1970"
+    exc = ValueError(f"bad: {said.upper()}", said.encode(), {"text": said}, 7)
+    vars(exc).update(message=said, data=said.encode(), parts=[said], facts={"text": said}, number=7)
+    exc.add_note(f"while sending {said}")
+    exc.__cause__ = UnicodeDecodeError("utf-8", f"{said}\xff".encode("latin-1"), 27, 28, "invalid start byte")
+    translate(exc, stage="read", host="h", redact=Redactor("", [said]))
+    assert exc.args == ("bad: [prompt]", "[prompt]", "dict", 7)
+    assert vars(exc) == {
+        "message": "[prompt]", "data": "[prompt]", "parts": [], "facts": {}, "number": 7,
+        "__notes__": ["while sending [prompt]"],
+    }  # fmt: skip
+    assert exc.__cause__.object == b""
+    assert "Jane" not in repr(exc.__cause__.args) + str(exc.__cause__)
