@@ -389,7 +389,7 @@ class Attempt:
         if type(last) is EndDelta:
             self.ended = True
         elif type(last) is ErrorDelta:
-            before_text = not self._saw_token and not any(type(delta) in _PROGRESS for delta in deltas)
+            before_text = not self._clocks.saw_token and not any(type(delta) in _PROGRESS for delta in deltas)
             self.failure = self._in_band(last, before_text=before_text)
         for delta in deltas:
             if type(delta) in _PROGRESS:
