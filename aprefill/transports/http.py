@@ -11,7 +11,7 @@ import httpx2
 
 from aprefill._watch import CLOSE_S
 
-from ._foreign import ClientFailed, answer_behind, from_network
+from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
 from ._kill import KillHandle
 
 if TYPE_CHECKING:
@@ -100,8 +100,9 @@ class HttpResponse:
                 for _ in range(_BUFFERED):
                     await self._body.__anext__()
             await self._body.aclose()
-        except (Exception, StopAsyncIteration):  # noqa: S110 - the way out is the point
-            pass
+        except (Exception, StopAsyncIteration) as exc:
+            # it has done what it was for
+            break_cycles(exc)
 
 
 #: Headers that are nobody's secret. What else a client sends may be one, which the host may repeat.
