@@ -82,6 +82,8 @@ class HttpResponse:
                 # reached under cancellation too: asyncio.run() cancels what is left when the program ends
                 if self._kill is not None:
                     self._kill.disarm()
+                if self._killed:
+                    await _close_connection(self._response.stream)
                 await self._response.aclose()
 
     async def _abandon(self) -> None:
@@ -103,6 +105,21 @@ class HttpResponse:
         except (Exception, StopAsyncIteration) as exc:
             # it has done what it was for
             break_cycles(exc)
+
+
+async def _close_connection(stream: Any) -> None:
+    """Close httpcore's connection below a response's stream, after its socket was shut down.
+
+    httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this
+    and leaves the connection active in their pool for good, where it counts for `max_connections`.
+    """
+    while stream is not None:
+        connection = getattr(stream, "_connection", None)
+        if connection is not None and hasattr(connection, "is_closed"):
+            if not connection.is_closed():
+                await connection.aclose()
+            return
+        stream = getattr(stream, "_httpcore_stream", None) or getattr(stream, "_stream", None)
 
 
 #: Headers that are nobody's secret. What else a client sends may be one, which the host may repeat.
