@@ -1,4 +1,4 @@
-"""The project's chores. `nox` runs what continuous integration runs; `nox -l` lists the rest."""
+"""The project's chores. `nox` runs the checks on one Python, `.ci/run` the tests on others too; `nox -l` lists the rest."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "redis", "all")
+#: What `.ci/run` runs the tests on beside the Python that nox runs on, where it is installed.
+OTHER_PYTHONS = ("3.12", "3.13")
 #: What the tests need beside the test group.
 TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
 #: What `nox -s sdks` runs.
@@ -49,6 +51,13 @@ def install_wheel(session: nox.Session, extras: str = "") -> None:
     session.install(f"{wheel}[{extras}]" if extras else str(wheel))
 
 
+def run_tests(session: nox.Session) -> None:
+    """Every test against the installed wheel. Arguments go to pytest."""
+    install_wheel(session, TEST_EXTRAS)
+    session.install(*group("test"))
+    session.run("pytest", *session.posargs, env={"APREFILL_INSTALLED": "1"})
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: style, and the ASYNC rules with their previews."""
@@ -69,9 +78,13 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Every test, on asyncio, uvloop and trio, against the installed wheel. Arguments go to pytest."""
-    install_wheel(session, TEST_EXTRAS)
-    session.install(*group("test"))
-    session.run("pytest", *session.posargs, env={"APREFILL_INSTALLED": "1"})
+    run_tests(session)
+
+
+@nox.session(python=OTHER_PYTHONS)
+def tests_on(session: nox.Session) -> None:
+    """The same tests on another Python. `.ci/run` names those that it finds."""
+    run_tests(session)
 
 
 @nox.session

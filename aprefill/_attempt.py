@@ -22,7 +22,7 @@ from ._watch import Watch, clock_of, is_trio, native_loop, spawn_closing
 from .codecs import codec as codec_by_name
 from .codecs._host_error import error_from
 from .transports import Request
-from .transports._foreign import translate
+from .transports._foreign import break_cycles, translate
 from .wire import decoder_for
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ class Attempt:
             if watch is None or not watch.fired:
                 self._count()
                 return self._cut(self._ours(exc, "read"))
+            break_cycles(exc)
             stalled = True
         except BaseException as exc:
             if watch is None or not watch.absorbs(exc):

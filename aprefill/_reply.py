@@ -238,7 +238,11 @@ class Reply:
 
     @property
     def text_so_far(self) -> str:
-        """The reply as far as it was handed out, the prefill first; ``""`` before the host accepted the request."""
+        """The reply as far as it was handed out, the prefill first; ``""`` before the host accepted the request.
+
+        Each time it is read after new text it is a copy of the whole text. Reading it after every chunk is cheap as long
+        as earlier copies are not kept.
+        """
         return self._run.transcript.text_so_far
 
     @property

@@ -49,7 +49,19 @@ class Transcript:
     '["Ala'
     """
 
-    __slots__ = ("_joined", "_shown", "_text", "accepted", "items", "lead_at", "next", "wants_events", "wants_held")
+    __slots__ = (
+        "_joined",
+        "_last",
+        "_older",
+        "_shown",
+        "_text",
+        "accepted",
+        "items",
+        "lead_at",
+        "next",
+        "wants_events",
+        "wants_held",
+    )
 
     def __init__(self, prefill: str) -> None:
         #: a host has accepted a request, so the reply has begun
@@ -66,8 +78,11 @@ class Transcript:
         self.lead_at = -1
         # how many characters of that item are the prefill's
         self._shown = 0
-        # the text of the first `_joined` items, so that reading it in a loop stays cheap
-        self._text = prefill
+        # The text of the first `_joined` items; the text as it was read before that, and what it lacks. CPython
+        # appends to a string in place if nobody else refers to it. Who reads the text in a loop mostly still has the
+        # last one and never the one before, so that one grows.
+        self._text = self._older = prefill
+        self._last = ""
         self._joined = 0
 
     def show(self, prefill: str) -> None:
@@ -97,8 +112,13 @@ class Transcript:
                 lead = new[self.lead_at - self._joined]
                 assert isinstance(lead, str)
                 new[self.lead_at - self._joined] = lead[self._shown :]
-            self._text += "".join(item for item in new if isinstance(item, str))
             self._joined = self.next
+            last = "".join([item for item in new if isinstance(item, str)])
+            if last:
+                text, self._older = self._older, self._text
+                self._text = ""
+                text += self._last + last
+                self._last, self._text = last, text
         return self._text
 
     def forget_rest(self) -> None:

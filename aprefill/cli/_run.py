@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,12 @@ def run(request: Request) -> None:
 
 
 async def _print(reply: aprefill.Reply, output: Output) -> None:
+    task = asyncio.current_task()
+    assert task is not None
     # `async with`: a write that fails closes the connection before the error goes on
     async with reply:
         async for chunk in reply:
-            output.write(chunk)
+            output.write(chunk, interrupted=task.cancelling)
 
 
 async def _collect(reply: aprefill.Reply) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import _GeneratorContextManager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from aprefill._errors import QUOTE_MAX, AprefillError, ConnectFailed, Stalled, Truncated, UsageError
@@ -57,6 +58,9 @@ _FOR_GOOD = ("LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "SSLCert
 #: Names of connection errors of the libraries that fetch an SDK's credentials.
 _FETCHING = {"HTTPClientError", "ConnectionError", "TransportError"}
 
+#: `__exit__` of what `contextlib.contextmanager` makes.
+_EXIT = _GeneratorContextManager.__exit__.__code__
+
 #: Bugs are not the network's: these pass through unchanged.
 _OURS = (AprefillError, AssertionError, AttributeError, NameError, TypeError)
 
@@ -81,6 +85,7 @@ def translate(
 
     Chain it (`raise ... from exc`): every `request` on the chain is removed here, for its headers hold the key.
     """
+    break_cycles(exc)
     if isinstance(exc, _OURS):
         return None
     for link in chain_of(exc):
@@ -108,6 +113,26 @@ def translate(
     if stage == "open":
         return ConnectFailed(host, reason, may_pass=not any(named(link, *_FOR_GOOD) for link in chain_of(exc)))
     return Truncated(reason, received_bytes=received_bytes)
+
+
+def break_cycles(exc: BaseException) -> None:
+    """Let a foreign exception, and the reply that it ended, be freed by reference counting alone.
+
+    From CPython 3.12 on the frame of a coroutine that has ended refers to its caller's frame. So a cycle through one
+    traceback of a library's holds all the frames that called it, ours and those of our caller. There are two such cycles:
+
+    - `contextlib` keeps an exception that a context manager replaces, as httpx2's do, in a variable of `__exit__`.
+    - aiohttp keeps its error on the stream that failed.
+    """
+    for link in chain_of(exc):
+        traceback = link.__traceback__
+        if type(link).__module__.startswith("aiohttp."):
+            link.__traceback__ = None
+        while traceback is not None:
+            if traceback.tb_frame.f_code is _EXIT:
+                with suppress(RuntimeError):  # it has not ended
+                    traceback.tb_frame.clear()
+            traceback = traceback.tb_next
 
 
 def from_network(exc: Exception) -> bool:

@@ -11,7 +11,7 @@ import httpx2
 
 from aprefill._watch import CLOSE_S
 
-from ._foreign import ClientFailed, answer_behind, from_network
+from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
 from ._kill import KillHandle
 from ._reuse import Trace, broke_before_an_answer
 
@@ -50,11 +50,11 @@ def _tls_context() -> ssl.SSLContext:
 class HttpResponse:
     """An open httpx2 or httpx response, read below its `aiter_*` layers."""
 
-    __slots__ = ("_body", "_closed", "_kill", "_response", "headers", "receive", "status")
+    __slots__ = ("_body", "_closed", "_kill", "_killed", "_response", "headers", "receive", "status")
 
     def __init__(self, response: Any) -> None:
         self._response = response
-        self._closed = False
+        self._closed = self._killed = False
         self._kill = KillHandle.of(response.extensions, response.stream)
         self._body: Any = response.stream.__aiter__()
         self.status: int = response.status_code
@@ -69,7 +69,10 @@ class HttpResponse:
         return self._kill is not None and self._kill.armed
 
     def kill(self) -> bool:
-        return self._kill is not None and self._kill.kill()
+        if self._kill is None or not self._kill.kill():
+            return False
+        self._killed = True
+        return True
 
     async def aclose(self) -> None:
         if self._closed:
@@ -83,6 +86,8 @@ class HttpResponse:
                 # reached under cancellation too: asyncio.run() cancels what is left when the program ends
                 if self._kill is not None:
                     self._kill.disarm()
+                if self._killed:
+                    await _close_connection(self._response.stream)
                 await self._response.aclose()
 
     async def _abandon(self) -> None:
@@ -103,8 +108,24 @@ class HttpResponse:
                     return
                 await anyio.lowlevel.cancel_shielded_checkpoint()
             await self._body.aclose()
-        except (Exception, StopAsyncIteration):  # noqa: S110 - the way out is the point
-            pass
+        except (Exception, StopAsyncIteration) as exc:
+            # it has done what it was for
+            break_cycles(exc)
+
+
+async def _close_connection(stream: Any) -> None:
+    """Close httpcore's connection below a response's stream, after its socket was shut down.
+
+    httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this
+    and leaves the connection active in their pool for good, where it counts for `max_connections`.
+    """
+    while stream is not None:
+        connection = getattr(stream, "_connection", None)
+        if connection is not None and hasattr(connection, "is_closed"):
+            if not connection.is_closed():
+                await connection.aclose()
+            return
+        stream = getattr(stream, "_httpcore_stream", None) or getattr(stream, "_stream", None)
 
 
 #: Headers that are nobody's secret. What else a client sends may be one, which the host may repeat.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aprefill
+from aprefill.cli._output import Output
 from aprefill.testing import Script, serve_in_thread
 
 if TYPE_CHECKING:
@@ -341,3 +342,16 @@ def test_help_explains_run(cli: Cli, line: tuple[str, ...]) -> None:
 def test_version(cli: Cli) -> None:
     """The package's."""
     assert cli("--version").out.decode() == f"aprefill {aprefill.__version__}\n"
+
+
+def test_ctrl_c_just_before_a_write(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the event loop was told of it: nothing is written, so that a full pipe cannot hold the write."""
+    abandoned: list[object] = []
+    monkeypatch.setattr("aprefill.cli._output.abandon", abandoned.append)
+    output = Output()
+    output.write("one", interrupted=lambda: 0)
+    assert abandoned == []
+    with pytest.raises(KeyboardInterrupt):
+        output.write("two", interrupted=lambda: 1)
+    assert abandoned == [sys.stdout]
+    assert capfdbinary.readouterr().out == b"one"
