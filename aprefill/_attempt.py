@@ -26,7 +26,7 @@ from .transports._foreign import translate
 from .wire import decoder_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._ask import Ask
     from ._plan import Step
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from ._types import Delta
     from .transports import Response, Transport
 
-#: After the protocol's end the body is read on, to keep the connection, for at most this long and this much.
-DRAIN_S = 0.05
+#: After the protocol's end the body is read on, to keep the connection, for at most this much.
 DRAIN_BYTES = 65_536
-#: Largest error body that is read, in bytes, and for how long, in seconds.
-ERROR_BODY_BYTES = 65_536
+#: How long an error body is read, in seconds.
 ERROR_BODY_S = 5.0
 
-#: How much of a body is kept to tell a stream that was cut from something else, in bytes.
-_BEGINS = 32
+#: Content codings (IANA's registry) that cannot be read here. Any other word in that header says nothing about the bytes.
+_COMPRESSED = frozenset(
+    "aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split()  # noqa: SIM905
+)
 
 _NEVER = float("inf")
 _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
@@ -72,8 +72,9 @@ class Attempt:
         )  # fmt: skip
         # what earlier requests of the same reply have used of the total
         self._total_s -= spent_s
-        self._codec = codec_by_name(step.row.codec)
-        self.decoder = self._codec.decoder(end=step.row.end)
+        self._limits = ask.limits
+        self.codec = codec_by_name(step.row.codec)
+        self._decoder = self.codec.decoder(end=step.row.end)
         self._response: Response | None = None
         self._scope: anyio.CancelScope | None = None
         self._watch: Watch | None = None
@@ -86,8 +87,6 @@ class Attempt:
         self.status: int | None = None
         self._request_id: str | None = None
         self.received_bytes = 0
-        # the first bytes of the body
-        self._begins = b""
         self._records = 0
         #: the protocol's end was seen
         self.ended = False
@@ -96,6 +95,8 @@ class Attempt:
         self.refusal: Refusal | None = None
         #: what went wrong; the deltas returned along with it came before
         self.failure: AprefillError | None = None
+        #: the class of what broke the stream after the model's own end; the reply is complete
+        self.broken_end = ""
         #: `interrupt()` was called
         self.interrupted = False
         #: whether `kill()` shuts the connection down; None before the host accepted
@@ -119,8 +120,8 @@ class Attempt:
         """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol."""
         step, target = self.step, self._target
         self.loop = native_loop()
-        self.fields = self._codec.encode(step.call)
-        path = self._codec.path
+        self.fields = self.codec.encode(step.call)
+        path = self.codec.path
         request = Request(
             url=target.url(path, with_prefill=step.sends_prefill),
             headers=target.headers(),
@@ -152,18 +153,18 @@ class Attempt:
             self._now = anyio.current_time
         await self._check_head()
         self.closes_at_once = self._response.can_kill
-        self._wire = decoder_for(headers.get("content-type", ""))
+        self._wire = decoder_for(headers.get("content-type", ""), self._limits.record_bytes)
         self._receive = self._response.receive
 
     async def _check_head(self) -> None:
         response = self._response
         assert response is not None
         headers = response.headers
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+        encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if encoding not in {"", "identity"}:
+        if compressed := encodings & _COMPRESSED:
             raise ProtocolError(
-                f"the answer is compressed ({self._redact(encoding)[:20]}) though identity was asked for",
+                f"the answer is compressed ({min(compressed)}) though identity was asked for",
                 status=response.status,
                 content_type=self._redact(content_type),
             )
@@ -171,7 +172,7 @@ class Attempt:
             raise self._status_error(await self._error_body(), headers)
         if content_type == "application/json":
             body = await self._error_body()
-            if any(self._codec.error(200, body, headers)):
+            if any(self.codec.error(200, body, headers)):
                 raise self._in_band(error_from(Record(body)))
         if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
             raise ProtocolError(
@@ -181,7 +182,7 @@ class Attempt:
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
         step = self.step
-        error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
+        error_type, detail = map(self._redact, self.codec.error(self.status, body, headers))
         known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
         if known is not None:
             self.refusal = known
@@ -204,7 +205,7 @@ class Attempt:
         began = anyio.current_time()
         with anyio.move_on_after(min(ERROR_BODY_S, self._seconds_left())):
             try:
-                while size < ERROR_BODY_BYTES:
+                while size < self._limits.error_body_bytes:
                     parts.append(await self._response.receive())
                     size += len(parts[-1])
             except StopAsyncIteration:
@@ -214,7 +215,7 @@ class Attempt:
                 if translate(exc, stage="read", host=self._target.host, redact=self._redact) is None:
                     raise
         self._count(anyio.current_time() - began)
-        return b"".join(parts)[:ERROR_BODY_BYTES]
+        return b"".join(parts)[: self._limits.error_body_bytes]
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -274,10 +275,8 @@ class Attempt:
         return error
 
     def _decode(self, data: bytes) -> list[Delta]:
-        if self.received_bytes < _BEGINS:
-            self._begins += data[:_BEGINS]
         self.received_bytes += len(data)
-        decode = self.decoder.decode
+        decode = self._decoder.decode
         deltas: list[Delta] = []
         try:
             records = self._wire.feed(data)
@@ -285,7 +284,7 @@ class Attempt:
             for record in records:
                 deltas += decode(record)
         except AprefillError as error:
-            self.failure = self._counted(error)
+            return deltas + self._cut(self._counted(error), deltas)
         if deltas:
             self._look(deltas)
         return deltas
@@ -299,34 +298,38 @@ class Attempt:
                     "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
                 )
                 raise ProtocolError(f"the answer is {what}", status=self.status)
-            deltas += self.decoder.close(undispatched)
-            self._look(deltas)
+            deltas += self._decoder.close(undispatched)
         except AprefillError as error:
-            self.failure = self._counted(error)
+            return self._cut(self._counted(error))
+        self._look(deltas)
         return deltas
 
     def _has_begun(self) -> bool:
         """Whether what came, without a whole event in it, is the beginning of a stream and not something else."""
         assert self._response is not None
         headers = self._response.headers
-        if not self._begins:
+        if self.received_bytes == 0:
             # nothing at all, and no length said so
             return "content-length" not in headers and "transfer-encoding" not in headers
-        begins = self._begins.lstrip(b"\xef\xbb\xbf\r\n")
-        return any(word.startswith(begins[: len(word)]) for word in (b":", b"data:", b"event:", b"id:", b"retry:"))
+        return self._wire.has_begun
 
     def _counted(self, error: AprefillError) -> AprefillError:
         """A decoder's `Truncated` with the bytes that only we have counted."""
         return Truncated(error.reason, received_bytes=self.received_bytes) if isinstance(error, Truncated) else error
 
-    def _cut(self, error: AprefillError) -> list[Delta]:
-        """The connection died or fell silent: an error, unless all that was missing is the protocol's last word."""
+    def _cut(self, error: AprefillError, before: Sequence[Delta] = ()) -> list[Delta]:
+        """The stream broke or fell silent: an error, unless the model had given its stop reason; gives the last deltas.
+
+        `before` are deltas of the same read, which nobody has looked at.
+        """
+        deltas: list[Delta] = []
         try:
-            deltas = [*self.decoder.close()]
+            deltas += self._decoder.close()
         except AprefillError:
             self.failure = error
-            return []
-        self._look(deltas)
+        else:
+            self.broken_end = type(error).__name__
+        self._look([*before, *deltas])
         return deltas
 
     def _look(self, deltas: list[Delta]) -> None:
@@ -394,9 +397,11 @@ class Attempt:
         return self._response is not None and self._response.kill()
 
     async def drain(self) -> None:
-        """Read the body to its end so that the connection can be used again; gives up after 50 ms or 64 KiB."""
+        """Read the body to its end so that the connection can be used again; gives up after `drain_s` or 64 KiB."""
+        if not self._limits.drain_s:
+            return
         size = 0
-        with anyio.move_on_after(DRAIN_S):
+        with anyio.move_on_after(self._limits.drain_s):
             try:
                 while size <= DRAIN_BYTES:
                     size += len(await self._receive())

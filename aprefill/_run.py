@@ -111,6 +111,8 @@ class Run:
         self._pulling = False
         # nothing more will come; what came is still being handed out
         self._exhausted = False
+        # the reader has asked for more and was told that there is nothing
+        self._told_end = False
         self._cancelled = False
         self._failure: AprefillError | None = None
         # the class of what the reply failed with
@@ -175,6 +177,7 @@ class Run:
             if not splice.stopped:
                 await attempt.drain()
             self.state = State.DONE
+            self._told_end = True
             await self._release()
             return False
         deltas = await attempt.read()
@@ -184,6 +187,7 @@ class Run:
             if deltas:
                 splice.take(deltas)
                 self._account.note_progress(splice)
+                attempt.failure = splice.exceeded or attempt.failure
             if attempt.failure is not None:
                 if await self._again(attempt.failure):
                     return True
@@ -191,7 +195,8 @@ class Run:
                 splice.close(cut=True)
             elif attempt.ended or splice.stopped:
                 splice.close(cut=False)
-                self._exhausted = True
+                self._failure = splice.exceeded
+                self._exhausted = self._failure is None
             else:
                 return True
         except (PrefillIgnored, Truncated) as error:
@@ -209,7 +214,7 @@ class Run:
     async def _open(self, step: Step) -> bool:
         ask, transcript = self._ask, self.transcript
         lead = ask.shown if step.show_when == "decided" and transcript.lead_at < 0 else ""
-        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce)
+        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce, reply_chars=ask.limits.reply_chars)
         self.transport = self._make_transport()
         self._attempt = attempt = Attempt(step, ask, self.target, self.transport, spent_s=self._spent_s)
         self._account.note("began")
@@ -416,19 +421,46 @@ class Run:
     @property
     def usage(self) -> Usage | None:
         """What the hosts counted, over all attempts."""
-        return self._account.usage(self._splice)
+        return self._account.usage(self._last_word()[0])
 
     @property
     def finish(self) -> FinishDelta | None:
         """Why the text ended."""
-        if self._cancelled:
-            return FinishDelta(StopReason.CANCELLED, "cancelled")
-        return None if self._splice is None else self._splice.finish
+        return FinishDelta(StopReason.CANCELLED, "cancelled") if self._cancelled else self._last_word()[1]
+
+    def _is_whole(self) -> bool:
+        """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""
+        items = self.transcript.items
+        last = items[-1] if items and self.transcript.next == len(items) else None
+        return self._told_end or (self._exhausted and type(last) is AttemptEnded)
+
+    def _new_text(self) -> str:
+        """What was handed out behind the prefill."""
+        return self.transcript.text_so_far[self.prefill_length :]
+
+    def _last_word(self) -> tuple[Usage | None, FinishDelta | None]:
+        """Usage and end of the last attempt, as of what was handed out; of a failed one or a whole one, all of it."""
+        splice = self._splice
+        if splice is None:
+            return None, None
+        if self.state is State.DONE or self._failed or self._is_whole():
+            return splice.usage, splice.finish
+        return splice.handed_out(self._new_text())
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """What each attempt did."""
         replaced = self._account.replaced
-        return replaced if self._attempt is None else (*replaced, self._report())
+        if self._attempt is None:
+            return replaced
+        usage, finish = self._last_word()[0], self.finish
+        report = replace(
+            self._report(),
+            usage=usage,
+            stop_reason=None if finish is None else finish.reason,
+            raw_stop_reason=None if finish is None else finish.raw,
+            stop_sequence=None if finish is None else finish.sequence,
+        )
+        return (*replaced, report)
 
     def _report(self, error: AprefillError | None = None) -> AttemptReport:
         """What the attempt under way has done."""
@@ -449,6 +481,7 @@ class Run:
     def message(self) -> Message:
         """The assistant turn for the next request."""
         text = self.transcript.text_so_far
-        if self._attempt is None:
+        if self._attempt is None or self._splice is None:
             return {"role": "assistant", "content": text}
-        return self._attempt.decoder.message(text)
+        parts = self._splice.parts(self._new_text(), whole=self._is_whole())
+        return self._attempt.codec.message(parts, lead=text[: self.prefill_length])

@@ -13,7 +13,7 @@ from ._reply import Reply
 from ._run import Run, live_runs
 from ._support import builtin_table
 from ._target import DEMO_SCHEME, resolve
-from ._types import Recovery, Timeouts
+from ._types import Limits, Recovery, Timeouts
 from ._watch import native_loop
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def stream(
     coalesce: bool = False,
     recovery: Recovery = Recovery(),  # noqa: B008 - frozen
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Reply:
     """One reply that begins with `prefill`, as a stream of str with the prefill exactly once.
 
@@ -106,6 +107,7 @@ def stream(
         coalesce: One chunk a network read instead of one a delta.
         recovery: How often a request that failed before anything came is sent again, and how long to wait for it.
         timeouts: How long to wait for the provider.
+        limits: How much to take from the provider.
     """
     return _reply(
         prompt,
@@ -115,7 +117,7 @@ def stream(
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
             "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         },
         builtin_table(),
         None,
@@ -154,6 +156,7 @@ class Session:
         coalesce: bool = False,
         recovery: Recovery = Recovery(),  # noqa: B008 - frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         table: Table | None = None,
     ) -> None:
         self._defaults: dict[str, Any] = {
@@ -161,7 +164,7 @@ class Session:
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
             "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         }  # fmt: skip
         self._table = table or builtin_table()
         self._pool = _Pool(client)
@@ -192,6 +195,7 @@ class Session:
         coalesce: bool | _Unset = UNSET,
         recovery: Recovery | _Unset = UNSET,
         timeouts: Timeouts | _Unset = UNSET,
+        limits: Limits | _Unset = UNSET,
     ) -> Reply:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
         if self._pool.closed:
@@ -201,7 +205,7 @@ class Session:
             "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
             "extra": extra, "support": support, "emulate": emulate, "absent": absent, "strict": strict,
             "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         }  # fmt: skip
         chosen = {name: value for name, value in given.items() if value is not UNSET}
         return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
