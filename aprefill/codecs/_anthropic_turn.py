@@ -48,7 +48,8 @@ class _Block:
         Anthropic refuses thinking without its signature or with a piece missing, and what a tool of the host's own has
         only begun. A call of the caller's tools was handed out, so it stays whatever there is of it.
         """
-        if not self.is_call and (self.spoiled or not self.has_ended):
+        comes_in_pieces = self.kind in _LEADING or "input" in self.start
+        if not self.is_call and (self.spoiled or (comes_in_pieces and not self.has_ended)):
             return None
         if self.kind == "thinking":
             signature = self.signature or self.start.get("signature")

@@ -15,7 +15,7 @@ from aprefill.codecs import codec
 from aprefill.wire.eventstream import EventStreamDecoder
 from aprefill.wire.sse import SseDecoder
 
-from . import only, reasoning, text
+from . import only, reasoning, text, turn_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,15 +127,16 @@ def test_a_wrong_reading_would_be_seen(shared: Path, monkeypatch: pytest.MonkeyP
     assert wrong_with(one | {"bytes": one["bytes"][:stop] + late + one["bytes"][stop:]}, 4096) == [
         f"{one['file']}: text"
     ]
-    assert wrong_with(one | {"bytes": one["bytes"][:stop]}, 4096) == [f"{one['file']}: end"]
+    finish = one["bytes"].rindex(b"event: message_delta")
+    assert f"{one['file']}: end" in wrong_with(one | {"bytes": one["bytes"][:finish]}, 4096)
 
 
 def test_every_recording_is_cut_before_its_end(shared: Path) -> None:
-    """Without its last 40 bytes no stream comes to a clean end, save where a finish_reason stood before them."""
+    """Without its last 40 bytes no stream comes to a clean end, save where a finish reason stood before them."""
     for one in recordings(shared / "recordings"):
         if one["framing"] == "sse" and one["finish"]:
             last = play(one | {"bytes": one["bytes"].rstrip()[:-40]}, 4096)[-1]
-            had_finish = one["format"] == "openai-chat" and bool(only(FinishDelta, last.deltas))
+            had_finish = bool(only(FinishDelta, last.deltas))
             assert (last.cut is None) == had_finish, one["file"]
 
 
@@ -162,6 +163,12 @@ def test_replies_without_a_finish_end_by_the_rule_done(shared: Path) -> None:
         assert type(reply.deltas[-1]) is EndDelta
 
 
+def text_in(message: dict[str, Any]) -> str:
+    """The text of a turn, its blocks joined."""
+    content = message["content"] or ""
+    return content if isinstance(content, str) else "".join(block.get("text", "") for block in content)
+
+
 def test_turns_can_be_sent_back(shared: Path) -> None:
     """Of every recording: plain text where there was nothing else, and JSON in any case."""
     kinds: Counter[str] = Counter()
@@ -171,8 +178,9 @@ def test_turns_can_be_sent_back(shared: Path) -> None:
             WIRES[one["framing"]](),
             codec(name).decoder(end="done" if name == "openai_chat" else "strict"),
         )
-        got = text([delta for record in wire.feed(one["bytes"]) for delta in decoder.decode(record)])
-        message = decoder.message(got)
+        deltas = [delta for record in wire.feed(one["bytes"]) for delta in decoder.decode(record)]
+        message = turn_of(name, deltas)
+        assert text_in(message) == text(deltas), one["file"]
         json.dumps(message)
         assert message["role"] == "assistant"
         kinds[type(message["content"]).__name__] += 1

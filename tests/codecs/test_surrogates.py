@@ -10,7 +10,7 @@ from aprefill._types import EndDelta, TextDelta
 from aprefill.codecs import codec
 from aprefill.codecs._surrogates import Joiner, mend, mend_all
 
-from . import calls, decode, feed, only, reasoning, text
+from . import calls, decode, feed, only, reasoning, text, turn_of
 
 HIGH, LOW, SMILE = "\ud83d", "\ude00", "\U0001f600"
 
@@ -140,7 +140,7 @@ def test_nothing_is_joined_until_a_record_was_refused() -> None:
 
 
 def test_the_turn_sent_back_has_no_halves() -> None:
-    """Thinking, tool input and names in `message()` are joined and mended too."""
+    """Thinking, tool input and names in the turn are joined and mended too."""
     decoder = codec("anthropic_messages").decoder()
     events = [
         {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
@@ -170,7 +170,7 @@ def test_the_turn_sent_back_has_no_halves() -> None:
     ]
     deltas = feed(decoder, [json.dumps(event).encode() for event in events])
     assert reasoning(deltas) == SMILE
-    assert decoder.message("x")["content"] == [
+    assert turn_of("anthropic_messages", [*deltas], "x")["content"] == [
         {"type": "thinking", "thinking": SMILE, "signature": "s"},
         {"type": "text", "text": "x"},
         {"type": "tool_use", "id": "t", "name": "f\ufffd", "input": {"a": SMILE}},
