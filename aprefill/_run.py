@@ -443,9 +443,11 @@ class Run:
         splice = self._splice
         if splice is None:
             return None, None
-        if self.state is State.DONE or self._failed or self._is_whole():
+        if self._failed or self._is_whole():
             return splice.usage, splice.finish
-        return splice.handed_out(self._new_text())
+        usage, finish = splice.handed_out(self._new_text())
+        # a reply whose last text was handed out has ended, although its reader did not wait to be told so
+        return usage, splice.finish if self.state is State.DONE else finish
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """What each attempt did."""
