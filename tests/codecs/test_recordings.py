@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from aprefill._errors import AprefillError, Truncated
+from aprefill._support import builtin_table
 from aprefill._types import EndDelta, ErrorDelta, FinishDelta
 from aprefill.codecs import codec
 from aprefill.wire.eventstream import EventStreamDecoder
@@ -155,12 +156,17 @@ def test_in_band_errors_have_their_words(shared: Path) -> None:
 
 def test_replies_without_a_finish_end_by_the_rule_done(shared: Path) -> None:
     """[DONE] without a finish_reason, which strict calls a cut, is an end where the host's row says so."""
-    found = [one for one in recordings(shared / "recordings") if one["format"] == "openai-chat"]
+    found = [*recordings(shared / "recordings"), *recordings(shared / "recordings" / "_more")]
+    found = [one for one in found if one["format"] == "openai-chat"]
     found = [one for one in found if not one["finish"] and not one["in_band_errors"]]
     assert found
     for one in found:
         (reply,) = play(one, 4096, end="done")
         assert type(reply.deltas[-1]) is EndDelta
+        assert text(reply.deltas) == one["text"]
+    # Snowflake Cortex sends no finish_reason at all
+    assert {one["provider"] for one in found} >= {"snowflake"}
+    assert builtin_table().row("snowflake", "claude-sonnet-4-6").end == "done"
 
 
 def text_in(message: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill._types import EndDelta, TextDelta
+from aprefill._types import EndDelta, FinishDelta, TextDelta
 from aprefill.codecs import codec
 from aprefill.codecs._surrogates import Joiner, mend, mend_all
 
@@ -176,3 +176,32 @@ def test_the_turn_sent_back_has_no_halves() -> None:
         {"type": "tool_use", "id": "t", "name": "f\ufffd", "input": {"a": SMILE}},
         {"type": "web_search_tool_result", "content": ["\ufffd"]},
     ]
+
+
+def test_wherever_a_host_can_put_text() -> None:
+    """message_start, stop sequences, stop reasons, refusals, names and arguments: nothing that cannot be encoded."""
+    messages = [
+        {
+            "type": "message_start",
+            "message": {"id": "m", "content": [{"type": "text", "text": "a" + HIGH}, {"type": "text", "text": LOW}]},
+        },
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": LOW, "name": HIGH}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": HIGH}},
+        {"type": "message_delta", "delta": {"stop_reason": "x" + HIGH, "stop_sequence": LOW}},
+        {"type": "message_stop"},
+    ]
+    call = {"index": 0, "id": HIGH, "function": {"name": LOW, "arguments": {HIGH: LOW}}}
+    chat = [
+        {"choices": [{"delta": {"refusal": "a" + HIGH}}]},
+        {"choices": [{"delta": {"refusal": LOW, "tool_calls": [call]}}]},
+        {"choices": [{"delta": {}, "finish_reason": "x" + HIGH, "stop_reason": LOW}]},
+    ]
+    for name, events in (("anthropic_messages", messages), ("openai_chat", chat)):
+        decoder = codec(name).decoder()
+        deltas = [*feed(decoder, [json.dumps(event).encode() for event in events]), *decoder.close()]
+        assert text(deltas) == "a" + SMILE
+        (made,) = calls(deltas).values()
+        assert made[:2] == ("\ufffd", "\ufffd")
+        (finish,) = only(FinishDelta, deltas)
+        assert (finish.raw, finish.sequence) == ("x\ufffd", "\ufffd")
+        json.dumps(turn_of(name, deltas), ensure_ascii=False).encode()
