@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from ._emulate import DEFAULT, Emulation
 from ._errors import UsageError
 from ._redact import written
-from ._types import Message, Recovery, Support, Timeouts
+from ._types import Limits, Message, Recovery, Support, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,7 @@ class Ask:
     coalesce: bool
     recovery: Recovery
     timeouts: Timeouts
+    limits: Limits
 
     def texts(self) -> list[str]:
         """Everything that the caller wrote and no error may repeat."""
@@ -85,6 +86,7 @@ def ask(
     coalesce: bool,
     recovery: Recovery,
     timeouts: Timeouts,
+    limits: Limits,
 ) -> Ask:
     """The caller's arguments, checked and made uniform. Raises `UsageError`."""
     _expect("prefill", prefill, str, "a str")
@@ -95,6 +97,7 @@ def ask(
     _expect("extra", extra, Mapping | None, "a dict of body fields, or None")
     _expect("timeouts", timeouts, Timeouts, "an aprefill.Timeouts")
     _expect("recovery", recovery, Recovery, "an aprefill.Recovery")
+    _expect("limits", limits, Limits, "an aprefill.Limits")
     if not isinstance(emulate, bool | Emulation):
         raise UsageError(f"emulate: pass True, False or an aprefill.Emulation, not a {type(emulate).__name__}")
     if absent not in _ABSENT:
@@ -108,6 +111,10 @@ def ask(
         raise UsageError("tools: pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
     _check_text("the prefill", prefill)
+    if limits.reply_chars is not None and len(prefill) > limits.reply_chars:
+        raise UsageError(
+            f"limits: reply_chars={limits.reply_chars} is less than the prefill's {len(prefill)} characters"
+        )
     if show_when is not None and show_when not in _SHOW_WHEN:
         raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
     if show_when in {"now", "accepted"} and (strict or absent != "join"):
@@ -135,6 +142,7 @@ def ask(
         coalesce=bool(coalesce),
         recovery=recovery,
         timeouts=timeouts,
+        limits=limits,
     )
 
 

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from ._types import Delta
     from .transports import Response, Transport
 
-#: After the protocol's end the body is read on, to keep the connection, for at most this long and this much.
-DRAIN_S = 0.05
+#: After the protocol's end the body is read on, to keep the connection, for at most this much.
 DRAIN_BYTES = 65_536
-#: Largest error body that is read, in bytes, and for how long, in seconds.
-ERROR_BODY_BYTES = 65_536
+#: How long an error body is read, in seconds.
 ERROR_BODY_S = 5.0
 
-#: How much of a body is kept to tell a stream that was cut from something else, in bytes.
-_BEGINS = 32
+#: Content codings (IANA's registry) that cannot be read here. Any other word in that header says nothing about the bytes.
+_COMPRESSED = frozenset(
+    "aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split()  # noqa: SIM905
+)
 
 #: So much is decoded at once, in bytes and in records: then other tasks have their turn.
 SLICE_BYTES = 16_384
@@ -71,9 +71,10 @@ class Attempt:
         self._transport = transport
         self._redactor: Redactor | None = None
         self._timeouts = ask.timeouts
+        self._limits = ask.limits
         self._clocks = Clocks(ask.timeouts, total_at=total_at)
-        self._codec = codec_by_name(step.row.codec)
-        self.decoder = self._codec.decoder(end=step.row.end)
+        self.codec = codec_by_name(step.row.codec)
+        self._decoder = self.codec.decoder(end=step.row.end)
         self._response: Response | None = None
         self._scope: anyio.CancelScope | None = None
         self._watch: Watch | None = None
@@ -93,8 +94,6 @@ class Attempt:
         self.status: int | None = None
         self._request_id: str | None = None
         self.received_bytes = 0
-        # the first bytes of the body
-        self._begins = b""
         self._has_records = False
         #: the protocol's end was seen
         self.ended = False
@@ -103,6 +102,8 @@ class Attempt:
         self.refusal: Refusal | None = None
         #: what went wrong; the deltas returned along with it came before
         self.failure: AprefillError | None = None
+        #: the class of what broke the stream after the model's own end; the reply is complete
+        self.broken_end = ""
         #: whether `kill()` shuts the connection down; None before the host accepted
         self.closes_at_once: bool | None = None
         #: where the asynchronous close may be scheduled from a finaliser
@@ -126,8 +127,8 @@ class Attempt:
         step, target = self.step, self._target
         self.loop = native_loop()
         self._now = clock_of(self.loop)
-        self.fields = self._codec.encode(step.call)
-        path = self._codec.path
+        self.fields = self.codec.encode(step.call)
+        path = self.codec.path
         request = Request(
             url=target.url(path, with_prefill=step.sends_prefill),
             headers=target.headers(),
@@ -166,18 +167,18 @@ class Attempt:
             self._watch = Watch(self.loop, self._response.kill)
         await self._check_head()
         self.closes_at_once = self._response.can_kill
-        self._wire = decoder_for(headers.get("content-type", ""))
+        self._wire = decoder_for(headers.get("content-type", ""), self._limits.record_bytes)
         self._receive = self._response.receive
 
     async def _check_head(self) -> None:
         response = self._response
         assert response is not None
         headers = response.headers
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+        encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if encoding not in {"", "identity"}:
+        if compressed := encodings & _COMPRESSED:
             raise ProtocolError(
-                f"the answer is compressed ({self._redact(encoding)[:20]}) though identity was asked for",
+                f"the answer is compressed ({min(compressed)}) though identity was asked for",
                 status=response.status,
                 content_type=self._redact(content_type),
             )
@@ -185,7 +186,7 @@ class Attempt:
             raise self._status_error(await self._error_body(), headers)
         if content_type == "application/json":
             body = await self._error_body()
-            if any(self._codec.error(200, body, headers)):
+            if any(self.codec.error(200, body, headers)):
                 raise self._in_band(error_from(Record(body)), before_text=True)
         if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
             raise ProtocolError(
@@ -194,7 +195,7 @@ class Attempt:
 
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
-        error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
+        error_type, detail = map(self._redact, self.codec.error(self.status, body, headers))
         refused = self._refused(self.status, body.decode(errors="replace"), detail)
         if refused is not None:
             return refused
@@ -225,7 +226,7 @@ class Attempt:
         size = 0
         with anyio.move_on_after(min(ERROR_BODY_S, max(0.0, self._clocks.left(self._now())))) as self._scope:
             try:
-                while size < ERROR_BODY_BYTES:
+                while size < self._limits.error_body_bytes:
                     parts.append(await self._response.receive())
                     size += len(parts[-1])
                     await self._give_turns()
@@ -237,7 +238,7 @@ class Attempt:
                     raise
         self._scope = None
         self._count()
-        return b"".join(parts)[:ERROR_BODY_BYTES]
+        return b"".join(parts)[: self._limits.error_body_bytes]
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -290,8 +291,6 @@ class Attempt:
             return self._cut(self._clocks.stalled(self.received_bytes))
         if data is None:
             return self._eof()
-        if self.received_bytes < _BEGINS:
-            self._begins += data[:_BEGINS]
         self.received_bytes += len(data)
         self._data, self._at = data, 0
         return self._decode()
@@ -322,7 +321,7 @@ class Attempt:
 
     def _decode(self) -> list[Delta]:
         """Decode a slice of what was read."""
-        decode = self.decoder.decode
+        decode = self._decoder.decode
         deltas: list[Delta] = []
         try:
             records = self._records
@@ -341,7 +340,7 @@ class Attempt:
             for record in records:
                 deltas += decode(record)
         except AprefillError as error:
-            self.failure = self._counted(error)
+            return deltas + self._cut(self._counted(error), deltas)
         if deltas:
             self._look(deltas)
         return deltas
@@ -355,34 +354,38 @@ class Attempt:
                     "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
                 )
                 raise ProtocolError(f"the answer is {what}", status=self.status)
-            deltas += self.decoder.close(undispatched)
-            self._look(deltas)
+            deltas += self._decoder.close(undispatched)
         except AprefillError as error:
-            self.failure = self._counted(error)
+            return self._cut(self._counted(error))
+        self._look(deltas)
         return deltas
 
     def _has_begun(self) -> bool:
         """Whether what came, without a whole event in it, is the beginning of a stream and not something else."""
         assert self._response is not None
         headers = self._response.headers
-        if not self._begins:
+        if self.received_bytes == 0:
             # nothing at all, and no length said so
             return "content-length" not in headers and "transfer-encoding" not in headers
-        begins = self._begins.lstrip(b"\xef\xbb\xbf\r\n")
-        return any(word.startswith(begins[: len(word)]) for word in (b":", b"data:", b"event:", b"id:", b"retry:"))
+        return self._wire.has_begun
 
     def _counted(self, error: AprefillError) -> AprefillError:
         """A decoder's `Truncated` with the bytes that only we have counted."""
         return Truncated(error.reason, received_bytes=self.received_bytes) if isinstance(error, Truncated) else error
 
-    def _cut(self, error: AprefillError) -> list[Delta]:
-        """The connection died or fell silent: an error, unless all that was missing is the protocol's last word."""
+    def _cut(self, error: AprefillError, before: Sequence[Delta] = ()) -> list[Delta]:
+        """The stream broke or fell silent: an error, unless the model had given its stop reason; gives the last deltas.
+
+        `before` are deltas of the same read, which nobody has looked at.
+        """
+        deltas: list[Delta] = []
         try:
-            deltas = [*self.decoder.close()]
+            deltas += self._decoder.close()
         except AprefillError:
             self.failure = error
-            return []
-        self._look(deltas)
+        else:
+            self.broken_end = type(error).__name__
+        self._look([*before, *deltas])
         return deltas
 
     def _look(self, deltas: list[Delta]) -> None:
@@ -439,9 +442,11 @@ class Attempt:
         return self._response is not None and self._response.kill()
 
     async def drain(self) -> None:
-        """Read the body to its end so that the connection can be used again; gives up after 50 ms or 64 KiB."""
+        """Read the body to its end so that the connection can be used again; gives up after `drain_s` or 64 KiB."""
+        if not self._limits.drain_s:
+            return
         size = 0
-        with anyio.move_on_after(DRAIN_S):
+        with anyio.move_on_after(self._limits.drain_s):
             try:
                 while size <= DRAIN_BYTES:
                     size += len(await self._receive())

@@ -200,7 +200,9 @@ class LimitExceeded(ProviderError):
         self.limit = limit
         self.bound = bound
         self.unit = unit
-        super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed")
+        setting = limit.removeprefix("max_")
+        remedy = f"; Limits({setting}=...) sets this bound" if setting in {"record_bytes", "reply_chars"} else ""
+        super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed{remedy}")
 
 
 class ProtocolError(ProviderError):

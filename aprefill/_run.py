@@ -153,6 +153,8 @@ class Run:
         self._because: AprefillError | None = None
         self._pulling = False
         self._cancelled = False
+        # the reader has asked for more and was told that there is nothing
+        self._told_end = False
         # what is raised when all that came was handed out
         self._failure: AprefillError | None = None
         # the class of what the reply failed with
@@ -258,7 +260,7 @@ class Run:
         ask, transcript = self._ask, self.transcript
         lead = ask.shown if step.show_when == "decided" and transcript.lead_at < 0 else ""
         self._step = step
-        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce)
+        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce, reply_chars=ask.limits.reply_chars)
         self.transport = transport
         self._attempt = Attempt(step, ask, self.target, transport, total_at=self._total_at)
         self._released = None
@@ -298,6 +300,7 @@ class Run:
             if deltas:
                 splice.take(deltas)
                 self._account.note_progress(splice)
+                attempt.failure = splice.exceeded or attempt.failure
             if attempt.failure is not None:
                 if self._replace(attempt.failure):
                     return
@@ -305,6 +308,7 @@ class Run:
                 splice.close(cut=True)
             elif attempt.ended or splice.stopped:
                 splice.close(cut=False)
+                self._failure = splice.exceeded
             else:
                 return
         except (PrefillIgnored, Truncated) as error:
@@ -324,6 +328,7 @@ class Run:
         """HANDING_OUT: all was handed out. Raise what went wrong, or let the connection go back to its pool."""
         if self._failure is not None:
             raise self._hand_over_failure()
+        self._told_end = True
         self._account.note("over")
         self._tell(logging.DEBUG, "complete, %d characters", len(self.transcript.text_so_far))
         self._go(Phase.DONE)
@@ -538,19 +543,49 @@ class Run:
     @property
     def usage(self) -> Usage | None:
         """What the hosts counted, over all attempts."""
-        return self._account.usage(self._splice)
+        return self._account.usage(self._last_word()[0])
 
     @property
     def finish(self) -> FinishDelta | None:
         """Why the text ended."""
-        if self._cancelled:
-            return FinishDelta(StopReason.CANCELLED, "cancelled")
-        return None if self._splice is None else self._splice.finish
+        return FinishDelta(StopReason.CANCELLED, "cancelled") if self._cancelled else self._last_word()[1]
+
+    def _is_whole(self) -> bool:
+        """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""
+        items = self.transcript.items
+        last = items[-1] if items and self.transcript.next == len(items) else None
+        handing_out = self.phase is Phase.HANDING_OUT and self._failure is None
+        return self._told_end or (handing_out and type(last) is AttemptEnded)
+
+    def _new_text(self) -> str:
+        """What was handed out behind the prefill."""
+        return self.transcript.text_so_far[self.prefill_length :]
+
+    def _last_word(self) -> tuple[Usage | None, FinishDelta | None]:
+        """Usage and end of the last attempt, as of what was handed out; of a failed one or a whole one, all of it."""
+        splice = self._splice
+        if splice is None:
+            return None, None
+        if self._failed or self._is_whole():
+            return splice.usage, splice.finish
+        usage, finish = splice.handed_out(self._new_text())
+        # a reply whose last text was handed out has ended, although its reader did not wait to be told so
+        return usage, splice.finish if self.phase is Phase.DONE else finish
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """What each attempt did."""
         replaced = self._account.replaced
-        return replaced if self._attempt is None else (*replaced, self._report())
+        if self._attempt is None:
+            return replaced
+        usage, finish = self._last_word()[0], self.finish
+        report = replace(
+            self._report(),
+            usage=usage,
+            stop_reason=None if finish is None else finish.reason,
+            raw_stop_reason=None if finish is None else finish.raw,
+            stop_sequence=None if finish is None else finish.sequence,
+        )
+        return (*replaced, report)
 
     def _report(self, error: AprefillError | None = None) -> AttemptReport:
         """What the attempt under way has done."""
@@ -571,9 +606,10 @@ class Run:
     def message(self) -> Message:
         """The assistant turn for the next request."""
         text = self.transcript.text_so_far
-        if self._attempt is None:
+        if self._attempt is None or self._splice is None:
             return {"role": "assistant", "content": text}
-        return self._attempt.decoder.message(text)
+        parts = self._splice.parts(self._new_text(), whole=self._is_whole())
+        return self._attempt.codec.message(parts, lead=text[: self.prefill_length])
 
 
 #: Phase -> what a pull waits for there. READING is in `pull` itself: it is on the path of every chunk.

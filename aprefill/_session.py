@@ -14,7 +14,7 @@ from ._reply import Reply
 from ._run import Run, close_all
 from ._support import builtin_table
 from ._target import DEMO_SCHEME, resolve
-from ._types import Recovery, Timeouts
+from ._types import Limits, Recovery, Timeouts
 from ._watch import native_loop
 from .codecs import codec
 
@@ -70,6 +70,7 @@ def stream(
     coalesce: bool = False,
     recovery: Recovery = Recovery(),  # noqa: B008 - frozen
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Reply:
     """One reply that begins with `prefill`, as a stream of str with the prefill exactly once.
 
@@ -109,6 +110,7 @@ def stream(
         coalesce: One chunk a network read instead of one a delta.
         recovery: How often a request that failed before anything came is sent again, and how long to wait for it.
         timeouts: How long to wait for the provider.
+        limits: How much to take from the provider.
     """
     return _reply(
         prompt,
@@ -118,7 +120,7 @@ def stream(
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
             "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         },
         builtin_table(),
         None,
@@ -157,6 +159,7 @@ class Session:
         coalesce: bool = False,
         recovery: Recovery = Recovery(),  # noqa: B008 - frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         table: Table | None = None,
     ) -> None:
         self._defaults: dict[str, Any] = {
@@ -164,7 +167,7 @@ class Session:
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
             "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         }  # fmt: skip
         self._table = table or builtin_table()
         self._pool = _Pool(client)
@@ -195,6 +198,7 @@ class Session:
         coalesce: bool | _Unset = UNSET,
         recovery: Recovery | _Unset = UNSET,
         timeouts: Timeouts | _Unset = UNSET,
+        limits: Limits | _Unset = UNSET,
     ) -> Reply:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
         if self._pool.closed:
@@ -204,7 +208,7 @@ class Session:
             "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
             "extra": extra, "support": support, "emulate": emulate, "absent": absent, "strict": strict,
             "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         }  # fmt: skip
         chosen = {name: value for name, value in given.items() if value is not UNSET}
         return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from ._either import Either, is_own_text, seam_for
-from ._errors import PrefillIgnored, Truncated
+from ._errors import LimitExceeded, PrefillIgnored, Truncated
 from ._held import Held
+from ._history import History
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
+    BlockDelta,
     Event,
     FinishDelta,
     ReasoningDelta,
@@ -134,15 +137,22 @@ class Splice:
 
     __slots__ = (
         "_begins",
+        "_chars",
         "_coalesce",
         "_decided",
         "_early",
+        "_fed",
         "_held",
+        "_history",
         "_lead",
+        "_measured",
+        "_most",
+        "_room",
         "_step",
         "_stop",
         "_transcript",
         "echo_length",
+        "exceeded",
         "finish",
         "has_shown",
         "has_text",
@@ -153,7 +163,9 @@ class Splice:
         "usage",
     )
 
-    def __init__(self, step: Step, transcript: Transcript, *, lead: str, coalesce: bool) -> None:
+    def __init__(
+        self, step: Step, transcript: Transcript, *, lead: str, coalesce: bool, reply_chars: int | None = None
+    ) -> None:
         self._step = step
         self._transcript = transcript
         # the prefill, if it is to be shown with the first new text
@@ -169,7 +181,17 @@ class Splice:
         self._begins = len(transcript.items)
         # what the model wrote until the seam let something through, if the prompt asked for an echo
         self._early: list[str] | None = [] if step.mode == "emulated" else None
-        self._decided = step.mode != "emulated" and step.absent == "join"
+        # the seam has let text through
+        self._decided = False
+        # characters fed to the seam until then
+        self._fed = 0
+        self._history = History()
+        # new text in the transcript's first `_measured` items, in characters
+        self._chars = 0
+        self._measured = self._begins
+        # `Limits.reply_chars`, and how many characters of it are left
+        self._most = reply_chars
+        self._room = None if reply_chars is None else reply_chars - len(step.known)
         # what was told of the text that is held, if that was asked for
         self._held: Held | None = None
         #: characters of an emulated prefill's repetition, with what stood around it
@@ -178,6 +200,8 @@ class Splice:
         self.usage: Usage | None = None
         #: a stop sequence of ours has fired: the host is to be cut off
         self.stopped = False
+        #: the reply is longer than the caller allows: the host is to be cut off
+        self.exceeded: LimitExceeded | None = None
         #: the model has produced a token of any kind; text; a tool call; text that could be handed out
         self.has_token = self.has_text = self.has_tool = self.has_shown = False
 
@@ -198,19 +222,22 @@ class Splice:
                 self.has_text = self.has_token = True
                 text = feed(piece)
                 if not self._decided:
+                    self._fed += len(piece)
                     if self._early is not None:
                         self._early.append(piece)
                     if text:
                         self._look(text)
                 if stop is not None:
                     text = self._until_stop(stop, text)
+                if self._room is not None:
+                    text = self._within(text)
                 if text:
                     if held is not None:
                         self.settle_held()
                     if not self.has_shown:
                         self._first()
                     items.append(text)
-                if self.stopped:
+                if self.stopped or self.exceeded is not None:
                     break
                 if held is not None:
                     event = held.feed(piece, self.seam.held + (0 if stop is None else stop.held))
@@ -218,8 +245,7 @@ class Splice:
                         items.append(event)
             else:
                 self._note(delta)
-        if self._coalesce and not self._transcript.wants_events:
-            self._transcript.merge(before)
+        self._merge(before)
 
     def close(self, *, cut: bool) -> None:
         """The attempt is over, cut or cleanly; what the stages still hold is the last text, or is dropped.
@@ -229,7 +255,7 @@ class Splice:
         """
         before = len(self._transcript.items)
         self.settle_held()
-        if not self.stopped:
+        if not self.stopped and self.exceeded is None:
             limited = self.finish is not None and self.finish.reason in _LIMITS
             own_text = limited and self._is_own_text()
             text = self.seam.close(cut or (limited and not own_text))
@@ -245,6 +271,8 @@ class Splice:
                 text = self._until_stop(self._stop, text)
                 if not self.stopped:
                     text += self._stop.close()
+            if self._room is not None:
+                text = self._within(text)
             if text:
                 if not self.has_shown:
                     self._first()
@@ -255,8 +283,55 @@ class Splice:
                 raise self._ignored()
             self._show_lead()
         self._estimate()
+        self._merge(before)
+
+    def handed_out(self, text: str) -> tuple[Usage | None, FinishDelta | None]:
+        """What the host had counted, and why it had stopped, when the last of `text`, the new text, was handed out."""
+        history = self._history
+        count = history.count(len(text), self._transcript.next)
+        counted = history.last(UsageDelta, count)
+        return None if counted is None else counted.usage, history.last(FinishDelta, count)
+
+    def parts(self, text: str, *, whole: bool) -> list[str | Delta]:
+        """`text`, the new text that was handed out, with the host's other deltas in their places.
+
+        With `whole` the reader got everything, so that what came after the text counts too, but nothing after the place
+        where a stop sequence of ours has cut it.
+        """
+        history = self._history
+        count = history.count(len(text), self._transcript.next)
+        if whole:
+            count = max(count, history.count_until(len(text) if self.stopped else sys.maxsize))
+        return history.parts(text, self._transcript.next, count)
+
+    def _merge(self, start: int) -> None:
+        """One chunk a network read, if that was asked for."""
         if self._coalesce and not self._transcript.wants_events:
-            self._transcript.merge(before)
+            self._place()
+            self._transcript.merge(start)
+            self._measured = len(self._transcript.items)
+
+    def _place(self) -> int:
+        """How many characters of new text come before a delta that comes now: those held are among them."""
+        if not self._decided:
+            return self._fed
+        transcript = self._transcript
+        for item in transcript.items[self._measured :]:
+            if isinstance(item, str):
+                self._chars += len(item)
+        self._measured = len(transcript.items)
+        lead = transcript.lead_length if transcript.lead_at >= self._begins else 0
+        return self._chars - lead + self.seam.held + (0 if self._stop is None else self._stop.held)
+
+    def _within(self, text: str) -> str:
+        """As much of `text` as the caller's bound on the whole reply has room for."""
+        assert self._room is not None
+        assert self._most is not None
+        if len(text) > self._room:
+            self.exceeded = LimitExceeded("reply_chars", self._most, "characters")
+            text = text[: self._room]
+        self._room -= len(text)
+        return text
 
     def settle_held(self) -> None:
         """Say that nothing is held any more, if something was."""
@@ -277,6 +352,7 @@ class Splice:
     def _look(self, new: str) -> None:
         """The seam has decided and let `new` through, the first text of the model's that is no repetition."""
         self._decided = True
+        self._history.drop_front(self._fed - len(new) - self.seam.held)
         if self._early is not None:
             self.echo_length = self._count_early() - len(new) - self.seam.held
             self._early = None
@@ -329,16 +405,26 @@ class Splice:
 
     def _note(self, delta: Delta) -> None:
         """Take a delta that is not text."""
+        items = self._transcript.items
+        place = self._place()
+        item = -1
         match delta:
             case ReasoningDelta() if delta.text:
                 self.has_token = True
                 if self._transcript.wants_events:
-                    self._transcript.items.append(ReasoningEvent(delta.text))
+                    item = len(items)
+                    items.append(ReasoningEvent(delta.text))
             case ToolDelta():
                 self.has_token = self.has_tool = True
                 if self._transcript.wants_events:
-                    self._transcript.items.append(ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
+                    item = len(items)
+                    items.append(ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
             case UsageDelta():
                 self.usage = delta.usage
             case FinishDelta():
                 self.finish = delta
+            case BlockDelta():
+                pass
+            case _:
+                return
+        self._history.note(delta, place=place, item=item)

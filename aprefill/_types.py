@@ -186,7 +186,20 @@ class EndDelta(Struct, frozen=True):
     """The protocol's end. Text after it is not text of the reply."""
 
 
-Delta: TypeAlias = TextDelta | ReasoningDelta | ToolDelta | UsageDelta | FinishDelta | ErrorDelta | EndDelta
+class BlockDelta(Struct, frozen=True):
+    """What the assistant turn for the next request needs beside text, reasoning and tool calls: signatures, for example.
+
+    Nothing of it is handed out. Only the codec that made it knows what `step`, `number` and `value` mean.
+    """
+
+    step: str
+    number: int = 0
+    value: Any = None
+
+
+Delta: TypeAlias = (
+    TextDelta | ReasoningDelta | ToolDelta | UsageDelta | FinishDelta | ErrorDelta | EndDelta | BlockDelta
+)
 
 
 # --- requests -------------------------------------------------------------------------------------------------
@@ -276,6 +289,34 @@ class Recovery:
             raise UsageError(f"Recovery(max_wait_s={wait!r}): pass seconds, 0 or more")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much is taken from the provider. What exceeds a bound raises `LimitExceeded`, which names it."""
+
+    #: one record of the stream, in bytes: an event, a line, a frame. A host that sends images in its stream needs more
+    record_bytes: int = 1_048_576
+    #: how much of an error's body is read, in bytes; the rest is left unread, and that is no error
+    error_body_bytes: int = 65_536
+    #: after the end of a reply, how long the body is read on so that the connection can be used again, in seconds;
+    #: 0: not at all
+    drain_s: float = 0.05
+    #: the text of the whole reply, the prefill included, in characters; None: no limit. Text up to the bound is handed
+    #: out, then the error is raised. Reasoning and tool calls do not count
+    reply_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("record_bytes", 1), ("error_body_bytes", 0), ("reply_chars", 1)):
+            value = getattr(self, name)
+            if name == "reply_chars" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                none = ", or None for no limit" if name == "reply_chars" else ""
+                raise UsageError(f"Limits({name}={str(value)[:40]}): pass a whole number, {least} or more{none}")
+        drain = self.drain_s
+        if isinstance(drain, bool) or not isinstance(drain, int | float) or not (drain == 0 or _is_time(drain)):
+            raise UsageError(f"Limits(drain_s={str(drain)[:40]}): pass seconds, 0 or more")
+
+
 # --- what the caller sees -------------------------------------------------------------------------------------
 
 
@@ -300,7 +341,8 @@ class AttemptReport:
     """What one request did.
 
     `mode` is how it carried the prefill: "native", "emulated", or "none" when there was none. `error` is the class
-    of what it failed with, ``""`` if it did not; `waited_s` how long was waited before it was sent.
+    of what it failed with, ``""`` if it did not; `waited_s` how long was waited before it was sent. `broken_end` is the
+    class of what broke the stream after the model had given its stop reason: the reply is complete, so it is no failure.
     """
 
     number: int
@@ -318,6 +360,7 @@ class AttemptReport:
     received_bytes: int = 0
     error: str = ""
     waited_s: float = 0.0
+    broken_end: str = ""
 
 
 class TextEvent(Struct, frozen=True):

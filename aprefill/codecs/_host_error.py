@@ -170,9 +170,24 @@ def status_of(value: Any, kind: str) -> int:
     return next((STATUS[word.lower()] for word in words if word.lower() in STATUS), 200)
 
 
-def names_error(event: str) -> bool:
-    """Whether the framing itself calls a record an error: SSE's `event: error`, Bedrock's `...Exception`."""
-    return event == "error" or event.endswith(("Exception", "Error"))
+#: A name that says the opposite.
+_NO_ERROR = re.compile(r"(no|non|without)[-_.]?(error|exception)", re.IGNORECASE)
+
+
+def names_error(event: str, data: bytes = b"") -> bool:
+    """Whether the framing itself calls a record an error: SSE's `event: error`, Bedrock's `...Exception`.
+
+    A name that ends in "Error" and is none that hosts are known to use counts if nothing in the payload speaks against
+    it: an event of the host's own making is no reason to end a reply.
+    """
+    if not event or event == "error":
+        return bool(event)
+    if not event.endswith(("Exception", "Error")) or _NO_ERROR.fullmatch(event):
+        return False
+    if event.endswith("Exception") or event.lower() in STATUS:
+        return True
+    value = loads(data)
+    return not value or not isinstance(value, dict) or says_error(value) or any(key in value for key in _MESSAGES)
 
 
 def says_error(value: Any) -> bool:
@@ -201,7 +216,9 @@ def error_from(record: Record) -> ErrorDelta:
     value = loads(record.data)
     if value is None:
         value = record.data.decode("utf-8", "replace")
-    return error_delta(value, record.event if names_error(record.event) and record.event != "error" else "")
+    return error_delta(
+        value, record.event if names_error(record.event, record.data) and record.event != "error" else ""
+    )
 
 
 def body_error(status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:

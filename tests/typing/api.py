@@ -17,6 +17,7 @@ from aprefill import (
     Event,
     HeldEvent,
     LimitExceeded,
+    Limits,
     PrefillIgnored,
     PrefillRefused,
     ProtocolError,
@@ -114,6 +115,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         coalesce=True,
         recovery=Recovery(retries=1, max_wait_s=2.5),
         timeouts=Timeouts(connect_s=1, first_token_s=2, progress_s=3, idle_s=4, total_s=None),
+        limits=Limits(record_bytes=2_000_000, error_body_bytes=10, drain_s=0.5, reply_chars=None),
     ) as owned:
         assert_type(owned, Reply)
     async with Session(
