@@ -39,15 +39,28 @@ SCRIPTS = {
     "own": Script(text='["Alaska"]', cuts=4, pace_s=0.05),
     "endless": Script(text="word " * 20_000, cuts=5, pace_s=0.01),
     "html": Script(text=HTML, prefill="echoes", echo_text=HTML, cuts=7),
+    "long": Script(text="word " * 20_000, cuts=50, pace_s=0.01),
     "broken": Script(text="one two three", cuts=4, no_end=True),
     "busy": Script(status=429, retry_after=0.05),
     "error": Script(status=400, error=("invalid_request_error", "no <b>such</b> thing")),
     "overloaded": Script(text="one two", cuts=4, after=4, error_event=("overloaded_error", "Overloaded")),
+    "key": Script(status=401, error=("authentication_error", "invalid x-api-key")),
+    "missing": Script(status=404, error=("not_found_error", "model: swan")),
+    "down": Script(status=500, retry_after=0.05),
+    "quotes": Script(status=400, error=("invalid_request_error", 'upstream said {"error": {"code": 7}}')),
+    "login": Script(body=b"<html>Please log in</html>", content_type="text/html"),
+    "away": Script(hang_up=True),
+    "ten": Script(status=429, retry_after=600),
 }
+#: What becomes of a reply that is continued: its first request, and the one that asks for its text as the prefill.
+CUT, CONTINUED = "one two three", " four five"
 
 
 def reply_to(received: Received) -> Script:
-    return SCRIPTS[received.last_user_text.split()[0]]
+    prompt = received.last_user_text
+    if prompt.startswith("cut"):
+        return Script(text=CONTINUED, asked="obeys", pace_s=0.05) if CUT in prompt else Script(text=CUT, no_end=True)
+    return SCRIPTS[prompt.split()[0]]
 
 
 class Provider:
@@ -64,7 +77,7 @@ class Provider:
 
     def wait(self, event: Any) -> None:
         async def wait() -> None:
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await event.wait()
 
         self._call(wait)
@@ -77,7 +90,7 @@ def started(base_url: str) -> Iterator[str]:
     env = {**os.environ, "CHAT_BASE_URL": base_url, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        giving_up = threading.Timer(20, process.kill)
+        giving_up = threading.Timer(60, process.kill)
         giving_up.start()
         try:
             said = ""
@@ -114,6 +127,22 @@ def send(page: Page, prompt: str, *, prefill: str = "", model: str = "") -> Any:
         page.fill("#other", "swan")
     page.click("#send")
     return page.locator(".turn").last
+
+
+def wait_for(page: Page, condition: str, timeout_s: float = 10) -> None:
+    """Wait until a JavaScript expression is true, looked at in each frame. The page's policy forbids Playwright's own way."""
+    page.evaluate(
+        """([source, ms]) => new Promise((done, fail) => {
+          const holds = CONDITION, until = performance.now() + ms;
+          const look = () => {
+            if (holds()) done();
+            else if (performance.now() > until) fail(new Error("never true: " + source));
+            else requestAnimationFrame(look);
+          };
+          look();
+        })""".replace("CONDITION", f"() => {condition}"),
+        [condition, timeout_s * 1000],
+    )
 
 
 def milliseconds(turn: Any) -> dict[str, float]:

@@ -30,7 +30,12 @@ def colour(part: Any) -> str:
     return str(part.evaluate("part => getComputedStyle(part).color"))
 
 
-GREY = "rgb(138, 143, 152)"
+GREY = "rgb(106, 113, 124)"
+
+
+NATIVE = "The prefill was sent natively"
+EMULATED = "The prefill was asked for in the prompt"
+ECHOED = "the model repeated it, and it is shown once"
 
 
 def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
@@ -39,8 +44,8 @@ def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
     prefill = turn.locator(".reply span").first
     expect(turn.locator(".reply .open")).to_have_text("Zero, ", use_inner_text=False)
     assert colour(prefill) == GREY
-    expect(turn.locator(".note")).to_have_text("emulated")
-    expect(turn.locator(".note")).to_contain_text("emulated, echoed, end")
+    expect(turn.locator(".note")).to_have_text("The prefill was asked for in the prompt.")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {EMULATED}; {ECHOED}.")
     assert turn.locator(".open, .held").count() == 0
     assert colour(prefill) == colour(turn.locator(".reply")) != GREY
     assert turn.locator(".reply").text_content() == "Zero, one\n  two\tthree 🦢 end"
@@ -71,7 +76,7 @@ def test_what_the_model_wrote_and_the_seam_holds(
     """It is there as it comes, and goes when it was the prefill again, or becomes text when it was not."""
     page.evaluate(WATCH)
     turn = send(page, prompt, prefill=prefill)
-    expect(turn.locator(".note")).to_contain_text("end")
+    expect(turn.locator(".note")).to_contain_text("Complete.")
     assert turn.locator(".reply").text_content() == text
     assert page.evaluate("window.held") == held
 
@@ -80,7 +85,7 @@ def test_the_time_line_is_the_servers(page: Page) -> None:
     """Live by the page's clock, then what the end record says: in order, and as slow as the host was."""
     turn = send(page, "slow", prefill="Zero, ")
     expect(turn.locator(".accepted.live")).to_have_text(re.compile(r"^\d.* ms$"))
-    expect(turn.locator(".note")).to_contain_text("end")
+    expect(turn.locator(".note")).to_contain_text("Complete.")
     times = milliseconds(turn)
     assert 0 < times["accepted"] < times["first-token"] < times["shown"]
     assert times["first-token"] > 200
@@ -94,17 +99,17 @@ def test_the_time_line_is_the_servers(page: Page) -> None:
 @pytest.mark.parametrize(
     ("model", "verdict"),
     [
-        ("demo:eats", "native, absent"),
-        ("demo:echoes", "native, echoed"),
-        ("demo:emulated", "emulated, echoed"),
-        ("demo:refuses", "emulated, echoed"),
-        ("demo:ignores", "emulated, absent"),
+        ("demo:eats", f"{NATIVE}; the model continued it."),
+        ("demo:echoes", f"{NATIVE}; {ECHOED}."),
+        ("demo:emulated", f"{EMULATED}; {ECHOED}."),
+        ("demo:refuses", f"{EMULATED}; {ECHOED}."),
+        ("demo:ignores", f"{EMULATED}; the model did not begin with it, and it was put in front."),
     ],
 )
 def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
     """Every one that the page offers comes to its end with the prefill first, once, and a time line."""
     turn = send(page, "JSON list of US state names", prefill='["', model=model)
-    expect(turn.locator(".note")).to_contain_text(f"{verdict}, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {verdict}")
     text = turn.locator(".reply").text_content()
     begins = '["Here it is. ' if model == "demo:ignores" else '["Alabama", "Alaska", '
     assert text.startswith(begins)
@@ -126,12 +131,12 @@ def test_stop_while_the_prefill_is_held(page: Page, provider: Provider) -> None:
     page.click("#stop")
     provider.wait(exchange.closed)
     assert exchange.outcome == "client_closed"
-    expect(turn.locator(".note")).to_have_text("emulated, undecided, cancelled")
+    expect(turn.locator(".note")).to_have_text(f"Stopped. {EMULATED}; the model had not continued it yet.")
     assert turn.locator(".open").text_content() == turn.locator(".reply").text_content() == STATES
     expect(turn.locator(".error")).to_be_hidden()
     expect(page.locator("#stop")).to_be_disabled()
     turn = send(page, "JSON list of US state names", prefill='["', model="demo:eats")
-    expect(turn.locator(".note")).to_contain_text("native, absent, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {NATIVE}")
 
 
 @pytest.mark.parametrize("leave", ["stop", "reload", "close"])
@@ -152,35 +157,36 @@ def test_leaving_a_reply_that_goes_on_closes_the_providers_connection(
     provider.wait(exchange.closed)
     assert exchange.outcome == "client_closed"
     if leave == "stop":
-        expect(turn.locator(".note")).to_contain_text("cancelled")
+        expect(turn.locator(".note")).to_contain_text("Stopped.")
 
 
 @pytest.mark.parametrize(
     ("prompt", "text", "error"),
     [
-        ("broken", "one two three", "Truncated: "),
-        ("overloaded", "one ", "StatusError: "),
-        ("error", "Zero, ", "StatusError: the provider answered with HTTP 400"),
+        ("broken", "one two three", "The reply was cut off."),
+        ("overloaded", "one ", "The model's server is busy."),
+        ("error", "Zero, ", "The model's server refused the request."),
     ],
 )
 def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error: str) -> None:
     """Not a piece of the text; what was there stays, and a prefill that nothing followed stays grey."""
     turn = send(page, prompt, prefill="Zero, " if prompt == "error" else "")
-    expect(turn.locator(".error")).to_be_visible()
-    assert turn.locator(".error").text_content().startswith(error)
+    expect(turn.locator(".what")).to_contain_text(error)
     assert turn.locator(".reply").text_content() == text
     assert turn.locator(".open").count() == (prompt == "error")
     assert turn.locator(".held").count() == 0
-    assert turn.locator(".error *").count() == 0
-    assert ("<b>such</b>" in turn.locator(".error").text_content()) == (prompt == "error")
+    assert turn.locator(".what *, .words *").count() == 0
+    assert ("<b>such</b>" in turn.locator(".words").text_content()) == (prompt == "error")
     expect(page.locator("#send")).to_be_enabled()
 
 
 def test_what_no_host_accepted_has_no_such_time(page: Page) -> None:
     """Three requests were sent, and each was refused."""
     turn = send(page, "busy", prefill="Zero, ")
-    expect(turn.locator(".error")).to_contain_text("StatusError: the provider answered with HTTP 429")
-    expect(turn.locator(".note")).to_contain_text("request 2 failed")
+    expect(turn.locator(".what")).to_contain_text("The model's server is busy.")
+    expect(turn.locator(".note")).to_contain_text(
+        re.compile("Request [23] failed: the model's server answered with HTTP 429")
+    )
     assert not any(c.isdigit() for c in turn.locator(".accepted").text_content())
 
 
@@ -197,17 +203,18 @@ def test_coming_back_to_the_page(page: Page, url: str) -> None:
 
 
 def test_an_error_before_the_reply(page: Page) -> None:
-    """A model without a key is said in words."""
+    """A model without a key is said in words, without what only a program can do about it."""
     page.select_option("#model", "")
     page.fill("#other", "anthropic:claude-haiku-4-5")
     page.click("#send")
-    expect(page.locator(".turn .error")).to_contain_text("UsageError: no key for anthropic: set ANTHROPIC_API_KEY")
+    expect(page.locator(".what")).to_have_text("This cannot be asked: no key for anthropic: set ANTHROPIC_API_KEY.")
+    expect(page.locator(".continue")).to_be_hidden()
 
 
 def test_html_is_text(page: Page, asked: Asked) -> None:
     """In the prompt, the prefill and the model's text: shown as written, nothing run, nothing loaded."""
     turn = send(page, f"html {HTML}", prefill=HTML)
-    expect(turn.locator(".note")).to_contain_text("echoed, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {EMULATED}; {ECHOED}.")
     assert turn.locator(".reply").text_content() == HTML + HTML
     assert turn.locator(".asked").text_content() == f"html {HTML}"
     assert turn.locator(".asked *, .reply *:not(span), .reply span *").count() == 0
@@ -220,7 +227,7 @@ def test_a_conversation_goes_on(page: Page, provider: Provider) -> None:
     for prompt in ("slow", "error", "html"):
         turn = send(page, prompt, prefill="Zero, " if prompt == "slow" else "")
         done = turn.locator(".error" if prompt == "error" else ".note")
-        expect(done).to_contain_text("StatusError" if prompt == "error" else "end")
+        expect(done).to_contain_text("refused" if prompt == "error" else "Complete.")
     turns = [(turn["role"], turn["content"]) for turn in provider.server.exchanges[-1].messages]
     assert turns == [("user", "slow"), ("assistant", "Zero, one\n  two\tthree 🦢 end"), ("user", "html")]
 
@@ -281,7 +288,7 @@ def test_it_listens_on_loopback_alone(url: str) -> None:
 def test_the_screenshot(page: Page, provider: Provider, tmp_path: Path) -> None:
     """A finished reply, and one whose prefill is held: what the README shows."""
     turn = send(page, "JSON list of the first US states", prefill=STATES, model="demo:echoes")
-    expect(turn.locator(".note")).to_contain_text("native, echoed, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {NATIVE}; {ECHOED}.")
     turn = send(page, "stuck on purpose: the same from a slow model", prefill=STATES)
     provider.wait(provider.exchange().waiting)
     expect(turn.locator(".held")).to_be_visible()
