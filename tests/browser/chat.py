@@ -39,7 +39,7 @@ SCRIPTS = {
     "own": Script(text='["Alaska"]', cuts=4, pace_s=0.05),
     "endless": Script(text="word " * 20_000, cuts=5, pace_s=0.01),
     "html": Script(text=HTML, prefill="echoes", echo_text=HTML, cuts=7),
-    "long": Script(text="word " * 20_000, cuts=50, pace_s=0.01),
+    "long": Script(text="word " * 20_000, cuts=50, pace_s=0.02),
     "broken": Script(text="one two three", cuts=4, no_end=True),
     "busy": Script(status=429, retry_after=0.05),
     "error": Script(status=400, error=("invalid_request_error", "no <b>such</b> thing")),
