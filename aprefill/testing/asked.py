@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 
 from .._errors import UsageError
 
-#: "ignores": a request in the prompt is not obeyed. "obeys": it is. "obeys_second": only one that insists is, as the
-#: second request of `absent="retry"` does.
+#: "ignores": a request in the prompt is not obeyed. "obeys": it is. "obeys_second": only the second request of
+#: `absent="retry"` is, which has words of its own.
 AskedFor: TypeAlias = Literal["ignores", "obeys", "obeys_second"]
 
 #: How the text is found in the user's last message: a regular expression whose only group is the text, or a function
@@ -22,32 +22,38 @@ Finder: TypeAlias = str | re.Pattern[str] | Callable[[str], str | None]
 #: The text between two markers that were made for one request. Where there are several, the last one is to be repeated.
 _IN_A_TAG = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
 
-#: The sentence before a text that is the end of the message.
-_AT_THE_END = re.compile(
-    r"Write out the complete reply, including its beginning, which is fixed\..*?begins like this:\n\n(.+)\Z", re.DOTALL
+#: What a second request says, which is sent when the reply to the first did not begin as asked. With the words of 0.1.0
+#: as well, which a service in another environment may still use.
+_INSISTS = (
+    "Write out the complete reply, including its beginning, which is fixed. It begins like this:",
+    "This matters more than anything else about the form of your reply",
 )
 
-#: The beginning of what the second request adds.
-_INSISTS = "This matters more than anything else about the form of your reply"
+#: The sentences before a text that is the end of the message.
+_BEFORE_THE_TEXT = (
+    "Here is the beginning of your reply. Write it out again, unchanged, and go on from where it ends:\n\n",
+    _INSISTS[0] + "\n\n",
+)
 
 
 def find_asked(prompt: str) -> str:
     """The text that `prompt` asks a reply to begin with, in aprefill's own words; "" where it asks for none.
 
-    >>> find_asked("Two states. Write it.\\n<text-0123456789abcdef>[</text-0123456789abcdef>")
+    >>> find_asked("Two states. Your text must begin with: <text-0123456789abcdef>[</text-0123456789abcdef>")
     '['
     >>> find_asked("Two states.")
     ''
     """
     if tags := _IN_A_TAG.findall(prompt):
         return str(tags[-1][1])
-    found = _AT_THE_END.search(prompt)
-    return found[1] if found else ""
+    # the last of the sentences that is there: what is before it is the user's
+    found = [prompt.rpartition(sentence)[2] for sentence in _BEFORE_THE_TEXT if sentence in prompt]
+    return min(found, key=len, default="")
 
 
 def insists(prompt: str) -> bool:
-    """Whether `prompt` asks again, and more sharply."""
-    return _INSISTS in prompt
+    """Whether `prompt` asks a second time."""
+    return any(words in prompt for words in _INSISTS)
 
 
 def find_with(finder: Finder | None, prompt: str) -> str:

@@ -74,8 +74,8 @@ class Script:
     #: that `asked="obeys"` does not find
     echo_text: str | None = None
     #: what becomes of a prefill that the user's last message asks for in words: not obeyed ("ignores"), obeyed ("obeys"),
-    #: or obeyed only where the message insists, as the second request of `absent="retry"` does ("obeys_second"). A reply
-    #: that obeys begins with that text, repeated as `echo` says. A message that asks for nothing is answered with `text`
+    #: or obeyed only in the second request of `absent="retry"`, which has words of its own ("obeys_second"). A reply that
+    #: obeys begins with that text, repeated as `echo` says. A message that asks for nothing is answered with `text`
     asked: AskedFor = "ignores"
     #: how the text is found in the message: a regular expression with one group, or a function that returns the text or
     #: None. None: by the words that aprefill asks with when it is not given others
@@ -254,8 +254,8 @@ def _check_together(script: Script) -> None:
         raise UsageError(f"Script: find_asked= {wrong}")
     if script.find_asked is not None and script.asked == "obeys_second":
         raise UsageError(
-            "Script: asked='obeys_second' knows the second request by aprefill's own words; with words of your own pass "
-            "asked='obeys' and a find_asked= that finds the text in your second request only"
+            "Script: asked='obeys_second' knows the second request by aprefill's own words; with words of your own "
+            "pass asked='obeys' and a find_asked= that finds the text in your second request only"
         )
     for name in ("error", "error_event"):
         pair = getattr(script, name)

@@ -67,14 +67,21 @@ async def test_a_real_request_is_found_and_obeyed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PREFILLS)
-@pytest.mark.parametrize("sharper", [False, True])
-def test_what_is_found_is_what_the_model_is_asked_to_repeat(name: str, sharper: bool) -> None:
-    """To the character, but for white space at the end of the text, which a request may leave out."""
-    asked = emulate(DEFAULT, [{"role": "user", "content": "Name the states."}], PREFILLS[name], sharper=sharper)
-    prompt = asked.messages[-1]["content"]
-    assert isinstance(prompt, str)
-    assert find_asked(prompt).rstrip() == asked.echo.rstrip() != ""
-    assert insists(prompt) == sharper
+async def test_what_is_found_is_the_prefill_or_its_end(name: str) -> None:
+    """In the first request and in the second, to the character but for white space at the end of a long text."""
+    prefill = PREFILLS[name]
+    with anyio.fail_after(30):
+        async with serve(Script(text=NEW)) as server:
+            await ask(server, prefill, absent="retry").text()
+            prompts = [exchange.last_user_text for exchange in server.exchanges]
+    assert [insists(prompt) for prompt in prompts] == [False, True]
+    for prompt in prompts:
+        found = find_asked(prompt)
+        if len(prefill) <= 200:
+            assert found == prefill
+        else:
+            assert len(found.strip()) >= 16
+            assert prefill.rstrip().endswith(found.rstrip())
 
 
 @pytest.mark.parametrize("prefill", [PREFILLS["short"], PREFILLS["long"]])
@@ -208,7 +215,6 @@ async def test_every_wire_obeys(wire: str, streamed: bool, name: str) -> None:
 OWN = Emulation(
     begin="Name them. BEGIN:{text}:END",
     continued="You wrote {text}\nGo on. BEGIN:{end}:END",
-    sharper="Really.",
 )
 
 
@@ -231,10 +237,10 @@ async def test_words_of_ones_own(finder: Any, name: str) -> None:
 
 
 async def test_only_the_second_request_in_words_of_ones_own() -> None:
-    """A `find_asked` that finds nothing without the sharper words is a model that needs them."""
-    script = Script(text=NEW, asked="obeys", find_asked=r"BEGIN:(.*):END\s+Really")
+    """A sequence of scripts does not depend on the words: the first request is not obeyed, the second is."""
+    obeys = Script(text=NEW, asked="obeys", find_asked=lambda prompt: between(prompt) or find_asked(prompt))
     with anyio.fail_after(30):
-        async with serve(script) as server:
+        async with serve([Script(text=NEW), obeys]) as server:
             reply = ask(server, '["', emulate=OWN, absent="retry")
             assert await reply.text() == '["' + NEW
             assert reply.verdict is Verdict.ECHOED
