@@ -211,8 +211,8 @@ async def crowd(here: Site, provider: Any, paths: list[str]) -> Counter[str]:
             leave_after_s = chance.random() * 0.3 if number < LEAVING else None
             clients.start_soon(visit, here, paths[number % len(paths)], leave_after_s, whole)
     assert whole == [True] * (CROWD - LEAVING)
-    with anyio.fail_after(CLOSED_S):
-        for exchange in provider.exchanges:
+    for exchange in provider.exchanges:
+        with anyio.fail_after(CLOSED_S):
             await exchange.done.wait()
     return Counter(exchange.outcome for exchange in provider.exchanges)
 
