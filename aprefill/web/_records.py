@@ -92,12 +92,13 @@ class EndRecord(Struct, tag="end", frozen=True, kw_only=True):
 
 
 class ErrorRecord(Struct, tag="error", frozen=True, kw_only=True, omit_defaults=True):
-    """The reply failed. `length` is where a continuation would begin."""
+    """The reply failed. `length` is where a continuation would begin. `status` is the host's, sent with the details."""
 
     error: str
     message: str
     can_continue: bool
     length: int
+    status: int | None = None
     retry_after_s: float | None = None
 
 
@@ -185,6 +186,7 @@ class Records:
             can_continue=self._can_continue(error),
             # of what was sent
             length=self.offset,
+            status=error.status if self._details and isinstance(error, StatusError) else None,
             retry_after_s=error.retry_after_s if isinstance(error, StatusError) else None,
         )
 
