@@ -1,34 +1,30 @@
 """The front door: `stream()` for one reply, `Session` for many over one connection pool."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC001, TC003
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
-from ._ask import ask
+from ._ask import Absent, ShowWhen, ask
 from ._clients import describe, transport_for
+from ._emulate import Emulation
 from ._errors import UsageError
 from ._refusals import Refusals, of_this_process
 from ._reply import Reply
 from ._run import Run, live_runs
-from ._support import builtin_table
+from ._support import Table, builtin_table
 from ._target import DEMO_SCHEME, resolve
-from ._types import Recovery, Timeouts
+from ._types import Recovery, Support, Timeouts
 from ._watch import native_loop
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
-    from ._ask import Absent, ShowWhen
-    from ._emulate import Emulation
-    from ._support import Table
-    from ._types import Support
-    from .transports import Transport
+from .transports import Transport
 
 T = TypeVar("T")
 
-Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 class _Unset(Enum):

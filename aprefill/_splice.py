@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from msgspec.structs import replace
 
 from ._either import Either, is_own_text, seam_for
 from ._errors import PrefillIgnored, Truncated

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
 
 import aprefill
 
@@ -100,17 +99,17 @@ def _facts(reply: aprefill.Reply, text: str) -> dict[str, Any]:
     first = reply.attempts[0]
     return {
         "text": text,
-        "verdict": reply.verdict.value,
+        "verdict": reply.verdict,
         "mode": reply.mode,
-        "support": None if reply.support is None else reply.support.value,
+        "support": reply.support,
         "model": f"{first.provider}:{first.model}",
         "attempts": [
             {"mode": one.mode, "status": one.status, "error": one.error, "waited_s": one.waited_s}
             for one in reply.attempts
         ],
-        "usage": None if reply.usage is None else msgspec.structs.asdict(reply.usage),
-        "timing": asdict(reply.timing),
-        "stop_reason": None if reply.stop_reason is None else reply.stop_reason.value,
+        "usage": None if reply.usage is None else reply.usage.as_dict(),
+        "timing": reply.timing.as_dict(),
+        "stop_reason": reply.stop_reason,
         "stop_sequence": reply.stop_sequence,
         "message": reply.message,
     }
