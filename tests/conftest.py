@@ -77,5 +77,9 @@ def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, model or proxy of the machine's reaches a test."""
     for name in list(os.environ):
-        if name.endswith("_API_KEY") or name.startswith("APREFILL_MODEL") or name.lower().endswith("_proxy"):
+        if (
+            name.endswith(("_API_KEY", "_BASE_URL"))
+            or name.startswith("APREFILL_MODEL")
+            or name.lower().endswith("_proxy")
+        ):
             monkeypatch.delenv(name)

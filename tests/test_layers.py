@@ -29,6 +29,7 @@ LAYERS = {
     "_fence": 1,
     "_held": 1,
     "_emulate": 1,
+    "_names": 1,
     "_plan": 1,
     "_redact": 1,
     "_splice": 1,

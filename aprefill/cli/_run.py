@@ -28,6 +28,7 @@ class Request:
     model: str | None
     base_url: str | None
     api: str | None
+    allow_http: bool
     support: str | None
     prefill: str
     system: str | None
@@ -52,6 +53,7 @@ def run(request: Request) -> None:
         model=model or DEMO,
         base_url=request.base_url,
         api=request.api,
+        allow_http=request.allow_http,
         system=request.system,
         max_tokens=request.max_tokens,
         stop=request.stop,

@@ -16,6 +16,7 @@ _PHRASES = (
     ("aprefill.support_table() lists them", "`aprefill models` lists them"),
     (", or None for the table's word", ""),
     ("emulate=False", "--no-emulate"),
+    ("allow_http=True", "--allow-http"),
     ("strict=True", "--strict"),
     (
         'pass absent="join" to have it put in front, or absent="retry" to ask once more',
