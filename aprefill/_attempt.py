@@ -106,11 +106,13 @@ class Attempt:
     @property
     def request_id(self) -> str | None:
         """For the host's support; None: it gave none."""
-        text = self._request_id
-        if text and self._response is not None:
-            text = self._target.without_key(text)
-            for secret in self._response.secrets():
-                text = text.replace(secret, "[key]")
+        return self._without_keys(self._request_id) if self._request_id else self._request_id
+
+    def _without_keys(self, text: str) -> str:
+        """`text` without our key and those that the client sent."""
+        text = self._target.without_key(text)
+        for secret in set() if self._response is None else self._response.secrets():
+            text = text.replace(secret, "[key]")
         return text
 
     # --- opening ----------------------------------------------------------------------------------------------
@@ -180,6 +182,7 @@ class Attempt:
 
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
+        assert self._response is not None
         step = self.step
         error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
         known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
@@ -195,6 +198,7 @@ class Attempt:
             detail=detail,
             retry_after_s=retry_after_s(headers),
             request_id=self.request_id,
+            url=self._without_keys(self._response.url()),
         )
 
     async def _error_body(self) -> bytes:
@@ -264,6 +268,7 @@ class Attempt:
             exc,
             stage=stage,
             host=self._target.host,
+            port=self._target.port,
             redact=self._redact,
             connect_s=self._timeouts.connect_s if stage == "open" else None,
             received_bytes=self.received_bytes,

@@ -135,16 +135,16 @@ def resolve(
     if not bare:
         raise UsageError(f"model={name!r} has no name after the colon")
     row = table.row(provider, bare, api)
-    key_env = row.key_env
-    source, own_url = "base_url", base_url
-    if base_url is None and (found := _url_from_environment(row, allow_http=allow_http)):
-        source, own_url = found
-        # what the host at this URL does is what counts; the SDKs send it the key of their own variable
-        named = table.provider_of_url(own_url) or "openai-compatible"
-        row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
-        key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
-    elif base_url is None and alias_url and row.api == "chat":
-        own_url = alias_url
+    own_url, key_env = base_url, row.key_env
+    if base_url is None:
+        own_url = _url_from_environment(row, allow_http=allow_http)
+        if own_url is not None:
+            # what the host at this URL does is what counts; as with the SDK, it gets the key of the SDK's variable
+            named = table.provider_of_url(own_url) or "openai-compatible"
+            row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
+            key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
+        elif alias_url and row.api == "chat":
+            own_url = alias_url
     url = row.base_url if own_url is None else own_url
     sdk = _SDK_OF.get((provider, row.api))
     if sdk and provider in _SDK_ALONE and not row.base_url:
@@ -158,7 +158,7 @@ def resolve(
     if demo and client is not None:
         raise UsageError(f"{provider} is the built-in model and sends nothing; leave client out")
     if not demo:
-        check_url(url, allow_http=allow_http, source=source)
+        check_url(url, allow_http=allow_http)
         if own_url is None and row.prefill_base_url:
             check_url(row.prefill_base_url, allow_http=allow_http, source="prefill_base_url in the support table")
     return Target(
@@ -171,8 +171,8 @@ def resolve(
     )
 
 
-def _url_from_environment(row: Row, *, allow_http: bool) -> tuple[str, str] | None:
-    """The variable that names another URL for this provider, and the URL; None: there is none, or it is not set.
+def _url_from_environment(row: Row, *, allow_http: bool) -> str | None:
+    """The URL that the environment has for this provider in place of its own; None: the variable is not set.
 
     An empty one is an error: the owner wanted another host, and the provider's own must not get the prompt instead.
     """
@@ -183,7 +183,7 @@ def _url_from_environment(row: Row, *, allow_http: bool) -> tuple[str, str] | No
     if not url:
         raise UsageError(f"{variable} is set and empty; unset it, or give it the URL of the API")
     check_url(url, allow_http=allow_http, source=variable)
-    return variable, url
+    return url
 
 
 def _is_usual(row: Row, url: str) -> bool:

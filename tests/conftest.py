@@ -12,6 +12,8 @@ import pytest
 
 from aprefill._refusals import Refusals
 
+from .names import Names, resolve_from
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,6 +48,14 @@ def shared() -> Path:
     if not (path / "spec").is_dir():
         pytest.skip(f"no shared folder at {path}: set APREFILL_SHARED to the one that holds spec/ and recordings/")
     return path
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Host names for this test: fill it with loopback addresses, or with what looking a name up raises."""
+    found: Names = {}
+    resolve_from(found, monkeypatch)
+    return found
 
 
 @pytest.fixture

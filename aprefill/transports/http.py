@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx2
 
+from aprefill._errors import UsageError
 from aprefill._watch import CLOSE_S
 
 from ._foreign import ClientFailed, answer_behind, from_network
@@ -29,6 +30,8 @@ _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, kee
 
 _url = lru_cache(maxsize=64)(httpx2.URL)
 
+_CERTIFICATES = "set SSL_CERT_FILE to a file of CA certificates, or unset it"
+
 _contexts: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
 
 
@@ -37,9 +40,17 @@ def _tls_context() -> ssl.SSLContext:
 
     It holds no connection and belongs to no loop. Made anew when the environment names other certificates.
     """
-    key = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    key = file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if key not in _contexts:
-        _contexts[key] = httpx2.create_ssl_context()
+        if folders and not file and not any(map(os.path.isdir, folders.split(os.pathsep))):
+            # OpenSSL would say nothing, and trust nobody
+            raise UsageError(f"SSL_CERT_DIR names {folders!r}, which is no folder; {_CERTIFICATES}")
+        try:
+            _contexts[key] = httpx2.create_ssl_context()
+        except OSError as exc:
+            name, value = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folders)
+            what = f"{name} names {value!r}, which" if value else "the system's file of CA certificates"
+            raise UsageError(f"{what} cannot be read ({exc.strerror or type(exc).__name__}); {_CERTIFICATES}") from exc
     return _contexts[key]
 
 
@@ -59,6 +70,9 @@ class HttpResponse:
 
     def secrets(self) -> set[str]:
         return secrets_of(self._response)
+
+    def url(self) -> str:
+        return url_of(self._response)
 
     @property
     def can_kill(self) -> bool:
@@ -121,6 +135,12 @@ def secrets_of(response: Any) -> set[str]:
     return {value for value in found if len(value) > 7}
 
 
+def url_of(response: Any) -> str:
+    """Where the request that was sent went. No query and no user info: they may hold a key."""
+    url = response.request.url
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
+
+
 class ReadResponse:
     """A response whose body was read already: by a hook of the caller's, or by an SDK before it raised."""
 
@@ -135,6 +155,9 @@ class ReadResponse:
 
     def secrets(self) -> set[str]:
         return secrets_of(self._response)
+
+    def url(self) -> str:
+        return url_of(self._response)
 
     async def _receive(self) -> bytes:
         await anyio.lowlevel.checkpoint()
@@ -177,7 +200,8 @@ class HttpTransport:
     def _open_client(self) -> Any:
         if self._client is None:
             tls = _tls_context()
-            # plain http is loopback's alone: no proxy of the environment may carry the key and the prompt in clear
+            # plain http goes to loopback or to the host that `allow_http` was meant for, and to no proxy of the
+            # environment: that would be one more host that reads the key and the prompt
             direct = httpx2.AsyncHTTPTransport(verify=tls, limits=_LIMITS)
             self._client = httpx2.AsyncClient(verify=tls, timeout=None, limits=_LIMITS, mounts={"http://": direct})
         return self._client
@@ -203,6 +227,8 @@ class HttpTransport:
         try:
             client = self._open_client()
             return as_response(await client.send(self._build(client, request), stream=True, follow_redirects=False))
+        except UsageError:
+            raise
         except Exception as exc:
             answer = answer_behind(exc)
             if answer is not None:
