@@ -42,7 +42,7 @@ _FAMILIES = {
     "kimi-": "moonshot",
 }
 #: How alike two names of providers must be to take one for a misspelling of the other, from 0 to 1.
-_ALIKE = 0.8
+_ALIKE = 0.85
 
 
 class ModelName(NamedTuple):
