@@ -86,7 +86,7 @@ def stream(
         api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's
             default.
         allow_http: Take plain http to any host, also from `client` and the environment. The key and the prompt are
-            then readable to everybody on the way; no proxy of the environment is used for them.
+            then readable to everybody on the way. Without a `client` no proxy of the environment is used for them.
         system: The system prompt.
         max_tokens: Limit for the new text, in tokens. Room for the repetition of an emulated prefill is added.
         stop: Stop sequences. They apply to the new text only, and work where the host does not take them.

@@ -35,7 +35,7 @@ _SDK_OF = {
 _SDK_ALONE = {"vertex", "bedrock"}
 
 #: Host whose SDK takes its base URL from the environment -> the variable. It is honoured here too.
-_URL_ENV = {("openai", "chat"): "OPENAI_BASE_URL", ("anthropic", "messages"): "ANTHROPIC_BASE_URL"}
+URL_ENV = {("openai", "chat"): "OPENAI_BASE_URL", ("anthropic", "messages"): "ANTHROPIC_BASE_URL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def _url_from_environment(row: Row, *, allow_http: bool) -> str | None:
 
     An empty one is an error: the owner wanted another host, and the provider's own must not get the prompt instead.
     """
-    variable = _URL_ENV.get((row.provider, row.api))
+    variable = URL_ENV.get((row.provider, row.api))
     url = None if variable is None else os.environ.get(variable)
     if variable is None or url is None:
         return None

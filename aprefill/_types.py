@@ -85,10 +85,7 @@ class Value:
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def as_dict(self) -> dict[str, Any]:
-        """This value as JSON can hold it: a dict with every field, None where nothing is known.
-
-        Enums are their words, such as ``"eats"``; values inside are dicts too.
-        """
+        """A dict that JSON can hold: every field, None where nothing is known, enums as words, values inside as dicts."""
         return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import aprefill
 
 from .._errors import UsageError
+from .._target import URL_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ def choose_model(model: str | None, base_url: str | None) -> str | None:
     if base_url:
         raise UsageError("--base-url needs a model: pass -m NAME")
     rows = aprefill.support_table()
-    for provider, variable in (("openai", "OPENAI_BASE_URL"), ("anthropic", "ANTHROPIC_BASE_URL")):
+    for (provider, _), variable in URL_ENV.items():
         if os.environ.get(variable):
             raise UsageError(f"no model, and {variable} is set: pass -m {provider}:NAME, or try -m demo:")
     for row in rows:
