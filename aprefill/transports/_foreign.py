@@ -144,7 +144,7 @@ def _why_no_connection(exc: BaseException) -> tuple[str, str] | None:
         )
     for link in links:
         if isinstance(link, ssl.SSLError):
-            detail = (link.reason or "no reason given").replace("_", " ").lower()
+            detail = (getattr(link, "reason", None) or "no reason given").replace("_", " ").lower()
             return f"TLS handshake failed ({detail})", "check that this port speaks https, then try again"
     for link in links:
         if isinstance(link, socket.gaierror):
