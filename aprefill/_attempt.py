@@ -112,10 +112,12 @@ class Attempt:
     @property
     def request_id(self) -> str | None:
         """For the host's support; None: it gave none."""
-        text = self._request_id
-        if text and self._response is not None:
-            text = self._target.redactor((), self._response.secrets())(text)
-        return text
+        return self._without_keys(self._request_id) if self._request_id else self._request_id
+
+    def _without_keys(self, text: str) -> str:
+        """`text` without our key and those that the client sent."""
+        sent = set() if self._response is None else self._response.secrets()
+        return self._target.redactor((), sent)(text)
 
     # --- opening ----------------------------------------------------------------------------------------------
 
@@ -195,6 +197,7 @@ class Attempt:
 
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
+        assert self._response is not None
         error_type, detail = map(self._redact, self.codec.error(self.status, body, headers))
         refused = self._refused(self.status, body.decode(errors="replace"), detail)
         if refused is not None:
@@ -207,6 +210,7 @@ class Attempt:
             detail=detail,
             retry_after_s=retry_after_s(headers),
             request_id=self.request_id,
+            url=self._without_keys(self._response.url()),
         )
 
     def _refused(self, status: int, said: str, quote: str) -> PrefillRefused | None:
@@ -310,6 +314,7 @@ class Attempt:
             exc,
             stage=stage,
             host=self._target.host,
+            port=self._target.port,
             redact=self._redact,
             connect_s=self._timeouts.connect_s if stage == "open" else None,
             received_bytes=self.received_bytes,

@@ -79,14 +79,27 @@ def _plain(c: str) -> str:
 class ConnectFailed(ProviderError):
     """No connection to the host, or it ended before the response began. Nothing was delivered.
 
-    `may_pass` is False where another try would fail in the same way, as with a certificate that is not trusted.
+    `host` and `port` are where it was tried. `reason` says why it failed, such as "connection refused", "no such host"
+    or "certificate not trusted (...)". `may_pass` is False where another try would fail in the same way, as with a
+    certificate that is not trusted.
     """
 
-    def __init__(self, host: str, reason: str, *, may_pass: bool = True) -> None:
+    def __init__(
+        self,
+        host: str,
+        reason: str,
+        *,
+        port: int | None = None,
+        remedy: str = "check the host and the network, then try again",
+        may_pass: bool = True,
+    ) -> None:
         self.host = host
+        self.port = port
         self.reason = reason
         self.may_pass = may_pass
-        super().__init__(f"no response from {host}: {reason}; check the host and the network, then try again")
+        # an IPv6 address stands in brackets before a port
+        where = host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        super().__init__(f"no response from {where}: {reason}; {remedy}")
 
 
 class PrefillRefused(ProviderError):
@@ -220,7 +233,8 @@ class StatusError(ProviderError):
 
     `status` is the HTTP status; for an error inside a 200 stream, the status that its type stands for, or 200
     where it says nothing. `error_type` and `detail` are the host's own words, bounded. `retry_after_s` is what
-    the host asked us to wait, in seconds, or None. `request_id` is for the host's support.
+    the host asked us to wait, in seconds, or None. `request_id` is for the host's support. `url` is where the request
+    went, without a query; the message shows it where it may be wrong, with 404 and 405.
     """
 
     def __init__(
@@ -232,8 +246,10 @@ class StatusError(ProviderError):
         retry_after_s: float | None = None,
         request_id: str | None = None,
         in_band: bool = False,
+        url: str = "",
     ) -> None:
         self.status = status
+        self.url = url
         self.error_type = error_type = error_type[:QUOTE_MAX]
         self.detail = detail[:QUOTE_MAX]
         self.retry_after_s = retry_after_s
@@ -245,6 +261,8 @@ class StatusError(ProviderError):
             parts.append(f" ({error_type})")
         if self.detail:
             parts.append(f": {self.detail}")
+        if url and status in {404, 405}:
+            parts.append(f"; the URL was {url}")
         parts.append(_advice(status, retry_after_s))
         super().__init__("".join(parts))
 
@@ -254,7 +272,7 @@ def _advice(status: int, retry_after_s: float | None) -> str:
         return f"; it asks to wait {retry_after_s:g} s"
     if status in {401, 403}:
         return "; check the key"
-    if status == 404:
+    if status in {404, 405}:
         return "; check the model's name and base_url"
     if status == 429 or status >= 500:
         return "; try again later"

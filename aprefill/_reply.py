@@ -10,12 +10,16 @@ Three objects, so that leaving early in any way closes the provider's connection
   while its connection is open, so that nothing is collected half closed.
 """
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import warnings
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, NoReturn, Self, cast
+from types import TracebackType
+from typing import NoReturn, Self, cast
 
 from ._errors import ReplyClosed, ReplyConsumed
 from ._run import Phase, Run
@@ -31,10 +35,6 @@ from ._types import (
     Usage,
     Verdict,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from types import TracebackType
 
 
 class Cursor:
@@ -159,11 +159,11 @@ class Reply:
         self._check_fresh()
         return Cursor(self._run)
 
-    def events(self, *, coalesce: bool | None = False, held: bool = False) -> AsyncIterator[Event]:
+    def events(self, *, coalesce: bool | None = None, held: bool = False) -> AsyncIterator[Event]:
         """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
 
         With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
-        is held. The prefill stays one of its own. None: as the reply was made. With `held` there are also `HeldEvent`s:
+        is held. The prefill stays one of its own. None: as `coalesce` of the reply says. With `held` there are also `HeldEvent`s:
         the model's text that is not handed out yet, for a page that greys it or a log of what the model really wrote
         first. Begun in the middle of a reply, they tell of what comes from then on.
         """

@@ -1,36 +1,32 @@
 """The front door: `stream()` for one reply, `Session` for many over one connection pool."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC001, TC003
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
-from ._ask import ask
+from ._ask import Absent, ShowWhen, ask
 from ._clients import describe, transport_for
 from ._conflicts import check_extra
+from ._emulate import Emulation
 from ._errors import UsageError
 from ._refusals import Refusals, of_this_process
 from ._reply import Reply
 from ._run import Run, close_all
-from ._support import builtin_table
+from ._support import Table, builtin_table
 from ._target import DEMO_SCHEME, resolve
-from ._types import Limits, Recovery, Timeouts
+from ._types import Limits, Recovery, Support, Timeouts
 from ._watch import native_loop
 from .codecs import codec
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
-    from ._ask import Absent, ShowWhen
-    from ._emulate import Emulation
-    from ._support import Table
-    from ._types import Support
-    from .transports import Transport
+from .transports import Transport
 
 T = TypeVar("T")
 
-Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 class _Unset(Enum):
@@ -53,6 +49,7 @@ def stream(
     base_url: str | None = None,
     api_key: str | None = None,
     api: str | None = None,
+    allow_http: bool = False,
     system: str | None = None,
     max_tokens: int | None = None,
     stop: str | Sequence[str] = (),
@@ -86,10 +83,13 @@ def stream(
         client: An open `AsyncAnthropic` or `AsyncOpenAI`, one of their Azure, Bedrock, Vertex and Foundry kin, an
             `httpx2.AsyncClient` or an `httpx.AsyncClient` to send with. It stays yours; its own timeouts, retries and
             redirects do not apply, `timeouts` do. An SDK's client brings its own URL and key.
-        base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host.
+        base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host. Else
+            ``OPENAI_BASE_URL`` or ``ANTHROPIC_BASE_URL`` for these two providers' models, as in their SDKs.
         api_key: In place of the provider's environment variable.
         api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's
             default.
+        allow_http: Take plain http to any host, also from `client` and the environment. The key and the prompt are
+            then readable to everybody on the way. Without a `client` no proxy of the environment is used for them.
         system: The system prompt.
         max_tokens: Limit for the new text, in tokens. Room for the repetition of an emulated prefill is added.
         stop: Stop sequences. They apply to the new text only, and work where the host does not take them.
@@ -116,6 +116,7 @@ def stream(
         prompt,
         prefill,
         {
+            "allow_http": allow_http,
             "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
@@ -142,6 +143,7 @@ class Session:
         base_url: str | None = None,
         api_key: str | None = None,
         api: str | None = None,
+        allow_http: bool = False,
         system: str | None = None,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
@@ -163,6 +165,7 @@ class Session:
         table: Table | None = None,
     ) -> None:
         self._defaults: dict[str, Any] = {
+            "allow_http": allow_http,
             "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
@@ -181,6 +184,7 @@ class Session:
         base_url: str | _Unset | None = UNSET,
         api_key: str | _Unset | None = UNSET,
         api: str | _Unset | None = UNSET,
+        allow_http: bool | _Unset = UNSET,
         system: str | _Unset | None = UNSET,
         max_tokens: int | _Unset | None = UNSET,
         stop: str | Sequence[str] | _Unset = UNSET,
@@ -204,6 +208,7 @@ class Session:
         if self._pool.closed:
             raise UsageError("this session is closed; make a new one")
         given = {
+            "allow_http": allow_http,
             "model": model, "base_url": base_url, "api_key": api_key, "api": api, "system": system, "max_tokens": max_tokens,
             "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
             "extra": extra, "support": support, "emulate": emulate, "absent": absent, "strict": strict,
@@ -266,7 +271,7 @@ class _Pool:
 
 
 def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, pool: _Pool | None) -> Reply:
-    names = ("model", "base_url", "api_key", "api")
+    names = ("model", "base_url", "api_key", "api", "allow_http")
     target_options = {name: options.pop(name) for name in names}
     client = options.pop("client")
     described = describe(client)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from msgspec.structs import replace
 
 from ._either import Either, is_own_text, seam_for
 from ._errors import LimitExceeded, PrefillIgnored, Truncated

@@ -4,10 +4,13 @@ The knowledge is in `models.toml`, read once, at the first question; this module
 row for a model, and builds the trailing turn. Pure: it decides nothing that only the host's bytes can tell.
 """
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -21,8 +24,6 @@ from ._schema import File, Host, Manner, Model, RefusalText, address, addresses,
 from ._types import Support
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
     from ._types import Message
 
 #: The field that is the dialect: on the turn, or in the body.

@@ -1,14 +1,15 @@
 """The values that travel between the layers, and those the caller sees.
 
 What a codec makes of a record is a *delta*; what `Reply.events()` gives the caller is an *event*. Deltas are
-msgspec structs without GC tracking: one is made for every token.
+msgspec structs without GC tracking: one is made for every token. What the caller sees is a frozen dataclass with
+`as_dict()`, because web frameworks turn dataclasses into JSON by themselves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import Field, dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Support(Enum):
+class Support(StrEnum):
     """What a host does with an assistant prefill (simonw/llm issue 463)."""
 
     #: native: the reply leaves the prefill out
@@ -31,7 +32,7 @@ class Support(Enum):
     UNSUPPORTED = "unsupported"
 
 
-class Verdict(Enum):
+class Verdict(StrEnum):
     """What the seam found at the start of a provider's text."""
 
     #: not enough text yet
@@ -50,7 +51,7 @@ class Verdict(Enum):
     TRUNCATED = "truncated"
 
 
-class StopReason(Enum):
+class StopReason(StrEnum):
     """Why the model stopped, in one vocabulary. The host's own word is `AttemptReport.raw_stop_reason`."""
 
     #: the model came to its end
@@ -73,7 +74,29 @@ class StopReason(Enum):
     OTHER = "other"
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Value:
+    """What the values that the caller sees have in common. Each of them is a frozen dataclass.
+
+    >>> Usage(input_tokens=7, output_tokens=5).as_dict()["output_tokens"]
+    5
+    """
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dict that JSON can hold: every field, None where nothing is known, enums as words, values inside as dicts."""
+        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Value):
+        return value.as_dict()
+    return value.value if isinstance(value, Enum) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Value):
     """Tokens as the host counted them. None: the host did not say.
 
     `input_tokens` are the prompt's tokens billed at the full rate or, on hosts that only give a total, all of
@@ -321,7 +344,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(Value):
     """When things happened, in seconds since the request began; None: not yet, or never.
 
     `first_token_s` is the first non-empty token of any kind that the model produced (time to first token as
@@ -337,7 +360,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptReport:
+class AttemptReport(Value):
     """What one request did.
 
     `mode` is how it carried the prefill: "native", "emulated", or "none" when there was none. `error` is the class
@@ -363,7 +386,8 @@ class AttemptReport:
     broken_end: str = ""
 
 
-class TextEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TextEvent(Value):
     """A piece of the reply. `offset` is where it begins in the whole reply, in characters, the prefill counted."""
 
     text: str
@@ -371,7 +395,8 @@ class TextEvent(Struct, frozen=True):
     prefill: bool = False
 
 
-class HeldEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class HeldEvent(Value):
     """What of the model's text is held back now, because it may still turn out not to be the reply's.
 
     Only from `events(held=True)`. It may be a repetition of the prefill, a fence or a stop sequence in the making. With
@@ -384,13 +409,15 @@ class HeldEvent(Struct, frozen=True):
     more: bool = False
 
 
-class ReasoningEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ReasoningEvent(Value):
     """A piece of the model's reasoning."""
 
     text: str
 
 
-class ToolEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ToolEvent(Value):
     """A piece of a tool call; `arguments` is a fragment of JSON text, to be joined per `index`."""
 
     index: int
@@ -399,7 +426,8 @@ class ToolEvent(Struct, frozen=True):
     arguments: str
 
 
-class AttemptStarted(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class AttemptStarted(Value):
     """A request was sent. It is handed out when the host has accepted it, or with the `AttemptEnded` of a failed one."""
 
     number: int
@@ -407,7 +435,8 @@ class AttemptStarted(Struct, frozen=True):
     support: Support
 
 
-class AttemptEnded(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class AttemptEnded(Value):
     """A request is over; `report` is what it did."""
 
     report: AttemptReport

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
 from contextlib import _GeneratorContextManager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +80,7 @@ def translate(
     *,
     stage: Literal["open", "read"],
     host: str,
+    port: int | None = None,
     redact: Callable[[str], str] = str,
     connect_s: float | None = None,
     received_bytes: int = 0,
@@ -111,8 +115,52 @@ def translate(
     if connect_s is not None and named(cause, "ConnectTimeout", "ConnectionTimeoutError"):
         return Stalled("connect_s", connect_s)
     if stage == "open":
-        return ConnectFailed(host, reason, may_pass=not any(named(link, *_FOR_GOOD) for link in chain_of(exc)))
+        may_pass = not any(named(link, *_FOR_GOOD) for link in _causes_and_groups(exc))
+        known = _why_no_connection(cause)
+        if known is None:
+            return ConnectFailed(host, reason, port=port, may_pass=may_pass)
+        return ConnectFailed(host, redact(known[0]), port=port, remedy=known[1], may_pass=may_pass)
     return Truncated(reason, received_bytes=received_bytes)
+
+
+#: What `getaddrinfo` says of a name that there is not.
+_NO_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+
+#: What the system says of a host that no packet gets to.
+_NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+
+
+def _why_no_connection(exc: BaseException) -> tuple[str, str] | None:
+    """Why the connection was not made, and what to do, as far as TLS and the operating system say.
+
+    A name may stand for several addresses, of which each has failed: what tells most is taken.
+    """
+    # what stands behind other errors may be of the caller's own, who asks us while handling it
+    behind = _causes_and_groups(exc) if named(exc, "ConnectError", "ClientConnectorError") else [exc]
+    links = [link for link in behind if isinstance(link, OSError)]
+    untrusted = [link for link in links if isinstance(link, ssl.SSLCertVerificationError)]
+    if untrusted:
+        # aiohttp's error is one of these too, but has no detail
+        details = [link.verify_message for link in untrusted if getattr(link, "verify_message", "")]
+        detail = details[0].rstrip(".") if details else "it could not be verified"
+        return (
+            f"certificate not trusted ({detail})",
+            "set SSL_CERT_FILE to the file of the authority that has signed it, or pass a client= that trusts it",
+        )
+    for link in links:
+        if isinstance(link, ssl.SSLError):
+            detail = (getattr(link, "reason", None) or "no reason given").replace("_", " ").lower()
+            return f"TLS handshake failed ({detail})", "check that this port speaks https, then try again"
+    for link in links:
+        if isinstance(link, socket.gaierror):
+            if link.errno in _NO_NAME:
+                return "no such host", "check the name of the host, then try again"
+            return "the host name could not be looked up", "check the network, then try again"
+    if any(isinstance(link, ConnectionRefusedError) for link in links):
+        return "connection refused", "check that a server, or the proxy if one is set, listens there, then try again"
+    if any(link.errno in _NO_WAY for link in links):
+        return "host not reachable", "check the address and the network, then try again"
+    return None
 
 
 def break_cycles(exc: BaseException) -> None:
@@ -137,8 +185,8 @@ def break_cycles(exc: BaseException) -> None:
 
 def from_network(exc: Exception) -> bool:
     """Whether the network, the host or a closed client is behind what an SDK's client raised, and not its settings."""
-    if isinstance(exc, OSError) and exc.filename is not None:
-        return False  # a file of credentials that is not there
+    if isinstance(exc, FileNotFoundError) or (isinstance(exc, OSError) and exc.filename is not None):
+        return False  # a file of credentials or certificates that is not there
     if isinstance(exc, RuntimeError) and "closed" in str(exc).lower():
         return True
     names = set(_names(exc))
@@ -178,6 +226,23 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(exc))
         yield exc
         exc = exc.__cause__
+
+
+def _causes_and_groups(exc: BaseException) -> Iterator[BaseException]:
+    """`exc` and what is behind it: causes, else contexts, also hidden ones, as httpcore's, and the members of groups.
+
+    An error of ours ends it: the caller asks another host while handling what the first one has failed with.
+    """
+    seen: set[int] = set()
+    links: list[BaseException | None] = [exc]
+    while links:
+        link = links.pop(0)
+        if link is not None and id(link) not in seen and not isinstance(link, AprefillError):
+            seen.add(id(link))
+            yield link
+            if isinstance(link, BaseExceptionGroup):
+                links += link.exceptions
+            links.append(link.__cause__ or link.__context__)
 
 
 def chain_of(exc: BaseException) -> Iterator[BaseException]:

@@ -68,6 +68,9 @@ class DemoResponse:
     def secrets(self) -> set[str]:
         return set()
 
+    def url(self) -> str:
+        return "demo:"
+
     def kill(self) -> bool:
         return False
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx2
 
+from aprefill._errors import UsageError
 from aprefill._watch import CLOSE_S
 
 from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
@@ -33,6 +34,8 @@ _NOTHING_KEPT = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 
 _url = lru_cache(maxsize=64)(httpx2.URL)
 
+_CERTIFICATES = "set SSL_CERT_FILE to a file of CA certificates, or unset it"
+
 _contexts: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
 
 
@@ -41,9 +44,17 @@ def _tls_context() -> ssl.SSLContext:
 
     It holds no connection and belongs to no loop. Made anew when the environment names other certificates.
     """
-    key = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    key = file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if key not in _contexts:
-        _contexts[key] = httpx2.create_ssl_context()
+        if folders and not file and not any(map(os.path.isdir, folders.split(os.pathsep))):
+            # OpenSSL would say nothing, and trust nobody
+            raise UsageError(f"SSL_CERT_DIR names {folders!r}, which is no folder; {_CERTIFICATES}")
+        try:
+            _contexts[key] = httpx2.create_ssl_context()
+        except OSError as exc:
+            name, value = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folders)
+            what = f"{name} names {value!r}, which" if value else "the system's file of CA certificates"
+            raise UsageError(f"{what} cannot be read ({exc.strerror or type(exc).__name__}); {_CERTIFICATES}") from exc
     return _contexts[key]
 
 
@@ -63,6 +74,9 @@ class HttpResponse:
 
     def secrets(self) -> set[str]:
         return secrets_of(self._response)
+
+    def url(self) -> str:
+        return url_of(self._response)
 
     @property
     def can_kill(self) -> bool:
@@ -145,6 +159,12 @@ def secrets_of(response: Any) -> set[str]:
     return {value for value in found if len(value) > 7}
 
 
+def url_of(response: Any) -> str:
+    """Where the request that was sent went. No query and no user info: they may hold a key."""
+    url = response.request.url
+    return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
+
+
 class ReadResponse:
     """A response whose body was read already: by a hook of the caller's, or by an SDK before it raised."""
 
@@ -159,6 +179,9 @@ class ReadResponse:
 
     def secrets(self) -> set[str]:
         return secrets_of(self._response)
+
+    def url(self) -> str:
+        return url_of(self._response)
 
     async def _receive(self) -> bytes:
         await anyio.lowlevel.checkpoint()
@@ -245,6 +268,8 @@ class HttpTransport:
                 client = self._client_for_another_try()
                 response = await _send(client, self._build(client, request, None))
             return as_response(response)
+        except UsageError:
+            raise
         except Exception as exc:
             answer = answer_behind(exc)
             if answer is not None:
@@ -266,7 +291,8 @@ class HttpTransport:
 
 def _make_client(limits: httpx2.Limits) -> httpx2.AsyncClient:
     tls = _tls_context()
-    # plain http is loopback's alone: no proxy of the environment may carry the key and the prompt in clear
+    # plain http goes to loopback or to the host that `allow_http` was meant for, and to no proxy of the environment: that
+    # would be one more host that reads the key and the prompt
     direct = httpx2.AsyncHTTPTransport(verify=tls, limits=limits)
     return httpx2.AsyncClient(verify=tls, timeout=None, limits=limits, mounts={"http://": direct})
 
