@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill import Seam, Verdict, _seam
+from aprefill import Seam, Verdict, _closing, _seam
 from aprefill._echo import agree, longest_tail
 
 from .seam_reference import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CASES = int(os.environ.get("APREFILL_SEAM_CASES", "100000"))
 SHARES = 10
 
-#: Worked cases of our own, for where `spec/seam-vectors.json` is missing: known, rules, raw, cut, emitted, verdict.
+#: Worked cases of our own, for where `spec/seam-vectors-2.json` is missing: known, rules, raw, cut, emitted, verdict.
 VECTORS: list[tuple[str, dict[str, Any], str, bool, str, str]] = [
     ('["', {}, '["Alabama", "Alaska"]', False, 'Alabama", "Alaska"]', "echoed"),
     ('["', {}, 'Alabama", "Alaska"]', False, 'Alabama", "Alaska"]', "absent"),
@@ -79,8 +79,8 @@ def vector(known: str, rules: dict[str, Any], raw: str, cut: bool) -> list[Outco
 
 
 def test_the_vectors_of_the_specification(shared: Path) -> None:
-    """Every case of `seam-vectors.json`: whole, by character, by three characters, and from the batch version."""
-    cases = json.loads((shared / "spec" / "seam-vectors.json").read_text(encoding="utf-8"))
+    """Every case of `seam-vectors-2.json`: whole, by character, by three characters, and from the batch version."""
+    cases = json.loads((shared / "spec" / "seam-vectors-2.json").read_text(encoding="utf-8"))
     assert len(cases) > 80
     for case in cases:
         for got in vector(case["known"], case["rules"], case["raw"], case["cut"]):
@@ -310,7 +310,7 @@ def test_repr_tells_the_state_and_no_text() -> None:
 def test_white_space_is_what_isspace_says() -> None:
     """`str.isspace`, `str.split`, `str.strip`, `\\s` and our own constant agree on every character."""
     space = {chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()}
-    assert space == set(_seam._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
+    assert space == set(_closing._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
     assert space == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).strip()}
     assert space == set(re.findall(r"\s", "".join(map(chr, range(sys.maxunicode + 1)))))
 
