@@ -36,8 +36,11 @@ class Outcome(NamedTuple):
 class Batch:
     """``Batch(known, **rules)(raw)`` is what a seam must have emitted and found when raw ended cleanly.
 
-    With `slack`, invariant 5 is played through character by character. `floor` is the ink of rule 5.
+    With `slack`, invariant 5 is played through character by character.
     """
+
+    #: Rule 5: the ink that a line without an opener must match.
+    FLOOR = 16
 
     def __init__(
         self,
@@ -50,7 +53,6 @@ class Batch:
         overlap: int = 0,
         stripped: str = "",
         slack: int | None = None,
-        floor: int = 16,
     ) -> None:
         self.known = known
         self.want = want = known.removesuffix(stripped)
@@ -70,7 +72,7 @@ class Batch:
         self.fenced = re.compile(OPENER + echoed)
         self.is_fence = known.lstrip().startswith("```")
         self.fence = fence and not self.is_fence
-        self.plain_behind = len(ink) >= floor or (want.lstrip().startswith("```") and len(ink) > 3)
+        self.plain_behind = len(ink) >= self.FLOOR or (want.lstrip().startswith("```") and len(ink) > 3)
         self.fence_behind = self.fence and len(ink) >= 2
         self.preamble = preamble if self.plain_behind or self.fence_behind else 0
         self.tails = [want[-k:] for k in range(len(want) - 1, self.overlap - 1, -1)] if self.overlap else []
@@ -280,17 +282,7 @@ def _word(rng: random.Random, letters: str, longest: int) -> str:
 
 def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
     letters = rng.choice(
-        [
-            "ab",
-            "ab \n",
-            "a \n`",
-            "a\n`",
-            "ab\n",
-            "a \r\n",
-            "` \n",
-            "ab `\n\r",
-            "a\u00e9\u2003\n",
-        ]
+        ["ab", "ab \n", "a \n`", "a\n`", "ab\n", "a \r\n", "` \n", "a`\r\n", "ab `\n\r", "a\u00e9\u2003\n"]
     )
     known = rng.choice(letters) + _word(rng, letters, 3)
     match rng.randrange(12):
@@ -302,7 +294,9 @@ def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
             known = _word(rng, letters, 2) * 3
         case 3:
             known = _word(rng, letters, 1)
-    known += _word(rng, " \n", 2) if rng.random() < 0.4 else ""
+        case 4:
+            known = rng.choice(["```\n```a", "\n```\n", "```a\n"]) + _word(rng, letters, 1)
+    known += rng.choice(SPACES) if rng.random() < 0.5 else ""
     space = known[len(known.rstrip()) :]
     rules: dict[str, Any] = {}
     if space and rng.random() < 0.5:
@@ -312,7 +306,7 @@ def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
     if rng.random() < 0.1:
         rules["echo"] = "never"
         return known, rules, letters
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         rules["whitespace"] = True
     if rng.random() < 0.7:
         rules["fence"] = True
@@ -334,10 +328,33 @@ def _raw(rng: random.Random, known: str, rules: dict[str, Any], letters: str) ->
     echo = rng.choice([want] * 6 + [known, want[:-1], want[1:], want.replace(" ", "\n"), " ".join(want)])
     front = rng.choice(["", "", "", letters[0], " ", "\n", "c\n", _word(rng, letters, 2) + "\n"])
     if rules.get("preamble", 0) > 1 and rng.random() < 0.4:
-        front = rng.choice(["c\n", "c\n", "cc\n\n", "\nc\n", "``c\n", "```\nc\n"])
-    rest = rng.choice(["", "", "\n", " \n```", "```", "\n```\n", "\n```\n```", "\n``"])
-    raw = front + (opener if rng.random() < 0.6 else "") + echo + _word(rng, letters, 1) + rest
+        front = "".join(rng.choices(CHATTER, k=rng.randint(1, 3)))
+    joint = rng.choice(SPACES) if rng.random() < 0.4 else ""
+    rest = "".join(rng.choices(FENCES, k=rng.randint(0, 3))) if rng.random() < 0.8 else ""
+    raw = front + (opener if rng.random() < 0.6 else "") + echo + joint + _word(rng, letters, 1) + rest
     return (raw + _word(rng, letters, 2))[: rng.choice([6, 12, 12, 40])]
+
+
+#: White space at the end of known, and behind an echo.
+SPACES = [" ", "\n", "\n\n", " \n", "\n ", "  \n  ", "\r\n", "\n \n", " \r\n\r", "\n\n  "]
+#: What may be chatter, or not quite.
+CHATTER = ["c\n", "c\n", "cc\n\n", "\nc\n", " \n", "``c\n", "```\n", " ``` \n", "```c\n", "` ``\n", "````\n"]
+#: What may close a fence, or not quite.
+FENCES = [
+    "\n```",
+    "\n```",
+    "\n```\n",
+    " \n ``` \r\n",
+    "```",
+    "\n``",
+    "\n",
+    "\r",
+    "\n```a\n",
+    "\n````",
+    "\n``` \n\na",
+    "`",
+    "a",
+]
 
 
 # --- checks: each gives what is wrong, or "" -----------------------------------------------------------------------
@@ -420,4 +437,31 @@ def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None
                 return f"{got} instead of {expected} for {pieces} ({known=}, {rules=})"
             if through(make, known, rules, pieces, cut=True) != after_cut:
                 return f"a cut gives something else for {pieces} ({known=}, {rules=})"
+    return ""
+
+
+def check_brute_force(make: Make, known: str, rules: dict[str, Any], letters: str, longest: int, ahead: int) -> str:
+    """Invariants 2 and 3 for every raw over some letters, against all of its continuations and not just the witnesses.
+
+    Every text of up to `longest` letters is a continuation; every one that is `ahead` letters shorter is a raw.
+    """
+    oracle = Oracle(known, rules, letters)
+    texts = [[""]]
+    for _ in range(longest):
+        texts.append([text + letter for text in texts[-1] for letter in letters])
+    agreed = {text: oracle.batch.emitted(text) for text in texts[longest]}
+    for length in range(longest - 1, -1, -1):
+        for text in texts[length]:
+            common = oracle.batch.emitted(text)
+            for letter in letters:
+                if not agreed[text + letter].startswith(common):
+                    common = common_prefix(common, agreed[text + letter])
+            agreed[text] = common
+    for raws in texts[: longest - ahead + 1]:
+        for raw in raws:
+            emitted = make(known, **rules).feed(raw)
+            if emitted != agreed[raw]:
+                return f"{emitted!r} of {raw!r}, all agree on {agreed[raw]!r} ({known=}, {rules=})"
+            if oracle.agreed(raw) != agreed[raw]:
+                return f"the witnesses agree on {oracle.agreed(raw)!r} for {raw!r}, all on {agreed[raw]!r}"
     return ""
