@@ -13,6 +13,7 @@ _SOFT = (
 )
 _IS_SOFT = frozenset(_SOFT)
 _RUN = re.compile(r"\s+|`+")
+_SOFT_RUN = re.compile(r"[\s`]+")
 #: The beginning of a line that starts with three backticks, with the line end before it.
 _FENCE_LINE = re.compile(r"\n[^\S\n]*```")
 
@@ -56,9 +57,11 @@ class Closing:
             return piece
         if not piece:
             return ""
-        if piece[-1] not in _IS_SOFT and (state is _INNER or not (self._ticks or "`" in piece)):
-            # Nothing that is held can be part of the closing fence, and nothing in the piece can begin it.
-            return self._release() + piece if self.held or self.line_end else piece
+        if piece[-1] not in _IS_SOFT:
+            inner = state is _INNER and self.held + len(piece) <= self._bound
+            if inner or not (state is _INNER or self._ticks or "`" in piece):
+                # Nothing that is held can be part of the closing fence, and nothing in the piece can begin it.
+                return self._release() + piece if self.held or self.line_end else piece
         return self._take(piece)
 
     def close(self, cut: bool) -> str:
@@ -117,6 +120,10 @@ class Closing:
             return len(piece)
         if self._state is _FIRST and (found := _FENCE_LINE.search(piece, at)):
             return at + len(piece[at : found.start()].rstrip())
+        if len(piece) - at > self._bound:
+            for run in _SOFT_RUN.finditer(piece, at):
+                if run.end() - run.start() > self._bound:
+                    return run.start()  # it may be more than can be held, after which the watch begins anew
         return len(piece.rstrip(_SOFT))
 
     def _space(self, run: str) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 from array import array
+from bisect import bisect_left
 
 from ._chatter import Chatter
 
@@ -105,6 +106,34 @@ def longest_tail(want: str, raw: str, least: int) -> int:
         q = borders.of(q)
 
 
+def safe_overlap(known: str, least: int, most: int = 120) -> int:
+    """Give the overlap to look for at the end of `known`: `least`, or more where known repeats itself; 0 for none.
+
+    A model that goes on with a text that repeats itself, such as a row of zeros, writes what known ends with as new text.
+    So an overlap does not count if it also stands earlier in known, or is itself one piece several times over. Overlaps
+    longer than `most` are not examined: where `most` characters recur, none counts.
+
+    >>> safe_overlap("Sure! The capital of France is", 16)
+    16
+    >>> safe_overlap("- a line of a list\\n" * 3 + "- another line of a list\\n", 16), safe_overlap("0" * 300, 16)
+    (17, 0)
+    """
+
+    def is_unique(length: int) -> bool:
+        return known.find(known[-length:]) == len(known) - length
+
+    lengths = range(least, min(most, len(known) - 1) + 1)
+    at = bisect_left(lengths, True, key=is_unique)  # what holds a unique end is unique as well
+    overlap = least + at
+    for size in range(1, overlap):
+        # the shortest row of pieces of this size that could be an overlap; a longer one holds it twice
+        times = max(2, -(-overlap // size))
+        while known[-size * times :] == known[-size:] * times and size * times < len(known):
+            overlap = size * times + 1
+            times += 1
+    return overlap if at < len(lengths) and overlap <= min(most, len(known) - 1) else 0
+
+
 class Start:
     """Rules 1 and 2: the echo at the very start of raw. `want` has no white space in it under `whitespace`."""
 
@@ -157,9 +186,7 @@ class Search:
         "alive",
     )
 
-    def __init__(
-        self, want: str, *, whitespace: bool, fence: bool, plain: int, fenced: int, chatter: Chatter
-    ) -> None:
+    def __init__(self, want: str, *, whitespace: bool, fence: bool, plain: int, fenced: int, chatter: Chatter) -> None:
         self._whitespace = whitespace
         self._plain = plain
         self._fenced = fenced
@@ -184,8 +211,9 @@ class Search:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of an echo or of an opener is in the text, and not just something that may be chatter."""
-        return bool(self._head) or self._places.has_begun
+        """Whether a part of an echo or of an opener is in the text, and not only what may be chatter."""
+        opens = self._head is not None and (self._head != "" or not self._behind)
+        return opens or self._places.has_begun
 
     def feed(self, piece: str) -> int | None:
         start = 0

@@ -112,9 +112,7 @@ class Seam:
                 if fence or plain:
                     chatter = Chatter(fences=is_fence)
                     self._finders.append(
-                        Search(
-                            pattern, whitespace=whitespace, fence=fence, plain=plain, fenced=fenced, chatter=chatter
-                        )
+                        Search(pattern, whitespace=whitespace, fence=fence, plain=plain, fenced=fenced, chatter=chatter)
                     )
             if 0 < overlap < len(want):
                 self._finders.append(Overlap(want, overlap))
