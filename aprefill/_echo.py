@@ -14,8 +14,10 @@ import io
 import re
 from array import array
 from bisect import bisect_left
+from typing import TYPE_CHECKING
 
-from ._chatter import Chatter
+if TYPE_CHECKING:
+    from ._chatter import Chatter
 
 #: Rule 4: three backticks, an info string, a line end. The white space before it is stripped by the caller.
 _OPENER = re.compile(r"```[^`\r\n]{0,64}\r?\n")
@@ -122,16 +124,15 @@ def safe_overlap(known: str, least: int, most: int = 120) -> int:
     def is_unique(length: int) -> bool:
         return known.find(known[-length:]) == len(known) - length
 
-    lengths = range(least, min(most, len(known) - 1) + 1)
-    at = bisect_left(lengths, True, key=is_unique)  # what holds a unique end is unique as well
-    overlap = least + at
+    most = min(most, len(known) - 1)
+    lengths = range(least, most + 1)
+    overlap = least + bisect_left(lengths, True, key=is_unique)  # what ends in a unique text is unique as well
     for size in range(1, overlap):
-        # the shortest row of pieces of this size that could be an overlap; a longer one holds it twice
-        times = max(2, -(-overlap // size))
-        while known[-size * times :] == known[-size:] * times and size * times < len(known):
+        times = max(2, -(-overlap // size))  # the fewest pieces of this size that could be an overlap
+        while size * times <= most and known.endswith(known[-size:] * times):
             overlap = size * times + 1
             times += 1
-    return overlap if at < len(lengths) and overlap <= min(most, len(known) - 1) else 0
+    return overlap if overlap <= most else 0
 
 
 class Start:
