@@ -52,16 +52,16 @@ class Closing:
 
     def feed(self, piece: str) -> str:
         """Give what may be shown now."""
+        # Fast where nothing that is held can be part of the closing fence, and nothing in the piece can begin it.
         state = self._state
-        if state is _OVER:
-            return piece
-        if not piece:
-            return ""
-        if piece[-1] not in _IS_SOFT:
-            inner = state is _INNER and self.held + len(piece) <= self._bound
-            if inner or not (state is _INNER or self._ticks or "`" in piece):
-                # Nothing that is held can be part of the closing fence, and nothing in the piece can begin it.
+        if state is _FIRST:
+            if piece and "```" not in piece and piece[-1] not in _IS_SOFT and not self._ticks:
                 return self._release() + piece if self.held or self.line_end else piece
+        elif state is _INNER:
+            if piece and piece[-1] not in _IS_SOFT and self.held + len(piece) <= self._bound:
+                return self._release() + piece if self.held or self.line_end else piece
+        elif state is _OVER:
+            return piece
         return self._take(piece)
 
     def close(self, cut: bool) -> str:
@@ -80,6 +80,9 @@ class Closing:
         self._after_line_end = False
 
     def _release(self) -> str:
+        if not self.held:
+            self.line_end = False
+            return ""
         text = self._text.getvalue()
         self._hold("", line_end=False)
         return text
@@ -118,9 +121,9 @@ class Closing:
         """Give the position behind `at`, which is ink, where the closing fence may begin next."""
         if self._state is _OVER:
             return len(piece)
-        if self._state is _FIRST and (found := _FENCE_LINE.search(piece, at)):
+        if self._state is _FIRST and piece.find("```", at) > 0 and (found := _FENCE_LINE.search(piece, at)):
             return at + len(piece[at : found.start()].rstrip())
-        if len(piece) - at > self._bound:
+        if self._state is _INNER and len(piece) - at > self._bound:
             for run in _SOFT_RUN.finditer(piece, at):
                 if run.end() - run.start() > self._bound:
                     return run.start()  # it may be more than can be held, after which the watch begins anew
