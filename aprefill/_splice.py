@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ._either import Either, is_own_text, seam_for
 from ._errors import PrefillIgnored, Truncated
 from ._held import Held
+from ._markers import Markers
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -119,8 +120,12 @@ class Splice:
         "_early",
         "_held",
         "_lead",
+        "_markers",
+        "_side",
+        "_side_of",
         "_step",
         "_stop",
+        "_taken",
         "_transcript",
         "echo_length",
         "finish",
@@ -144,6 +149,13 @@ class Splice:
             if step.mode == "emulated"
             else Seam(step.known, **step.rules)
         )
+        # takes the markers that are in the prompt out of the reply, if there are any
+        self._markers = Markers(step.marker) if step.marker else None
+        # characters that it has taken out
+        self._taken = 0
+        # the same for what is no text: the reasoning or the tool call that came last, and which of them that was
+        self._side: Markers | None = None
+        self._side_of: ReasoningDelta | ToolDelta | None = None
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)
@@ -167,6 +179,7 @@ class Splice:
         before = len(items)
         feed = self.seam.feed
         stop = self._stop
+        markers = self._markers
         if self._held is None and self._transcript.wants_held:
             self._held = Held()
         held = self._held
@@ -176,6 +189,9 @@ class Splice:
                 if not piece:
                     continue
                 self.has_text = self.has_token = True
+                if markers is not None:
+                    self._end_side()
+                    piece = markers.feed(piece)
                 text = feed(piece)
                 if not self._decided:
                     if self._early is not None:
@@ -193,7 +209,11 @@ class Splice:
                 if self.stopped:
                     break
                 if held is not None:
-                    event = held.feed(piece, self.seam.held + (0 if stop is None else stop.held))
+                    event = held.feed(
+                        piece,
+                        self.seam.held + (0 if stop is None else stop.held),
+                        "" if markers is None else markers.doubtful,
+                    )
                     if event is not None:
                         items.append(event)
             else:
@@ -208,6 +228,14 @@ class Splice:
         repetition that was asked for: going on from there would meet it again.
         """
         before = len(self._transcript.items)
+        self._end_side()
+        if self._markers is not None and not self.stopped:
+            # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
+            markers, self._markers = self._markers, None
+            last = markers.close(cut)
+            self._taken = markers.taken
+            if last:
+                self.take([TextDelta(last)])
         self.settle_held()
         if not self.stopped:
             limited = self.finish is not None and self.finish.reason in _LIMITS
@@ -290,7 +318,9 @@ class Splice:
         if self._step.mode != "emulated":
             return
         # without any new text, all of it was the repetition, or nothing was
-        echo = self.echo_length or self._count_early()
+        echo = (self.echo_length or self._count_early()) + self._taken
+        if self._markers is not None:
+            echo += self._markers.taken
         new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))
         if self._transcript.lead_at >= self._begins:
             new -= self._transcript.lead_length
@@ -313,12 +343,40 @@ class Splice:
             case ReasoningDelta() if delta.text:
                 self.has_token = True
                 if self._transcript.wants_events:
-                    self._transcript.items.append(ReasoningEvent(delta.text))
+                    self._take_side(delta, delta.text)
             case ToolDelta():
                 self.has_token = self.has_tool = True
                 if self._transcript.wants_events:
-                    self._transcript.items.append(ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
+                    self._take_side(delta, delta.arguments)
             case UsageDelta():
                 self.usage = delta.usage
             case FinishDelta():
                 self.finish = delta
+
+    def _take_side(self, delta: ReasoningDelta | ToolDelta, text: str) -> None:
+        """Write an event for what is no text of the reply, without our markers; `text` is the part that may have one."""
+        last = self._side_of
+        if self._markers is not None:
+            if type(delta) is not type(last) or getattr(delta, "index", -1) != getattr(last, "index", -1):
+                self._end_side()
+                self._side = Markers(self._step.marker)
+            assert self._side is not None
+            self._side_of = delta
+            text = self._side.feed(text)
+        if isinstance(delta, ToolDelta):
+            if text or delta.id or delta.name or not delta.arguments:
+                self._transcript.items.append(ToolEvent(delta.index, delta.id, delta.name, text))
+        elif text:
+            self._transcript.items.append(ReasoningEvent(text))
+
+    def _end_side(self) -> None:
+        """Another kind of delta follows, or nothing: what is held of the last one is its end."""
+        last, side = self._side_of, self._side
+        self._side_of = self._side = None
+        if side is None:
+            return
+        text = side.close()
+        if text and isinstance(last, ToolDelta):
+            self._transcript.items.append(ToolEvent(last.index, "", "", text))
+        elif text:
+            self._transcript.items.append(ReasoningEvent(text))

@@ -28,6 +28,7 @@ LAYERS = {
     "_either": 1,
     "_fence": 1,
     "_held": 1,
+    "_markers": 1,
     "_emulate": 1,
     "_plan": 1,
     "_redact": 1,

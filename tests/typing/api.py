@@ -106,7 +106,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         response_format={"type": "json_object"},
         extra={"seed": 1},
         support=Support.EATS,
-        emulate=Emulation(begin="{text}", continued="{open}{text}{close}{end}", sharper=""),
+        emulate=Emulation(begin="{text}", continued="{open}{text}{close}{end}", again="{text}"),
         absent="raise",
         strict=True,
         show_when="decided",
@@ -128,7 +128,7 @@ def the_values(usage: Usage, recovery: Recovery, words: Emulation) -> None:
     assert_type(usage.echo_tokens, int | None)
     assert_type(usage + usage, Usage)
     assert_type((recovery.retries, recovery.max_wait_s), tuple[int, float])
-    assert_type((words.begin, words.continued, words.sharper), tuple[str, str, str])
+    assert_type((words.begin, words.continued, words.again), tuple[str, str, str])
 
 
 def the_stages() -> None:
