@@ -33,7 +33,7 @@ PREAMBLE = 120
 
 # `docs/obedience.md` compares these with others. A model obeys best where the text is the end of the prompt.
 BEGIN = """\
-Here is the beginning of your reply. Write it out again, unchanged, and go on from where it ends:
+Here is the beginning of your reply. Write it out again, unchanged, and then go on from where it ends:
 
 {text}"""
 
@@ -41,12 +41,9 @@ CONTINUE = """\
 This is the first part of your reply, which is already written:
 {open}{text}{close}
 
-Write the rest of it. Your text must begin with: {end}"""
+Write the rest of it. Your text must begin with: {open}{end}{close}"""
 
-AGAIN = """\
-Write out the complete reply, including its beginning, which is fixed. It begins like this:
-
-{text}"""
+AGAIN = "Your reply must begin with: {text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,15 +121,18 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: b
     if not text:
         return Asked(tuple(messages), "", known, {"stripped": known})
     stripped = known[len(text) :]
+    is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
+    # Where known repeats itself at its end, new text that is equal to old one would be taken for an overlap.
+    overlap = {} if _repeats_itself(known if is_short else text) else {"overlap": END_MIN}
     asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
     opening, closing = markers([known, how.begin, how.continued, how.again, *texts_of(messages)])
-    # Where known repeats itself at its end, new text that is equal to old one would be taken for an overlap.
-    overlap = {} if _repeats_itself(known) else {"overlap": END_MIN}
-    is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
     template = how.again if again else how.begin if is_short else how.continued
-    if is_short or not _uses(template, "end"):
+    if is_short:
         request = template.format(open=opening, close=closing, text=known, end=known)
         asked = Asked((), known, known, asked_whole | overlap)
+    elif not _uses(template, "end"):
+        request = template.format(open=opening, close=closing, text=text)
+        asked = Asked((), text, known, asked_whole | overlap | {"stripped": stripped})
     else:
         end = end_of(text)
         request = template.format(open=opening, close=closing, text=text, end=end)
@@ -141,8 +141,8 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: b
         rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped}
         if text.find(end) + len(end) == len(text):
             # Otherwise what was asked for is looked for first, as in a long row of zeros.
-            rules["overlap"] = len(end) if _repeats_itself(text) else END_MIN
-        end_rules = asked_whole | ({} if _repeats_itself(text) else {"overlap": END_MIN}) | {"stripped": stripped}
+            rules |= overlap or {"overlap": len(end)}
+        end_rules = asked_whole | overlap | {"stripped": stripped}
         asked = Asked((), end, known, rules, end + stripped, end_rules)
     name = closing[2:-1]
     return asked._replace(
