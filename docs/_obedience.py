@@ -97,6 +97,8 @@ class Tally:
     asked: int = 0
     #: judged without aprefill: the reply begins with what was asked for, also over other white space or in a fence
     obeyed: int = 0
+    #: begins so only when the markers have been taken out
+    behind: int = 0
     #: begins with the whole of a long text of which only the end was asked for
     over: int = 0
     #: replies in which the model wrote a marker, and replies in which one was left
@@ -115,15 +117,24 @@ class Answer:
 
     @property
     def clean(self) -> str:
-        """The reply without the markers, by a regular expression."""
-        return (
-            re.sub(rf"</?{self.asked.marker}>?|{self.asked.marker}>?", "", self.raw) if self.asked.marker else self.raw
-        )
+        """The reply without the markers, by a regular expression, and without the beginning of one at its end."""
+        name = self.asked.marker
+        if not name:
+            return self.raw
+        text = re.sub(f"</?{name}>?|{name}>?", "", self.raw)
+        return re.sub("(?:</?)?(?:" + "|".join(name[:n] for n in range(len(name) - 1, 4, -1)) + r")\Z", "", text)
 
-    def begins_with(self, text: str) -> bool:
-        opener = re.match(r"\s*```[^`\r\n]{0,64}\r?\n", self.clean)
-        body = self.clean[opener.end() :] if opener and not text.lstrip().startswith("```") else self.clean
-        return any(ink(one).startswith(ink(text)) for one in (self.clean, body))
+    def begins_with(self, text: str, *, raw: bool = False) -> bool:
+        """Whether the reply begins so, after the markers were taken out or, if `raw`, as the model wrote it."""
+        reply = self.raw if raw else self.clean
+        opener = re.match(r"\s*```[^`\r\n]{0,64}\r?\n", reply)
+        body = reply[opener.end() :] if opener and not text.lstrip().startswith("```") else reply
+        return any(ink(one).startswith(ink(text)) for one in (reply, body))
+
+    def may_begin_with(self, text: str) -> bool:
+        """Whether that may still turn out."""
+        read, text = ink(self.clean), ink(text)
+        return "```" in self.raw or text.startswith(read) or read.startswith(text)
 
     def starts_over(self) -> bool:
         """Whether so much as was read of the reply is the beginning of the text."""
@@ -157,7 +168,8 @@ def ask(
             for choice in json.loads(line[6:])["choices"]:
                 answer.raw += choice["delta"].get("content") or ""
             read = len(ink(answer.clean))
-            if read >= min(wanted, OVER) + MORE + 30 * ("```" in answer.raw):
+            is_open = any(map(answer.may_begin_with, {asked.echo, prefill}))
+            if read >= (min(wanted, OVER) + 30 * ("```" in answer.raw) if is_open else 0) + MORE:
                 break
     response.close()
     connection.close()
@@ -204,9 +216,12 @@ def measure(engine: Engine, pairs: Iterable[Pair], how: Emulation, temperature: 
     for prompt, prefill in pairs:
         answer = ask(engine, prompt, prefill, how, temperature, again=again)
         tally.asked += 1
-        obeyed = answer.begins_with(answer.asked.echo[:OVER] if len(prefill) > WHOLE_MAX else answer.asked.echo)
+        wanted = answer.asked.echo[:OVER] if len(prefill) > WHOLE_MAX else answer.asked.echo
+        obeyed = answer.begins_with(wanted)
+        is_raw = answer.begins_with(wanted, raw=True)
         over = not obeyed and len(prefill) > WHOLE_MAX and answer.starts_over()
-        tally.obeyed += obeyed
+        tally.obeyed += is_raw
+        tally.behind += obeyed and not is_raw
         tally.over += over
         if not obeyed and not over:
             tally.rest.append((prompt, prefill))
@@ -255,8 +270,8 @@ def main() -> None:
         for temperature in TEMPERATURES:
             tally = measure(engine, pairs(temperature), how, temperature, again=again)
             results[half].setdefault(name, {})[temperature] = tally
-            done = tally.obeyed + tally.over
-            print(f"{half}, {name}, temperature {temperature}: {cell(done, tally.asked)}", *tally.wrong, sep="\n  ")
+            line = f"{half}, {name}, temperature {temperature}: {cell(tally.obeyed, tally.asked)}"
+            print(f"{line} + {tally.behind} behind a marker, {tally.over} over", *tally.wrong, sep="\n  ")
             sys.stdout.flush()
 
     with Engine() as engine:
@@ -295,13 +310,13 @@ def page(results: dict[str, dict[str, dict[float, Tally]]], recorded: int, ratio
 
 Written by `nox -s obedience` ({today}: aprefill {__version__}, {wheels}, Python {platform.python_version()}). Nothing here was written by hand.
 
-The model is SmolLM2-135M-Instruct (Q4_1), run by llama.cpp's own server. It is a very small model, which does not even repeat half of
-the texts. The figures compare *wordings*; they promise nothing about another model.
+The model is SmolLM2-135M-Instruct (Q4_1), run by llama.cpp's own server. It is a very small model, which repeats about half of the
+texts. The figures compare *wordings*; they promise nothing about another model.
 
 {shorts} short pairs of a prompt and a prefill and {longs} long ones (more than 200 characters) were asked, each at two temperatures;
 {recorded} pairs are those of earlier recordings, the others are in `tests/support/pairs.py`. A reply counts if it begins with the text that was asked back, over
 other white space or in a code fence too. That is judged without aprefill. Then the reply goes through aprefill in small pieces:
-a marker of ours in the new text counts as shown; a text is wrong if something that the model wrote is missing in it, or if what was asked back is in it.
+a marker of ours in the new text counts as shown. "+ 6" means that six more replies begin with the text once the markers that the model wrote have been taken out, which 0.1.0 did not do; a text is wrong if something that the model wrote is missing in it, or if what was asked back is in it.
 
 ## Up to 200 characters
 

@@ -237,7 +237,7 @@ def test_beyond_200_characters_its_end_is_asked_for() -> None:
             asked = emulate(DEFAULT, [USER], known)
             assert asked.echo == end_of(text)
             assert asked.end == asked.echo + tail
-            request = told(known)
+            request = asked.messages[-1]["content"]
             found = re.search(r"\n<(text-[0-9a-f]{16})>(.*)</\1>\n.*<\1>(.*)</\1>\Z", request, re.DOTALL)
             assert found is not None
             assert (found[2], found[3]) == (text, asked.echo)
