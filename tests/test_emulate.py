@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -544,3 +545,12 @@ def test_what_models_do_with_it(known: str, raw: str, new: str, verdict: Verdict
     asked = emulate(DEFAULT, [USER], known)
     for pieces in ways_to_cut(raw):
         assert spliced(asked, known, pieces) == (new, verdict)
+
+
+def test_the_documents_quote_our_words() -> None:
+    """The page about refused prefills shows the two requests as they are sent."""
+    page = (Path(__file__).parents[1] / "docs/refused.md").read_text("utf-8")
+    name = "text-3f9a1c20b7e45d68"
+    assert "JSON list of US state names\n\n" + BEGIN.format(text='["') + "\n```" in page
+    assert CONTINUE.format(open=f"<{name}>", close=f"</{name}>", text="(all of the prefill)", end="(its end)") in page
+    assert f"up to {PREAMBLE} characters of chatter" in page

@@ -57,14 +57,16 @@ _QUOTED = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
 def _pattern(template: str) -> re.Pattern[str]:
     """What finds the request that `template` makes at the end of a prompt."""
     fields = {
-        None: "",
         "open": r"<(?P<name>text-[0-9a-f]{16})>",
         "close": r"</(?P=name)>",
         "text": r"(?P<text>.*)",
         "end": r"(?P<end>.*)",
     }
-    parts = [re.escape(literal) + fields[field] for literal, field, _, _ in Formatter().parse(template)]
-    return re.compile("".join(parts) + r"\Z", re.DOTALL)
+    pattern = ""
+    for literal, field, _, _ in Formatter().parse(template):
+        pattern += re.escape(literal) + fields.get(field or "", "")
+        fields["open"] = r"<(?P=name)>" if field == "open" else fields["open"]
+    return re.compile(pattern + r"\Z", re.DOTALL)
 
 
 #: What finds each of our own requests.
