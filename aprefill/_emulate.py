@@ -1,8 +1,9 @@
 """Asking in the prompt for a prefill that the host does not take. Pure.
 
 The model is asked to *repeat* what it is to begin with, and the seam drops the repetition: so the ambiguous case (did
-it go on, or start over?) becomes visible. A short text is asked for whole. Of a longer one, only the end: the text is
-quoted, its last line is asked back, and the seam splices by overlap.
+it go on, or start over?) becomes visible. A short text is asked for whole and stands at the very end of the prompt,
+without a marker: `docs/obedience.md` has the figures. A longer one is quoted between two markers and only its end is
+asked back. The seam splices by overlap; a model that starts over with all of it is seen as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from string import Formatter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._echo import ink
+from ._echo import ink, safe_overlap
 from ._errors import UsageError
 from ._seam import INK_PLAIN
 
@@ -27,46 +28,43 @@ WHOLE_MAX = 200
 #: How much of a longer text is asked for, in characters. The least is what the seam takes for an overlap.
 END_MIN = 16
 END_MAX = 120
-#: Characters of chatter behind which the echo is still looked for.
-PREAMBLE = 200
+#: Characters of chatter behind which the echo is still looked for. In 1,400 real replies none was longer than 73.
+PREAMBLE = 120
 
+# `docs/obedience.md` compares these with others. A model obeys best where the text is the end of the prompt.
 BEGIN = """\
-Begin your reply with exactly the text inside the tag below, character for character, and go straight on from where it \
-ends, as one reply. Write nothing before it: no greeting, no explanation, no code fence. Do not write the tag itself, \
-and do not mention this request.
-{open}{text}{close}"""
+Here is the beginning of your reply. Write it out again, unchanged, and then go on from where it ends:
+
+{text}"""
 
 CONTINUE = """\
-You have already written the first part of your reply; it stands inside the first of the two tags below. Go on with it \
-from exactly where it ends. So that both parts can be joined, begin by repeating its end, which stands inside the second \
-tag: that piece alone, once, character for character. Then go straight on. Write nothing before it: no greeting, no \
-explanation, no code fence. Do not write the tags themselves, and do not mention this request.
+This is the first part of your reply, which is already written:
 {open}{text}{close}
-{open}{end}{close}"""
 
-SHARPER = """\
-This matters more than anything else about the form of your reply: its very first character is the first character \
-inside the last tag, and the text inside that tag comes first, unchanged."""
+Write the rest of it. Your text must begin with: {open}{end}{close}"""
+
+AGAIN = "Your reply must begin with: {text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulation:
     """The words with which a prefill is asked for in the prompt. Pass one as `emulate=` to use your own.
 
-    Each is a `str.format` template; a brace of its own is doubled. ``{open}`` and ``{close}`` are the markers of a
-    tag, made anew for each request, that occur in none of its messages, so that no text can close the quotation.
+    Each is a `str.format` template; a brace of its own is doubled. ``{text}`` is the prefill. ``{open}`` and ``{close}``
+    are the markers of a tag, made anew for each request, that occur in none of its messages, so that no text can close
+    the quotation early. Where a template uses one of them, the markers are taken out of the reply.
     """
 
-    #: up to 200 characters: ``{text}`` is all of it
+    #: up to 200 characters
     begin: str = BEGIN
-    #: beyond: ``{text}`` is all of it, ``{end}`` the piece at its end (16 to 120 characters) to be repeated
+    #: beyond; ``{end}`` is the piece at the end of ``{text}`` (16 to 120 characters) that is to be repeated
     continued: str = CONTINUE
-    #: added to either when the reply is asked for again (`absent="retry"`)
-    sharper: str = SHARPER
+    #: in place of either when the reply is asked for again (`absent="retry"`); without ``{end}``, all is to be repeated
+    again: str = AGAIN
 
     def __post_init__(self) -> None:
         known = {"open", "close", "text", "end"}
-        needed = {"begin": {"text"}, "continued": {"text", "end"}, "sharper": set()}
+        needed = {"begin": {"text"}, "continued": {"text", "end"}, "again": {"text"}}
         for field in fields(self):
             template = getattr(self, field.name)
             if not isinstance(template, str):
@@ -94,7 +92,8 @@ class Asked(NamedTuple):
     """A request for the echo: the messages, and what the model is asked to repeat.
 
     `known` and `rules` are what the seam takes the reply apart with. With an `end`, a second seam looks for that under
-    `end_rules` where the first finds nothing.
+    `end_rules` where the first finds nothing. `marker` is the name that is to be taken out of the reply (`_markers`); it
+    is empty where the request has no markers.
     """
 
     messages: tuple[Message, ...]
@@ -103,37 +102,54 @@ class Asked(NamedTuple):
     rules: Mapping[str, Any]
     end: str = ""
     end_rules: Mapping[str, Any] = MappingProxyType({})
+    marker: str = ""
+
+    @property
+    def room(self) -> int:
+        """Tokens that the repetition may take: all of the text, also where its end is asked for, as models start over."""
+        return room(self.known) if self.echo else 0
 
 
-def emulate(how: Emulation, messages: Sequence[Message], known: str, *, sharper: bool = False) -> Asked:
+def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: bool = False) -> Asked:
     """`messages` with a request to begin with `known` in the last user turn. The input is left alone.
 
-    Of a text of white space alone no echo could be seen, so none is asked for. Raises `UsageError` when the last
-    turn is not the user's, or holds a tool's result: a request beside it would be read as a part of it.
+    With `again`, in the words for a reply that had no echo. Of a text of white space alone no echo could be seen, so none
+    is asked for. Raises `UsageError` when the last turn is not the user's, or holds a tool's result: a request beside it
+    would be read as a part of it.
     """
     text = known.rstrip()
     if not text:
         return Asked(tuple(messages), "", known, {"stripped": known})
     stripped = known[len(text) :]
+    is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
+    # Where known repeats itself at its end, new text that is equal to old one would be taken for a short overlap.
+    repeats = safe_overlap(known if is_short else text, END_MIN) != END_MIN
+    overlap = {} if repeats else {"overlap": END_MIN}
     asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
-    opening, closing = markers([known, how.begin, how.continued, how.sharper, *texts_of(messages)])
-    if len(known) <= WHOLE_MAX or len(text) <= END_MAX:
-        request = how.begin.format(open=opening, close=closing, text=known, end=known)
-        asked = Asked((), known, known, asked_whole)
+    opening, closing = markers([known, how.begin, how.continued, how.again, *texts_of(messages)])
+    template = how.again if again else how.begin if is_short else how.continued
+    if is_short:
+        request = template.format(open=opening, close=closing, text=known, end=known)
+        asked = Asked((), known, known, asked_whole | overlap)
+    elif not _uses(template, "end"):
+        request = template.format(open=opening, close=closing, text=text)
+        asked = Asked((), text, known, asked_whole | overlap | {"stripped": stripped})
     else:
         end = end_of(text)
-        request = how.continued.format(open=opening, close=closing, text=text, end=end)
+        request = template.format(open=opening, close=closing, text=text, end=end)
         # Without a preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
         # The second seam looks for the end there.
-        rules = {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": stripped}
-        if text.find(end) + len(end) < len(text):
-            # It repeats itself, as a long row of zeros does: the longest overlap could be new text that is equal to old
-            # one, so that what was asked for is looked for first.
-            del rules["overlap"]
-        asked = Asked((), end, known, rules, end + stripped, {**asked_whole, "overlap": END_MIN, "stripped": stripped})
-    if sharper:
-        request += "\n\n" + how.sharper.format(open=opening, close=closing, text=text, end=asked.echo)
-    return asked._replace(messages=(*messages[:-1], _told(messages[-1], request)))
+        rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped} | overlap
+        end_rules = asked_whole | overlap | {"stripped": stripped}
+        asked = Asked((), end, known, rules, end + stripped, end_rules)
+    name = closing[2:-1]
+    return asked._replace(
+        messages=(*messages[:-1], _told(messages[-1], request)), marker=name if name in request else ""
+    )
+
+
+def _uses(template: str, name: str) -> bool:
+    return any(field == name for _, field, _, _ in Formatter().parse(template))
 
 
 def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.token_hex(8)) -> tuple[str, str]:

@@ -13,28 +13,38 @@ class Held:
     (HeldEvent(text='["', more=False), HeldEvent(text='Al', more=True), HeldEvent(text='', more=False))
     """
 
-    __slots__ = ("_length", "_pieces", "_told")
+    __slots__ = ("_length", "_pieces", "_tail", "_told")
 
     def __init__(self) -> None:
         # what is held, in pieces, so that a long repetition in short ones costs its length and not its square
         self._pieces: list[str] = []
         self._length = 0
+        # what was told behind that
+        self._tail = ""
         self._told = False
 
-    def feed(self, piece: str, length: int) -> HeldEvent | None:
-        """What to say now that `piece` has come and the last `length` characters are held; None: nothing is new."""
-        if length and length == self._length + len(piece):
+    def feed(self, piece: str, length: int, tail: str = "") -> HeldEvent | None:
+        """What to say now that `piece` has come and the last `length` characters are held; None: nothing is new.
+
+        `tail` is text behind `piece` that is held as well, by a stage before. It comes again in a later piece, or not at
+        all.
+        """
+        before, self._tail = self._tail, tail
+        new = piece + tail
+        if length and length == self._length + len(piece) and new.startswith(before):
             self._pieces.append(piece)
             self._length = length
+            if self._told and new == before:
+                return None
             more, self._told = self._told, True
-            return HeldEvent(piece if more else "".join(self._pieces), more=more)
+            return HeldEvent(new[len(before) :] if more else "".join((*self._pieces, tail)), more=more)
         rest = "".join((*self._pieces, piece))[-length:] if length else ""
         self._pieces = [rest] if rest else []
         self._length = length
-        if not rest:
+        if not rest and not tail:
             return self.settle()
         self._told = True
-        return HeldEvent(rest)
+        return HeldEvent(rest + tail)
 
     def settle(self) -> HeldEvent | None:
         """Nothing that was told is held any more; None: nothing was."""

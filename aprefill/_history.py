@@ -43,6 +43,10 @@ class History:
         """The first `length` characters before the deltas so far turned out to be no new text, but a repetition."""
         self._places = [max(0, place - length) for place in self._places]
 
+    def clip(self, place: int) -> None:
+        """No delta so far stands behind `place`: what was thought to come before it is no text of the reply."""
+        self._places = [min(one, place) for one in self._places]
+
     def count(self, length: int, handed_out: int) -> int:
         """How many deltas had come when `length` characters and the first `handed_out` items were handed out."""
         for number in range(len(self._deltas), 0, -1):

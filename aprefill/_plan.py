@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._conflicts import rule, switched_on
-from ._emulate import emulate, room, texts_of
+from ._emulate import emulate, texts_of
 from ._errors import (
     AprefillError,
     ConnectFailed,
@@ -70,6 +70,8 @@ class Step:
     #: where the model was asked for the end of a long text alone: that, and the rules of a second seam for it
     end: str = ""
     end_rules: Mapping[str, Any] = field(default_factory=dict)
+    #: the name of the markers in the prompt, which are taken out of the reply; empty: there are none
+    marker: str = ""
     #: the sequences that are applied here, not by the host
     stop: tuple[str, ...]
     show_when: ShowWhen
@@ -201,9 +203,9 @@ def _native(ask: Ask, row: Row, model: str) -> Step:
     )
 
 
-def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
+def _emulated(ask: Ask, row: Row, model: str, *, again: bool = False) -> Step:
     assert ask.emulate is not None
-    asked = emulate(ask.emulate, ask.messages, ask.prefill, sharper=sharper)
+    asked = emulate(ask.emulate, ask.messages, ask.prefill, again=again)
     fields: dict[str, Any] = {}
     if (
         row.prediction
@@ -214,7 +216,7 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
     ):
         fields["prediction"] = {"type": "content", "content": asked.echo}
     host_stop, own_stop = stops(ask.stop, row, ask.prefill, Support.EMULATED)
-    call = _call(ask, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=room(asked.echo))
+    call = _call(ask, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=asked.room)
     return Step(
         row=row,
         call=call,
@@ -224,9 +226,10 @@ def _emulated(ask: Ask, row: Row, model: str, *, sharper: bool = False) -> Step:
         rules=asked.rules,
         end=asked.end,
         end_rules=asked.end_rules,
+        marker=asked.marker,
         stop=own_stop,
         show_when=ask.show_when or "decided",
-        absent="join" if not asked.echo or (sharper and ask.absent == "retry") else ask.absent,
+        absent="join" if not asked.echo or (again and ask.absent == "retry") else ask.absent,
     )
 
 
@@ -318,7 +321,7 @@ def after(ask: Ask, past: Past, chance: float) -> Step | None:
     if isinstance(error, PrefillIgnored):
         if step.absent != "retry" or past.has_tool:
             return None
-        return _emulated(ask, step.row, step.call.model, sharper=True)
+        return _emulated(ask, step.row, step.call.model, again=True)
     recovery = ask.recovery
     if past.has_token or past.retries >= recovery.retries or not may_pass(error):
         return None

@@ -11,6 +11,7 @@ from ._either import Either, is_own_text, seam_for
 from ._errors import LimitExceeded, PrefillIgnored, Truncated
 from ._held import Held
 from ._history import History
+from ._markers import Markers
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -144,11 +145,15 @@ class Splice:
         "_held",
         "_history",
         "_lead",
+        "_markers",
         "_measured",
         "_most",
         "_room",
+        "_side",
+        "_side_of",
         "_step",
         "_stop",
+        "_taken",
         "_transcript",
         "echo_length",
         "exceeded",
@@ -175,6 +180,13 @@ class Splice:
             if step.mode == "emulated"
             else Seam(step.known, **step.rules)
         )
+        # takes the markers that are in the prompt out of the reply, if there are any
+        self._markers = Markers(step.marker) if step.marker else None
+        # characters that it has taken out
+        self._taken = 0
+        # the same for what is no text: the reasoning or the tool call that came last, and which of them that was
+        self._side: Markers | None = None
+        self._side_of: ReasoningDelta | ToolDelta | None = None
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)
@@ -210,6 +222,7 @@ class Splice:
         before = len(items)
         feed = self.seam.feed
         stop = self._stop
+        markers = self._markers
         if self._held is None and self._transcript.wants_held:
             self._held = Held()
         held = self._held
@@ -219,6 +232,9 @@ class Splice:
                 if not piece:
                     continue
                 self.has_text = self.has_token = True
+                if markers is not None:
+                    self._end_side()
+                    piece = self._feed_markers(markers, piece)
                 text = feed(piece)
                 if not self._decided:
                     self._fed += len(piece)
@@ -239,7 +255,11 @@ class Splice:
                 if self.stopped or self.exceeded is not None:
                     break
                 if held is not None:
-                    event = held.feed(piece, self.seam.held + (0 if stop is None else stop.held))
+                    event = held.feed(
+                        piece,
+                        self.seam.held + (0 if stop is None else stop.held),
+                        "" if markers is None else markers.doubtful,
+                    )
                     if event is not None:
                         items.append(event)
             else:
@@ -253,6 +273,14 @@ class Splice:
         repetition that was asked for: going on from there would meet it again.
         """
         before = len(self._transcript.items)
+        self._end_side()
+        if self._markers is not None and not self.stopped:
+            # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
+            markers, self._markers = self._markers, None
+            last = markers.close(cut)
+            self._taken = markers.taken
+            if last:
+                self.take([TextDelta(last)])
         self.settle_held()
         if not self.stopped and self.exceeded is None:
             limited = self.finish is not None and self.finish.reason in _LIMITS
@@ -312,15 +340,25 @@ class Splice:
 
     def _place(self) -> int:
         """How many characters of new text come before a delta that comes now: those held are among them."""
+        marked = 0 if self._markers is None else self._markers.held
         if not self._decided:
-            return self._fed
+            return self._fed + marked
         transcript = self._transcript
         for item in transcript.items[self._measured :]:
             if isinstance(item, str):
                 self._chars += len(item)
         self._measured = len(transcript.items)
         lead = transcript.lead_length if transcript.lead_at >= self._begins else 0
-        return self._chars - lead + self.seam.held + (0 if self._stop is None else self._stop.held)
+        return self._chars - lead + self.seam.held + (0 if self._stop is None else self._stop.held) + marked
+
+    def _feed_markers(self, markers: Markers, piece: str) -> str:
+        """`piece` without our markers."""
+        held, taken = markers.held, markers.taken
+        piece = markers.feed(piece)
+        if held and markers.taken > taken:
+            # What was held was no text of the reply. A delta that came meanwhile stands where it began.
+            self._history.clip(self._place() - markers.held)
+        return piece
 
     def _within(self, text: str) -> str:
         """As much of `text` as the caller's bound on the whole reply has room for."""
@@ -385,7 +423,9 @@ class Splice:
         if self._step.mode != "emulated":
             return
         # without any new text, all of it was the repetition, or nothing was
-        echo = self.echo_length or self._count_early()
+        echo = (self.echo_length or self._count_early()) + self._taken
+        if self._markers is not None:
+            echo += self._markers.taken
         new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))
         if self._transcript.lead_at >= self._begins:
             new -= self._transcript.lead_length
@@ -404,26 +444,61 @@ class Splice:
 
     def _note(self, delta: Delta) -> None:
         """Take a delta that is not text."""
+        if self._side is not None and not _goes_on(self._side_of, delta):
+            self._end_side()
+        match delta:
+            case ReasoningDelta():
+                self.has_token = self.has_token or bool(delta.text)
+                # signed thinking goes back to the host as it was
+                shown = delta.text if self._markers is None else self._without_markers(delta, delta.text)
+                self._keep(delta, ReasoningEvent(shown) if shown else None)
+            case ToolDelta():
+                self.has_token = self.has_tool = True
+                if self._markers is not None and delta.arguments:
+                    arguments = self._without_markers(delta, delta.arguments)
+                    if not (arguments or delta.id or delta.name):
+                        return
+                    delta = ToolDelta(delta.index, delta.id, delta.name, arguments)
+                self._keep(delta, ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
+            case UsageDelta():
+                self.usage = delta.usage
+                self._keep(delta)
+            case FinishDelta():
+                self.finish = delta
+                self._keep(delta)
+            case BlockDelta():
+                self._keep(delta)
+
+    def _keep(self, delta: Delta, event: Event | None = None) -> None:
+        """Note the delta for the history, and write its event if it has one and events are wanted."""
         items = self._transcript.items
         place = self._place()
         item = -1
-        match delta:
-            case ReasoningDelta() if delta.text:
-                self.has_token = True
-                if self._transcript.wants_events:
-                    item = len(items)
-                    items.append(ReasoningEvent(delta.text))
-            case ToolDelta():
-                self.has_token = self.has_tool = True
-                if self._transcript.wants_events:
-                    item = len(items)
-                    items.append(ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
-            case UsageDelta():
-                self.usage = delta.usage
-            case FinishDelta():
-                self.finish = delta
-            case BlockDelta():
-                pass
-            case _:
-                return
+        if event is not None and self._transcript.wants_events:
+            item = len(items)
+            items.append(event)
         self._history.note(delta, place=place, item=item)
+
+    def _without_markers(self, delta: ReasoningDelta | ToolDelta, text: str) -> str:
+        """What of `text`, a part of `delta`, can be passed on now: reasoning and tool calls hold no marker of ours either."""
+        if self._side is None:
+            self._side = Markers(self._step.marker)
+        self._side_of = delta
+        return self._side.feed(text)
+
+    def _end_side(self) -> None:
+        """Another kind of delta follows, or nothing: what is held of the last one is its end."""
+        last, side = self._side_of, self._side
+        self._side_of = self._side = None
+        text = "" if side is None else side.close()
+        if text and isinstance(last, ToolDelta):
+            self._keep(ToolDelta(last.index, arguments=text), ToolEvent(last.index, "", "", text))
+        elif text and self._transcript.wants_events:
+            self._transcript.items.append(ReasoningEvent(text))
+
+
+def _goes_on(last: ReasoningDelta | ToolDelta | None, delta: Delta) -> bool:
+    """Whether `delta` is of the same reasoning or the same tool call as the last one."""
+    if isinstance(delta, ToolDelta):
+        return isinstance(last, ToolDelta) and last.index == delta.index
+    return isinstance(delta, ReasoningDelta) and isinstance(last, ReasoningDelta)

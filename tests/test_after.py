@@ -22,7 +22,7 @@ from aprefill import (
     Truncated,
     UsageError,
 )
-from aprefill._emulate import BEGIN, SHARPER
+from aprefill._emulate import AGAIN, BEGIN
 from aprefill._plan import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Past, Step, after, first, may_pass
 
 from .test_plan import acme, asked
@@ -205,7 +205,7 @@ REFUSALS = [
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.why)
 @pytest.mark.parametrize("support", ["eats", "echoes"])
 def test_a_refusal_is_answered_by_asking_in_the_prompt(refusal: PrefillRefused, support: str) -> None:
-    """At once, the text asked for between its markers; no matter how often a request was sent again, or may be."""
+    """At once, in the words for a first request; no matter how often a request was sent again, or may be."""
     for more in ({}, {"retries": 7}, {"recovery": Recovery(retries=0)}, {"left_s": 0.0}, {"has_token": True}):
         step = following(refusal, acme(support=support), max_tokens=9, **more)
         assert step is not None
@@ -213,7 +213,7 @@ def test_a_refusal_is_answered_by_asking_in_the_prompt(refusal: PrefillRefused, 
         (turn,) = step.call.messages
         assert turn["role"] == "user"
         assert turn["content"].startswith("Hi\n\n" + BEGIN.partition("{")[0])
-        assert not turn["content"].endswith(SHARPER)
+        assert AGAIN.partition("{")[0] not in turn["content"]
         assert step.show_when == "decided"
 
 
@@ -244,14 +244,14 @@ def test_a_refusal_is_the_callers_where_it_cannot_be_asked_for() -> None:
 
 
 def test_a_missing_echo_is_asked_for_once_more() -> None:
-    """With `absent="retry"`: at once, more sharply, and then joined; retries are counted apart."""
+    """With `absent="retry"`: at once, in other words, and then joined; retries are counted apart."""
     row = acme(support="emulated")
     ignored = PrefillIgnored("m")
     for more in ({}, {"retries": 7}, {"recovery": Recovery(retries=0)}, {"has_token": True}):
         step = following(ignored, row, absent="retry", **more)
         assert step is not None
         assert (step.mode, step.absent, step.wait_s) == ("emulated", "join", 0)
-        assert step.call.messages[-1]["content"].endswith(SHARPER)
+        assert step.call.messages[-1]["content"].startswith("Hi\n\n" + AGAIN.partition("{")[0])
         assert following(ignored, row, absent="retry", step=step) is None
 
 
@@ -263,12 +263,12 @@ def test_a_missing_echo_is_the_callers_otherwise() -> None:
     assert following(ignored, acme(support="echoes"), strict=True) is None
 
 
-def test_a_sharper_request_is_sent_again_as_it_is() -> None:
+def test_a_request_in_other_words_is_sent_again_as_it_is() -> None:
     """A failure that may pass does not make it the first one again, nor does it ask a third time."""
-    sharper = following(PrefillIgnored("m"), acme(support="emulated"), absent="retry")
-    assert sharper is not None
-    again = following(StatusError(500), step=sharper, absent="retry")
-    assert again == replace(sharper, wait_s=FIRST_WAIT_S)
+    in_other_words = following(PrefillIgnored("m"), acme(support="emulated"), absent="retry")
+    assert in_other_words is not None
+    again = following(StatusError(500), step=in_other_words, absent="retry")
+    assert again == replace(in_other_words, wait_s=FIRST_WAIT_S)
 
 
 def test_a_refused_prefill_may_still_be_asked_for_once_more() -> None:
@@ -276,6 +276,6 @@ def test_a_refused_prefill_may_still_be_asked_for_once_more() -> None:
     emulated = following(REFUSALS[0], absent="retry")
     assert emulated is not None
     assert emulated.absent == "retry"
-    sharper = following(PrefillIgnored("m"), step=emulated, absent="retry")
-    assert sharper is not None
-    assert sharper.absent == "join"
+    in_other_words = following(PrefillIgnored("m"), step=emulated, absent="retry")
+    assert in_other_words is not None
+    assert in_other_words.absent == "join"

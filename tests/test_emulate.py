@@ -5,19 +5,21 @@ from __future__ import annotations
 import random
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import Emulation, Seam, UsageError, Verdict
+from aprefill import Emulation, UsageError, Verdict
+from aprefill._either import seam_for
 from aprefill._emulate import (
+    AGAIN,
     BEGIN,
     CONTINUE,
     DEFAULT,
     END_MAX,
     END_MIN,
     PREAMBLE,
-    SHARPER,
     Asked,
     emulate,
     end_of,
@@ -34,9 +36,9 @@ USER = {"role": "user", "content": "Hi"}
 WHOLE = "The first line of it all.\n" + "x" * 151 + "\nThe last line is here."
 
 
-def told(known: str, content: Any = "Hi", how: Emulation = DEFAULT, *, sharper: bool = False) -> str:
+def told(known: str, content: Any = "Hi", how: Emulation = DEFAULT, *, again: bool = False) -> str:
     """What the last user turn says, when it is text."""
-    said = emulate(how, [{"role": "user", "content": content}], known, sharper=sharper).messages[-1]["content"]
+    said = emulate(how, [{"role": "user", "content": content}], known, again=again).messages[-1]["content"]
     assert isinstance(said, str)
     return said
 
@@ -114,12 +116,12 @@ def test_a_marker_that_the_text_holds_is_not_taken() -> None:
 
 def test_markers_are_made_anew() -> None:
     """Of 64 bits of chance, for each request."""
-    found = {told("a").rpartition("<")[2] for _ in range(50)}
+    found = {emulate(DEFAULT, [USER], "x" * 300).marker for _ in range(50)}
     assert len(found) == 50
-    assert all(re.fullmatch(r"/text-[0-9a-f]{16}>", marker) for marker in found)
+    assert all(re.fullmatch(r"text-[0-9a-f]{16}", name) for name in found)
 
 
-@pytest.mark.parametrize("where", ["known", "prompt", "part", "earlier", "begin", "continued", "sharper"])
+@pytest.mark.parametrize("where", ["known", "prompt", "part", "earlier", "begin", "continued", "again"])
 def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prefill, every message at any depth, and the words of the request themselves."""
     drawn = iter(["aa", "bb"])
@@ -129,10 +131,10 @@ def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pyte
         {"role": "user", "content": [{"type": "document", "source": {"data": [""]}}]},
         USER,
     ]
-    how, known = {}, "ab"
+    how, known = {}, "ab" * 150
     match where:
         case "known":
-            known = f"a{taken}b"
+            known += taken
         case "prompt":
             messages[-1] = {"role": "user", "content": taken}
         case "part":
@@ -141,7 +143,9 @@ def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pyte
             messages[0] = {"role": "user", "content": [{"type": "document", "source": {"data": [taken]}}]}
         case _:
             how = {where: f"{{text}}{{end}}{taken}"}
-    assert "<text-bb>" in str(emulate(Emulation(**how), messages, known).messages[-1]) or "begin" in how
+    asked = emulate(Emulation(**how), messages, known)
+    assert "<text-bb>" in str(asked.messages[-1]) or "continued" in how
+    assert asked.marker == ("" if "continued" in how else "text-bb")
     assert next(drawn, None) is None
 
 
@@ -216,31 +220,68 @@ def test_the_end_of_any_text() -> None:
 
 
 def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
-    """Whole and unchanged, white space at its end included, between the two markers."""
+    """It stands at the very end of the user's message, unchanged, without a marker before or behind it."""
     for known in ("a", '["', "a \n", "\n a", WHOLE):
         assert len(WHOLE) == 200
         asked = emulate(DEFAULT, [USER], known)
-        assert asked.echo == known
-        assert asked.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE}
+        assert (asked.echo, asked.marker) == (known, "")
+        overlap = {"overlap": END_MIN} if known is WHOLE else {}
+        assert asked.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
         request = told(known)
-        found = re.search(r"\n(<(text-[0-9a-f]{16})>)(.*)(</\2>)\Z", request, re.DOTALL)
-        assert found is not None
-        assert found[3] == known
-        assert request == "Hi\n\n" + BEGIN.format(open=found[1], close=found[4], text=known)
+        assert request == "Hi\n\n" + BEGIN.removesuffix("{text}") + known
+        assert "text-" not in request
 
 
-def test_beyond_200_only_the_end_is_asked_for() -> None:
-    """All of it is quoted, without the white space at its end, and its last line a second time."""
-    for tail in ("", " \n"):
-        known = "x" + WHOLE + tail
-        text = known.rstrip()
-        asked = emulate(DEFAULT, [USER], known)
-        assert asked.echo == "The last line is here."
-        assert asked.rules == {"whitespace": True, "fence": True, "overlap": END_MIN, "stripped": tail}
-        found = re.search(r"\n(<(text-[0-9a-f]{16})>)(.*)(</\2>)\n\1(.*)\4\Z", told(known), re.DOTALL)
-        assert found is not None
-        assert (found[3], found[5]) == (text, asked.echo)
-        assert told(known).startswith("Hi\n\n" + CONTINUE.partition("{")[0])
+def test_beyond_200_characters_its_end_is_asked_for() -> None:
+    """All of it stands between the two markers, and so does the piece to be repeated, at the end of the user's message."""
+    for text in ("x" + WHOLE, "One line.\n" * 30 + "The last line of them all", "x" * 300):
+        for tail in ("", " \n"):
+            known = text + tail
+            asked = emulate(DEFAULT, [USER], known)
+            assert asked.echo == end_of(text)
+            assert asked.end == asked.echo + tail
+            request = asked.messages[-1]["content"]
+            found = re.search(r"\n<(text-[0-9a-f]{16})>(.*)</\1>\n.*<\1>(.*)</\1>\Z", request, re.DOTALL)
+            assert found is not None
+            assert (found[2], found[3]) == (text, asked.echo)
+            assert asked.marker == found[1]
+            assert request.count(found[1]) == 4
+            assert request.startswith("Hi\n\n" + CONTINUE.partition("{")[0])
+
+
+#: A known text, and the shortest overlap that joins; None: none does, for it is too short or repeats itself at its end.
+OVERLAPS = [
+    pytest.param("Sure! The capital of France is", END_MIN, id="a-sentence"),
+    pytest.param("x" + WHOLE, END_MIN, id="long"),
+    pytest.param("abcdefghijklmno", None, id="shorter-than-an-overlap"),
+    pytest.param("abcdefghijklmnop", None, id="as-long-as-an-overlap"),
+    pytest.param("abcdefghijklmnopq", END_MIN, id="longer-than-an-overlap"),
+    pytest.param("[" + "0, " * 20, None, id="a-row-of-zeros"),
+    pytest.param("one, two, three,\n" * 2, None, id="equal-lines"),
+    pytest.param("x" * 300, None, id="long-and-all-the-same"),
+    pytest.param("x" * 200 + "\n" + "a, b, c, d, e, f, g\n" * 2, None, id="long-with-equal-lines-at-its-end"),
+]
+
+
+@pytest.mark.parametrize(("known", "least"), OVERLAPS)
+def test_an_overlap_joins_unless_known_repeats_itself_there(known: str, least: int | None) -> None:
+    """Of 16 characters, whatever the length of the text."""
+    asked = emulate(DEFAULT, [USER], known)
+    assert asked.rules.get("overlap") == least
+    if asked.end:
+        assert asked.end_rules.get("overlap") == (END_MIN if least == END_MIN else None)
+
+
+def test_a_sentence_that_is_started_again_joins() -> None:
+    """What stands twice is dropped, at every cut; new text that is equal to old one stays where known repeats itself."""
+    known = "Sure! The capital of France is"
+    asked = emulate(DEFAULT, [USER], known)
+    for pieces in ways_to_cut("The capital of France is Paris."):
+        assert spliced(asked, known, pieces) == (" Paris.", Verdict.OVERLAPPED)
+    known = "[" + "0, " * 20
+    asked = emulate(DEFAULT, [USER], known)
+    for pieces in ways_to_cut("0, " * 8 + "1]"):
+        assert spliced(asked, known, pieces) == ("0, " * 8 + "1]", Verdict.ABSENT)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +305,8 @@ def test_where_whole_ends(ink: int, tail: int, whole: bool) -> None:
 
 def test_a_content_of_text_gets_the_request_behind_a_blank_line() -> None:
     """And an empty one becomes the request."""
-    assert told("a", "Hi").startswith("Hi\n\nBegin your reply")
-    assert told("a", "").startswith("Begin your reply")
+    assert told("a", "Hi").startswith("Hi\n\n" + BEGIN[:30])
+    assert told("a", "").startswith(BEGIN[:30])
 
 
 def test_a_content_of_parts_gets_one_more() -> None:
@@ -280,7 +321,7 @@ def test_a_content_of_parts_gets_one_more() -> None:
     *kept, new = asked.messages[-1]["content"]
     assert kept == parts
     assert new["type"] == "text"
-    assert new["text"].startswith("Begin your reply")
+    assert new["text"] == BEGIN.format(text="a")
 
 
 @pytest.mark.parametrize("known", ["a", "x" * 300], ids=["begin", "continue"])
@@ -336,26 +377,41 @@ def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any])
     assert emulate(DEFAULT, [last], known) == Asked((last,), "", known, {"stripped": known})
 
 
-@pytest.mark.parametrize("known", ["a", "x" * 300], ids=["begin", "continue"])
-def test_the_second_time_it_is_asked_for_more_sharply(known: str) -> None:
-    """One paragraph more, behind the request."""
-    assert not told(known).endswith(SHARPER)
-    assert told(known, sharper=True).endswith(">\n\n" + SHARPER)
-    plain, sharp = (emulate(DEFAULT, [USER], known, sharper=sharper) for sharper in (False, True))
-    assert plain[1:] == sharp[1:]
+@pytest.mark.parametrize("known", ["a", "x" + WHOLE, "x" * 5000], ids=["begin", "continue", "very-long"])
+def test_the_second_time_it_is_asked_for_in_other_words(known: str) -> None:
+    """All of it, at the very end of the user's message, without a marker, also where its end was asked for before."""
+    asked = emulate(DEFAULT, [USER], known, again=True)
+    assert told(known, again=True) == "Hi\n\n" + AGAIN.removesuffix("{text}") + known
+    assert told(known) != told(known, again=True)
+    assert (asked.echo, asked.known, asked.end, asked.marker) == (known, known, "", "")
+    assert asked.rules["preamble"] == PREAMBLE
 
 
 def test_the_words_can_be_replaced() -> None:
     """Each of the three; a template has the text, its end and the two markers."""
     how = Emulation(
-        begin="B{{}}{open}|{text}|{close}", continued="C{open}|{text}|{end}|{close}", sharper="S{text}|{end}"
+        begin="B{{}}{open}|{text}|{close}", continued="C{open}|{text}|{end}|{close}", again="S{text}|{open}{end}"
     )
     assert re.fullmatch(r"Hi\n\nB\{\}<(.*)>\|ab\|</\1>", told("ab", how=how))
     known = "x" + WHOLE
     assert re.fullmatch(r"Hi\n\nC<(.*)>\|xThe.*\|The last line is here\.\|</\1>", told(known, how=how), re.DOTALL)
-    assert told("ab", how=how, sharper=True).endswith("\n\nSab|ab")
-    assert told(known, how=how, sharper=True).endswith(f"\n\nS{known}|The last line is here.")
-    assert Emulation() == Emulation(begin=BEGIN, continued=CONTINUE, sharper=SHARPER) == DEFAULT
+    assert re.fullmatch(r"Hi\n\nSab\|<text-.*>ab", told("ab", how=how, again=True))
+    # with its {end}, the end is what is looked for
+    assert re.fullmatch(rf"Hi\n\nS{known}\|<text-.*>The last line is here\.", told(known, how=how, again=True))
+    asked = emulate(how, [USER], known, again=True)
+    assert (asked.echo, asked.end) == ("The last line is here.",) * 2
+    assert Emulation() == Emulation(begin=BEGIN, continued=CONTINUE, again=AGAIN) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("template", "has"),
+    [("{text}", False), ("{open}{text}{close}", True), ("{open}{text}", True), ("{{open}}{text}", False)],
+)
+def test_the_marker_is_named_where_the_request_has_one(template: str, has: bool) -> None:
+    """Where there is none, nothing has to be taken out of the reply."""
+    asked = emulate(Emulation(begin=template), [USER], "ab")
+    assert bool(asked.marker) is has
+    assert not has or asked.marker in told("ab", how=Emulation(begin=template)) or len(asked.marker) == 21
 
 
 WRONG = [
@@ -375,9 +431,11 @@ WRONG = [
     ("begin", "{text:.5}", "is no template: a text goes in as it is"),
     ("begin", "{text:{end}}", "is no template: a text goes in as it is"),
     ("begin", "{text!r}", "is no template: a text goes in as it is"),
-    ("sharper", '{"a": 1}', "is no template"),
+    ("again", '{"a": 1}', "is no template"),
+    ("again", "no field", r"has no \{text\}, so it asks for nothing"),
+    ("again", "{end}", r"has no \{text\}"),
     ("begin", b"{text}", "pass a str, not a bytes"),
-    ("sharper", None, "pass a str, not a NoneType"),
+    ("again", None, "pass a str, not a NoneType"),
 ]
 
 
@@ -393,7 +451,7 @@ def test_braces_in_the_texts_do_not_matter(known: str) -> None:
     """Neither in the prefill nor in the prompt."""
     said = told(known, "{close} {")
     assert said.startswith("{close} {\n\n")
-    assert f">{known}</" in said
+    assert said.endswith("\n" + known) if len(known) <= 200 else f">{known}</" in said
 
 
 def test_room_for_the_echo() -> None:
@@ -402,11 +460,19 @@ def test_room_for_the_echo() -> None:
     assert [room(echo) for echo in echoes] == [0, 4, 6, 9, 8, 24, 24]
 
 
+def test_a_long_text_that_is_started_over_has_room() -> None:
+    """Models begin again with all of it as often as with the end that was asked for."""
+    known = "x" + WHOLE
+    assert emulate(DEFAULT, [USER], known).room == room(known) > room(end_of(known))
+    assert emulate(DEFAULT, [USER], "abcd").room == room("abcd")
+    assert emulate(DEFAULT, [USER], " \n").room == 0
+
+
 # --- what the seam makes of the answer ---------------------------------------------------------------------------
 
 
 def spliced(asked: Asked, known: str, pieces: list[str]) -> tuple[str, Verdict]:
-    seam = Seam(known, **asked.rules)
+    seam = seam_for(known, asked.rules, asked.end, asked.end_rules)
     text = "".join(map(seam.feed, pieces)) + seam.close()
     return text, seam.verdict
 
@@ -455,7 +521,7 @@ def test_equal_lines_are_not_taken_for_the_repetition() -> None:
     asked = emulate(DEFAULT, [USER], known)
     new = "0, 0, 0, 0, 0, 0, 0\n" * 3 + "end"
     for pieces in ways_to_cut(asked.echo + "\n" + new):
-        assert spliced(asked, known, pieces) == (new, Verdict.OVERLAPPED)
+        assert spliced(asked, known, pieces) == (new, Verdict.ECHOED)
     # the control: the last line alone, of which the seam takes as many as it can
     shorter = asked._replace(echo="0, 0, 0, 0, 0, 0, 0")
     assert spliced(shorter, known, [shorter.echo + "\n" + new])[0] != new
@@ -469,7 +535,7 @@ def test_equal_lines_are_not_taken_for_the_repetition() -> None:
         ("One  two\n", "one two three", "one two three", Verdict.ABSENT),
         ("One  two\n", "One two\nthree", "three", Verdict.ECHOED),
         ("The answer is", " 42", " 42", Verdict.ABSENT),
-        ("x" + WHOLE + "\n", "```\nThe last line is here.\nNew", "```\nThe last line is here.\nNew", Verdict.ABSENT),
+        ("x" + WHOLE + "\n", "```\nThe last line is here.\nNew", "New", Verdict.FENCED),
         ("x" + WHOLE + "\n", "x" + WHOLE + "\nNew", "New", Verdict.ECHOED),
         ("x" + WHOLE + "\n", "\nNew", "New", Verdict.ABSENT),
         ("x" + WHOLE + "\n", "The last line was here. No.", "The last line was here. No.", Verdict.ABSENT),
@@ -482,3 +548,12 @@ def test_what_models_do_with_it(known: str, raw: str, new: str, verdict: Verdict
     asked = emulate(DEFAULT, [USER], known)
     for pieces in ways_to_cut(raw):
         assert spliced(asked, known, pieces) == (new, verdict)
+
+
+def test_the_documents_quote_our_words() -> None:
+    """The page about refused prefills shows the two requests as they are sent."""
+    page = (Path(__file__).parents[1] / "docs/refused.md").read_text("utf-8")
+    name = "text-3f9a1c20b7e45d68"
+    assert "JSON list of US state names\n\n" + BEGIN.format(text='["') + "\n```" in page
+    assert CONTINUE.format(open=f"<{name}>", close=f"</{name}>", text="(all of the prefill)", end="(its end)") in page
+    assert f"up to {PREAMBLE} characters of chatter" in page

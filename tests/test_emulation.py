@@ -24,7 +24,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._emulate import end_of
+from aprefill._emulate import AGAIN, BEGIN, end_of
 from aprefill.testing import Script, ToolCall, serve
 
 from .loopback import QUESTION, WIRES, chunks_of
@@ -250,7 +250,7 @@ async def test_absent_raise(wire: str) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(("second", "verdict"), [("echoes", Verdict.ECHOED), ("eats", Verdict.ABSENT)])
 async def test_absent_retry(wire: str, second: Any, verdict: Verdict) -> None:
-    """Asked once more with a sharper prompt, before anything is shown; then joined whatever comes."""
+    """Asked once more in other words, before anything is shown; then joined whatever comes."""
     again = Script(text=NEW, prefill=second, echo_text=SEED if second == "echoes" else None)
     async with serve([Script(text="Here are the states, one after another: Alabama"), again]) as server:
         reply = ask(server, wire, absent="retry")
@@ -261,7 +261,8 @@ async def test_absent_retry(wire: str, second: Any, verdict: Verdict) -> None:
         assert [e.number for e in events if isinstance(e, AttemptStarted)] == [1, 2]
         assert [e.report.number for e in events if isinstance(e, AttemptEnded)] == [1, 2]
         first, then = (exchange.last_user_text for exchange in server.exchanges)
-        assert len(then) > len(first)
+        assert first.endswith(BEGIN.format(text=SEED))
+        assert then.endswith(AGAIN.format(text=SEED))
         with_both = reply.usage
         assert with_both is not None
         assert with_both.input_tokens == 20

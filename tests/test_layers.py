@@ -33,6 +33,7 @@ LAYERS = {
     "_fence": 1,
     "_held": 1,
     "_history": 1,
+    "_markers": 1,
     "_emulate": 1,
     "_names": 1,
     "_plan": 1,

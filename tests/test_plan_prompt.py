@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aprefill._emulate import room
+from aprefill._emulate import BEGIN, room
 from aprefill._errors import UsageError
 from aprefill._plan import Step, first
 from aprefill._types import Call, Support
@@ -161,7 +161,7 @@ def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
     ("model", "prefill", "given", "sent"),
     [
         ("anthropic:claude-opus-4-6", '["', 100, 100 + room('["')),
-        ("anthropic:claude-opus-4-6", "x" * 300, 100, 100 + room("x" * 120)),
+        ("anthropic:claude-opus-4-6", "x" * 300, 100, 100 + room("x" * 300)),
         ("anthropic:claude-opus-4-6", "\n", 100, 100),
         ("anthropic:claude-opus-4-6", "", 100, 100),
         ("anthropic:claude-opus-4-6", '["', None, 4096 + room('["')),
@@ -188,11 +188,11 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
         mode="emulated",
         support=Support.EMULATED,
         known='["',
-        rules={"whitespace": True, "fence": True, "preamble": 200},
+        rules={"whitespace": True, "fence": True, "preamble": 120, "overlap": 16},
         stop=("`",),
         show_when="decided",
     )  # fmt: skip
-    assert '>["</text-' in turn["content"]
+    assert turn["content"] == BEGIN.format(text='["').join(("Hi\n\n", ""))
 
 
 def test_a_refusal_met_lately_is_not_met_again() -> None:

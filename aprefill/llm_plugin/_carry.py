@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 
 from .._either import is_own_text, seam_for
-from .._emulate import DEFAULT, emulate, room
+from .._emulate import DEFAULT, emulate
 from .._errors import UsageError
 from .._plan import Refused, stops
 from .._seam import Seam
@@ -194,7 +194,7 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
         for name in _LIMITS:
             limit = getattr(inner.options, name, None)
             if isinstance(limit, int) and limit > 0:
-                update[name] = limit + room(asked.echo)
+                update[name] = limit + asked.room
     own = _stops(inner, host, prefill, Support.EMULATED, update)
     inner.options = inner.options.model_copy(update=update)
     if not asked.echo:
@@ -208,6 +208,7 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
         # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
         must_echo="response_format" in on,
         may_call="tools" in on,
+        marker=asked.marker,
     )
     return Carried(model, inner, "emulated", splice)
 

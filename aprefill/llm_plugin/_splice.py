@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .._markers import Markers
 from .._stop import StopStage
 from .._types import Verdict
 
@@ -33,6 +34,7 @@ class Splice:
     with `may_call` a passage that does not repeat the prefill waits for its end.
 
     `make` makes the seam of a passage; `is_own` says of text that is held whether it is the model's own all the same.
+    `marker` is the name of the markers in the prompt, which are taken out of the text.
 
     >>> from aprefill import Seam
     >>> splice = Splice('["', lambda: Seam('["'))
@@ -50,6 +52,7 @@ class Splice:
         stop: tuple[str, ...] = (),
         must_echo: bool = False,
         may_call: bool = False,
+        marker: str = "",
     ) -> None:
         self._prefill = prefill
         self._make = make
@@ -60,6 +63,7 @@ class Splice:
         self._may_call = may_call
         self._seam = make()
         self._stop = StopStage(stop) if stop else None
+        self._markers = Markers(marker) if marker else None
         #: of the passages before this one
         self._verdict: Verdict | None = None
         #: the passage's text, as far as it says whether there is any, and while it is not decided what it is
@@ -103,6 +107,45 @@ class Splice:
             before = self._end_passage()
             self._has_tool = True
             return before if self._over else [*before, chunk]
+        return self._take_text(chunk if self._markers is None else _with(chunk, self._markers.feed(_text(chunk))))
+
+    def end(self, *, limited: bool = False, calls: bool = False) -> list[Any]:
+        """What is left, after a clean end. Raises `Ignored` and `Cut`.
+
+        `limited`: a token limit was met. `calls`: tools are to be run before the answer, so this was none.
+        """
+        if self._over:
+            return []
+        if calls:
+            return self._end_passage()
+        before = self._take_last()
+        self._over = True
+        if self._has_tool and not self._raw and not self._is_behind:
+            return [*before, *self._spaces]
+        is_open = self._seam.verdict is Verdict.UNDECIDED and bool(self._raw)
+        if limited and is_open and not self._is_own("".join(self._raw)):
+            raise Cut
+        return [*before, *self._finish(self._rest())]
+
+    def cut(self) -> list[Any]:
+        """What is left after an error: all text that is no repetition in the making. Raises nothing."""
+        if self._over or self.stopped:
+            return []
+        if self._markers is not None:
+            self._markers.close(cut=True)
+        self._over = True
+        is_own = self._seam.verdict is Verdict.UNDECIDED and self._is_own("".join(self._raw))
+        text = self._rest(cut=not is_own)
+        out = [*self._kept_text(), *self._with(text)]
+        if self.delivered or not out:
+            return out
+        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
+            return []
+        return [*self._lead(self._last), *out]
+
+    # --- the steps --------------------------------------------------------------------------------------------
+
+    def _take_text(self, chunk: Any) -> list[Any]:
         text = _text(chunk)
         if self._is_behind:
             self._last = chunk
@@ -116,38 +159,10 @@ class Splice:
             out += self._feed(one)
         return out
 
-    def end(self, *, limited: bool = False, calls: bool = False) -> list[Any]:
-        """What is left, after a clean end. Raises `Ignored` and `Cut`.
-
-        `limited`: a token limit was met. `calls`: tools are to be run before the answer, so this was none.
-        """
-        if self._over:
-            return []
-        if calls:
-            return self._end_passage()
-        self._over = True
-        if self._has_tool and not self._raw and not self._is_behind:
-            return self._spaces
-        is_open = self._seam.verdict is Verdict.UNDECIDED and bool(self._raw)
-        if limited and is_open and not self._is_own("".join(self._raw)):
-            raise Cut
-        return self._finish(self._rest())
-
-    def cut(self) -> list[Any]:
-        """What is left after an error: all text that is no repetition in the making. Raises nothing."""
-        if self._over or self.stopped:
-            return []
-        self._over = True
-        is_own = self._seam.verdict is Verdict.UNDECIDED and self._is_own("".join(self._raw))
-        text = self._rest(cut=not is_own)
-        out = [*self._kept_text(), *self._with(text)]
-        if self.delivered or not out:
-            return out
-        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
-            return []
-        return [*self._lead(self._last), *out]
-
-    # --- the steps --------------------------------------------------------------------------------------------
+    def _take_last(self) -> list[Any]:
+        """Take what the first stage still holds at the end of a passage."""
+        left = "" if self._markers is None or self.stopped else self._markers.close()
+        return self._take_text(_with(self._last, left)) if left else []
 
     def _feed(self, chunk: Any) -> list[Any]:
         self._last = chunk
@@ -158,13 +173,14 @@ class Splice:
 
     def _end_passage(self) -> list[Any]:
         """What is left of the text before a tool call."""
+        before = self._take_last()
         spaces, self._spaces = self._spaces, []
         if not self._raw and not self._is_behind:
-            return spaces
+            return [*before, *spaces]
         text = self._rest()
         if self.stopped:  # nothing is wanted behind it, no call either
             self._over = True
-            return self._finish(text)
+            return [*before, *self._finish(text)]
         out = [*self._kept_text(), *self._with(text)]
         if self.delivered:
             self._is_behind = True
@@ -180,7 +196,7 @@ class Splice:
         if not self._is_behind:
             self._seam = self._make()
         self._stop = StopStage(self._stops) if self._stops else None
-        return out
+        return [*before, *out]
 
     def _finish(self, text: str) -> list[Any]:
         """The last of the answer."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
+
+from .._emulate import AGAIN, BEGIN, CONTINUE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -47,8 +50,37 @@ def continuation(prompt: str, prefill: str) -> str:
     return joint + (_OTHERWISE if prefill else _OTHERWISE[0].upper() + _OTHERWISE[1:])
 
 
-#: What a request to begin with some text looks like in a prompt: our own markers (`_emulate`), the last pair last.
-_ASKED = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
+#: A text between our markers (`_emulate`), which the caller's own words may ask for: the last one is to be repeated.
+_QUOTED = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What finds the request that `template` makes at the end of a prompt."""
+    fields = {
+        "open": r"<(?P<name>text-[0-9a-f]{16})>",
+        "close": r"</(?P=name)>",
+        "text": r"(?P<text>.*)",
+        "end": r"(?P<end>.*)",
+    }
+    pattern = ""
+    for literal, field, _, _ in Formatter().parse(template):
+        pattern += re.escape(literal) + fields.get(field or "", "")
+        fields["open"] = r"<(?P=name)>" if field == "open" else fields["open"]
+    return re.compile(pattern + r"\Z", re.DOTALL)
+
+
+#: What finds each of our own requests.
+_REQUESTS = tuple(map(_pattern, (CONTINUE, BEGIN, AGAIN)))
+
+
+def _asked(prompt: str) -> tuple[str, list[str]]:
+    """The prompt without the request to begin with some text; and that text, then the part of it that is to be repeated."""
+    for request in _REQUESTS:
+        if found := request.search(prompt):
+            texts = found.groupdict()
+            return prompt[: found.start()], [texts["text"], texts.get("end", texts["text"])]
+    return _QUOTED.sub("", prompt), [match[2] for match in _QUOTED.finditer(prompt)]
+
 
 #: What Claude answers since 4.6.
 _REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
@@ -112,7 +144,7 @@ class DemoTransport:
         if prefill and model == "refuses":
             return DemoResponse(400, "application/json", _refusal())
         prompt = " ".join(_text(message["content"]) for message in messages if message["role"] == "user")
-        text = _reply(model, _ASKED.sub("", prompt), prefill, [match[2] for match in _ASKED.finditer(prompt)])
+        text = _reply(model, *_asked(prompt), prefill)
         for stop in body.get("stop", ()):
             text = text.partition(stop)[0]
         pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
@@ -124,8 +156,8 @@ class DemoTransport:
         await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
-def _reply(model: str, prompt: str, prefill: str, asked: list[str]) -> str:
-    """What the demo model writes. `asked` are the quotations in the prompt: all that is known first, the end last."""
+def _reply(model: str, prompt: str, asked: list[str], prefill: str) -> str:
+    """What the demo model writes. `asked` are the texts of a request: all that is known first, what to repeat last."""
     if model == "ignores":
         return "Here it is. " + continuation(prompt, "")
     if asked:

@@ -271,3 +271,21 @@ def test_must_echo() -> None:
     with pytest.raises(Ignored):
         joined(emulated("abc", must_echo=True), [])
     assert joined(emulated("abc", must_echo=True), ["abcdef"]) == "abcdef"
+
+
+NAME = "text-0123456789abcdef"
+
+
+def test_our_markers_are_taken_out() -> None:
+    """Wherever the text is cut, before a tool call and at the end; a short beginning of one at the end is the model's own."""
+    raw = f"<{NAME}>ab{NAME}c</{NAME}> d<te"
+    for cut in range(len(raw) + 1):
+        splice = Splice("abc", lambda: Seam("abc"), marker=NAME)
+        assert joined(splice, [raw[:cut], raw[cut:]]) == "abc d<te"
+    splice = Splice("abc", lambda: Seam("abc"), marker=NAME)
+    assert joined(splice, [f"abc d</{NAME[:9]}"]) == "abc d"
+    splice = Splice("abc", lambda: Seam("abc"), marker=NAME, may_call=True)
+    events = [Event("text", f"abc<{NAME}> d", 0), Event("text", "t", 0), *CALL]
+    assert told(splice, events) == [("text", "abc", 0), ("text", " d", 0), ("text", "t", 0), *CALLED]
+    # the control: without the name they stay
+    assert NAME in joined(Splice("abc", lambda: Seam("abc")), [raw])

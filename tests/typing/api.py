@@ -111,7 +111,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         response_format={"type": "json_object"},
         extra={"seed": 1},
         support=Support.EATS,
-        emulate=Emulation(begin="{text}", continued="{open}{text}{close}{end}", sharper=""),
+        emulate=Emulation(begin="{text}", continued="{open}{text}{close}{end}", again="{text}"),
         absent="raise",
         strict=True,
         show_when="decided",
@@ -144,7 +144,7 @@ def the_values(usage: Usage, recovery: Recovery, emulation: Emulation) -> None:
     words: list[str] = [Support.EATS, Verdict.ABSENT, StopReason.END]
     print(words)
     assert_type((recovery.retries, recovery.max_wait_s), tuple[int, float])
-    assert_type((emulation.begin, emulation.continued, emulation.sharper), tuple[str, str, str])
+    assert_type((emulation.begin, emulation.continued, emulation.again), tuple[str, str, str])
 
 
 def the_stages() -> None:
