@@ -18,6 +18,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
 @dataclass(slots=True)
 class Run:
     """One run of `llm prompt` or `llm chat` in which a prefill may be carried."""
@@ -130,6 +131,7 @@ def _telling(*, at_once: bool) -> Iterator[None]:
 
     def tell(note: str) -> None:
         if at_once:
+            click.echo(nl=False)
             click.echo(f"\n{note}", err=True)  # the line of the reply is still open
         else:
             notes.append(note)
@@ -139,6 +141,8 @@ def _telling(*, at_once: bool) -> Iterator[None]:
         yield
     finally:
         TELL.reset(token)
+        if notes:
+            click.echo(nl=False)  # what LLM has printed comes first: this flushes it
         for note in notes:
             click.echo(note, err=True)
 

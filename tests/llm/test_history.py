@@ -36,6 +36,10 @@ def texts(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
 HISTORY = [("user", "States"), ("assistant", STATES), ("user", "Thanks")]
 
 
+def _answer(messages: list[dict[str, Any]]) -> list[str]:
+    return ["Fine."] if messages[-1]["content"] == "Thanks" else ['["Alabama"', ', "Alaska"]']
+
+
 @pytest.fixture
 def llama(monkeypatch: pytest.MonkeyPatch, user_path: Path) -> Any:
     """The stand-in for llama-cpp-python, whose model begins as the prompt asks, and a model of llm-gguf's."""
@@ -43,7 +47,7 @@ def llama(monkeypatch: pytest.MonkeyPatch, user_path: Path) -> Any:
     if not hasattr(module.Llama, "asked"):
         pytest.skip("the real llama-cpp-python is installed: these tests want the stand-in")
     monkeypatch.setattr(module.Llama, "asked", [])
-    monkeypatch.setattr(module.Llama, "play", staticmethod(lambda _: ['["Alabama"', ', "Alaska"]']))
+    monkeypatch.setattr(module.Llama, "play", staticmethod(_answer))
     (user_path / "gguf").mkdir()
     (user_path / "gguf" / "models.json").write_text(json.dumps({"small": {"path": "small.gguf"}}))
     return module.Llama
@@ -105,9 +109,7 @@ def groq(monkeypatch: pytest.MonkeyPatch, user_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def at_groq(groq: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The same, and the table takes its address for Groq's."""
-    table = Table.load(
-        f'[[host]]\nprovider = "groq"\napi = "chat"\nhosts = ["{groq.url.removeprefix("http://")}"]\n'
-    )
+    table = Table.load(f'[[host]]\nprovider = "groq"\napi = "chat"\nhosts = ["{groq.url.removeprefix("http://")}"]\n')
     monkeypatch.setattr(_hosts, "builtin_table", lambda: table)
     return groq
 
@@ -155,9 +157,7 @@ def test_what_llm_prefill_models_says_of_groq(groq: Server, run: Run, monkeypatc
     assert rows["groq/whisper-large-v3"]["mode"] == "emulated"
 
 
-def test_what_llm_prefill_models_says_of_openrouter(
-    run: Run, user_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_llm_prefill_models_says_of_openrouter(run: Run, user_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llm-openrouter asks on /responses, where the table knows nothing of a prefill: it is not sent natively."""
     plugin("llm_openrouter")
     monkeypatch.setenv("OPENROUTER_KEY", "any")
@@ -187,4 +187,4 @@ def test_models_lists_sync_only_models(llama: Any, run: Run, name: str, model_id
     assert f"prefill/{model_id}" in shown
     assert "prefill/gpt-4o" in shown
     assert f"prefill/{model_id}" in run("models", "-q", f"prefill/{model_id}").output
-    assert run("-m", f"prefill/{model_id}", "States", "-o", "prefill", '["').output == STATES + "\n"
+    assert run("-m", f"prefill/{model_id}", "States", "-o", "prefill", '["').stdout == STATES + "\n"

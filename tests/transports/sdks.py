@@ -168,6 +168,17 @@ KINDS = [
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
+#: The library that openai's clients stand on: httpx before 3.0.
+OPENAI_HTTP: Any = httpx2 if issubclass(openai.DefaultAsyncHttpxClient, httpx2.AsyncClient) else httpx
+
+
+def needs(found: bool, what: str) -> pytest.MarkDecorator:
+    """Skips a test of something that an older SDK does not have."""
+    return pytest.mark.skipif(
+        not found, reason=f"this SDK has no {what}: openai {openai.__version__}, anthropic {anthropic.__version__}"
+    )
+
+
 def stacks_of(kind: Kind) -> list[str]:
     """httpx2, the SDK's aiohttp client, and for openai's the clients of old httpx that it takes."""
     stacks = ["httpx2", "aiohttp"]
@@ -192,4 +203,4 @@ def cells(kinds: list[Kind] = KINDS) -> list[Any]:
     ]
 
 
-__all__ = ["KEY", "KINDS", "QUESTION", "Kind", "cells", "httpx2", "is_on_aiohttp", "stacks_of"]
+__all__ = ["KEY", "KINDS", "OPENAI_HTTP", "QUESTION", "Kind", "cells", "httpx2", "is_on_aiohttp", "needs", "stacks_of"]

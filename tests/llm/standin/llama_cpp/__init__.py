@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import _logger, llama_chat_format
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = ("Llama", "_logger", "llama_chat_format")
 
@@ -14,8 +16,8 @@ class Llama:
     """A model that answers with `play(messages)`, a list of chunks."""
 
     #: the messages of each request
-    asked: list[list[dict[str, Any]]] = []
-    play: Callable[[list[dict[str, Any]]], list[str]] = staticmethod(lambda _: ["Hello."])
+    asked: ClassVar[list[list[dict[str, Any]]]] = []
+    play: ClassVar[Callable[[list[dict[str, Any]]], list[str]]] = staticmethod(lambda _: ["Hello."])
 
     def __init__(self, **_: Any) -> None:
         pass
