@@ -15,6 +15,7 @@ import pytest
 from aprefill import Recovery, Reply, Session, stream
 
 from ..conftest import LOOPS
+from ..sdk_http import http_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +170,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 #: The library that openai's clients stand on: httpx before 3.0.
-OPENAI_HTTP: Any = httpx2 if issubclass(openai.DefaultAsyncHttpxClient, httpx2.AsyncClient) else httpx
+OPENAI_HTTP = http_of(openai)
 
 
 def needs(found: bool, what: str) -> pytest.MarkDecorator:
