@@ -132,6 +132,7 @@ class _Turn:
             self._owner._run.delivered = True
         if options.hide_prefill:
             self._response._loaded_messages = _with_hidden(self._response, self._at, self._prefill)
+            _keep_when_logged(self._response)
             texts = sum(one.type == "text" for one in self._response._stream_events[: self._at])
             chunks = list(self._response._chunks)
             setattr(self._response, _WHOLE, [*chunks[:texts], self._prefill, *chunks[texts:]])
@@ -185,6 +186,20 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
 
 #: Where a response with a hidden prefill keeps the chunks of its text with the prefill.
 _WHOLE = "_aprefill_whole"
+
+
+def _keep_when_logged(response: Any) -> None:
+    """LLM before 0.36 logs a copy of an async response that loses its `_loaded_messages`."""
+    to_sync = getattr(response, "to_sync_response", None)
+    if to_sync is None or hasattr(response, "_to_sync_response"):
+        return
+
+    async def keeping() -> Any:
+        copied = await to_sync()
+        copied._loaded_messages = list(response._loaded_messages)
+        return copied
+
+    response.to_sync_response = keeping
 
 
 def whole(conversation: Any) -> Any:
