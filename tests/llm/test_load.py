@@ -166,8 +166,7 @@ def test_softly_with_another_version(version: str) -> None:
     ("before", "missing"),
     [
         ("import llm.models; del llm.models._BaseResponse._messages_now", "llm.models._BaseResponse._messages_now"),
-        ("import llm.parts; del llm.parts.StreamEvent", "llm.parts.StreamEvent"),
-        ("import llm.models; del llm.models._BaseResponse", "llm.models._BaseResponse._messages_now"),
+        ("import llm.models; del llm.models.Prompt.messages", "llm.models.Prompt.messages"),
         ("import llm.models; llm.models.Prompt.__init__ = lambda self: None", "llm.models.Prompt()._explicit_messages"),
         ("import llm.hookspecs; llm.hookspecs.register_models = lambda register: None",
          "model_aliases for register_models"),
