@@ -21,7 +21,9 @@ CLOSE_S = 1.0
 
 def native_loop() -> Any:
     """The running event loop: an asyncio loop, or trio's token."""
-    return current_token().native_token
+    token = current_token()
+    # anyio before 4.11 gives the loop itself
+    return getattr(token, "native_token", token)
 
 
 def is_trio(native: Any) -> bool:
