@@ -428,7 +428,7 @@ class ToolEvent(Value):
 
 @dataclass(frozen=True, slots=True)
 class AttemptStarted(Value):
-    """A request was sent. It is handed out when the host has accepted it, or with the `AttemptEnded` of a failed one."""
+    """A request goes out: it is sent when the next event is asked for."""
 
     number: int
     mode: str

@@ -84,7 +84,7 @@ async def test_leaving_one_reply_leaves_its_neighbour_alone(make_client: Any, le
             left = opened(client, host, "stall", timeouts=timeouts)
             await leave(left)
             host.go_on.set()
-            text += "".join([chunk async for chunk in neighbour])
+            text += "".join([chunk async for chunk in cursor])
         assert text == WHOLE
         assert await opened(client, host, "hi").text() == WHOLE
         assert (host.connections, host.open_connections, host.requests) == (1, 1, 3)
