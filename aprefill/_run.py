@@ -336,7 +336,8 @@ class Run:
             self._released = spawn_closing(self._drain_and_release, self._loop)
         turns = _TURNS
         while turns and self._released is not None and not self._released.is_set():
-            await anyio.lowlevel.checkpoint()
+            # the reply is complete: a cancellation takes nothing of it away
+            await anyio.lowlevel.cancel_shielded_checkpoint()
             turns -= 1
 
     async def _wait_to_ask_again(self) -> None:

@@ -92,11 +92,22 @@ def text_until_error(content: bytes, error: type[Exception]) -> str:
     wire, codec = EventStreamDecoder(), AnthropicDecoder()
     found: list[Delta] = []
     with pytest.raises(error):
-        for at in range(len(content)):
-            for record in wire.feed(content[at : at + 1]):
-                found += codec.decode(record)
-        codec.close(wire.close())
+        take_bytes(content, wire, codec, found)
     return text_of(found)
+
+
+def text_to_the_end(content: bytes) -> str:
+    """The text of a stream that the library takes for whole."""
+    found: list[Delta] = []
+    take_bytes(content, EventStreamDecoder(), AnthropicDecoder(), found)
+    return text_of(found)
+
+
+def take_bytes(content: bytes, wire: EventStreamDecoder, codec: AnthropicDecoder, found: list[Delta]) -> None:
+    for at in range(len(content)):
+        for record in wire.feed(content[at : at + 1]):
+            found += codec.decode(record)
+    codec.close(wire.close())
 
 
 async def sent(script: Script) -> bytes:
@@ -275,18 +286,23 @@ async def test_an_exception_frame_is_the_sdks_error() -> None:
 # --- faults in frames -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields", [{"no_end": True}, {"half_event_at_end": True}, {"no_done": True}])
+@pytest.mark.parametrize("fields", [{"no_end": True}, {"half_event_at_end": True}])
 async def test_the_end_is_missing(fields: dict[str, Any]) -> None:
     """All the text, and no end."""
     content = await sent(Script(text=STATES, **fields))
     assert text_until_error(content, Truncated) == STATES
 
 
+async def test_the_terminal_record_is_missing() -> None:
+    """The stop reason is there: the reply is whole."""
+    assert text_to_the_end(await sent(Script(text=STATES, no_done=True))) == STATES
+
+
 async def test_the_last_frame_is_one_byte_short() -> None:
-    """What `no_last_blank` is in frames: the terminal record is there but for the end of its checksum."""
+    """What `no_last_blank` is in frames: the terminal record lacks the end of its checksum; the stop reason came before."""
     whole, short = await sent(Script(text=STATES)), await sent(Script(text=STATES, no_last_blank=True))
     assert short == whole[:-1]
-    assert text_until_error(short, Truncated) == STATES
+    assert text_to_the_end(short) == STATES
 
 
 async def test_it_talks_after_its_end() -> None:
