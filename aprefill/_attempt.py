@@ -259,7 +259,9 @@ class Attempt:
             await anyio.lowlevel.checkpoint()
             self._count()
             return self._decode()
-        await self._give_turns()
+        self._reads += 1
+        if self._reads % READS_A_TURN == 0:
+            await anyio.lowlevel.checkpoint()
         watch = self._watch
         data: bytes | None = b""
         try:

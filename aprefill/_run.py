@@ -117,6 +117,8 @@ _FOLLOWING = {
 }
 
 _OVER = frozenset({Phase.DONE, Phase.CLOSED})
+#: Looked at for every chunk; an attribute of an enumeration takes several times as long as a name.
+_READING = Phase.READING
 
 
 class Run:
@@ -200,8 +202,6 @@ class Run:
             raise self.with_text(
                 UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
             )
-        if self.phase is Phase.DONE:
-            return False
         self._pulling = True
         items = self.transcript.items
         have = len(items)
@@ -210,12 +210,12 @@ class Run:
             attempt.resume()
         try:
             while len(items) == have:
-                if self.phase is Phase.READING:
+                if self.phase is _READING:
                     attempt = self._attempt
                     assert attempt is not None
                     deltas = await attempt.read()
                     # `await` may have ended the run
-                    if self.phase is Phase.READING:
+                    if self.phase is _READING:
                         self._take(deltas)
                 elif self.phase in _OVER:
                     if self.phase is Phase.CLOSED and not self._cancelled:

@@ -137,7 +137,7 @@ class Watch:
     def start(self, deadline: float) -> None:
         """A read begins that must be over at `deadline`."""
         self._deadline = deadline
-        self._task = self._current_task()
+        self._task = self._current_task(self._loop)
         if deadline < self._armed_for:
             self._arm(deadline)
 
@@ -154,7 +154,7 @@ class Watch:
 
     def absorbs(self, exc: BaseException) -> bool:
         """Whether `exc`, with which a read ended, is the cancellation by `interrupt` and nobody else's."""
-        task = self._current_task()
+        task = self._current_task(self._loop)
         if not self._cancelled or task is None or type(exc).__name__ != "CancelledError":
             return False
         self._cancelled = False

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: How many pieces of a body that is left may be ready before its next read waits: batches, and pieces in each. The HTTP
 #: library reads 64 KiB at once, and the smallest piece takes six bytes of that.
 _BATCHES, _BATCH = 400, 32
+#: How many turns of the event loop a reader that was interrupted has to come back.
+_TURNS = 50
 
 #: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
@@ -116,6 +118,11 @@ class HttpResponse:
         pieces if the host wants that, so other tasks have their turn in between.
         """
         self.kill()
+        for _ in range(_TURNS):
+            if not getattr(self._body, "ag_running", False):
+                break
+            # a reader that was interrupted is about to come back, perhaps with one more piece
+            await anyio.lowlevel.cancel_shielded_checkpoint()
         try:
             for _ in range(_BATCHES):
                 with anyio.CancelScope() as scope:
