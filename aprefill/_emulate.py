@@ -33,7 +33,7 @@ PREAMBLE = 120
 
 # `docs/obedience.md` compares these with others. A model obeys best where the text is the end of the prompt.
 BEGIN = """\
-Here is the beginning of your reply. Write it out again, unchanged, and then go on from where it ends:
+Write out the following text again, unchanged, and then go on from where it ends:
 
 {text}"""
 

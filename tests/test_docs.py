@@ -61,7 +61,7 @@ def params(language: str) -> list[Any]:
 
 def reply_to(received: Received) -> Script:
     """A host that goes on from whatever the documents prefill."""
-    if '>["</text-' in received.last_user_text:
+    if received.last_user_text.endswith('\n\n["'):
         return Script(text='Alabama", "Alaska"]', prefill="echoes", echo_text='["')
     texts = {'["': 'Alabama", "Alaska"]', "country: ": "France\ncapital: Paris\n\nAnd more"}
     return Script(text=texts.get(received.prefill, "Hello, world."), prefill="eats")

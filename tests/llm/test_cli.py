@@ -34,9 +34,9 @@ def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str
     stage.play(*reply)
     assert run(*command, "-m", "mock", "States", "--prefill", '["', *way).stdout == STATES + "\n"
     assert stage.streams == ["--no-stream" not in way]
-    assert '["</text-' in stage.asked()
+    assert stage.asked().endswith('\n\n["')
     assert stage.asked().startswith("States\n\n")
-    assert '["</text-' in stage.prompts[0].prompt  # for plugins that do not look at the messages
+    assert stage.prompts[0].prompt.endswith('\n\n["')  # for plugins that do not look at the messages
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -111,7 +111,7 @@ def test_template(run: Run, stage: Stage, user_path: Path, hide: bool) -> None:
     assert saved["options"] == {"prefill": "City: ", **({"hide_prefill": True} if hide else {})}
     stage.play("Oslo")
     assert run("-t", "facts", "-p", "city", "Oslo").stdout == ("Oslo\n" if hide else "City: Oslo\n")
-    assert "City: </text-" in stage.asked()
+    assert stage.asked().endswith("\n\nCity: ")
     assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "C=").stdout == ("Oslo\n" if hide else "C=Oslo\n")
     assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "").stdout == "Oslo\n"
     assert stage.asked() == "Facts about Oslo"
@@ -276,7 +276,7 @@ def test_tools(run: Run, stage: Stage) -> None:
     done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
     assert done.stdout.strip() == "Answer: a bird."
     assert [message.role for message in stage.prompts[1].messages] == ["user", "assistant", "tool"]
-    assert "Answer: </text-" in stage.asked(1)
+    assert stage.asked(1).endswith("\n\nAnswer: ")
     rows = json.loads(run("logs", "--json", "-n", "0").output)
     assert [row["options_json"]["prefill_verdict"] for row in rows] == ["undecided", "echoed"]
 
@@ -300,7 +300,7 @@ def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, sai
     done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ", *way)
     words = [] if said == "Answer: " else said.split()
     assert done.stdout.split() == [*words, "Answer:", "a", "bird."]
-    assert "Answer: </text-" in stage.asked(1)
+    assert stage.asked(1).endswith("\n\nAnswer: ")
     rows = json.loads(run("logs", "--json", "-n", "0").output)
     assert rows[-1]["response"] == "Answer: a bird."
 

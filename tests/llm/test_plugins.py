@@ -16,6 +16,7 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 import llm
 
 from aprefill import Table
+from aprefill._emulate import BEGIN
 from aprefill.llm_plugin import _hosts, with_prefill
 from aprefill.testing import Script, Server, serve_in_thread
 
@@ -283,7 +284,7 @@ async def test_echo(asynchronous: bool, stream: bool) -> None:
     plugin("llm_echo")
     response, text = await ask("echo", asynchronous=asynchronous, stream=stream, prefill="abc")
     assert text.startswith("abc{")
-    assert json.loads(text[3:])["prompt"].startswith("States\n\nBegin your reply")
+    assert json.loads(text[3:])["prompt"].startswith("States\n\n" + BEGIN.partition("{")[0])
     assert how(response) == ("emulated", "absent")
     response, text = await ask("echo-needs-key", asynchronous=asynchronous, stream=stream, prefill="abc", key="k")
     assert json.loads(text[3:])["key"] == "k"
@@ -358,7 +359,7 @@ def test_a_completion_model_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("OPENAI_API_KEY", "any")
         done = run("-m", "gpt-3.5-turbo-instruct", "States", "--prefill", '["', "--no-stream")
         assert done.stdout == '["Alabama"]\n'
-        assert server.exchanges[-1].json["prompt"].count('["</text-') == 1
+        assert server.exchanges[-1].json["prompt"].count('\n\n["') == 1
 
 
 def test_what_llm_prefill_models_says(run: Run, ollama: Server) -> None:
