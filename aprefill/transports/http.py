@@ -139,15 +139,17 @@ class HttpResponse:
 
 
 async def _close_connection(stream: Any) -> None:
-    """Close httpcore's connection below a response's stream, after its socket was shut down.
+    """Close httpcore's connection below a response's stream whose own closing was interrupted.
 
-    httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this
-    and leaves the connection active in their pool for good, where it counts for `max_connections`.
+    httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this:
+    the stream counts as closed, and its connection stays active in the pool for good, where it counts for
+    `max_connections`. To be called after the socket was shut down.
     """
     while stream is not None:
         connection = getattr(stream, "_connection", None)
         if connection is not None and hasattr(connection, "is_closed"):
-            if not connection.is_closed():
+            # a stream that is still open closes its connection by itself, or finds that it can be used again
+            if getattr(stream, "_closed", False) and not connection.is_closed() and not connection.is_idle():
                 await connection.aclose()
             return
         stream = getattr(stream, "_httpcore_stream", None) or getattr(stream, "_stream", None)
