@@ -103,12 +103,9 @@ class HttpResponse:
                 # reached under cancellation too: asyncio.run() cancels what is left when the program ends
                 if self._kill is not None:
                     self._kill.disarm()
-                try:
-                    await self._response.aclose()
-                finally:
-                    # after that: it would count as idle again
-                    if self._killed:
-                        await _close_connection(self._response.stream)
+                if self._killed:
+                    await _close_connection(self._response.stream)
+                await self._response.aclose()
 
     async def _abandon(self) -> None:
         """Bring the body's generators to their end, so that none is left to the garbage collector.
