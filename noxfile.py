@@ -58,11 +58,11 @@ def install_wheel(session: nox.Session, extras: str = "") -> None:
     session.install(f"{wheel}[{extras}]" if extras else str(wheel))
 
 
-def run_tests(session: nox.Session) -> None:
-    """Every test against the installed wheel. Arguments go to pytest."""
+def run_tests(session: nox.Session, *args: str, **env: str) -> None:
+    """Tests against the installed wheel. Arguments go to pytest."""
     install_wheel(session, TEST_EXTRAS)
     session.install(*group("test"))
-    session.run("pytest", *session.posargs, env={"APREFILL_INSTALLED": "1"})
+    session.run("pytest", *args, *session.posargs, env={"APREFILL_INSTALLED": "1", **env})
 
 
 @nox.session
@@ -90,8 +90,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=OTHER_PYTHONS)
 def tests_on(session: nox.Session) -> None:
-    """The same tests on another Python. `.ci/run` names those that it finds."""
-    run_tests(session)
+    """The same tests on another Python, each way of leaving a reply less often. `.ci/run` names those that it finds."""
+    run_tests(session, APREFILL_CLOSING_TIMES="10")
+
+
+@nox.session
+def perf(session: nox.Session) -> None:
+    """Tests whose subject is time itself, which need a quiet machine: how late a flood makes a heartbeat."""
+    run_tests(session, "-m", "perf", "tests/test_floods.py")
 
 
 @nox.session
