@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
 _LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
+#: Stands for the reasoning among the indices of tool calls.
+_REASONING = -1
 #: For an estimate where the host counts nothing.
 CHARS_A_TOKEN = 4
 
@@ -149,8 +151,7 @@ class Splice:
         "_measured",
         "_most",
         "_room",
-        "_side",
-        "_side_of",
+        "_sides",
         "_step",
         "_stop",
         "_taken",
@@ -184,9 +185,8 @@ class Splice:
         self._markers = Markers(step.marker) if step.marker else None
         # characters that it has taken out
         self._taken = 0
-        # the same for what is no text: the reasoning or the tool call that came last, and which of them that was
-        self._side: Markers | None = None
-        self._side_of: ReasoningDelta | ToolDelta | None = None
+        # the same for what is no text: a stage for each tool call, by its index, and one for the reasoning
+        self._sides: dict[int, Markers] = {}
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)
@@ -233,7 +233,7 @@ class Splice:
                     continue
                 self.has_text = self.has_token = True
                 if markers is not None:
-                    self._end_side()
+                    self._end_sides()
                     piece = self._feed_markers(markers, piece)
                 text = feed(piece)
                 if not self._decided:
@@ -273,7 +273,7 @@ class Splice:
         repetition that was asked for: going on from there would meet it again.
         """
         before = len(self._transcript.items)
-        self._end_side()
+        self._end_sides()
         if self._markers is not None and not self.stopped:
             # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
             markers, self._markers = self._markers, None
@@ -444,18 +444,17 @@ class Splice:
 
     def _note(self, delta: Delta) -> None:
         """Take a delta that is not text."""
-        if self._side is not None and not _goes_on(self._side_of, delta):
-            self._end_side()
         match delta:
             case ReasoningDelta():
                 self.has_token = self.has_token or bool(delta.text)
                 # signed thinking goes back to the host as it was
-                shown = delta.text if self._markers is None else self._without_markers(delta, delta.text)
+                shown = delta.text if self._markers is None else self._without_markers(_REASONING, delta.text)
                 self._keep(delta, ReasoningEvent(shown) if shown else None)
             case ToolDelta():
                 self.has_token = self.has_tool = True
+                self._end_side(_REASONING)
                 if self._markers is not None and delta.arguments:
-                    arguments = self._without_markers(delta, delta.arguments)
+                    arguments = self._without_markers(delta.index, delta.arguments)
                     if not (arguments or delta.id or delta.name):
                         return
                     delta = ToolDelta(delta.index, delta.id, delta.name, arguments)
@@ -479,26 +478,21 @@ class Splice:
             items.append(event)
         self._history.note(delta, place=place, item=item)
 
-    def _without_markers(self, delta: ReasoningDelta | ToolDelta, text: str) -> str:
-        """What of `text`, a part of `delta`, can be passed on now: reasoning and tool calls hold no marker of ours either."""
-        if self._side is None:
-            self._side = Markers(self._step.marker)
-        self._side_of = delta
-        return self._side.feed(text)
+    def _without_markers(self, side: int, text: str) -> str:
+        """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""
+        if side not in self._sides:
+            self._sides[side] = Markers(self._step.marker)
+        return self._sides[side].feed(text)
 
-    def _end_side(self) -> None:
-        """Another kind of delta follows, or nothing: what is held of the last one is its end."""
-        last, side = self._side_of, self._side
-        self._side_of = self._side = None
-        text = "" if side is None else side.close()
-        if text and isinstance(last, ToolDelta):
-            self._keep(ToolDelta(last.index, arguments=text), ToolEvent(last.index, "", "", text))
+    def _end_sides(self) -> None:
+        for side in (_REASONING, *self._sides.copy()):
+            self._end_side(side)
+
+    def _end_side(self, side: int) -> None:
+        """Nothing more comes of the reasoning or of a tool call: what is held of it is its end."""
+        stage = self._sides.pop(side, None)
+        text = "" if stage is None else stage.close()
+        if text and side != _REASONING:
+            self._keep(ToolDelta(side, arguments=text), ToolEvent(side, "", "", text))
         elif text and self._transcript.wants_events:
             self._transcript.items.append(ReasoningEvent(text))
-
-
-def _goes_on(last: ReasoningDelta | ToolDelta | None, delta: Delta) -> bool:
-    """Whether `delta` is of the same reasoning or the same tool call as the last one."""
-    if isinstance(delta, ToolDelta):
-        return isinstance(last, ToolDelta) and last.index == delta.index
-    return isinstance(delta, ReasoningDelta) and isinstance(last, ReasoningDelta)

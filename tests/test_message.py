@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from aprefill import ReasoningEvent, Reply, StopReason, TextEvent, ToolEvent, Truncated
 from aprefill._run import Run
+from aprefill._types import ToolDelta
+from aprefill.codecs import codec
 
 from .bodies import DONE, STOP, block, call, chat, end, event, finish, host, piece
 
@@ -219,3 +222,13 @@ async def test_a_text_event_left_in_the_middle() -> None:
             if isinstance(event_, TextEvent):
                 break
         assert reply.message == {"role": "assistant", "content": "One"}
+
+
+def test_half_a_surrogate_pair_that_arguments_spell_as_an_escape_is_mended() -> None:
+    """In the history that goes back to the host, in names and in values, so that it can be encoded."""
+    parts = [ToolDelta(0, "t", "look", '{"a\\udc00": "\\ud83d", "b": ["\\ud83d\\ude00"]}')]
+    message = codec("anthropic_messages").message(parts, lead="")
+    text = json.dumps(message, ensure_ascii=False)
+    assert text.encode("utf-8")
+    assert "\U0001f600" in text
+    assert "\\udc00" not in text

@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 
-from aprefill import AprefillError, PrefillIgnored, Recovery, StopReason, Truncated, Usage, Verdict
+from aprefill import (
+    AprefillError,
+    PrefillIgnored,
+    ReasoningEvent,
+    Recovery,
+    StopReason,
+    ToolEvent,
+    Truncated,
+    Usage,
+    Verdict,
+)
 from aprefill._plan import Step, first
 from aprefill._splice import Splice, Transcript
-from aprefill._types import Delta, FinishDelta, ReasoningDelta, TextDelta, UsageDelta
+from aprefill._types import Delta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
 from aprefill.testing import Script, serve
 
 from .loopback import ask
@@ -233,3 +243,30 @@ async def test_the_estimate_is_in_the_usage() -> None:
         assert reply.usage is not None
         assert (reply.usage.output_tokens, reply.usage.echo_tokens) == (10, 5)
         assert reply.attempts[0].usage == reply.usage
+
+
+def test_a_marker_cut_by_usage_or_by_another_call_stays_out_of_tool_calls() -> None:
+    """What comes between two pieces of one call, or of the reasoning, does not end it: no half of a marker is passed on."""
+    step = planned("one long line of a story, " * 10)
+    name = step.marker
+    usage = UsageDelta(Usage(output_tokens=1))
+    deltas: list[Delta] = [
+        ReasoningDelta("Hm <tex"), usage, ReasoningDelta(name[3:] + "> and"),
+        TextDelta("Hello"),
+        ToolDelta(0, "a", "look", '{"a": "</tex'), usage, ToolDelta(1, "b", "look", '{"b": "<'),
+        ToolDelta(0, arguments=name[3:] + '>x"}'), ToolDelta(1, arguments=name + '>y"}'),
+    ]  # fmt: skip
+    for reads in ([[delta] for delta in deltas], [deltas]):
+        transcript = Transcript(step.known)
+        transcript.wants_events = True
+        splice = Splice(step, transcript, lead=step.known, coalesce=False)
+        for read in reads:
+            splice.take(read)
+        splice.close(cut=False)
+        events = transcript.items
+        calls = ["".join(e.arguments for e in events if isinstance(e, ToolEvent) and e.index == n) for n in (0, 1)]
+        assert calls == ['{"a": "x"}', '{"b": "y"}']
+        assert "".join(e.text for e in events if isinstance(e, ReasoningEvent)) == "Hm  and"
+        text = "".join(item for item in events if isinstance(item, str))[len(step.known) :]
+        told = [part for part in splice.parts(text, whole=True) if isinstance(part, ToolDelta)]
+        assert "".join(one.arguments for one in told) == '{"a": "{"b": "x"}y"}'

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aprefill._types import BlockDelta, FinishDelta, ReasoningDelta, ToolDelta
 from aprefill.codecs._json import loads
-from aprefill.codecs._surrogates import mend
+from aprefill.codecs._surrogates import mend, mend_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,11 @@ class _Block:
             value = loads(joined) if joined else {}
         else:
             value = loads(joined) if joined else self.start.get("input") or {}
-        return value if isinstance(value, dict) else {INVALID_JSON: joined or value}
+        # an escape in the arguments may stand for half a surrogate pair
+        try:
+            return mend_all(value) if isinstance(value, dict) else {INVALID_JSON: joined or value}
+        except RecursionError:
+            return {INVALID_JSON: joined}
 
 
 def turn_of(parts: Sequence[str | Delta], lead: str) -> Message:
