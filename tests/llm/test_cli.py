@@ -14,6 +14,8 @@ import yaml
 from llm.parts import StreamEvent, TextPart
 from llm.plugins import pm
 
+from aprefill._emulate import BEGIN
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -84,7 +86,7 @@ def test_logs(run: Run, stage: Stage) -> None:
     logged = run("logs", "-n", "2").output
     assert "Model: **mock**" in logged
     assert '## Options\n\n- prefill: ["\n- prefill_mode: emulated\n- prefill_verdict: echoed\n' in logged
-    assert "text-" not in logged  # the request is not part of the prompt
+    assert BEGIN[:20] not in logged  # the request is not part of the prompt
     rows = json.loads(run("logs", "--json", "-n", "2").output)
     assert [row["options_json"] or {} for row in rows] == [
         {"prefill": '["', "prefill_mode": "emulated", "prefill_verdict": "echoed"},
@@ -142,11 +144,11 @@ def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: 
     prompt = stage.prompts[0]
     assert prompt.system == "Be terse."
     assert prompt.options.max_tokens > 50
-    assert prompt.prompt.startswith("A fragment.\nStates\n\nBegin")
+    assert prompt.prompt.startswith("A fragment.\nStates\n\n" + BEGIN[:20])
     assert [message.role for message in prompt.messages] == ["system", "user"]
     user = prompt.messages[1].parts
     assert [type(part).__name__ for part in user] == ["TextPart", "AttachmentPart"]
-    assert user[0].text.startswith("A fragment.\nStates\n\nBegin")
+    assert user[0].text.startswith("A fragment.\nStates\n\n" + BEGIN[:20])
     logged = json.loads(run("logs", "--json").output)[0]
     assert logged["options_json"]["max_tokens"] == 50
     assert logged["attachments"][0]["type"] == "image/png"
@@ -272,7 +274,7 @@ def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
     ]
     done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
     assert " ".join(done.output.split()) == "Answer: let me see. A bird."
-    assert "text-" not in stage.asked(1)
+    assert BEGIN[:20] not in stage.asked(1)
 
 
 @pytest.mark.parametrize("way", [(), ("--no-stream",)])
@@ -284,7 +286,7 @@ def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, .
     lines = done.output.splitlines()
     assert ('["Alabama"]' if not hidden else 'Alabama"]') in lines
     assert "Fine." in lines
-    assert "text-" not in stage.asked(1)
+    assert BEGIN[:20] not in stage.asked(1)
     texts = [[part.text for part in one.parts if isinstance(part, TextPart)] for one in stage.prompts[1].messages]
     assert texts == [["States"], ['["Alabama"]'], ["Thanks"]]
     rows = json.loads(run("logs", "--json", "-n", "0").output)
@@ -318,8 +320,8 @@ def test_chat_with_a_template_of_a_plugins(run: Run, stage: Stage, given: tuple[
         pm.unregister(name="aprefill-test-templates")
     assert [line for line in done.output.splitlines() if line.endswith(("one", "two"))] == ["one", "two"]
     asked = "B: " if given else "A: "
-    assert f">{asked}</text-" in stage.asked(0)
-    assert "text-" not in stage.asked(1)
+    assert stage.asked(0).endswith(f"\n\n{asked}")
+    assert BEGIN[:20] not in stage.asked(1)
 
 
 def test_an_empty_prefill_is_none(run: Run, stage: Stage) -> None:

@@ -16,6 +16,7 @@ import llm
 from llm.parts import StreamEvent
 from pydantic import ConfigDict, PrivateAttr
 
+from aprefill._emulate import BEGIN
 from aprefill.llm_plugin import with_prefill
 from aprefill.llm_plugin._turn import is_limited
 
@@ -114,7 +115,7 @@ def test_messages(stage: Stage) -> None:
         model.prompt(messages=[llm.user("one"), llm.assistant("two"), llm.user("three")], prefill="abc").text()
         == "abcdef"
     )
-    assert stage.asked().startswith("three\n\nBegin")
+    assert stage.asked().startswith("three\n\n" + BEGIN[:20])
     for last in ("two", "abc"):
         with pytest.raises(llm.ModelError, match="end with an assistant turn"):
             model.prompt(messages=[llm.user("one"), llm.assistant(last)], prefill="abc").text()
@@ -351,7 +352,7 @@ def test_one_prefill_a_chain(stage: Stage) -> None:
     stage.turns = [[said[0], own, said[1], name, arguments], [StreamEvent(type="text", chunk='bama"]')]]
     chain = llm.get_model("prefill/mock").conversation().chain("q", tools=[look], options={"prefill": '["'})
     assert "".join(chain).replace(" ", "") == 'Ilook.["Alabama"]'
-    assert "text-" not in stage.asked(1)
+    assert BEGIN[:20] not in stage.asked(1)
 
 
 def test_other_tasks_are_not_waited_for(stage: Stage) -> None:
