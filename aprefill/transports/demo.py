@@ -12,7 +12,7 @@ import msgspec
 from .._emulate import AGAIN, BEGIN, CONTINUE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from . import Request
 
@@ -91,9 +91,10 @@ class DemoResponse:
 
     can_kill = False
 
-    def __init__(self, status: int, content_type: str, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, status: int, content_type: str, body: AsyncGenerator[bytes]) -> None:
         self.status = status
         self.headers: Mapping[str, str] = {"content-type": content_type}
+        self._body = body
         self.receive: Callable[[], Awaitable[bytes]] = body.__anext__
 
     def secrets(self) -> set[str]:
@@ -103,10 +104,13 @@ class DemoResponse:
         return False
 
     async def aclose(self) -> None:
-        await anyio.lowlevel.cancel_shielded_checkpoint()
+        # A generator that is left at a `yield` would be finished later, outside of any task.
+        with anyio.CancelScope(shield=True):
+            await self._body.aclose()
+            await anyio.lowlevel.checkpoint()
 
 
-async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncIterator[bytes]:
+async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncGenerator[bytes]:
     for piece in pieces:
         await anyio.sleep(PACE_S)
         yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
@@ -119,7 +123,7 @@ def _event(record: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(record) + b"\n\n"
 
 
-async def _refusal() -> AsyncIterator[bytes]:
+async def _refusal() -> AsyncGenerator[bytes]:
     yield msgspec.json.encode({"error": {"type": "invalid_request_error", "message": _REFUSAL}})
 
 
