@@ -43,7 +43,10 @@ This is the first part of your reply, which is already written:
 
 Write the rest of it. Your text must begin with: {open}{end}{close}"""
 
-AGAIN = "Your reply must begin with: {text}"
+AGAIN = """\
+Write out the complete reply, including its beginning, which is fixed. It begins like this:
+
+{text}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,14 +63,16 @@ inside the last tag, and the text inside that tag comes first, unchanged."""
 
 SHORT_WORDINGS = {
     "0.1.0": OLD_BEGIN,
-    "must begin": AGAIN,
-    "fixed": "Write out the complete reply, including its beginning, which is fixed. It begins like this:\n\n{text}",
+    "must begin": "Your reply must begin with: {text}",
+    "the second request's": AGAIN,
+    "unchanged": "Here is the beginning of your reply. Write it out again, unchanged, and complete it:\n\n{text}",
     "**used**": BEGIN,
 }
 LONG_WORDINGS = {
     "0.1.0": OLD_CONTINUE,
     "**used**": CONTINUE,
 }
+#: The first wording that is asked in, and the one that follows it.
 AGAIN_WORDINGS = {"0.1.0": OLD_BEGIN + "\n\n" + OLD_SHARPER, "**used**": AGAIN}
 AGAIN_LONG_WORDINGS = {"0.1.0": OLD_CONTINUE + "\n\n" + OLD_SHARPER, "**used**": AGAIN}
 
@@ -247,11 +249,10 @@ def table(results: dict[str, dict[float, Tally]], texts: dict[str, str], *, over
     head += ["a marker in the model's text", "shown", "wrong texts"]
     lines = ["| wording | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for name, tallies in results.items():
-        cells = [cell(one.obeyed + one.over, one.asked) for one in tallies.values()]
-        if over:
-            cells = [
-                f"{text}, {one.over} from its beginning" for text, one in zip(cells, tallies.values(), strict=True)
-            ]
+        cells = []
+        for one in tallies.values():
+            text = cell(one.obeyed, one.asked) + (f" + {one.behind}" if one.behind else "")
+            cells.append(text + (f"; started over: {one.over}" if over else ""))
         every = list(tallies.values())
         cells += [str(sum(one.wrote for one in every)), str(sum(one.shown for one in every))]
         cells.append(str(sum(len(one.wrong) for one in every)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aprefill._emulate import BEGIN
 from aprefill.testing import Script, serve_in_thread
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NEW = 'Alabama", "Alaska"]'
 STATES = '["' + NEW
 
 #: How the plugin asks for a beginning.
-ASKED = re.compile(r"<(text-[0-9a-f]+)>(.*?)</\1>", re.DOTALL)
+ASKED = re.compile(re.escape(BEGIN.partition("{")[0]) + r"(.*)\Z", re.DOTALL)
 
 #: What Ollama says of its models, which llm-ollama asks before anything else.
 OLLAMA = {
@@ -41,7 +42,7 @@ def plugin(name: str) -> Any:
 def script(received: Received, text: str = NEW, **kind: Any) -> Script:
     """A model that does what the prompt asks, on a host of this kind."""
     if found := ASKED.search(received.last_user_text):
-        return Script(text=text, prefill="echoes", echo_text=found[2])
+        return Script(text=text, prefill="echoes", echo_text=found[1])
     return Script(text=text, **kind)
 
 

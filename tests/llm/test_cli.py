@@ -391,7 +391,8 @@ def test_models(run: Run, stage: Stage) -> None:
     listed = run("models").output
     assert "prefill/" not in listed
     assert "mock" in listed
-    assert "Prefill: mock" in run("models", "-q", "prefill/mock").output
+    # the id that one types
+    assert "Prefill: prefill/mock (aliases: prefill/m)" in run("models", "-q", "prefill/mock").output
     assert run("prefill", "models", "-q", "mock").stdout.splitlines()[0].split() == [
         "mock", "emulated", "asked", "for", "in", "the", "prompt",
     ]  # fmt: skip

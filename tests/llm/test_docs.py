@@ -25,8 +25,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 def host(received: Received) -> Script:
     found = ASKED.search(received.last_user_text)
     texts = {'["': 'Alabama", "Alaska"]', "```python": "\nprint()\n```\nThat was it."}
-    text = texts.get(found[2], "France") if found else "California"
-    return Script(text=text, prefill="echoes", echo_text=found[2]) if found else Script(text=text)
+    text = texts.get(found[1], "France") if found else "California"
+    return Script(text=text, prefill="echoes", echo_text=found[1]) if found else Script(text=text)
 
 
 def test_it_runs(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
