@@ -88,12 +88,12 @@ def _bend_httpx(monkeypatch: pytest.MonkeyPatch, module: Any, fixed: str, url: s
         return asked.replace(fixed, url)
 
     class AsyncClient(real.AsyncClient):
-        def build_request(self, method: str, asked: str, **rest: Any) -> Any:
-            return super().build_request(method, bent(asked), **rest)
+        def build_request(self, method: str, url: str, **rest: Any) -> Any:  # some callers name them
+            return super().build_request(method, bent(url), **rest)
 
     class Client(real.Client):
-        def build_request(self, method: str, asked: str, **rest: Any) -> Any:
-            return super().build_request(method, bent(asked), **rest)
+        def build_request(self, method: str, url: str, **rest: Any) -> Any:  # some callers name them
+            return super().build_request(method, bent(url), **rest)
 
     class Httpx:
         of = real

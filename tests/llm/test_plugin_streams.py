@@ -109,7 +109,19 @@ def test_an_error_is_one_line_on_the_command_line(
     """Also where the loop ends right behind it, while the SDK's generators are still open."""
     ignores = Script(text='{"name": "Bob, and so on and on"}' * 5, prefill="ignores")
     with playing(monkeypatch, ignores):
-        command = [sys.executable, "-m", "llm", "-m", model_id, "S", "--prefill", "[", "--schema", "name,age int", *way]
+        command = [
+            sys.executable,
+            "-m",
+            "llm",
+            "-m",
+            model_id,
+            "S",
+            "--prefill",
+            '{"age": ',
+            "--schema",
+            "name,age int",
+            *way,
+        ]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL, check=False
         )

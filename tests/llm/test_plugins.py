@@ -134,8 +134,9 @@ def test_claude_conflicts_are_one_line(run: Run, server: Server, options: tuple[
     """What breaks a native prefill is an error before anything is sent."""
     plugin("llm_anthropic")
     done = run("-m", "anthropic/claude-opus-4-5-20251101", "x", "--prefill", "{", *options, code=1)
-    assert words in done.output
-    assert done.stdout.count("\n") == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
     assert server.exchanges == []
 
 

@@ -286,14 +286,21 @@ def test_white_space_alone(stage: Stage) -> None:
     assert stage.asked() == "x"
 
 
-def test_a_long_prefill(stage: Stage) -> None:
-    """Beyond 200 characters it is quoted and only its end is asked back: the texts are joined where they overlap."""
-    long = "".join(f"Line number {i} of a long beginning.\n" for i in range(12))
-    end = "Line number 11 of a long beginning."
+@pytest.mark.parametrize(
+    ("end", "verdict"),
+    [
+        ("This is where it ends for now.", "overlapped"),
+        # its last 16 characters stand in other lines too, so no overlap is taken for sure: the whole line is what is found
+        ("Line number 11 of a long beginning.", "echoed"),
+    ],
+)
+def test_a_long_prefill(stage: Stage, end: str, verdict: str) -> None:
+    """Beyond 200 characters it is quoted and only its end is asked back: the texts are joined there."""
+    long = "".join(f"Line number {i} of a long beginning.\n" for i in range(11)) + end + "\n"
     stage.play(end[:9], end[9:] + "\nAnd on.")
     response = llm.get_model("prefill/mock").prompt("x", prefill=long)
     assert response.text() == long + "And on."
-    assert response.prompt.options.prefill_verdict == "overlapped"
+    assert response.prompt.options.prefill_verdict == verdict
     assert stage.asked().count(end) == 2
 
 
