@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .._support import Row
 
 #: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, by
-#: changing what LLM's own class for chat completions sends, or by adding to the messages that the plugin builds (llm-groq).
+#: changing what LLM's own class for chat completions sends, or by adding to the messages that the plugin builds (llm-groq,
+#: and llm-ollama before 0.17).
 #: None: not at all.
 Door: TypeAlias = Literal["prefill", "prefix", "message", "chat", "built"] | None
 
@@ -51,7 +52,9 @@ def host_of(model: Any) -> Host:
     if plugin == "llm_mistral":
         return _host("mistral", model.mistral_model_id, None, "prefix" if _has_option(model, "prefix") else None)
     if plugin == "llm_ollama":
-        return _host("ollama", model.ollama_name, None, "message")
+        if hasattr(model, "ollama_name"):
+            return _host("ollama", model.ollama_name, None, "message")
+        return _host("ollama", model.model_id, None, "built")  # before 0.17
     if plugin == "llm":
         name = model.model_name or model.model_id
         found = _host("openai", name, model.api_base, "chat" if _is_chat(model) else None)
@@ -72,9 +75,11 @@ def _plugin_of(model: Any) -> str:
         "llm_mistral": "mistral_model_id",
         "llm_ollama": "ollama_name",
     }
+    # llm-ollama before 0.17 calls its models as Ollama does, and makes the messages itself
+    before = {"llm_ollama": "build_messages"}
     for base in type(model).__mro__:
         root = base.__module__.partition(".")[0]
-        if root in known and hasattr(model, known[root]):
+        if root in known and (hasattr(model, known[root]) or hasattr(model, before.get(root, known[root]))):
             return root
         if base.__module__ == "llm.default_plugins.openai_models" and hasattr(model, "api_base"):
             return "llm"

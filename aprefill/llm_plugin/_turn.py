@@ -166,7 +166,18 @@ class _Turn:
 
 def _refusal(host: Host, error: BaseException) -> Refusal | None:
     status = getattr(error, "status_code", None)
-    return refusal(host.row, status, f"{error} {getattr(error, 'body', '')}") if isinstance(status, int) else None
+    if isinstance(status, int):
+        return refusal(host.row, status, f"{error} {getattr(error, 'body', '')}")
+    # httpx's own error, of a plugin without an SDK: it holds the host's answer
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if not isinstance(status, int):
+        return None
+    try:
+        said = str(getattr(response, "text", ""))
+    except Exception:  # a stream that was not read
+        said = ""
+    return refusal(host.row, status, said)
 
 
 def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:

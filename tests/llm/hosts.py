@@ -39,6 +39,22 @@ def plugin(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is not installed: nox -s llm installs it")
 
 
+def says_why_it_ends(model_id: str, *, stream: bool) -> None:
+    """Skips where a plugin does not tell LLM of a token limit."""
+    if model_id.startswith("mistral/") and stream and not hasattr(plugin("llm_mistral"), "MistralClient"):
+        pytest.skip("llm-mistral before 0.16 does not say why a stream has ended")
+    if model_id.startswith("ollama/") and stream and hasattr(plugin("llm_ollama"), "Ollama"):
+        pytest.skip("llm-ollama before 0.17 does not say why a stream has ended")
+
+
+def typed(model_id: str) -> str:
+    """The model's id with the plugin that is installed: llm-ollama 0.16 puts no `ollama/` before its own."""
+    import llm
+
+    name = model_id.removeprefix("ollama/")
+    return name if name in llm.get_model_aliases() else model_id
+
+
 def script(received: Received, text: str = NEW, **kind: Any) -> Script:
     """A model that does what the prompt asks, on a host of this kind."""
     if found := ASKED.search(received.last_user_text):
