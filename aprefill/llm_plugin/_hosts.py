@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, by
 #: changing what LLM's own class for chat completions sends, or by adding to the messages that the plugin builds (llm-groq,
-#: and llm-ollama before 0.17).
+#: and llm-ollama before 0.18).
 #: None: not at all.
 Door: TypeAlias = Literal["prefill", "prefix", "message", "chat", "built"] | None
 
@@ -54,7 +54,7 @@ def host_of(model: Any) -> Host:
     if plugin == "llm_ollama":
         if hasattr(model, "ollama_name"):
             return _host("ollama", model.ollama_name, None, "message")
-        return _host("ollama", model.model_id, None, "built")  # before 0.17
+        return _host("ollama", model.model_id, None, "built")  # before 0.18
     if plugin == "llm":
         name = model.model_name or model.model_id
         found = _host("openai", name, model.api_base, "chat" if _is_chat(model) else None)
@@ -75,7 +75,7 @@ def _plugin_of(model: Any) -> str:
         "llm_mistral": "mistral_model_id",
         "llm_ollama": "ollama_name",
     }
-    # llm-ollama before 0.17 calls its models as Ollama does, and makes the messages itself
+    # llm-ollama before 0.18 calls its models as Ollama does, and makes the messages itself
     before = {"llm_ollama": "build_messages"}
     for base in type(model).__mro__:
         root = base.__module__.partition(".")[0]

@@ -44,11 +44,11 @@ def says_why_it_ends(model_id: str, *, stream: bool) -> None:
     if model_id.startswith("mistral/") and stream and not hasattr(plugin("llm_mistral"), "MistralClient"):
         pytest.skip("llm-mistral before 0.16 does not say why a stream has ended")
     if model_id.startswith("ollama/") and stream and hasattr(plugin("llm_ollama"), "Ollama"):
-        pytest.skip("llm-ollama before 0.17 does not say why a stream has ended")
+        pytest.skip("llm-ollama before 0.18 does not say why a stream has ended")
 
 
 def typed(model_id: str) -> str:
-    """The model's id with the plugin that is installed: llm-ollama 0.16 puts no `ollama/` before its own."""
+    """The model's id with the plugin that is installed: llm-ollama before 0.18 puts no `ollama/` before its own."""
     import llm
 
     name = model_id.removeprefix("ollama/")
