@@ -91,26 +91,28 @@ class DemoResponse:
 
     can_kill = False
 
-    def __init__(self, status: int, content_type: str, body: AsyncGenerator[bytes]) -> None:
+    def __init__(self, status: int, content_type: str, body: AsyncGenerator[bytes, None]) -> None:
+        self._body = body
         self.status = status
         self.headers: Mapping[str, str] = {"content-type": content_type}
-        self._body = body
         self.receive: Callable[[], Awaitable[bytes]] = body.__anext__
 
     def secrets(self) -> set[str]:
         return set()
 
+    def url(self) -> str:
+        return "demo:"
+
     def kill(self) -> bool:
         return False
 
     async def aclose(self) -> None:
-        # A generator that is left at a `yield` would be finished later, outside of any task.
         with anyio.CancelScope(shield=True):
             await self._body.aclose()
-            await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncGenerator[bytes]:
+async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         await anyio.sleep(PACE_S)
         yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
@@ -123,7 +125,7 @@ def _event(record: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(record) + b"\n\n"
 
 
-async def _refusal() -> AsyncGenerator[bytes]:
+async def _refusal() -> AsyncGenerator[bytes, None]:
     yield msgspec.json.encode({"error": {"type": "invalid_request_error", "message": _REFUSAL}})
 
 
