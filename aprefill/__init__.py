@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ._types import AttemptStarted as AttemptStarted
     from ._types import Event as Event
     from ._types import HeldEvent as HeldEvent
+    from ._types import Limits as Limits
     from ._types import ReasoningEvent as ReasoningEvent
     from ._types import Recovery as Recovery
     from ._types import StopReason as StopReason
@@ -80,6 +81,7 @@ _HOMES = {
         "AttemptStarted",
         "Event",
         "HeldEvent",
+        "Limits",
         "ReasoningEvent",
         "Recovery",
         "StopReason",
@@ -104,6 +106,7 @@ __all__ = (
     "Event",
     "HeldEvent",
     "LimitExceeded",
+    "Limits",
     "PrefillIgnored",
     "PrefillRefused",
     "ProtocolError",

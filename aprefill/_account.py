@@ -66,11 +66,12 @@ class Account:
             received_bytes=attempt.received_bytes,
             error=error,
             waited_s=step.wait_s,
+            broken_end=attempt.broken_end,
         )
 
-    def usage(self, splice: Splice | None) -> Usage | None:
-        """What the hosts counted, over all requests."""
-        return sum_of([*(report.usage for report in self.replaced), None if splice is None else splice.usage])
+    def usage(self, last: Usage | None) -> Usage | None:
+        """What the hosts counted, over all requests: those that were replaced, and the last one."""
+        return sum_of([*(report.usage for report in self.replaced), last])
 
     def timing(self) -> Timing:
         """When things happened."""

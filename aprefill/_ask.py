@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from ._emulate import DEFAULT, Emulation, texts_of
+from ._emulate import DEFAULT, Emulation
 from ._errors import UsageError
-from ._types import Message, Recovery, Support, Timeouts
+from ._redact import written
+from ._types import Limits, Message, Recovery, Support, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,10 +48,16 @@ class Ask:
     coalesce: bool
     recovery: Recovery
     timeouts: Timeouts
+    limits: Limits
 
     def texts(self) -> list[str]:
         """Everything that the caller wrote and no error may repeat."""
-        return [self.system or "", self.prefill, *texts_of(self.messages)]
+        values = (self.system, self.prefill, self.stop, self.messages, self.tools, self.response_format, self.thinking)
+        return [text for value in (*values, self.extra) for text in written(value)]
+
+    def fields(self) -> set[str]:
+        """The body's fields that the caller set by their own names."""
+        return {*self.extra} | ({"thinking"} if self.thinking is not None else set())
 
     @property
     def forbids_emulation(self) -> str:
@@ -79,6 +86,7 @@ def ask(
     coalesce: bool,
     recovery: Recovery,
     timeouts: Timeouts,
+    limits: Limits,
 ) -> Ask:
     """The caller's arguments, checked and made uniform. Raises `UsageError`."""
     _expect("prefill", prefill, str, "a str")
@@ -89,6 +97,7 @@ def ask(
     _expect("extra", extra, Mapping | None, "a dict of body fields, or None")
     _expect("timeouts", timeouts, Timeouts, "an aprefill.Timeouts")
     _expect("recovery", recovery, Recovery, "an aprefill.Recovery")
+    _expect("limits", limits, Limits, "an aprefill.Limits")
     if not isinstance(emulate, bool | Emulation):
         raise UsageError(f"emulate: pass True, False or an aprefill.Emulation, not a {type(emulate).__name__}")
     if absent not in _ABSENT:
@@ -102,6 +111,10 @@ def ask(
         raise UsageError("tools: pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
     _check_text("the prefill", prefill)
+    if limits.reply_chars is not None and len(prefill) > limits.reply_chars:
+        raise UsageError(
+            f"limits: reply_chars={limits.reply_chars} is less than the prefill's {len(prefill)} characters"
+        )
     if show_when is not None and show_when not in _SHOW_WHEN:
         raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
     if show_when in {"now", "accepted"} and (strict or absent != "join"):
@@ -129,6 +142,7 @@ def ask(
         coalesce=bool(coalesce),
         recovery=recovery,
         timeouts=timeouts,
+        limits=limits,
     )
 
 

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 
 from ._body import retry_after_s, to_bytes
+from ._clocks import Clocks
 from ._errors import (
     AprefillError,
     PrefillRefused,
     ProtocolError,
-    Stalled,
     StatusError,
     Truncated,
 )
 from ._support import refusal
 from ._types import EndDelta, ErrorDelta, ReasoningDelta, Record, TextDelta, ToolDelta
-from ._watch import Watch, is_trio, native_loop
+from ._watch import Watch, clock_of, is_trio, native_loop, spawn_closing
 from .codecs import codec as codec_by_name
 from .codecs._host_error import error_from
 from .transports import Request
-from .transports._foreign import translate
+from .transports._foreign import break_cycles, translate
 from .wire import decoder_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ._ask import Ask
     from ._plan import Step
@@ -36,17 +36,23 @@ if TYPE_CHECKING:
     from ._types import Delta
     from .transports import Response, Transport
 
-#: After the protocol's end the body is read on, to keep the connection, for at most this long and this much.
-DRAIN_S = 0.05
+#: After the protocol's end the body is read on, to keep the connection, for at most this much.
 DRAIN_BYTES = 65_536
-#: Largest error body that is read, in bytes, and for how long, in seconds.
-ERROR_BODY_BYTES = 65_536
+#: How long an error body is read, in seconds.
 ERROR_BODY_S = 5.0
 
-#: How much of a body is kept to tell a stream that was cut from something else, in bytes.
-_BEGINS = 32
+#: Content codings (IANA's registry) that cannot be read here. Any other word in that header says nothing about the bytes.
+_COMPRESSED = frozenset(
+    "aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split()  # noqa: SIM905
+)
 
-_NEVER = float("inf")
+#: So much is decoded at once, in bytes and in records: then other tasks have their turn.
+SLICE_BYTES = 16_384
+SLICE_RECORDS = 256
+#: Other tasks have their turn at least once in so many reads. An HTTP library gives small chunks that came together one
+#: by one, without waiting.
+READS_A_TURN = 32
+
 _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
 
 
@@ -54,41 +60,41 @@ class Attempt:
     """One request to one host.
 
     `open()`, then `read()` until `ended` or `failure`, then `drain()` if the connection is worth keeping, then
-    `aclose()`. `kill()` ends the connection at once, from anywhere.
+    `aclose()`, which may also come from another task, at any time: what arrives after it is closed at once.
+    `kill()` ends the connection at once, from anywhere.
     """
 
-    def __init__(self, step: Step, ask: Ask, target: Target, transport: Transport, *, spent_s: float = 0.0) -> None:
+    def __init__(self, step: Step, ask: Ask, target: Target, transport: Transport, *, total_at: float) -> None:
         self.step = step
         self._ask = ask
         self._target = target
         self._transport = transport
         self._redactor: Redactor | None = None
-        self._timeouts = timeouts = ask.timeouts
-        self._first_token_s, self._progress_s, self._idle_s, self._total_s = (
-            _NEVER if seconds is None else seconds
-            for seconds in (
-                timeouts.first_token_s, timeouts.progress_s, timeouts.idle_s, timeouts.total_s
-            )
-        )  # fmt: skip
-        # what earlier requests of the same reply have used of the total
-        self._total_s -= spent_s
-        self._codec = codec_by_name(step.row.codec)
-        self.decoder = self._codec.decoder(end=step.row.end)
+        self._timeouts = ask.timeouts
+        self._limits = ask.limits
+        self._clocks = Clocks(ask.timeouts, total_at=total_at)
+        self.codec = codec_by_name(step.row.codec)
+        self._decoder = self.codec.decoder(end=step.row.end)
         self._response: Response | None = None
         self._scope: anyio.CancelScope | None = None
         self._watch: Watch | None = None
         self._now = time.monotonic
-        #: seconds spent in our own awaits, the only time that the clocks count
-        self.waited_s = 0.0
-        self._waited_since_progress = 0.0
-        self._saw_token = False
+        # since when the reader has been waiting, as far as that was not counted yet
+        self._since = 0.0
+        # what was read last, decoded up to `_at`; and records of it that the codec has not seen
+        self._data = b""
+        self._at = 0
+        self._records: Sequence[Record] = ()
+        self._reads = 0
+        # `open()` is under way; `aclose()` was called; what is set once both are through
+        self._opening = False
+        self._closing = False
+        self._opened: anyio.Event | None = None
         #: HTTP status, once known
         self.status: int | None = None
         self._request_id: str | None = None
         self.received_bytes = 0
-        # the first bytes of the body
-        self._begins = b""
-        self._records = 0
+        self._has_records = False
         #: the protocol's end was seen
         self.ended = False
         #: the body that was sent, and the known refusal that it was answered with
@@ -96,8 +102,8 @@ class Attempt:
         self.refusal: Refusal | None = None
         #: what went wrong; the deltas returned along with it came before
         self.failure: AprefillError | None = None
-        #: `interrupt()` was called
-        self.interrupted = False
+        #: the class of what broke the stream after the model's own end; the reply is complete
+        self.broken_end = ""
         #: whether `kill()` shuts the connection down; None before the host accepted
         self.closes_at_once: bool | None = None
         #: where the asynchronous close may be scheduled from a finaliser
@@ -106,21 +112,25 @@ class Attempt:
     @property
     def request_id(self) -> str | None:
         """For the host's support; None: it gave none."""
-        text = self._request_id
-        if text and self._response is not None:
-            text = self._target.without_key(text)
-            for secret in self._response.secrets():
-                text = text.replace(secret, "[key]")
-        return text
+        return self._without_keys(self._request_id) if self._request_id else self._request_id
+
+    def _without_keys(self, text: str) -> str:
+        """`text` without our key and those that the client sent."""
+        sent = set() if self._response is None else self._response.secrets()
+        return self._target.redactor((), sent)(text)
 
     # --- opening ----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol."""
+        """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol.
+
+        After an `aclose()` meanwhile it comes back without an answer.
+        """
         step, target = self.step, self._target
         self.loop = native_loop()
-        self.fields = self._codec.encode(step.call)
-        path = self._codec.path
+        self._now = clock_of(self.loop)
+        self.fields = self.codec.encode(step.call)
+        path = self.codec.path
         request = Request(
             url=target.url(path, with_prefill=step.sends_prefill),
             headers=target.headers(),
@@ -128,42 +138,49 @@ class Attempt:
             path=path,
             connect_s=self._timeouts.connect_s,
         )
-        limit = self._seconds_left()
-        began = anyio.current_time()
+        self._since = self._now()
+        limit = self._clocks.left(self._since)
+        self._opening = True
         try:
-            with anyio.CancelScope(deadline=began + limit) as scope:
+            with anyio.CancelScope(deadline=anyio.current_time() + limit) as scope:
                 self._scope = scope
                 try:
                     self._response = await self._transport.open(request)
                 except Exception as exc:
                     raise self._ours(exc, "open") from exc
-            self._scope = None
-            if self._response is None:
-                # an interrupted open ends the same way; the caller looks at `interrupted` first
-                raise self._stalled(limit)
         finally:
-            self._count(anyio.current_time() - began)
+            self._scope = None
+            self._opening = False
+            if self._closing:
+                # In a task of its own, like every close: this one may be cancelled. An answer that came all the same,
+                # because the cancellation did not reach the client in time, is closed there.
+                closed = spawn_closing(self._close, self.loop)
+                if self._opened is not None and closed is None:
+                    self._opened.set()
+            self._count()
+        if self._closing:
+            return
+        if self._response is None:
+            raise self._clocks.stalled(0)
         self.status = self._response.status
         headers = self._response.headers
         self._request_id = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
         if self._response.can_kill and not is_trio(self.loop):
             self._watch = Watch(self.loop, self._response.kill)
-        else:
-            self._now = anyio.current_time
         await self._check_head()
         self.closes_at_once = self._response.can_kill
-        self._wire = decoder_for(headers.get("content-type", ""))
+        self._wire = decoder_for(headers.get("content-type", ""), self._limits.record_bytes)
         self._receive = self._response.receive
 
     async def _check_head(self) -> None:
         response = self._response
         assert response is not None
         headers = response.headers
-        encoding = headers.get("content-encoding", "identity").strip().lower()
+        encodings = {word.strip().lower() for word in headers.get("content-encoding", "").split(",")}
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if encoding not in {"", "identity"}:
+        if compressed := encodings & _COMPRESSED:
             raise ProtocolError(
-                f"the answer is compressed ({self._redact(encoding)[:20]}) though identity was asked for",
+                f"the answer is compressed ({min(compressed)}) though identity was asked for",
                 status=response.status,
                 content_type=self._redact(content_type),
             )
@@ -171,8 +188,8 @@ class Attempt:
             raise self._status_error(await self._error_body(), headers)
         if content_type == "application/json":
             body = await self._error_body()
-            if any(self._codec.error(200, body, headers)):
-                raise self._in_band(error_from(Record(body)))
+            if any(self.codec.error(200, body, headers)):
+                raise self._in_band(error_from(Record(body)), before_text=True)
         if content_type in {"text/html", "application/json", "application/xhtml+xml"}:
             raise ProtocolError(
                 f"the answer is {content_type}, not a stream", status=response.status, content_type=content_type
@@ -180,13 +197,11 @@ class Attempt:
 
     def _status_error(self, body: bytes, headers: Mapping[str, str]) -> AprefillError:
         assert self.status is not None
-        step = self.step
-        error_type, detail = map(self._redact, self._codec.error(self.status, body, headers))
-        known = refusal(step.row, self.status, body.decode(errors="replace")) if step.sends_prefill else None
-        if known is not None:
-            self.refusal = known
-            off = self._ask.forbids_emulation
-            return PrefillRefused(step.call.model, status=self.status, quote=detail, why=known.why, off=off)
+        assert self._response is not None
+        error_type, detail = map(self._redact, self.codec.error(self.status, body, headers))
+        refused = self._refused(self.status, body.decode(errors="replace"), detail)
+        if refused is not None:
+            return refused
         if 300 <= self.status < 400:
             detail = "a redirect, which is never followed: the prompt would go to another host"
         return StatusError(
@@ -195,46 +210,70 @@ class Attempt:
             detail=detail,
             retry_after_s=retry_after_s(headers),
             request_id=self.request_id,
+            url=self._without_keys(self._response.url()),
         )
+
+    def _refused(self, status: int, said: str, quote: str) -> PrefillRefused | None:
+        """The error for a native prefill that the host's words refuse; None: they are about something else."""
+        step = self.step
+        if not step.sends_prefill:
+            return None
+        self.refusal = known = refusal(step.row, status, said, self._ask.fields())
+        if known is None:
+            return None
+        off = self._ask.forbids_emulation
+        return PrefillRefused(step.call.model, status=status, quote=quote, why=known.why, off=off)
 
     async def _error_body(self) -> bytes:
         assert self._response is not None
         parts: list[bytes] = []
         size = 0
-        began = anyio.current_time()
-        with anyio.move_on_after(min(ERROR_BODY_S, self._seconds_left())):
+        with anyio.move_on_after(min(ERROR_BODY_S, max(0.0, self._clocks.left(self._now())))) as self._scope:
             try:
-                while size < ERROR_BODY_BYTES:
+                while size < self._limits.error_body_bytes:
                     parts.append(await self._response.receive())
                     size += len(parts[-1])
+                    await self._give_turns()
             except StopAsyncIteration:
                 pass
             except Exception as exc:
                 # half an error body says more than the failure to read the rest
                 if translate(exc, stage="read", host=self._target.host, redact=self._redact) is None:
                     raise
-        self._count(anyio.current_time() - began)
-        return b"".join(parts)[:ERROR_BODY_BYTES]
+        self._scope = None
+        self._count()
+        return b"".join(parts)[: self._limits.error_body_bytes]
 
     # --- reading ----------------------------------------------------------------------------------------------
 
+    def resume(self) -> None:
+        """The reader waits for us again: its clocks go on."""
+        self._since = self._now()
+
     async def read(self) -> list[Delta]:
-        """The deltas of one network read, perhaps none. Afterwards `ended` or `failure` may be set."""
-        now = self._now
-        began = now()
-        limit = self._seconds_left()
+        """The deltas of one network read, or of a slice of it, perhaps none. `ended` or `failure` may be set then."""
+        limit = self._clocks.left(self._since)
+        if limit <= 0:
+            return self._cut(self._clocks.stalled(self.received_bytes))
+        if self._records or self._at < len(self._data):
+            await anyio.lowlevel.checkpoint()
+            self._count()
+            return self._decode()
+        self._reads += 1
+        if self._reads % READS_A_TURN == 0:
+            await anyio.lowlevel.checkpoint()
         watch = self._watch
         data: bytes | None = b""
         try:
             if watch is not None:
-                watch.start(began + limit)
+                watch.start(self._since + limit)
                 try:
                     data = await self._receive()
                 finally:
                     watch.stop()
                 stalled = watch.fired
             else:
-                with anyio.CancelScope(deadline=began + limit) as scope:
+                with anyio.CancelScope(deadline=anyio.current_time() + limit) as scope:
                     self._scope = scope
                     data = await self._receive()
                 self._scope = None
@@ -245,15 +284,28 @@ class Attempt:
             stalled = watch is not None and watch.fired
         except Exception as exc:
             if watch is None or not watch.fired:
-                self._count(now() - began)
+                self._count()
                 return self._cut(self._ours(exc, "read"))
+            break_cycles(exc)
             stalled = True
+        except BaseException as exc:
+            if watch is None or not watch.absorbs(exc):
+                raise
+            stalled = watch.fired
+        self._count()
         if stalled:
-            error = self._stalled(limit)
-            self._count(now() - began)
-            return self._cut(error)
-        self._count(now() - began)
-        return self._eof() if data is None else self._decode(data)
+            return self._cut(self._clocks.stalled(self.received_bytes))
+        if data is None:
+            return self._eof()
+        self.received_bytes += len(data)
+        self._data, self._at = data, 0
+        return self._decode()
+
+    async def _give_turns(self) -> None:
+        """Let other tasks have their turn, once in so many reads."""
+        self._reads += 1
+        if self._reads % READS_A_TURN == 0:
+            await anyio.lowlevel.checkpoint()
 
     def _ours(self, exc: Exception, stage: Literal["open", "read"]) -> AprefillError:
         """Our error for a foreign one, chained; a bug is raised as it is.
@@ -264,6 +316,7 @@ class Attempt:
             exc,
             stage=stage,
             host=self._target.host,
+            port=self._target.port,
             redact=self._redact,
             connect_s=self._timeouts.connect_s if stage == "open" else None,
             received_bytes=self.received_bytes,
@@ -273,19 +326,28 @@ class Attempt:
         error.__cause__ = exc
         return error
 
-    def _decode(self, data: bytes) -> list[Delta]:
-        if self.received_bytes < _BEGINS:
-            self._begins += data[:_BEGINS]
-        self.received_bytes += len(data)
-        decode = self.decoder.decode
+    def _decode(self) -> list[Delta]:
+        """Decode a slice of what was read."""
+        decode = self._decoder.decode
         deltas: list[Delta] = []
         try:
-            records = self._wire.feed(data)
-            self._records += len(records)
+            records = self._records
+            if not records:
+                data = self._data
+                if len(data) > SLICE_BYTES:
+                    data = data[self._at : self._at + SLICE_BYTES]
+                self._at += len(data)
+                records = self._wire.feed(data)
+                if records:
+                    self._has_records = True
+            if len(records) > SLICE_RECORDS:
+                records, self._records = records[:SLICE_RECORDS], records[SLICE_RECORDS:]
+            else:
+                self._records = ()
             for record in records:
                 deltas += decode(record)
         except AprefillError as error:
-            self.failure = self._counted(error)
+            return deltas + self._cut(self._counted(error), deltas)
         if deltas:
             self._look(deltas)
         return deltas
@@ -294,39 +356,43 @@ class Attempt:
         deltas: list[Delta] = []
         try:
             undispatched = self._wire.close()
-            if self._records == 0 and not self._has_begun():
+            if not self._has_records and not self._has_begun():
                 what = (
                     "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
                 )
                 raise ProtocolError(f"the answer is {what}", status=self.status)
-            deltas += self.decoder.close(undispatched)
-            self._look(deltas)
+            deltas += self._decoder.close(undispatched)
         except AprefillError as error:
-            self.failure = self._counted(error)
+            return self._cut(self._counted(error))
+        self._look(deltas)
         return deltas
 
     def _has_begun(self) -> bool:
         """Whether what came, without a whole event in it, is the beginning of a stream and not something else."""
         assert self._response is not None
         headers = self._response.headers
-        if not self._begins:
+        if self.received_bytes == 0:
             # nothing at all, and no length said so
             return "content-length" not in headers and "transfer-encoding" not in headers
-        begins = self._begins.lstrip(b"\xef\xbb\xbf\r\n")
-        return any(word.startswith(begins[: len(word)]) for word in (b":", b"data:", b"event:", b"id:", b"retry:"))
+        return self._wire.has_begun
 
     def _counted(self, error: AprefillError) -> AprefillError:
         """A decoder's `Truncated` with the bytes that only we have counted."""
         return Truncated(error.reason, received_bytes=self.received_bytes) if isinstance(error, Truncated) else error
 
-    def _cut(self, error: AprefillError) -> list[Delta]:
-        """The connection died or fell silent: an error, unless all that was missing is the protocol's last word."""
+    def _cut(self, error: AprefillError, before: Sequence[Delta] = ()) -> list[Delta]:
+        """The stream broke or fell silent: an error, unless the model had given its stop reason; gives the last deltas.
+
+        `before` are deltas of the same read, which nobody has looked at.
+        """
+        deltas: list[Delta] = []
         try:
-            deltas = [*self.decoder.close()]
+            deltas += self._decoder.close()
         except AprefillError:
             self.failure = error
-            return []
-        self._look(deltas)
+        else:
+            self.broken_end = type(error).__name__
+        self._look([*before, *deltas])
         return deltas
 
     def _look(self, deltas: list[Delta]) -> None:
@@ -334,18 +400,22 @@ class Attempt:
         if type(last) is EndDelta:
             self.ended = True
         elif type(last) is ErrorDelta:
-            self.failure = self._in_band(last)
+            before_text = not self._clocks.saw_token and not any(type(delta) in _PROGRESS for delta in deltas)
+            self.failure = self._in_band(last, before_text=before_text)
         for delta in deltas:
             if type(delta) in _PROGRESS:
-                self._saw_token = True
-                self._waited_since_progress = 0.0
+                self._clocks.note_progress()
                 return
 
-    def _in_band(self, error: ErrorDelta) -> StatusError:
+    def _in_band(self, error: ErrorDelta, *, before_text: bool) -> AprefillError:
+        detail = self._redact(error.detail)
+        refused = self._refused(200, error.body, detail) if before_text else None
+        if refused is not None:
+            return refused
         return StatusError(
             error.status,
             error_type=self._redact(error.error_type),
-            detail=self._redact(error.detail),
+            detail=detail,
             request_id=self.request_id,
             in_band=True,
         )
@@ -354,59 +424,55 @@ class Attempt:
         """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
         if self._redactor is None:
             sent = set() if self._response is None else self._response.secrets()
-            self._redactor = self._target.redactor(self._ask.texts(), sent)
+            self._redactor = self._target.redactor(self._ask.texts(), sent, self.fields)
         return self._redactor(text)
 
-    # --- clocks -----------------------------------------------------------------------------------------------
-
-    def _count(self, waited_s: float) -> None:
-        self.waited_s += waited_s
-        self._waited_since_progress += waited_s
-
-    def _seconds_left(self) -> float:
-        """Until the first clock runs out, when a read begins."""
-        first = (
-            self._progress_s - self._waited_since_progress if self._saw_token else self._first_token_s - self.waited_s
-        )
-        return max(0.0, min(first, self._idle_s, self._total_s - self.waited_s))
-
-    def _stalled(self, limit: float) -> Stalled:
-        """The error of the clock that gave a read `limit` seconds; to be called before the wait is counted."""
-        if limit == self._idle_s:
-            clock = "idle_s"
-        elif limit >= self._total_s - self.waited_s:
-            clock = "total_s"
-        else:
-            clock = "progress_s" if self._saw_token else "first_token_s"
-        return Stalled(clock, getattr(self._timeouts, clock))
+    def _count(self) -> None:
+        """Count the time since the last look at the clock as waited."""
+        now = self._now()
+        self._clocks.count(now - self._since)
+        self._since = now
 
     # --- ending -----------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
         """Make a waiting `open` or `read` come back now; synchronous, from any task of the loop."""
-        self.interrupted = True
         if self._scope is not None:
             self._scope.cancel()
-        self.kill()
+        if self._watch is not None:
+            self._watch.interrupt()
+        else:
+            self.kill()
 
     def kill(self) -> bool:
         """Shut the connection down without awaiting; False where only an asynchronous close is possible."""
         return self._response is not None and self._response.kill()
 
     async def drain(self) -> None:
-        """Read the body to its end so that the connection can be used again; gives up after 50 ms or 64 KiB."""
+        """Read the body to its end so that the connection can be used again; gives up after `drain_s` or 64 KiB."""
+        if not self._limits.drain_s:
+            return
         size = 0
-        with anyio.move_on_after(DRAIN_S):
+        with anyio.move_on_after(self._limits.drain_s):
             try:
                 while size <= DRAIN_BYTES:
                     size += len(await self._receive())
+                    await self._give_turns()
             except Exception as exc:
                 # StopAsyncIteration is the end; anything else costs the connection, never the reply
                 if not isinstance(exc, StopAsyncIteration):
                     translate(exc, stage="read", host=self._target.host, redact=self._redact)
 
     async def aclose(self) -> None:
-        """Release the connection. Shielded, bounded, idempotent; raises nothing."""
+        """Release the connection, and wait for an `open()` that is under way. Idempotent; raises nothing."""
+        self._closing = True
+        if self._opening:
+            self._opened = anyio.Event()
+            await self._opened.wait()
+        else:
+            await self._close()
+
+    async def _close(self) -> None:
         if self._watch is not None:
             self._watch.close()
         try:
@@ -415,5 +481,9 @@ class Attempt:
         except Exception as exc:
             translate(exc, stage="read", host=self._target.host, redact=self._redact)
         finally:
-            if not self._target.keep:
-                await self._transport.aclose()
+            try:
+                if not self._target.keep:
+                    await self._transport.aclose()
+            finally:
+                if self._opened is not None:
+                    self._opened.set()

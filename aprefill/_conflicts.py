@@ -5,23 +5,57 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ._errors import UsageError
+
 if TYPE_CHECKING:
     from ._ask import Ask
 
 #: Body fields of many hosts that constrain the reply: a schema, a grammar, a pattern, a choice.
 _CONSTRAINTS = (
     "format",  # Ollama
-    "grammar", "json_schema",  # llama.cpp
+    "json_schema",  # llama.cpp, which treats it as it does `response_format`
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",  # vLLM
     "regex", "ebnf", "structural_tag",  # SGLang
 )  # fmt: skip
+
+
+def check_extra(ask: Ask, arguments: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise `UsageError` for a field of `extra` that would undo an argument, in its own spelling or in the host's.
+
+    `arguments` are the codec's: argument -> the body's fields that it becomes. An argument that was not given leaves
+    its field to `extra`. A None removes the field, so it undoes the argument as well.
+    """
+    extra = ask.extra
+    if not extra:
+        return
+    given: dict[str, object] = {
+        "model": True,
+        "prompt": True,
+        "system": ask.system is not None,
+        "max_tokens": ask.max_tokens is not None,
+        "stop": ask.stop,
+        "temperature": ask.temperature is not None,
+        "thinking": ask.thinking is not None,
+        "tools": ask.tools,
+        "response_format": ask.response_format is not None,
+    }
+    for argument, fields in arguments.items():
+        name = next((name for name in (argument, *fields) if name in extra), None)
+        if name is None or not given[argument]:
+            continue
+        keep = "leave the field out" if argument in {"model", "prompt"} else "keep one of the two"
+        raise UsageError(f"extra[{name!r}] beside {argument}=: the field would undo the argument; {keep}")
+    if extra.get("stream", True) is not True:
+        raise UsageError("extra['stream']: every reply is streamed; leave the field out")
+    if ask.prefill and not extra.get("continue_final_message", True):
+        raise UsageError("extra['continue_final_message'] beside prefill=: the field would undo the argument; keep one")
 
 
 def switched_on(ask: Ask) -> dict[str, str]:
     """The settings that are on, and what the caller calls each: what to change.
 
     Settings are those of `Row.conflicts`: "thinking", "tools", "tool_choice" (a forced call), "response_format" (a
-    schema or grammar). A field of `extra` wins over the argument of the same name, as it does in the request.
+    schema or a pattern), "grammar" (llama.cpp's). A field of `extra` wins over the argument of the same name, as it does in the request.
     """
     extra = ask.extra
     on: dict[str, str] = {}
@@ -57,7 +91,15 @@ def switched_on(ask: Ask) -> dict[str, str]:
     note("response_format", "extra['output_format']", _constrains(extra.get("output_format")))
     for name in _CONSTRAINTS:
         note("response_format", f"extra[{name!r}]", bool(extra.get(name)))
+    note("grammar", "extra['grammar']", bool(extra.get("grammar")))
     return on
+
+
+def rule(conflicts: Mapping[str, str], setting: str) -> str | None:
+    """The word of a row's `conflicts` for a setting. What is said of a response format holds for a grammar too, unless
+    the row says something else of that."""
+    word = conflicts.get(setting)
+    return conflicts.get("response_format") if word is None and setting == "grammar" else word
 
 
 def _thinks(value: Any) -> bool:

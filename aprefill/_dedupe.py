@@ -1,19 +1,19 @@
 """The buffer stage alone: anyone's stream of text, with the prefill in it exactly once."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import inspect
 import sys
 import warnings
 from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ._errors import UsageError
 from ._seam import Seam, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 
 Echo: TypeAlias = Literal["maybe", "never"]
 ShowWhen: TypeAlias = Literal["now", "decided", "never"]

@@ -13,6 +13,11 @@ from __future__ import annotations
 import io
 import re
 from array import array
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._chatter import Chatter
 
 #: Rule 4: three backticks, an info string, a line end. The white space before it is stripped by the caller.
 _OPENER = re.compile(r"```[^`\r\n]{0,64}\r?\n")
@@ -103,6 +108,33 @@ def longest_tail(want: str, raw: str, least: int) -> int:
         q = borders.of(q)
 
 
+def safe_overlap(known: str, least: int, most: int = 120) -> int:
+    """Give the overlap to look for at the end of `known`: `least`, or more where known repeats itself; 0 for none.
+
+    A model that goes on with a text that repeats itself, such as a row of zeros, writes what known ends with as new text.
+    So an overlap does not count if it also stands earlier in known, or is itself one piece several times over. Overlaps
+    longer than `most` are not examined: where `most` characters recur, none counts.
+
+    >>> safe_overlap("Sure! The capital of France is", 16)
+    16
+    >>> safe_overlap("- a line of a list\\n" * 3 + "- another line of a list\\n", 16), safe_overlap("0" * 300, 16)
+    (17, 0)
+    """
+
+    def is_unique(length: int) -> bool:
+        return known.find(known[-length:]) == len(known) - length
+
+    most = min(most, len(known) - 1)
+    lengths = range(least, most + 1)
+    overlap = least + bisect_left(lengths, True, key=is_unique)  # what ends in a unique text is unique as well
+    for size in range(1, overlap):
+        times = max(2, -(-overlap // size))  # the fewest pieces of this size that could be an overlap
+        while size * times <= most and known.endswith(known[-size:] * times):
+            overlap = size * times + 1
+            times += 1
+    return overlap if overlap <= most else 0
+
+
 class Start:
     """Rules 1 and 2: the echo at the very start of raw. `want` has no white space in it under `whitespace`."""
 
@@ -135,13 +167,14 @@ class Start:
 class Search:
     """Rules 4 and 5: the echo behind an opener or behind chatter, when it is not at the start of raw.
 
-    The echo may begin at *places*: after an opener, and after a line end among the first `plain` characters.
-    An opener may begin at the start of raw (if `fence`) and after a line end among the first `fenced` characters.
+    The echo may begin at *places*: after an opener, and where chatter ends among the first `plain` characters.
+    An opener may begin at the start of raw (if `fence`) and where chatter ends among the first `fenced` characters.
     The first place that fits is the first p of rule 5, for an earlier place never completes later.
     After a match, `match` says what it stands behind: (chatter, an opener).
     """
 
     __slots__ = (
+        "_behind",
         "_chatter",
         "_count",
         "_fenced",
@@ -154,7 +187,7 @@ class Search:
         "alive",
     )
 
-    def __init__(self, want: str, *, whitespace: bool, fence: bool, plain: int, fenced: int) -> None:
+    def __init__(self, want: str, *, whitespace: bool, fence: bool, plain: int, fenced: int, chatter: Chatter) -> None:
         self._whitespace = whitespace
         self._plain = plain
         self._fenced = fenced
@@ -164,7 +197,9 @@ class Search:
         self._count = 0
         #: the line as far as it may be an opener, from its first ink on; None: it is none
         self._head: str | None = "" if fence else None
-        self._chatter = 0
+        #: what an opener there stands behind: 0 or `_CHATTER`
+        self._behind = 0
+        self._chatter = chatter
         self.alive = fence or self._limit > 0
 
     @property
@@ -174,6 +209,12 @@ class Search:
     @property
     def match(self) -> tuple[bool, bool]:
         return self._places.label & _CHATTER > 0, self._places.label & _OPENED > 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of an echo or of an opener is in the text, and not only what may be chatter."""
+        opens = self._head is not None and (self._head != "" or not self._behind)
+        return opens or self._places.has_begun
 
     def feed(self, piece: str) -> int | None:
         start = 0
@@ -195,16 +236,16 @@ class Search:
             if n is not None:
                 return _after_ink(line, n) if self._whitespace else n
         self._count += len(line)
-        opened = self._head is not None and self._opener(self._head, line)
-        if line[-1] == "\n":
-            if opened:
-                self._places.add(self._chatter | _OPENED)
+        if self._head is not None and self._opener(self._head, line):
+            self._places.add(self._behind | _OPENED)
+        if self._chatter.feed(line):
             if self._count <= self._plain:
                 self._places.add(_CHATTER)
             if self._head is None and self._count <= self._fenced:
                 self._head = ""
-                self._chatter = _CHATTER
-        self.alive = self._places.alive or self._head is not None or self._count < self._limit
+                self._behind = _CHATTER
+        may_end = self._chatter.alive and self._count + self._chatter.to_go <= self._limit
+        self.alive = may_end or self._places.alive or self._head is not None
         return None
 
     def _opener(self, head: str, line: str) -> bool:
@@ -232,6 +273,11 @@ class _Places:
         self._first = 0  # the first of them that still counts
         self.alive = False
         self.label = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the pattern, or an opener before it, stands behind a place that may still fit."""
+        return self.alive and (self._q > 0 or self.label & _OPENED > 0)
 
     def add(self, label: int) -> None:
         if not self.alive:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from ._fence import AnyOpener, is_opener
-from ._seam import Seam
+from ._seam import Seam, holds_chatter_alone
 from ._types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-#: A code fence's opener and nothing behind it, which the model's own text may have as well.
-_OPENER = re.compile(r"\s*`{1,3}(?:[^`\r\n]*\r?\n?\s*)?")
 
 
 class Either:
@@ -81,26 +77,35 @@ def seam_for(
     seam = Seam(known, **rules)
     if end:
         return Either(seam, Seam(end, **(end_rules or {})))
-    return Either(seam, AnyOpener(known)) if is_opener(known) else seam
+    return Either(seam, AnyOpener(known, rules.get("preamble", 0))) if is_opener(known) else seam
 
 
 def is_own_text(
     held: str, known: str, rules: Mapping[str, Any], end: str = "", end_rules: Mapping[str, Any] | None = None
 ) -> bool:
-    """Whether `held`, all that the model wrote, is held only because chatter may stand before an echo not yet begun.
+    """Whether `held`, all that the model wrote, is held only because it may be chatter and an echo may follow.
 
-    Then it is the model's own text, or chatter, and no part of a repetition.
+    No part of an echo, an overlap or a fence is in it. So at a token limit it is the model's own text, and the seam is to
+    be closed with ``cut=False`` (`spec/seam.md`, rule 7, the last paragraph).
+
+    >>> is_own_text("I can help you with that.\\n\\n", '["', {"whitespace": True, "fence": True, "preamble": 120})
+    True
     """
+    seam = seam_for(known, rules, end, end_rules)
+    seam.feed(held)
+    return _holds_chatter_alone(seam)
 
-    def may_be_echo(text: str) -> bool:
-        seams = [Seam(known, **{**rules, "preamble": 0})]
-        if end:
-            seams.append(Seam(end, **{**(end_rules or {}), "preamble": 0}))
-        for seam in seams:
-            seam.feed(text)
-        return any(seam.verdict is Verdict.UNDECIDED for seam in seams)
 
-    lines = [held[at + 1 :] for at, c in enumerate(held[:-1]) if c == "\n"]
-    if any(may_be_echo(line) and not _OPENER.fullmatch(line) for line in lines):
-        return False
-    return not may_be_echo(held)
+def _holds_chatter_alone(stage: Seam | Either | AnyOpener) -> bool:
+    match stage:
+        case Either(_chosen=None):
+            # The first one waits for an echo. What the second one has found, or has not, is known then as well.
+            first, second = stage._first, stage._second
+            is_known = second.verdict is not Verdict.UNDECIDED
+            return _holds_chatter_alone(first) and (is_known or _holds_chatter_alone(second))
+        case Either():
+            return stage._chosen is not None and _holds_chatter_alone(stage._chosen)
+        case AnyOpener():
+            return stage.holds_chatter_alone
+        case _:
+            return holds_chatter_alone(stage)

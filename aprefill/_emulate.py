@@ -14,7 +14,7 @@ from string import Formatter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._echo import ink
+from ._echo import ink, safe_overlap
 from ._errors import UsageError
 from ._seam import INK_PLAIN
 
@@ -125,8 +125,9 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: b
         return Asked(tuple(messages), "", known, {"stripped": known})
     stripped = known[len(text) :]
     is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
-    # Where known repeats itself at its end, new text that is equal to old one would be taken for an overlap.
-    overlap = {} if _repeats_itself(known if is_short else text) else {"overlap": END_MIN}
+    # Where known repeats itself at its end, new text that is equal to old one would be taken for a short overlap.
+    repeats = safe_overlap(known if is_short else text, END_MIN) != END_MIN
+    overlap = {} if repeats else {"overlap": END_MIN}
     asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
     opening, closing = markers([known, how.begin, how.continued, how.again, *texts_of(messages)])
     template = how.again if again else how.begin if is_short else how.continued
@@ -141,21 +142,13 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: b
         request = template.format(open=opening, close=closing, text=text, end=end)
         # Without a preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
         # The second seam looks for the end there.
-        rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped}
-        if text.find(end) + len(end) == len(text):
-            # Otherwise what was asked for is looked for first, as in a long row of zeros.
-            rules |= overlap or {"overlap": len(end)}
+        rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped} | overlap
         end_rules = asked_whole | overlap | {"stripped": stripped}
         asked = Asked((), end, known, rules, end + stripped, end_rules)
     name = closing[2:-1]
     return asked._replace(
         messages=(*messages[:-1], _told(messages[-1], request)), marker=name if name in request else ""
     )
-
-
-def _repeats_itself(text: str) -> bool:
-    """Whether the last characters of `text`, as many as the shortest overlap has, also stand elsewhere in it."""
-    return text.find(text[-END_MIN:]) + END_MIN < len(text)
 
 
 def _uses(template: str, name: str) -> bool:

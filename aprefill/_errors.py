@@ -79,21 +79,35 @@ def _plain(c: str) -> str:
 class ConnectFailed(ProviderError):
     """No connection to the host, or it ended before the response began. Nothing was delivered.
 
-    `may_pass` is False where another try would fail in the same way, as with a certificate that is not trusted.
+    `host` and `port` are where it was tried. `reason` says why it failed, such as "connection refused", "no such host"
+    or "certificate not trusted (...)". `may_pass` is False where another try would fail in the same way, as with a
+    certificate that is not trusted.
     """
 
-    def __init__(self, host: str, reason: str, *, may_pass: bool = True) -> None:
+    def __init__(
+        self,
+        host: str,
+        reason: str,
+        *,
+        port: int | None = None,
+        remedy: str = "check the host and the network, then try again",
+        may_pass: bool = True,
+    ) -> None:
         self.host = host
+        self.port = port
         self.reason = reason
         self.may_pass = may_pass
-        super().__init__(f"no response from {host}: {reason}; check the host and the network, then try again")
+        # an IPv6 address stands in brackets before a port
+        where = host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        super().__init__(f"no response from {where}: {reason}; {remedy}")
 
 
 class PrefillRefused(ProviderError):
     """This host takes no native prefill with this model, or not in this request.
 
-    `status` is the HTTP status of the refusal, or None when the support table knew it before anything was sent.
-    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "tool_choice", "response_format",
+    `status` is the HTTP status of the refusal (200 for an error in place of the stream, or in it before any text), or None
+    when the support table knew it before anything was sent.
+    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "tool_choice", "response_format", "grammar",
     "whitespace" or "flags".
     """
 
@@ -114,7 +128,8 @@ class PrefillRefused(ProviderError):
         if status is None:
             what = f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + "; nothing was sent"
         else:
-            what = f"{model} refused the prefill with HTTP {status}: {self.quote!r}"
+            how = "an error in place of the stream" if status == 200 else f"HTTP {status}"
+            what = f"{model} refused the prefill with {how}: {self.quote!r}"
         ask = f"Leave {off} out to have it asked for in the prompt. " if off else ""
         super().__init__(f"{what}. {ask}{_REMEDIES[why]}")
 
@@ -126,6 +141,7 @@ _REMEDIES = {
     "tools": "Leave the tools out, or the prefill",
     "tool_choice": "Leave the forced tool call out, or the prefill, or pass support= if you know that both go together",
     "response_format": "Leave the schema or grammar out, or the prefill, or pass support= if you know that both go together",
+    "grammar": "Leave the grammar out, or the prefill, or pass support= if you know that both go together",
     "whitespace": "Leave the white space at the prefill's end out",
     "flags": "Check that model= names the kind of server that is really there",
 }
@@ -163,14 +179,29 @@ class Truncated(ProviderError):
         super().__init__(f"the stream was cut: {reason}{received}; {remedy}")
 
 
-class Stalled(ProviderError):
-    """A clock ran out while waiting for the provider. `clock` names the `Timeouts` field, `after_s` its value."""
+#: `Stalled.clock` -> what happened, with the seconds in it
+_STALLS = {
+    "connect_s": "no connection was made within {} s",
+    "first_token_s": "the model wrote nothing within {} s",
+    "progress_s": "the model wrote nothing new for {} s",
+    "idle_s": "the provider sent nothing for {} s",
+    "total_s": "the whole reply was not complete within {} s",
+}
 
-    def __init__(self, clock: str, after_s: float) -> None:
+
+class Stalled(ProviderError):
+    """A clock of `Timeouts` ran out. `clock` names its field, `after_s` is its value.
+
+    `received_bytes` is how much of the answer's body had come until then.
+    """
+
+    def __init__(self, clock: str, after_s: float, *, received_bytes: int = 0) -> None:
         self.clock = clock
         self.after_s = after_s
+        self.received_bytes = received_bytes
+        received = f", after {received_bytes} bytes" if received_bytes else ""
         super().__init__(
-            f"the provider sent nothing that counts for {after_s:g} s ({clock}); raise Timeouts({clock}=...) "
+            f"{_STALLS[clock].format(f'{after_s:g}')} ({clock}){received}; raise Timeouts({clock}=...) "
             "if that is normal for this model, `text_so_far` has what came"
         )
 
@@ -182,7 +213,9 @@ class LimitExceeded(ProviderError):
         self.limit = limit
         self.bound = bound
         self.unit = unit
-        super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed")
+        setting = limit.removeprefix("max_")
+        remedy = f"; Limits({setting}=...) sets this bound" if setting in {"record_bytes", "reply_chars"} else ""
+        super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed{remedy}")
 
 
 class ProtocolError(ProviderError):
@@ -200,7 +233,8 @@ class StatusError(ProviderError):
 
     `status` is the HTTP status; for an error inside a 200 stream, the status that its type stands for, or 200
     where it says nothing. `error_type` and `detail` are the host's own words, bounded. `retry_after_s` is what
-    the host asked us to wait, in seconds, or None. `request_id` is for the host's support.
+    the host asked us to wait, in seconds, or None. `request_id` is for the host's support. `url` is where the request
+    went, without a query; the message shows it where it may be wrong, with 404 and 405.
     """
 
     def __init__(
@@ -212,8 +246,10 @@ class StatusError(ProviderError):
         retry_after_s: float | None = None,
         request_id: str | None = None,
         in_band: bool = False,
+        url: str = "",
     ) -> None:
         self.status = status
+        self.url = url
         self.error_type = error_type = error_type[:QUOTE_MAX]
         self.detail = detail[:QUOTE_MAX]
         self.retry_after_s = retry_after_s
@@ -225,6 +261,8 @@ class StatusError(ProviderError):
             parts.append(f" ({error_type})")
         if self.detail:
             parts.append(f": {self.detail}")
+        if url and status in {404, 405}:
+            parts.append(f"; the URL was {url}")
         parts.append(_advice(status, retry_after_s))
         super().__init__("".join(parts))
 
@@ -234,7 +272,7 @@ def _advice(status: int, retry_after_s: float | None) -> str:
         return f"; it asks to wait {retry_after_s:g} s"
     if status in {401, 403}:
         return "; check the key"
-    if status == 404:
+    if status in {404, 405}:
         return "; check the model's name and base_url"
     if status == 429 or status >= 500:
         return "; try again later"

@@ -8,11 +8,16 @@ from ._types import Verdict
 
 #: A text that is an opener and no more, such as "```python" and a line end.
 _IS_OPENER = re.compile(r"\s*```[^`\r\n]*\s*")
-#: An opener of any language; behind chatter it must name one, for a bare one may close what the model's own text goes on
-#: with.
+#: An opener of any language. It may stand behind chatter, which is one line with ink, as in rule 5 of `spec/seam.md`;
+#: there it must name a language, for a bare one may close what the model's own text goes on with.
 _FOUND = re.compile(
-    r"[ \t\r\n]*```[^`\r\n]{0,64}(?P<end>\r?\n)"
-    r"|(?P<chatter>[^`]{0,200}\n)[ \t\r\n]*```[^`\s][^`\r\n]{0,63}(?P<late_end>\r?\n)"
+    r"\s*```[^`\r\n]{0,64}(?P<end>\r?\n)"
+    r"|(?P<chatter>\s*[^`\s][^`\n]*\n)\s*```[^`\s][^`\r\n]{0,63}(?P<late_end>\r?\n)"
+)
+#: What may still become one.
+_OPENING = re.compile(
+    r"\s*(?:`{0,2}|```[^`\r\n]{0,64}\r?)"
+    r"|(?P<chatter>\s*[^`\s][^`\n]*(?:\n|(?P<line>\Z)))\s*(?:`{0,2}|```(?:[^`\s][^`\r\n]{0,63}\r?)?)"
 )
 _BOUND = 270
 
@@ -37,9 +42,11 @@ class AnyOpener:
     (['', '', 'print()'], 'prefaced')
     """
 
-    def __init__(self, known: str) -> None:
+    def __init__(self, known: str, preamble: int = 120) -> None:
         # the line end behind the opener is known's, or else the first new text
         self._keeps_line_end = not known.rstrip(" \t").endswith("\n")
+        # how many characters the chatter may have
+        self._preamble = preamble
         self._raw = ""
         self.verdict = Verdict.UNDECIDED
 
@@ -48,6 +55,11 @@ class AnyOpener:
         """Characters fed and neither emitted nor dropped yet."""
         return len(self._raw)
 
+    @property
+    def holds_chatter_alone(self) -> bool:
+        """Whether text is held that may be chatter, and no part of an opener is in it."""
+        return self._raw.strip() != "" and "`" not in self._raw
+
     def feed(self, piece: str) -> str:
         """Give what may be shown now."""
         if self.verdict is not Verdict.UNDECIDED:
@@ -55,11 +67,18 @@ class AnyOpener:
         self._raw += piece
         # no further than the bound, or a match would depend on how the text is cut
         found = _FOUND.match(self._raw, 0, _BOUND)
-        if found is not None:
+        if found is not None and len(found["chatter"] or "") <= self._preamble:
             end = "end" if found["chatter"] is None else "late_end"
             at = found.start(end) if self._keeps_line_end else found.end(end)
             return self._decide(Verdict.ECHOED if found["chatter"] is None else Verdict.PREFACED, at)
-        return self._decide(Verdict.ABSENT, 0) if len(self._raw) >= _BOUND else ""
+        return "" if self._may_match() else self._decide(Verdict.ABSENT, 0)
+
+    def _may_match(self) -> bool:
+        found = _OPENING.fullmatch(self._raw) if len(self._raw) < _BOUND else None
+        if found is None or found["chatter"] is None:
+            return found is not None
+        # a line that has not ended needs at least its line end
+        return len(found["chatter"]) + (found["line"] is not None) <= self._preamble
 
     def close(self, cut: bool = False) -> str:
         """End it, after a clean finish or after a cut, and give what is left to show."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._conflicts import switched_on
+from ._conflicts import rule, switched_on
 from ._emulate import emulate, texts_of
 from ._errors import (
     AprefillError,
@@ -170,9 +170,9 @@ def _conflict(ask: Ask, row: Row) -> tuple[str, str] | None:
     """
     if not row.conflicts or (row.whitespace == "strip" and ask.prefill.isspace()):
         return None
-    found = {name: spelled for name, spelled in switched_on(ask).items() if name in row.conflicts}
+    found = {name: spelled for name, spelled in switched_on(ask).items() if rule(row.conflicts, name)}
     for name, spelled in found.items():
-        if row.conflicts[name] == "breaks":
+        if rule(row.conflicts, name) == "breaks":
             raise UsageError(
                 f"{row.provider} cannot combine a native prefill with {name}; switch {spelled} off, leave prefill out, "
                 'or pass support="emulated" to have the prefill asked for in the prompt'

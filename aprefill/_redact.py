@@ -1,48 +1,315 @@
-"""Takes out of a host's words what must not be repeated: the key, and the prompt."""
+"""Takes out of other people's words what must not be repeated: keys, header values, and what the caller wrote. Pure.
+
+Nothing here runs until something went wrong. An error is short and a prompt may be long, so the error is what gets
+indexed: the prompt is read once, four characters at a time. The work grows with the sum of both lengths.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+import re
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
-
-#: Texts of the prompt shorter than this are words that any error may hold, in characters.
-PROMPT_MIN = 12
+#: A run of an error that also stands in the request is replaced from this length on, in characters. A blank between
+#: two words counts as one character, if the error or the request has it.
+RUN_MIN = 16
+#: A text that stands in an error whole is replaced from this length on, in characters.
+WHOLE_MIN = 12
 #: A beginning this long at the very end is taken for a secret that a bound has cut, in characters.
 TAIL_MIN = 6
+#: How much of an error is looked at, in characters. The rest is dropped: it was not looked at, so it cannot be shown.
+LOOKED_AT = 8192
+
+# Every run of RUN_MIN characters has at least _GRAM characters that are no white space. Every run of _GRAM such
+# characters holds a block of _STEP whose offset in the prompt is a multiple of _STEP.
+_GRAM = 8
+_STEP = 4
+#: Steps of comparison per character of the prompt and of the error. Beyond them every shared gram counts as a run:
+#: texts made to share a great many short runs are cut out too far, never too little.
+_EFFORT = 4
+
+_HEX = "[0-9a-fA-F]"
+#: An escape as JSON, `repr` or both over one another write it, in either case, or any backslashes alone. Two halves of a
+#: character are one escape, and so are the bytes of one.
+_ESCAPE = re.compile(
+    rf"\\+(?:[uU]([dD][89abAB]{_HEX}{{2}})\\+[uU]([dD][c-fC-F]{_HEX}{{2}})|U({_HEX}{{8}})|[uU]({_HEX}{{4}})"
+    rf"|([xX]{_HEX}{{2}}(?:\\+[xX]{_HEX}{{2}})*)|([0abfnrtvABFNRTV]))?"
+)
+_TOKEN = re.compile(_ESCAPE.pattern + "|.", re.DOTALL)
+#: Values of ``type`` and ``role`` down to the parts of a message are words of the API, not of the caller.
+_API_DEPTH = 3
+_API_WORD = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_API_NAME = re.compile(r"[A-Za-z0-9_.$-]{1,40}")
+#: Below these fields the names are the caller's own.
+_NAMED_BY_CALLER = {"properties", "$defs", "definitions", "patternProperties"}
+
+
+def written(value: Any) -> list[str]:
+    """What the caller wrote in a JSON value, in its order: every text in it, and the names that are the caller's own.
+
+    Words of the API are left out: the names of fields, and ``type`` and ``role`` where messages and tools have them.
+
+    >>> written([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
+    ['Hi']
+    >>> written({"type": "object", "properties": {"pet_name": {"type": "string", "enum": ["Rex"]}}})
+    ['pet_name', 'Rex']
+    """
+    found: list[str] = []
+    # value, depth, whether the names in it are the caller's
+    todo: list[tuple[Any, int, bool]] = [(value, 0, False)]
+    while todo:
+        value, depth, named = todo.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            inner: list[tuple[Any, int, bool]] = []
+            for name, item in value.items():
+                if isinstance(name, str) and (named or not _API_NAME.fullmatch(name)):
+                    inner.append((name, depth, False))
+                if (
+                    name in {"type", "role"}
+                    and not named
+                    and depth <= _API_DEPTH
+                    and isinstance(item, str)
+                    and _API_WORD.fullmatch(item)
+                ):
+                    continue
+                inner.append((item, depth + 1, name in _NAMED_BY_CALLER))
+            todo += reversed(inner)
+        elif isinstance(value, list | tuple):
+            todo += [(item, depth + 1, False) for item in reversed(value)]
+    return found
 
 
 class Redactor:
-    """Replaces keys and a prompt in other people's texts.
+    """Replaces keys, header values and a prompt in other people's texts.
 
-    >>> redact = Redactor("sk-0123456789", ["tell me a secret"])
-    >>> redact('bad key sk-0123456789 for "tell me a secret"')
+    Case, white space, and the escapes of JSON and of `repr` make no difference to a run of 16 characters or more.
+
+    >>> redact = Redactor("sk-0123456789", ["tell me a secret of the old house"])
+    >>> redact('bad key sk-0123456789 for "tell me a secret of the old house"')
     'bad key [key] for "[prompt]"'
+    >>> redact("Invalid text: '...A SECRET\\\\nOF THE OLD hou...'")
+    "Invalid text: '...[prompt]...'"
     >>> redact("a long text that was cut inside sk-01234")
     'a long text that was cut inside [key]'
+    >>> redact("the old house has no secret")
+    'the old house has no secret'
+
+    Args:
+        keys: Keys and header values. One of 16 characters or more is replaced in parts as well, any other whole. One
+            that is a word, such as ``ollama``, is replaced where it stands alone, and never inside another word.
+        prompt: What the caller wrote.
+        spare: Names that stay readable though the prompt may hold them: the model's, and those of the body's fields.
     """
 
-    __slots__ = ("_secrets",)
+    __slots__ = ("_keys", "_long_keys", "_prompt", "_spare")
 
-    def __init__(self, keys: str | Iterable[str], prompt: Iterable[str] = ()) -> None:
-        texts = {text.strip() for text in prompt}
-        texts = {text for text in texts if len(text) >= PROMPT_MIN}
-        texts |= {json.dumps(text)[1:-1] for text in texts} | {
-            json.dumps(text, ensure_ascii=False)[1:-1] for text in texts
-        }
-        keys = {keys} if isinstance(keys, str) else set(keys)
-        # the longest first: one may hold another
-        secrets = [(key, "[key]") for key in sorted(keys - {""}, key=len, reverse=True)]
-        self._secrets = secrets + [(text, "[prompt]") for text in sorted(texts, key=len, reverse=True)]
+    def __init__(self, keys: str | Iterable[str], prompt: Iterable[str] = (), *, spare: Iterable[str] = ()) -> None:
+        given = {keys} if isinstance(keys, str) else set(keys)
+        self._keys = sorted(given - {""}, key=len, reverse=True)
+        self._long_keys = _Haystack([key for key in self._keys if len(key) >= RUN_MIN])
+        self._prompt = _Haystack(prompt)
+        self._spare = [name for name in {*spare} if len(name) >= WHOLE_MIN]
 
     def __call__(self, text: str) -> str:
-        for secret, name in self._secrets:
-            text = text.replace(secret, name)
-            for n in range(min(len(secret) - 1, len(text)), TAIL_MIN - 1, -1):
-                if text.endswith(secret[:n]):
-                    text = text[:-n] + name
-                    break
-        return text
+        text = text[:LOOKED_AT]
+        spans = [(start, end, "[key]") for start, end in self._whole_keys(text)]
+        needle = _Needle(text)
+        if len(needle.ink) >= TAIL_MIN:
+            spans += [(start, end, "[key]") for start, end in self._long_keys.runs_in(needle)]
+            spared = [place for name in self._spare for place in _places(text, name)]
+            for start, end in self._prompt.runs_in(needle):
+                if not any(first <= start and end <= last for first, last in spared):
+                    spans.append((start, end, "[prompt]"))
+        return _replaced(text, spans)
+
+    def _whole_keys(self, text: str) -> Iterator[tuple[int, int]]:
+        for key in self._keys:
+            word = key.isalpha() or len(key) < TAIL_MIN
+            for start, end in _places(text, key):
+                inside = word and (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+                if not inside:
+                    yield start, end
+            if not word:
+                n = next((n for n in range(len(key) - 1, TAIL_MIN - 1, -1) if text.endswith(key[:n])), 0)
+                if n:
+                    yield len(text) - n, len(text)
+
+
+def _places(text: str, word: str) -> Iterator[tuple[int, int]]:
+    at = text.find(word)
+    while at >= 0:
+        yield at, at + len(word)
+        at = text.find(word, at + 1)
+
+
+def _replaced(text: str, spans: list[tuple[int, int, str]]) -> str:
+    """`text` with each span replaced by its name; spans that touch or overlap are one, and a key among them names it."""
+    parts: list[str] = []
+    at = 0
+    merged: list[tuple[int, int, str]] = []
+    for start, end, name in sorted(spans):
+        if merged and start < merged[-1][1]:
+            first, last, known = merged[-1]
+            merged[-1] = (first, max(last, end), min(known, name))
+        else:
+            merged.append((start, end, name))
+    for start, end, name in merged:
+        parts += [text[at:start], name]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _unescaped(text: str) -> str:
+    """`text` with each escape replaced by what it stands for."""
+    return _ESCAPE.sub(_meant, text) if "\\" in text else text
+
+
+def _meant(match: re.Match[str]) -> str:
+    high, low, eight, four, data, control = match.groups()
+    if high:
+        return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00)
+    if four or eight:
+        number = int(eight or four, 16)
+        return chr(number) if number <= 0x10FFFF else ""
+    if data:
+        octets = bytes.fromhex(re.sub(r"[\\xX]", "", data))
+        try:
+            return octets.decode()  # `repr` of a body in UTF-8
+        except UnicodeDecodeError:
+            return octets.decode("latin-1")  # `ascii` of a text
+    return " " if control else ""
+
+
+class _Needle:
+    """An error as it is searched for: its ink in one case, and where each character of it stands in the text."""
+
+    __slots__ = ("ends", "gaps", "grams", "ink", "starts", "steps")
+
+    def __init__(self, text: str) -> None:
+        ink: list[str] = []
+        #: where the character begins and ends in the text
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        #: blanks before each character, and what escapes are longer than their characters
+        self.gaps: list[int] = []
+        gaps, blank, lead = 0, False, -1
+        for match in _TOKEN.finditer(text):
+            token = match[0]
+            meant = _meant(match) if token[0] == "\\" else token
+            start, lead = (match.start() if lead < 0 else lead), -1
+            if not meant:
+                lead = start  # backslashes alone belong to what they stand before
+                continue
+            # an escape counts as what it is written with: it may be a text of the prompt that only looks like one
+            gaps += len(token) - len(meant)
+            for c in meant:
+                if c.isspace():
+                    blank = True
+                elif c.isprintable():
+                    gaps, blank = gaps + blank, False
+                    for folded in c.casefold():
+                        ink.append(folded)
+                        self.starts.append(start)
+                        self.ends.append(match.end())
+                        self.gaps.append(gaps)
+        self.ink = "".join(ink)
+        #: where each gram begins
+        self.grams: dict[str, list[int]] = {}
+        for at in range(len(self.ink) - _GRAM + 1):
+            self.grams.setdefault(self.ink[at : at + _GRAM], []).append(at)
+        self.steps = {self.ink[at : at + _STEP] for at in range(len(self.ink) - _STEP + 1)}
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        return self.starts[start], self.ends[end - 1]
+
+
+class _Haystack:
+    """Texts in which runs of an error are looked for. They are made ready at the first search."""
+
+    __slots__ = ("_beginnings", "_ink", "_texts", "_wholes", "_words")
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts: Sequence[str] | None = [*dict.fromkeys(texts)]
+        self._ink = ""
+        #: where each word of the ink ends
+        self._words: list[int] = []
+        self._wholes: set[str] = set()
+        self._beginnings: set[str] = set()
+
+    def _prepare(self, texts: Sequence[str]) -> None:
+        words: list[str] = []
+        for text in texts:
+            own = _unescaped(text).casefold().split()
+            if not all(map(str.isprintable, own)):
+                own = [kept for word in own if (kept := "".join(c for c in word if c.isprintable()))]
+            length = sum(map(len, own)) + len(own) - 1
+            if length >= WHOLE_MIN:
+                if length < RUN_MIN:
+                    self._wholes.add("".join(own))
+                self._beginnings.add("".join(own[:RUN_MIN])[: RUN_MIN - 1])
+            words += own
+        self._ink = "".join(words)
+        self._words = list(accumulate(map(len, words)))
+        self._texts = None
+
+    def runs_in(self, needle: _Needle) -> list[tuple[int, int]]:
+        """Where the runs begin and end in the needle's text."""
+        if self._texts is not None:
+            self._prepare(self._texts)
+        ink, size = needle.ink, len(needle.ink)
+        covered = bytearray(size)
+        if len(self._ink) >= _GRAM and size >= _GRAM:
+            self._cover(needle, covered)
+        for whole in self._wholes:
+            for start, end in _places(ink, whole):
+                covered[start:end] = b"\1" * (end - start)
+        for beginning in self._beginnings:
+            n = next((n for n in range(len(beginning), TAIL_MIN - 1, -1) if ink.endswith(beginning[:n])), 0)
+            covered[size - n :] = b"\1" * n
+        return [needle.span(*match.span()) for match in re.finditer(b"\1+", bytes(covered))]
+
+    def _cover(self, needle: _Needle, covered: bytearray) -> None:
+        hay, steps, grams = self._ink, needle.steps, dict(needle.grams)
+        effort = _EFFORT * (len(hay) + len(needle.ink))
+        for at in [at for at in range(0, len(hay), _STEP) if hay[at : at + _STEP] in steps]:
+            for start in range(max(0, at - _GRAM + _STEP), at + 1):
+                gram = hay[start : start + _GRAM]
+                if gram not in grams:
+                    continue
+                kept: list[int] = []
+                for place in grams[gram]:
+                    if all(covered[place : place + _GRAM]):
+                        continue
+                    first, last = self._widest(needle.ink, place, start) if effort > 0 else (place, place + _GRAM)
+                    effort -= last - first
+                    if effort <= 0 or self._is_long(needle, first, last, start - (place - first)):
+                        covered[first:last] = b"\1" * (last - first)
+                    else:
+                        kept.append(place)
+                if kept:
+                    grams[gram] = kept
+                else:
+                    del grams[gram]
+
+    def _is_long(self, needle: _Needle, first: int, last: int, start: int) -> bool:
+        """Whether a run of the needle, which begins at `start` here, has `RUN_MIN` characters in either of the two."""
+        length = last - first
+        blanks = bisect_left(self._words, start + length) - bisect_right(self._words, start)
+        return length + max(blanks, needle.gaps[last - 1] - needle.gaps[first]) >= RUN_MIN
+
+    def _widest(self, ink: str, place: int, start: int) -> tuple[int, int]:
+        """The longest run around `place` in the needle that stands around `start` here."""
+        hay = self._ink
+        back = 0
+        while back < place and back < start and ink[place - back - 1] == hay[start - back - 1]:
+            back += 1
+        end, there = place + _GRAM, start + _GRAM
+        while end < len(ink) and there < len(hay) and ink[end] == hay[there]:
+            end, there = end + 1, there + 1
+        return place - back, end

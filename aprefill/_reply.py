@@ -10,15 +10,19 @@ Three objects, so that leaving early in any way closes the provider's connection
   while its connection is open, so that nothing is collected half closed.
 """
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import warnings
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, Self, cast
+from types import TracebackType
+from typing import NoReturn, Self, cast
 
 from ._errors import ReplyClosed, ReplyConsumed
-from ._run import Run, State
+from ._run import Phase, Run
 from ._types import (
     AttemptReport,
     Event,
@@ -32,13 +36,9 @@ from ._types import (
     Verdict,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from types import TracebackType
-
 
 class Cursor:
-    """What one `async for` over the text holds. Dropping the last one of a reply that nobody owns closes it."""
+    """What one `async for` over the text holds. Dropping it while it reads a reply that nobody owns ends that reply."""
 
     __slots__ = ("_ended", "_run", "_transcript")
 
@@ -46,26 +46,34 @@ class Cursor:
         self._run = run
         self._transcript = run.transcript
         self._ended = False
-        run.cursors += 1
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
+        run = self._run
+        if run.reader != id(self):
+            self._begin()
         transcript = self._transcript
         while True:
             at = transcript.next
-            if at == len(transcript.items):
-                await self._more()
+            if at == len(transcript.items) and not await run.pull():
+                self._end()
             item = transcript.items[at]
             transcript.next = at + 1
             if type(item) is str:
                 return item
 
-    async def _more(self) -> None:
-        if self._ended or not await self._run.pull():
-            self._ended = True
+    def _begin(self) -> None:
+        """Become the reply's reader. Raises `UsageError` while there is another one."""
+        if self._ended:
             raise StopAsyncIteration
+        self._run.claim(id(self))
+
+    def _end(self) -> NoReturn:
+        self._ended = True
+        self._run.reader = 0
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """End the reply, as an async generator's `aclose` would."""
@@ -73,8 +81,10 @@ class Cursor:
 
     def __del__(self) -> None:
         run = self._run
-        run.cursors -= 1
-        if run.cursors == 0 and not run.owned:
+        if run.reader != id(self):
+            return
+        run.reader = 0
+        if not run.owned:
             # at interpreter exit half of the modules are gone, and a finaliser must not raise
             with suppress(Exception):
                 run.drop()
@@ -93,13 +103,16 @@ class EventCursor(Cursor):
         self._held = held
 
     async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
+        run = self._run
+        if run.reader != id(self):
+            self._begin()
         transcript = self._transcript
         transcript.wants_events = True
         transcript.wants_held = self._held
         while True:
             at = transcript.next
-            if at == len(transcript.items):
-                await self._more()
+            if at == len(transcript.items) and not await run.pull():
+                self._end()
             item = transcript.items[at]
             transcript.next = at + 1
             if self._held or type(item) is not HeldEvent:
@@ -125,6 +138,9 @@ class EventCursor(Cursor):
 class Reply:
     """One reply, streamed. Iterate it once, or use it as an async context manager to keep it over several loops.
 
+    It has one reader at a time, a loop or a `text()`. A second one gets a `UsageError` while the first one has neither
+    ended nor been dropped, and the first one goes on.
+
     Nothing is sent before the first chunk is asked for. Leaving the loop early in any way, or cancelling the task,
     closes the provider's connection at once; so do `aclose()`, `cancel()`, and the end of `async with`. What is
     known is on the attributes, during the stream as far as known and after it.
@@ -143,11 +159,11 @@ class Reply:
         self._check_fresh()
         return Cursor(self._run)
 
-    def events(self, *, coalesce: bool | None = False, held: bool = False) -> AsyncIterator[Event]:
+    def events(self, *, coalesce: bool | None = None, held: bool = False) -> AsyncIterator[Event]:
         """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
 
         With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
-        is held. The prefill stays one of its own. None: as the reply was made. With `held` there are also `HeldEvent`s:
+        is held. The prefill stays one of its own. None: as `coalesce` of the reply says. With `held` there are also `HeldEvent`s:
         the model's text that is not handed out yet, for a page that greys it or a log of what the model really wrote
         first. Begun in the middle of a reply, they tell of what comes from then on.
         """
@@ -158,22 +174,31 @@ class Reply:
 
     def _check_fresh(self) -> None:
         run = self._run
-        if run.state is State.DONE and not run.owned and run.transcript.next == len(run.transcript.items):
+        if run.phase is Phase.DONE and not run.owned and run.transcript.next == len(run.transcript.items):
             raise run.with_text(ReplyConsumed())
 
     async def text(self) -> str:
         """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
 
-        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled.
+        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
+        while another task reads the reply.
         """
         run = self._run
         transcript = run.transcript
-        transcript.next = len(transcript.items)
-        while run.state is not State.DONE:
-            if not await run.pull() and run.state is State.CLOSED:
-                raise run.with_text(ReplyClosed())
+        if run.is_done():
             transcript.next = len(transcript.items)
-        return transcript.text_so_far
+            return transcript.text_so_far
+        reader = object()
+        before = run.claim(id(reader), joins_task=True)
+        try:
+            transcript.next = len(transcript.items)
+            while not run.is_done():
+                if not await run.pull() and run.phase is Phase.CLOSED:
+                    raise run.with_text(ReplyClosed())
+                transcript.next = len(transcript.items)
+            return transcript.text_so_far
+        finally:
+            run.reader = before
 
     def cancel(self) -> None:
         """End the reply from any task of its loop, at once and without awaiting.
@@ -199,7 +224,7 @@ class Reply:
 
     def __del__(self) -> None:
         run = self._run
-        if run.owned and run.state is State.OPEN:
+        if run.owned and run.phase not in {Phase.NEW, Phase.DONE, Phase.CLOSED}:
             warnings.warn(f"{self!r} was dropped inside its `async with`", ResourceWarning, stacklevel=2, source=self)
             run.drop()
 
@@ -207,13 +232,17 @@ class Reply:
         run = self._run
         target = run.target
         return (
-            f"<Reply {target.row.provider}:{target.model} {run.state.value}, {run.verdict.value}, "
+            f"<Reply {target.row.provider}:{target.model} {run.phase.value}, {run.verdict.value}, "
             f"{len(run.transcript.text_so_far)} characters>"
         )
 
     @property
     def text_so_far(self) -> str:
-        """The reply as far as it was handed out, the prefill first; ``""`` before the host accepted the request."""
+        """The reply as far as it was handed out, the prefill first; ``""`` before the host accepted the request.
+
+        Each time it is read after new text it is a copy of the whole text. Reading it after every chunk is cheap as long
+        as earlier copies are not kept.
+        """
         return self._run.transcript.text_so_far
 
     @property

@@ -1,16 +1,19 @@
 """The run: what stands behind a `Reply`, owns its connection and waits for its text.
 
-Pulling, asking again and ending are one module, because they share one state, and each can meet the others half way.
+A run is in one `Phase` at a time. `pull` does what the phase asks for until there is something to hand out; `drop` ends
+the run from any phase, while a reader waits or not.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -22,6 +25,7 @@ from ._errors import (
     PrefillRefused,
     ProviderError,
     ReplyClosed,
+    StatusError,
     Truncated,
     UsageError,
 )
@@ -38,27 +42,41 @@ from ._types import (
     Usage,
     Verdict,
 )
-from ._watch import CLOSE_S, spawn_closing
+from ._watch import CLOSE_S, clock_of, native_loop, spawn_closing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ._ask import Ask
     from ._plan import Refused, Step
     from ._refusals import Refusals
     from ._target import Target
+    from ._types import Delta
     from .transports import Transport
 
-#: Runs that have begun and not ended.
+_log = logging.getLogger("aprefill")
+#: Numbers the replies of this process in the log.
+_numbers = count(1)
+
+#: Runs that have begun, and whose connection is not released yet.
 _live: set[Run] = set()
 
 #: From 0 to 1, for the waits between requests.
 chance = random.random
 
+#: So many turns of the event loop the end of a reply waits for its connection to be free again. What a host has sent
+#: already is read in these, so that the next request finds the connection in the pool; nobody waits for the network.
+_TURNS = 12
 
-def live_runs(transports: Sequence[Transport]) -> list[Run]:
-    """The runs that are under way over one of `transports`."""
-    return [run for run in _live if run.transport in transports]
+
+async def close_all(transports: Sequence[Transport]) -> None:
+    """End all runs that are under way over these transports, side by side, and wait for that, at most a second."""
+    runs = [run for run in _live if run.transport in transports]
+    for run in runs:
+        run.drop()
+    with anyio.move_on_after(CLOSE_S, shield=True):
+        for run in runs:
+            await run.released()
 
 
 async def _wait_for(closed: anyio.Event | None) -> None:
@@ -68,21 +86,46 @@ async def _wait_for(closed: anyio.Event | None) -> None:
             await closed.wait()
 
 
-class State(Enum):
-    """Where a run is."""
+class Phase(Enum):
+    """Where a run is, and so what a pull waits for."""
 
-    #: nothing was sent
+    #: no request was decided on
     NEW = "new"
-    #: a request is under way, or its text is still being handed out
-    OPEN = "open"
-    #: it came to its end
+    #: a request is decided on; it is sent, and the head of its answer awaited
+    OPENING = "opening"
+    #: the answer's body is being read
+    READING = "reading"
+    #: a request was given up; its connection is closed, and then it may be too early for the next one
+    PAUSING = "pausing"
+    #: nothing more will come; what came is being handed out
+    HANDING_OUT = "handing out"
+    #: the reply came to its end
     DONE = "done"
     #: it was left early, cancelled, or failed
     CLOSED = "closed"
 
 
+#: Phase -> the phases that may follow.
+_FOLLOWING = {
+    Phase.NEW: {Phase.OPENING, Phase.CLOSED},
+    Phase.OPENING: {Phase.READING, Phase.PAUSING, Phase.CLOSED},
+    Phase.READING: {Phase.HANDING_OUT, Phase.PAUSING, Phase.CLOSED},
+    Phase.PAUSING: {Phase.OPENING, Phase.CLOSED},
+    Phase.HANDING_OUT: {Phase.DONE, Phase.CLOSED},
+    Phase.DONE: set(),
+    Phase.CLOSED: set(),
+}
+
+_OVER = frozenset({Phase.DONE, Phase.CLOSED})
+#: Looked at for every chunk; an attribute of an enumeration takes several times as long as a name.
+_READING = Phase.READING
+
+
 class Run:
-    """One reply under way: asks for deltas, has them spliced, ends the connection. Knows no cursor and no `Reply`."""
+    """One reply under way: asks for deltas, has them spliced, ends the connection.
+
+    It refers to neither the `Reply` nor a cursor, so that dropping those can end it.
+    """
 
     def __init__(self, ask: Ask, target: Target, make_transport: Callable[[], Transport], refusals: Refusals) -> None:
         self._ask = ask
@@ -90,9 +133,12 @@ class Run:
         self._make_transport = make_transport
         self._refusals = refusals
         self.transport: Transport | None = None
-        self.state = State.NEW
-        self.cursors = 0
-        #: `async with` took the reply: cursors come and go, `aclose` ends it
+        self.phase = Phase.NEW
+        #: who reads: the id of a cursor or of a call of `text()`; 0: nobody
+        self.reader = 0
+        # the task in which the reader began
+        self._reader_task = 0
+        #: used with `async with`: losing a cursor does not end it, `aclose` does
         self.owned = False
         self.transcript = Transcript(ask.prefill)
         self._account = Account()
@@ -101,24 +147,51 @@ class Run:
         self._attempt: Attempt | None = None
         self._splice: Splice | None = None
         self._retries = 0
-        self._spent_s = 0.0
+        # when the total clock runs out
+        self._total_at = math.inf
         # the wait before a request is sent again
         self._pause: anyio.CancelScope | None = None
-        # another task has ended the reply while this one waits for it
-        self._interrupted = False
         # what the replaced requests failed with, the last one first on its chain
         self._because: AprefillError | None = None
         self._pulling = False
-        # nothing more will come; what came is still being handed out
-        self._exhausted = False
         self._cancelled = False
+        # the reader has asked for more and was told that there is nothing
+        self._told_end = False
+        # what is raised when all that came was handed out
         self._failure: AprefillError | None = None
         # the class of what the reply failed with
         self._failed = ""
+        # the loop in which the reply runs, and what is set when its last connection is released
+        self._loop: Any = None
+        self._now: Callable[[], float] = anyio.current_time
+        self._released: anyio.Event | None = None
         # the process that opened the connection: a forked child must leave it alone
         self._pid = 0
+        self._number = 0
 
-    # --- pulling ----------------------------------------------------------------------------------------------
+    def _go(self, phase: Phase) -> None:
+        assert phase in _FOLLOWING[self.phase], f"{phase} after {self.phase}"
+        self.phase = phase
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def claim(self, reader: int, *, joins_task: bool = False) -> int:
+        """Make `reader` the one that reads, and give the one before it, or 0.
+
+        Raises `UsageError` while another one has neither ended nor been dropped; with `joins_task` not if that one is of
+        the same task, which waits for this reader anyway.
+        """
+        task = anyio.get_current_task().id
+        before = self.reader
+        if before and self.phase not in _OVER and not (joins_task and self._reader_task == task):
+            raise self.with_text(
+                UsageError(
+                    "this reply is being read already; read it in one loop, end that one first, or give each reader its "
+                    "own stream()"
+                )
+            )
+        self.reader, self._reader_task = reader, task
+        return before
 
     async def pull(self) -> bool:
         """Wait for more of the transcript, one network read at a time; False at the end. Raises what went wrong.
@@ -129,25 +202,34 @@ class Run:
             raise self.with_text(
                 UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
             )
-        if self.state is State.DONE:
-            return False
         self._pulling = True
         items = self.transcript.items
         have = len(items)
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.resume()
         try:
-            if self.state is State.CLOSED:
-                return self._ended_early()
             while len(items) == have:
-                if self._failure is not None:
-                    raise self._hand_over_failure()
-                if not await self._advance():
+                if self.phase is _READING:
+                    attempt = self._attempt
+                    assert attempt is not None
+                    deltas = await attempt.read()
+                    # `await` may have ended the run
+                    if self.phase is _READING:
+                        self._take(deltas)
+                elif self.phase in _OVER:
+                    if self.phase is Phase.CLOSED and not self._cancelled:
+                        raise ReplyClosed
                     return False
+                else:
+                    await _WAITS[self.phase](self)
             return True
         except GeneratorExit:
             self.drop()
             raise
         except BaseException as exc:
-            await self._end()
+            self.drop()
+            await _wait_for(self._released)
             if isinstance(exc, AprefillError):
                 self.with_text(exc)
             if isinstance(exc, ProviderError):
@@ -156,86 +238,127 @@ class Run:
         finally:
             self._pulling = False
 
-    async def _advance(self) -> bool:
-        """Do the next thing that waits: open, read, or release. False when there is nothing more to do."""
-        if self._interrupted:
-            await self._end()
-            return self._ended_early()
-        if self._attempt is None:
-            if self._step is None:
-                refused = len(self._refusals) > 0 and self._subject() in self._refusals
-                self._step = first(self._ask, self.target.row, self.target.model, refused=refused)
-                if self._step.show_when == "now" and self._ask.shown:
-                    self.transcript.show(self._ask.shown)
-                    return True
-            return await self._open(self._step)
+    async def _begin(self) -> None:
+        """NEW: decide on the first request."""
+        ask = self._ask
+        refused = len(self._refusals) > 0 and self._subject() in self._refusals
+        step = first(ask, self.target.row, self.target.model, refused=refused)
+        transport = self._make_transport()
+        self._loop = native_loop()
+        self._now = clock_of(self._loop)
+        self._pid = os.getpid()
+        self._number = next(_numbers)
+        if ask.timeouts.total_s is not None:
+            self._total_at = self._now() + ask.timeouts.total_s
+        if step.show_when == "now" and ask.shown:
+            self.transcript.show(ask.shown)
+        _live.add(self)
+        self._prepare(step, transport)
+
+    def _prepare(self, step: Step, transport: Transport) -> None:
+        """Make ready to send a request."""
+        ask, transcript = self._ask, self.transcript
+        lead = ask.shown if step.show_when == "decided" and transcript.lead_at < 0 else ""
+        self._step = step
+        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce, reply_chars=ask.limits.reply_chars)
+        self.transport = transport
+        self._attempt = Attempt(step, ask, self.target, transport, total_at=self._total_at)
+        self._released = None
+        if transcript.wants_events:
+            number = len(self._account.replaced) + 1
+            transcript.items.append(AttemptStarted(number=number, mode=step.mode, support=step.support))
+        self._go(Phase.OPENING)
+
+    async def _open(self) -> None:
+        """OPENING: send the request and wait for the head of the answer."""
+        ask, transcript, step, attempt = self._ask, self.transcript, self._step, self._attempt
+        assert step is not None
+        assert attempt is not None
+        self._account.note("began")
+        self._tell(logging.DEBUG, "sent to %s, model %s, mode %s", self.target.host, self.target.model, step.mode)
+        try:
+            await attempt.open()
+        except AprefillError as error:
+            if self.phase is Phase.OPENING and not self._replace(error):
+                raise
+            return
+        if self.phase is not Phase.OPENING:
+            return
+        self._account.note("accepted")
+        self._tell(logging.DEBUG, "accepted with HTTP %s", attempt.status)
+        transcript.accepted = True
+        self._go(Phase.READING)
+        if ask.shown and step.show_when == "accepted" and transcript.lead_at < 0:
+            transcript.show(ask.shown)
+
+    def _take(self, deltas: list[Delta]) -> None:
+        """READING: splice what one read gave, and see whether that was all."""
         attempt, splice = self._attempt, self._splice
+        assert attempt is not None
         assert splice is not None
-        if self._exhausted:
-            if not splice.stopped:
-                await attempt.drain()
-            self.state = State.DONE
-            await self._release()
-            return False
-        deltas = await attempt.read()
-        if attempt.interrupted:
-            return True
         try:
             if deltas:
                 splice.take(deltas)
                 self._account.note_progress(splice)
+                attempt.failure = splice.exceeded or attempt.failure
             if attempt.failure is not None:
-                if await self._again(attempt.failure):
-                    return True
+                if self._replace(attempt.failure):
+                    return
                 self._failure = attempt.failure
                 splice.close(cut=True)
             elif attempt.ended or splice.stopped:
                 splice.close(cut=False)
-                self._exhausted = True
+                self._failure = splice.exceeded
             else:
-                return True
+                return
         except (PrefillIgnored, Truncated) as error:
-            if not await self._again(error):
+            if not self._replace(error):
                 raise
-            return True
+            return
         self._account.note_progress(splice)
+        self._go(Phase.HANDING_OUT)
         if self._failure is not None or splice.stopped:
             # a host would go on past a stop sequence of ours: cut it off before the last text is handed out
-            await self._release()
+            attempt.kill()
+            self._released = spawn_closing(self._release, self._loop)
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(self._report()))
-        return True
 
-    async def _open(self, step: Step) -> bool:
-        ask, transcript = self._ask, self.transcript
-        lead = ask.shown if step.show_when == "decided" and transcript.lead_at < 0 else ""
-        self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce)
-        self.transport = self._make_transport()
-        self._attempt = attempt = Attempt(step, ask, self.target, self.transport, spent_s=self._spent_s)
-        self._account.note("began")
-        self._pid = os.getpid()
-        self.state = State.OPEN
-        _live.add(self)
-        if transcript.wants_events:
-            number = len(self._account.replaced) + 1
-            transcript.items.append(AttemptStarted(number=number, mode=step.mode, support=step.support))
+    async def _hand_out(self) -> None:
+        """HANDING_OUT: all was handed out. Raise what went wrong, or let the connection go back to its pool."""
+        if self._failure is not None:
+            self._account.note("over")
+            self._go(Phase.CLOSED)
+            raise self._hand_over_failure()
+        self._told_end = True
+        self._account.note("over")
+        self._tell(logging.DEBUG, "complete, %d characters", len(self.transcript.text_so_far))
+        self._go(Phase.DONE)
+        if self._released is None:
+            self._released = spawn_closing(self._drain_and_release, self._loop)
+        turns = _TURNS
+        while turns and self._released is not None and not self._released.is_set():
+            # the reply is complete: a cancellation takes nothing of it away
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+            turns -= 1
+
+    async def _wait_to_ask_again(self) -> None:
+        """PAUSING: wait until the last connection is closed, then for as long as the plan says."""
+        step = self._step
+        assert step is not None
         try:
-            await attempt.open()
-        except AprefillError as error:
-            if not attempt.interrupted and not await self._again(error):
-                raise
-            return True
-        if attempt.interrupted:
-            return True
-        self._account.note("accepted")
-        transcript.accepted = True
-        if ask.shown and step.show_when == "accepted" and transcript.lead_at < 0:
-            transcript.show(ask.shown)
-        return True
+            with anyio.CancelScope() as self._pause:
+                await _wait_for(self._released)
+                if step.wait_s:
+                    await anyio.sleep(step.wait_s)
+        finally:
+            self._pause = None
+        if self.phase is Phase.PAUSING:
+            self._prepare(step, self._make_transport())
 
     # --- the next request -------------------------------------------------------------------------------------
 
-    async def _again(self, error: AprefillError) -> bool:
+    def _replace(self, error: AprefillError) -> bool:
         """Put another request in the place of the one that failed with `error`; False if there is none to send.
 
         Nothing new of the failed one was handed out.
@@ -244,22 +367,25 @@ class Run:
         assert step is not None
         assert attempt is not None
         assert splice is not None
-        spent_s = self._spent_s + attempt.waited_s
-        total_s = self._ask.timeouts.total_s
         past = Past(
             step=step,
             error=error,
             has_token=splice.has_token,
             has_tool=splice.has_tool,
             retries=self._retries,
-            left_s=math.inf if total_s is None else total_s - spent_s,
+            left_s=self._total_at - self._now(),
         )
         if teaches(attempt.refusal, attempt.fields):
             self._refusals.add(self._subject())
         following = after(self._ask, past, chance())
         self._chain(error)
+        why = f"{type(error).__name__}, HTTP {error.status}" if isinstance(error, StatusError) else type(error).__name__
         if following is None:
+            self._tell(logging.INFO, "failed: %s", why)
             return False
+        self._tell(
+            logging.INFO, "failed: %s; another follows in %.3g s, mode %s", why, following.wait_s, following.mode
+        )
         # Kept for the chain of what may come, without the frames, which lead back here: that would be a cycle.
         self._because = error.with_traceback(None)
         attempt.failure = None
@@ -269,15 +395,9 @@ class Run:
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(report))
         self._retries += not isinstance(error, PrefillRefused | PrefillIgnored)
-        self._spent_s = spent_s + following.wait_s
         self._step, self._attempt, self._splice = following, None, None
-        await _wait_for(spawn_closing(attempt.aclose, attempt.loop))
-        if following.wait_s and not self._interrupted:
-            try:
-                with anyio.CancelScope() as self._pause:
-                    await anyio.sleep(following.wait_s)
-            finally:
-                self._pause = None
+        self._released = spawn_closing(attempt.aclose, self._loop)
+        self._go(Phase.PAUSING)
         return True
 
     def _subject(self) -> Refused:
@@ -309,77 +429,87 @@ class Run:
 
     # --- ending -----------------------------------------------------------------------------------------------
 
-    def _ended_early(self) -> bool:
-        """What a reader finds after the reply was ended under it: a quiet end after `cancel()`, else an error."""
-        if not self._cancelled:
-            raise ReplyClosed
-        return False
+    def drop(self) -> None:
+        """End it now, from any task or a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
 
-    def _interrupt(self) -> None:
-        """Make the task that waits for this reply come back now."""
-        self._interrupted = True
-        if self._attempt is not None:
-            self._attempt.interrupt()
+        A reader that waits comes back. A reply of which nobody has asked for a chunk yet stays as it is.
+        """
+        if self.phase is Phase.NEW or self.phase in _OVER or os.getpid() != self._pid:
+            return
+        self._account.note("over")
+        whole = (
+            self.phase is Phase.HANDING_OUT
+            and self._failure is None
+            and self.transcript.next == len(self.transcript.items)
+        )
+        self._tell(logging.DEBUG, "left %s", "at its end" if whole else f"while {self.phase.value}")
+        self._go(Phase.DONE if whole else Phase.CLOSED)
+        self.transcript.forget_rest()
         if self._pause is not None:
             self._pause.cancel()
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.interrupt()
+            if self._released is None:
+                self._released = spawn_closing(self._release, self._loop)
+        if attempt is None or self._released is None:
+            # between two requests; or the loop is gone, and its sockets with it
+            _live.discard(self)
 
     async def _release(self) -> None:
-        """Close the attempt, whose connection goes back to its pool if it was read to its end."""
-        self._account.note("over")
+        """Close the attempt's connection, or give it back to its pool if it was read to its end."""
         try:
             if self._attempt is not None:
                 await self._attempt.aclose()
         finally:
             _live.discard(self)
 
+    async def _drain_and_release(self) -> None:
+        """Read the body to its end first, so that the connection can be used again."""
+        try:
+            if self._attempt is not None and self.target.keep:
+                await self._attempt.drain()
+        finally:
+            await self._release()
+
+    async def released(self) -> None:
+        """Wait until the last connection is released."""
+        if self._released is not None:
+            await self._released.wait()
+
     async def aclose(self) -> None:
-        """End it now. Shielded from cancellation, bounded, idempotent."""
-        if self._pulling:
-            self._interrupt()
-        await self._end()
-
-    async def _end(self) -> None:
-        """End it and wait for that, at most a second."""
-        await _wait_for(self.drop())
-
-    def drop(self) -> anyio.Event | None:
-        """End it now, also from a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
-
-        A reply of which nobody has asked for a chunk yet stays as it is. Gives what is set when all is closed.
-        """
-        if self.state is State.NEW and self._step is not None:
-            self.state = State.CLOSED
-        if self.state is not State.OPEN or os.getpid() != self._pid:
-            return None
-        whole = self._exhausted and self._failure is None and self.transcript.next == len(self.transcript.items)
-        self.state = State.DONE if whole else State.CLOSED
-        self.transcript.forget_rest()
-        attempt = self._attempt
-        closed = None
-        if attempt is not None:
-            attempt.kill()
-            closed = spawn_closing(self._release, attempt.loop)
-        if closed is None:
-            # between two requests; or the loop is gone, and its sockets with it
-            _live.discard(self)
-        return closed
+        """End it now and release its connection. Shielded from cancellation, at most a second, idempotent."""
+        self.drop()
+        if self.phase is Phase.CLOSED or not self.target.keep:
+            # a connection that is read to its end for its pool is nothing to wait for
+            await _wait_for(self._released)
 
     def cancel(self) -> None:
-        """End it from another task of the same loop; its reader's loop ends as if the reply had ended.
+        """End it from any task of its loop; its reader's loop ends as if the reply had ended.
 
         A reply whose last text was handed out stays what it is.
         """
-        if self.state is State.NEW:
-            self._cancelled = True
-            self.state = State.CLOSED
-        elif self.state is State.OPEN:
-            self._cancelled = not self._exhausted or self.transcript.next < len(self.transcript.items)
-            if self._pulling:
-                self._interrupt()
-            else:
-                self.drop()
+        if self.phase in _OVER:
+            return
+        self._cancelled = (
+            self.phase is not Phase.HANDING_OUT
+            or self._failure is not None
+            or self.transcript.next < len(self.transcript.items)
+        )
+        if self.phase is Phase.NEW:
+            self._go(Phase.CLOSED)
+        self.drop()
+
+    def _tell(self, level: int, what: str, *facts: object) -> None:
+        """Write to the log: never a prompt, a key or the host's own words."""
+        if _log.isEnabledFor(level):
+            _log.log(level, f"reply %d, request %d: {what}", self._number, len(self._account.replaced) + 1, *facts)
 
     # --- what is known ----------------------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether the reply came to its end."""
+        return self.phase is Phase.DONE
 
     @property
     def prefill_length(self) -> int:
@@ -416,19 +546,49 @@ class Run:
     @property
     def usage(self) -> Usage | None:
         """What the hosts counted, over all attempts."""
-        return self._account.usage(self._splice)
+        return self._account.usage(self._last_word()[0])
 
     @property
     def finish(self) -> FinishDelta | None:
         """Why the text ended."""
-        if self._cancelled:
-            return FinishDelta(StopReason.CANCELLED, "cancelled")
-        return None if self._splice is None else self._splice.finish
+        return FinishDelta(StopReason.CANCELLED, "cancelled") if self._cancelled else self._last_word()[1]
+
+    def _is_whole(self) -> bool:
+        """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""
+        items = self.transcript.items
+        last = items[-1] if items and self.transcript.next == len(items) else None
+        handing_out = self.phase is Phase.HANDING_OUT and self._failure is None
+        return self._told_end or (handing_out and type(last) is AttemptEnded)
+
+    def _new_text(self) -> str:
+        """What was handed out behind the prefill."""
+        return self.transcript.text_so_far[self.prefill_length :]
+
+    def _last_word(self) -> tuple[Usage | None, FinishDelta | None]:
+        """Usage and end of the last attempt, as of what was handed out; of a failed one or a whole one, all of it."""
+        splice = self._splice
+        if splice is None:
+            return None, None
+        if self._failed or self._is_whole():
+            return splice.usage, splice.finish
+        usage, finish = splice.handed_out(self._new_text())
+        # a reply whose last text was handed out has ended, although its reader did not wait to be told so
+        return usage, splice.finish if self.phase is Phase.DONE else finish
 
     def reports(self) -> tuple[AttemptReport, ...]:
         """What each attempt did."""
         replaced = self._account.replaced
-        return replaced if self._attempt is None else (*replaced, self._report())
+        if self._attempt is None:
+            return replaced
+        usage, finish = self._last_word()[0], self.finish
+        report = replace(
+            self._report(),
+            usage=usage,
+            stop_reason=None if finish is None else finish.reason,
+            raw_stop_reason=None if finish is None else finish.raw,
+            stop_sequence=None if finish is None else finish.sequence,
+        )
+        return (*replaced, report)
 
     def _report(self, error: AprefillError | None = None) -> AttemptReport:
         """What the attempt under way has done."""
@@ -449,6 +609,16 @@ class Run:
     def message(self) -> Message:
         """The assistant turn for the next request."""
         text = self.transcript.text_so_far
-        if self._attempt is None:
+        if self._attempt is None or self._splice is None:
             return {"role": "assistant", "content": text}
-        return self._attempt.decoder.message(text)
+        parts = self._splice.parts(self._new_text(), whole=self._is_whole())
+        return self._attempt.codec.message(parts, lead=text[: self.prefill_length])
+
+
+#: Phase -> what a pull waits for there. READING is in `pull` itself: it is on the path of every chunk.
+_WAITS: dict[Phase, Callable[[Run], Awaitable[None]]] = {
+    Phase.NEW: Run._begin,
+    Phase.OPENING: Run._open,
+    Phase.PAUSING: Run._wait_to_ask_again,
+    Phase.HANDING_OUT: Run._hand_out,
+}

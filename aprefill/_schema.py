@@ -27,7 +27,9 @@ class Manner(Struct, kw_only=True, forbid_unknown_fields=True):
     prefill_base_url: str | None = None
     whitespace: Literal["keep", "strip"] = "keep"
     whitespace_echo: bool = False
-    conflicts: dict[Literal["thinking", "tools", "tool_choice", "response_format"], Literal["breaks", "unknown"]] = {}
+    conflicts: dict[
+        Literal["thinking", "tools", "tool_choice", "response_format", "grammar"], Literal["breaks", "unknown"]
+    ] = {}
     sends_stop: bool = True
     blank_stop: bool = True
     max_stop: int | None = None
@@ -89,6 +91,7 @@ class RefusalText(Struct, forbid_unknown_fields=True):
     why: Literal["model", "thinking", "tools", "whitespace", "flags"]
     source: str
     date: _Date
+    unless: list[str] = []
 
     def __post_init__(self) -> None:
         if len(flat(self.text)) < 20:
@@ -138,5 +141,12 @@ def address(url: str) -> str:
     return f"{parts.hostname.rstrip('.')}:{port}" if parts.hostname else ""
 
 
+#: What a gateway puts between the words of its upstream: escapes of JSON and `repr`, at any depth.
+_ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|[nrt])?")
+
+
 def flat(text: str) -> str:
+    """`text` in one case and with single blanks, escapes undone: as words of a host are compared."""
+    if "\\" in text:
+        text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " " * (escape[0][-1] != "\\"), text)
     return " ".join(text.split()).casefold()

@@ -1,16 +1,17 @@
 """The seam: what of a provider's stream is new to a text that is already known (`spec/seam.md`).
 
-Three stages: what stands at the front (the finders of `_echo`, in the order of the rules), the joint, and,
-after an opening fence only, the watch for the closing one.
+Three stages: what stands at the front (the finders of `_echo`, in the order of the rules), the joint (`_joint`), and,
+after an opening fence only, the watch for the closing one (`_closing`).
 """
 
 from __future__ import annotations
 
-import io
-import re
 from typing import TYPE_CHECKING, Literal
 
-from ._echo import Overlap, Search, Start, agree, ink, longest_tail
+from ._chatter import Chatter
+from ._closing import Closing
+from ._echo import Overlap, Search, Start, ink, longest_tail
+from ._joint import Joint
 from ._types import Verdict
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ __all__ = ("Seam", "Verdict")
 SLACK = 8192
 #: Rule 5: how much ink a line must match to count as the echo, behind an opener and without one.
 INK_FENCED, INK_PLAIN = 2, 16
-
-#: What a closing fence consists of: all that `str.isspace` calls white space (a test compares), and the backtick.
-_SOFT = (
-    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000`"
-)
-_IS_SOFT = frozenset(_SOFT)
-_RUNS = re.compile(r"\s+|`+")
 
 
 class Seam:
@@ -54,12 +47,12 @@ class Seam:
         "_known_space",
         "_least",
         "_line_end",
-        "_mended",
         "_overlap_length",
         "_sink",
         "_stripped",
         "_verdict",
         "_want",
+        "_whitespace",
     )
 
     def __init__(
@@ -86,6 +79,8 @@ class Seam:
         self._want = want = known[: len(known) - len(stripped)]
         self._least = overlap
         self._stripped = stripped
+        self._whitespace = whitespace
+        # rule 3: T
         self._known_space = known[len(known.rstrip()) :] if whitespace else stripped
         #: whether the white space at the end of an opener and the echo has a line end in it
         text = "\n" + ("|" if whitespace else want)
@@ -95,10 +90,10 @@ class Seam:
         self._overlap_length = 0
         #: characters held while undecided
         self._held = 0
-        #: rule 3: what is dropped of the text behind the front, and how much of it has been
-        self._joint = stripped
-        self._mended = 0
-        self._closing: _Closing | None = None
+        #: rule 3, once the front is decided
+        self._joint: Joint | None = None
+        #: rule 4, once an opener and the echo were found
+        self._closing: Closing | None = None
         #: takes the pieces once front and joint are behind us
         self._sink: Callable[[str], str] | None = None
         #: the rules not yet tried, the current one first
@@ -108,18 +103,21 @@ class Seam:
         if wanted_ink if whitespace else want:
             if echo == "maybe":
                 pattern = wanted_ink if whitespace else want
-                fence = fence and not known.lstrip().startswith("```")
-                is_opener = want.lstrip().startswith("```") and len(wanted_ink) > 3
-                plain = preamble if len(wanted_ink) >= INK_PLAIN or is_opener else 0
+                is_fence = known.lstrip().startswith("```")
+                fence = fence and not is_fence
+                names_fence = want.lstrip().startswith("```") and len(wanted_ink) > 3
+                plain = preamble if len(wanted_ink) >= INK_PLAIN or names_fence else 0
                 fenced = preamble if len(wanted_ink) >= INK_FENCED and fence else 0
                 self._finders.append(Start(pattern, whitespace=whitespace))
                 if fence or plain:
-                    search = Search(pattern, whitespace=whitespace, fence=fence, plain=plain, fenced=fenced)
-                    self._finders.append(search)
+                    chatter = Chatter(fences=is_fence)
+                    self._finders.append(
+                        Search(pattern, whitespace=whitespace, fence=fence, plain=plain, fenced=fenced, chatter=chatter)
+                    )
             if 0 < overlap < len(want):
                 self._finders.append(Overlap(want, overlap))
         if not self._finders:
-            self._decide(Verdict.ABSENT, stripped)
+            self._decide(Verdict.ABSENT)
             self._mend("")
 
     @property
@@ -129,7 +127,8 @@ class Seam:
     @property
     def held(self) -> int:
         """Characters fed and neither emitted nor dropped yet."""
-        return self._held if self._closing is None else self._closing.held
+        behind = self._closing if self._joint is None or self._joint.over else self._joint
+        return self._held if behind is None else behind.held
 
     @property
     def overlap_length(self) -> int:
@@ -163,15 +162,18 @@ class Seam:
         if self._sink is _closed:
             _closed("")
         out = ""
-        if self._closing is not None:
-            out = self._closing.close(cut)
-        elif self._verdict is Verdict.UNDECIDED:
+        if self._verdict is Verdict.UNDECIDED:
             if cut:
                 self._verdict = Verdict.TRUNCATED if self._held else Verdict.ABSENT
             else:
                 out = self._mend(self._settle(self._finders[0].text))
+        if not cut and self._joint is not None and not self._joint.over:
+            out = self._behind_joint(self._joint.close())
+        if self._closing is not None:
+            out += self._closing.close(cut)
         self._finders.clear()
         self._held = 0
+        self._joint = None
         self._closing = None
         self._sink = _closed
         return out
@@ -184,11 +186,11 @@ class Seam:
             if n is not None:
                 if isinstance(finder, Search):
                     chatter, opener = finder.match
-                    self._decide(Verdict.PREFACED if chatter else Verdict.FENCED, self._known_space)
+                    self._decide(Verdict.PREFACED if chatter else Verdict.FENCED, lines=self._whitespace)
                     if opener:
-                        self._closing = _Closing(self._bound, line_end=self._line_end)
+                        self._closing = Closing(self._bound, line_end=self._line_end)
                 else:
-                    self._decide(Verdict.ECHOED, self._known_space)
+                    self._decide(Verdict.ECHOED, lines=self._whitespace)
                 return piece[n:]
             if finder.alive:
                 return None
@@ -200,101 +202,50 @@ class Seam:
         """Say what raw is when rules 1 to 5 have failed; give what is left of it."""
         if self._least:
             self._overlap_length = longest_tail(self._want, raw, self._least)
-        self._decide(Verdict.OVERLAPPED if self._overlap_length else Verdict.ABSENT, self._stripped)
+        self._decide(Verdict.OVERLAPPED if self._overlap_length else Verdict.ABSENT)
         return raw[self._overlap_length :]
 
-    def _decide(self, verdict: Verdict, joint: str) -> None:
+    def _decide(self, verdict: Verdict, *, lines: bool = False) -> None:
+        """Say what stood at the front, and what is dropped behind it (rule 3)."""
         self._verdict = verdict
-        self._joint = joint
+        is_echo = verdict not in {Verdict.ABSENT, Verdict.OVERLAPPED}
+        self._joint = Joint(self._known_space if is_echo else self._stripped, lines=lines, bound=self._bound)
         self._finders.clear()  # with what they hold
 
     def _mend(self, text: str) -> str:
-        """Rule 3: drop what of the joint is in known already."""
-        n = agree(text, 0, self._joint, self._mended)
-        self._mended += n
-        if self._closing is not None and "\n" in text[:n]:
-            self._closing.line_end = True
-        if n == len(text) and self._mended < len(self._joint):
-            return ""
-        self._sink = _through if self._closing is None else self._closing.feed
-        return self._sink(text[n:])
+        """Give what is new of the text behind the front."""
+        assert self._joint is not None
+        text = self._joint.feed(text)
+        return self._behind_joint(text) if self._joint.over else ""
+
+    def _behind_joint(self, text: str) -> str:
+        if self._closing is None:
+            self._sink = _through
+        else:
+            self._closing.line_end |= self._joint is not None and self._joint.dropped_line_end
+            self._sink = self._closing.feed
+        return self._sink(text)
 
 
-class _Closing:
-    """The other end of rule 4: holds what may be the closing fence, with the white space before it.
+def holds_chatter_alone(seam: Seam) -> bool:
+    """Whether only rule 5 holds text: no part of an echo, an overlap or a fence is in it.
 
-    What is held is always white space, or white space, up to three backticks and, behind three, white space again.
+    At a token limit such a text is the model's own, and is shown (rule 7, the last paragraph).
+
+    >>> seam = Seam('["', fence=True, preamble=40)
+    >>> seam.feed("I can help you with that.\\n"), holds_chatter_alone(seam)
+    ('', True)
+    >>> seam.feed("```"), holds_chatter_alone(seam)
+    ('', False)
     """
-
-    __slots__ = ("_after", "_after_line_end", "_bound", "_text", "_ticks", "held", "line_end")
-
-    def __init__(self, bound: int, *, line_end: bool) -> None:
-        self._bound = bound
-        self._hold("", line_end=line_end)
-
-    def _hold(self, text: str, *, line_end: bool) -> None:
-        self._text = io.StringIO(newline="")
-        self._text.write(text)
-        self.held = len(text)
-        #: whether the white space so far, held or dropped, has a line end in it, so that backticks may follow
-        self.line_end = line_end
-        self._ticks = 0
-        #: the white space held behind the backticks: its length, and whether it has a line end in it
-        self._after = 0
-        self._after_line_end = False
-
-    def _release(self) -> str:
-        text = self._text.getvalue()
-        self._hold("", line_end=False)
-        return text
-
-    def feed(self, piece: str) -> str:
-        if not piece:
-            return ""
-        if piece[-1] not in _IS_SOFT:
-            return self._release() + piece if self.held or self.line_end else piece
-        # Behind other ink the watch begins anew. Up to there nothing that is held can be the end.
-        body = piece.rstrip(_SOFT)
-        out = [self._release(), body] if body else []
-        for run in _RUNS.findall(piece[len(body) :]):
-            out += self._backticks(run) if run[0] == "`" else self._space(run)
-        return "".join(out)
-
-    def close(self, cut: bool) -> str:
-        return "" if cut or self._ticks == 3 else self._text.getvalue()
-
-    def _space(self, run: str) -> list[str]:
-        out = []
-        if 0 < self._ticks < 3:
-            out.append(self._release())
-        start = 0
-        while start < len(run):
-            part = run[start : start + self._bound + 1 - self.held]
-            start += len(part)
-            self._text.write(part)
-            self.held += len(part)
-            if self._ticks:
-                self._after += len(part)
-                self._after_line_end |= "\n" in part
-            else:
-                self.line_end |= "\n" in part
-            if self.held > self._bound:
-                out.append(self._release())
-        return out
-
-    def _backticks(self, run: str) -> list[str]:
-        out = []
-        if self._after:
-            # what looked like the end was not, but the white space behind it may stand before the end
-            text = self._text.getvalue()
-            out.append(text[: -self._after])
-            self._hold(text[-self._after :], line_end=self._after_line_end)
-        self._text.write(run)
-        self.held += len(run)
-        self._ticks += len(run)
-        if not self.line_end or self._ticks > 3 or self.held > self._bound:
-            out.append(self._release())
-        return out
+    search = seam._finders[0] if seam._finders else None
+    if not isinstance(search, Search) or search.has_begun:
+        return False
+    for _ in seam._finders[1:]:  # the overlap, which has seen nothing of the text yet
+        overlap = Overlap(seam._want, seam._least)
+        overlap.feed(search.text)
+        return not overlap.alive
+    return True
 
 
 def _through(piece: str) -> str:

@@ -1,34 +1,32 @@
 """The front door: `stream()` for one reply, `Session` for many over one connection pool."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC001, TC003
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
-from ._ask import ask
+from ._ask import Absent, ShowWhen, ask
 from ._clients import describe, transport_for
+from ._conflicts import check_extra
+from ._emulate import Emulation
 from ._errors import UsageError
 from ._refusals import Refusals, of_this_process
 from ._reply import Reply
-from ._run import Run, live_runs
-from ._support import builtin_table
+from ._run import Run, close_all
+from ._support import Table, builtin_table
 from ._target import DEMO_SCHEME, resolve
-from ._types import Recovery, Timeouts
+from ._types import Limits, Recovery, Support, Timeouts
 from ._watch import native_loop
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
-    from ._ask import Absent, ShowWhen
-    from ._emulate import Emulation
-    from ._support import Table
-    from ._types import Support
-    from .transports import Transport
+from .codecs import codec
+from .transports import Transport
 
 T = TypeVar("T")
 
-Prompt: TypeAlias = "str | Sequence[Mapping[str, Any]]"
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 class _Unset(Enum):
@@ -51,6 +49,7 @@ def stream(
     base_url: str | None = None,
     api_key: str | None = None,
     api: str | None = None,
+    allow_http: bool = False,
     system: str | None = None,
     max_tokens: int | None = None,
     stop: str | Sequence[str] = (),
@@ -68,6 +67,7 @@ def stream(
     coalesce: bool = False,
     recovery: Recovery = Recovery(),  # noqa: B008 - frozen
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Reply:
     """One reply that begins with `prefill`, as a stream of str with the prefill exactly once.
 
@@ -83,15 +83,19 @@ def stream(
         client: An open `AsyncAnthropic` or `AsyncOpenAI`, one of their Azure, Bedrock, Vertex and Foundry kin, an
             `httpx2.AsyncClient` or an `httpx.AsyncClient` to send with. It stays yours; its own timeouts, retries and
             redirects do not apply, `timeouts` do. An SDK's client brings its own URL and key.
-        base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host.
+        base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host. Else
+            ``OPENAI_BASE_URL`` or ``ANTHROPIC_BASE_URL`` for these two providers' models, as in their SDKs.
         api_key: In place of the provider's environment variable.
         api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's
             default.
+        allow_http: Take plain http to any host, also from `client` and the environment. The key and the prompt are
+            then readable to everybody on the way. Without a `client` no proxy of the environment is used for them.
         system: The system prompt.
         max_tokens: Limit for the new text, in tokens. Room for the repetition of an emulated prefill is added.
         stop: Stop sequences. They apply to the new text only, and work where the host does not take them.
         temperature, thinking, tools, response_format: Sent to the host as they are.
-        extra: More fields for the request body; they win over everything else, a None removes a field.
+        extra: More fields for the request body; they win over what the table adds, a None removes a field. One that would
+            undo an argument of this call is a `UsageError`.
         support: What the host does with a prefill, if you know better than the table.
         emulate: Ask for the prefill in the prompt where there is no native one, or where the host refuses it. An
             `Emulation` does it in your words; False makes it `PrefillRefused`.
@@ -106,16 +110,18 @@ def stream(
         coalesce: One chunk a network read instead of one a delta.
         recovery: How often a request that failed before anything came is sent again, and how long to wait for it.
         timeouts: How long to wait for the provider.
+        limits: How much to take from the provider.
     """
     return _reply(
         prompt,
         prefill,
         {
+            "allow_http": allow_http,
             "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
             "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         },
         builtin_table(),
         None,
@@ -137,6 +143,7 @@ class Session:
         base_url: str | None = None,
         api_key: str | None = None,
         api: str | None = None,
+        allow_http: bool = False,
         system: str | None = None,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
@@ -154,14 +161,16 @@ class Session:
         coalesce: bool = False,
         recovery: Recovery = Recovery(),  # noqa: B008 - frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         table: Table | None = None,
     ) -> None:
         self._defaults: dict[str, Any] = {
+            "allow_http": allow_http,
             "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
             "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
             "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
             "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         }  # fmt: skip
         self._table = table or builtin_table()
         self._pool = _Pool(client)
@@ -175,6 +184,7 @@ class Session:
         base_url: str | _Unset | None = UNSET,
         api_key: str | _Unset | None = UNSET,
         api: str | _Unset | None = UNSET,
+        allow_http: bool | _Unset = UNSET,
         system: str | _Unset | None = UNSET,
         max_tokens: int | _Unset | None = UNSET,
         stop: str | Sequence[str] | _Unset = UNSET,
@@ -192,22 +202,27 @@ class Session:
         coalesce: bool | _Unset = UNSET,
         recovery: Recovery | _Unset = UNSET,
         timeouts: Timeouts | _Unset = UNSET,
+        limits: Limits | _Unset = UNSET,
     ) -> Reply:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
         if self._pool.closed:
             raise UsageError("this session is closed; make a new one")
         given = {
+            "allow_http": allow_http,
             "model": model, "base_url": base_url, "api_key": api_key, "api": api, "system": system, "max_tokens": max_tokens,
             "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
             "extra": extra, "support": support, "emulate": emulate, "absent": absent, "strict": strict,
             "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts,
+            "timeouts": timeouts, "limits": limits,
         }  # fmt: skip
         chosen = {name: value for name, value in given.items() if value is not UNSET}
         return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
 
     async def aclose(self) -> None:
-        """End the replies that are open and close the pool. Idempotent."""
+        """End the replies that are open, side by side, and close the pool. Takes about a second at most. Idempotent.
+
+        Raises `UsageError` in another event loop than the session's own.
+        """
         await self._pool.aclose()
 
     async def __aenter__(self) -> Self:
@@ -246,21 +261,23 @@ class _Pool:
         return self._transports[demo]
 
     async def aclose(self) -> None:
+        if self._loop is not None and self._loop is not native_loop():
+            raise UsageError("this session belongs to another event loop; close it in that one, before that loop ends")
         self.closed = True
         transports, self._transports = list(self._transports.values()), {}
-        for run in live_runs(transports):
-            await run.aclose()
+        await close_all(transports)
         for transport in transports:
             await transport.aclose()
 
 
 def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, pool: _Pool | None) -> Reply:
-    names = ("model", "base_url", "api_key", "api")
+    names = ("model", "base_url", "api_key", "api", "allow_http")
     target_options = {name: options.pop(name) for name in names}
     client = options.pop("client")
     described = describe(client)
     asked = ask(prompt, prefill=prefill, **options)
-    target = resolve(table, client=described, keep=pool is not None, **target_options)
+    target = resolve(table, client=described, keep=pool is not None or client is not None, **target_options)
+    check_extra(asked, codec(target.row.codec).arguments)
     demo = target.base_url.startswith(DEMO_SCHEME)
 
     def transport() -> Transport:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from ._either import Either, is_own_text, seam_for
-from ._errors import PrefillIgnored, Truncated
+from ._errors import LimitExceeded, PrefillIgnored, Truncated
 from ._held import Held
+from ._history import History
 from ._markers import Markers
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
+    BlockDelta,
     Event,
     FinishDelta,
     ReasoningDelta,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 #: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
 _LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
+#: Stands for the reasoning among the indices of tool calls.
+_REASONING = -1
 #: For an estimate where the host counts nothing.
 CHARS_A_TOKEN = 4
 
@@ -50,7 +54,19 @@ class Transcript:
     '["Ala'
     """
 
-    __slots__ = ("_joined", "_shown", "_text", "accepted", "items", "lead_at", "next", "wants_events", "wants_held")
+    __slots__ = (
+        "_joined",
+        "_last",
+        "_older",
+        "_shown",
+        "_text",
+        "accepted",
+        "items",
+        "lead_at",
+        "next",
+        "wants_events",
+        "wants_held",
+    )
 
     def __init__(self, prefill: str) -> None:
         #: a host has accepted a request, so the reply has begun
@@ -67,8 +83,11 @@ class Transcript:
         self.lead_at = -1
         # how many characters of that item are the prefill's
         self._shown = 0
-        # the text of the first `_joined` items, so that reading it in a loop stays cheap
-        self._text = prefill
+        # The text of the first `_joined` items; the text as it was read before that, and what it lacks. CPython
+        # appends to a string in place if nobody else refers to it. Who reads the text in a loop mostly still has the
+        # last one and never the one before, so that one grows.
+        self._text = self._older = prefill
+        self._last = ""
         self._joined = 0
 
     def show(self, prefill: str) -> None:
@@ -98,8 +117,13 @@ class Transcript:
                 lead = new[self.lead_at - self._joined]
                 assert isinstance(lead, str)
                 new[self.lead_at - self._joined] = lead[self._shown :]
-            self._text += "".join(item for item in new if isinstance(item, str))
             self._joined = self.next
+            last = "".join([item for item in new if isinstance(item, str)])
+            if last:
+                text, self._older = self._older, self._text
+                self._text = ""
+                text += self._last + last
+                self._last, self._text = last, text
         return self._text
 
     def forget_rest(self) -> None:
@@ -115,19 +139,25 @@ class Splice:
 
     __slots__ = (
         "_begins",
+        "_chars",
         "_coalesce",
         "_decided",
         "_early",
+        "_fed",
         "_held",
+        "_history",
         "_lead",
         "_markers",
-        "_side",
-        "_side_of",
+        "_measured",
+        "_most",
+        "_room",
+        "_sides",
         "_step",
         "_stop",
         "_taken",
         "_transcript",
         "echo_length",
+        "exceeded",
         "finish",
         "has_shown",
         "has_text",
@@ -138,7 +168,9 @@ class Splice:
         "usage",
     )
 
-    def __init__(self, step: Step, transcript: Transcript, *, lead: str, coalesce: bool) -> None:
+    def __init__(
+        self, step: Step, transcript: Transcript, *, lead: str, coalesce: bool, reply_chars: int | None = None
+    ) -> None:
         self._step = step
         self._transcript = transcript
         # the prefill, if it is to be shown with the first new text
@@ -153,15 +185,24 @@ class Splice:
         self._markers = Markers(step.marker) if step.marker else None
         # characters that it has taken out
         self._taken = 0
-        # the same for what is no text: the reasoning or the tool call that came last, and which of them that was
-        self._side: Markers | None = None
-        self._side_of: ReasoningDelta | ToolDelta | None = None
+        # the same for what is no text: a stage for each tool call, by its index, and one for the reasoning
+        self._sides: dict[int, Markers] = {}
         self._stop = StopStage(step.stop) if step.stop else None
         # where in the transcript this attempt begins
         self._begins = len(transcript.items)
         # what the model wrote until the seam let something through, if the prompt asked for an echo
         self._early: list[str] | None = [] if step.mode == "emulated" else None
-        self._decided = step.mode != "emulated" and step.absent == "join"
+        # the seam has let text through
+        self._decided = False
+        # characters fed to the seam until then
+        self._fed = 0
+        self._history = History()
+        # new text in the transcript's first `_measured` items, in characters
+        self._chars = 0
+        self._measured = self._begins
+        # `Limits.reply_chars`, and how many characters of it are left
+        self._most = reply_chars
+        self._room = None if reply_chars is None else reply_chars - len(step.known)
         # what was told of the text that is held, if that was asked for
         self._held: Held | None = None
         #: characters of an emulated prefill's repetition, with what stood around it
@@ -170,6 +211,8 @@ class Splice:
         self.usage: Usage | None = None
         #: a stop sequence of ours has fired: the host is to be cut off
         self.stopped = False
+        #: the reply is longer than the caller allows: the host is to be cut off
+        self.exceeded: LimitExceeded | None = None
         #: the model has produced a token of any kind; text; a tool call; text that could be handed out
         self.has_token = self.has_text = self.has_tool = self.has_shown = False
 
@@ -190,23 +233,26 @@ class Splice:
                     continue
                 self.has_text = self.has_token = True
                 if markers is not None:
-                    self._end_side()
-                    piece = markers.feed(piece)
+                    self._end_sides()
+                    piece = self._feed_markers(markers, piece)
                 text = feed(piece)
                 if not self._decided:
+                    self._fed += len(piece)
                     if self._early is not None:
                         self._early.append(piece)
                     if text:
                         self._look(text)
                 if stop is not None:
                     text = self._until_stop(stop, text)
+                if self._room is not None:
+                    text = self._within(text)
                 if text:
                     if held is not None:
                         self.settle_held()
                     if not self.has_shown:
                         self._first()
                     items.append(text)
-                if self.stopped:
+                if self.stopped or self.exceeded is not None:
                     break
                 if held is not None:
                     event = held.feed(
@@ -218,8 +264,7 @@ class Splice:
                         items.append(event)
             else:
                 self._note(delta)
-        if self._coalesce and not self._transcript.wants_events:
-            self._transcript.merge(before)
+        self._merge(before)
 
     def close(self, *, cut: bool) -> None:
         """The attempt is over, cut or cleanly; what the stages still hold is the last text, or is dropped.
@@ -228,7 +273,7 @@ class Splice:
         repetition that was asked for: going on from there would meet it again.
         """
         before = len(self._transcript.items)
-        self._end_side()
+        self._end_sides()
         if self._markers is not None and not self.stopped:
             # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
             markers, self._markers = self._markers, None
@@ -237,7 +282,7 @@ class Splice:
             if last:
                 self.take([TextDelta(last)])
         self.settle_held()
-        if not self.stopped:
+        if not self.stopped and self.exceeded is None:
             limited = self.finish is not None and self.finish.reason in _LIMITS
             own_text = limited and self._is_own_text()
             text = self.seam.close(cut or (limited and not own_text))
@@ -253,6 +298,8 @@ class Splice:
                 text = self._until_stop(self._stop, text)
                 if not self.stopped:
                     text += self._stop.close()
+            if self._room is not None:
+                text = self._within(text)
             if text:
                 if not self.has_shown:
                     self._first()
@@ -263,8 +310,65 @@ class Splice:
                 raise self._ignored()
             self._show_lead()
         self._estimate()
+        self._merge(before)
+
+    def handed_out(self, text: str) -> tuple[Usage | None, FinishDelta | None]:
+        """What the host had counted, and why it had stopped, when the last of `text`, the new text, was handed out."""
+        history = self._history
+        count = history.count(len(text), self._transcript.next)
+        counted = history.last(UsageDelta, count)
+        return None if counted is None else counted.usage, history.last(FinishDelta, count)
+
+    def parts(self, text: str, *, whole: bool) -> list[str | Delta]:
+        """`text`, the new text that was handed out, with the host's other deltas in their places.
+
+        With `whole` the reader got everything, so that what came after the text counts too, but nothing after the place
+        where a stop sequence of ours has cut it.
+        """
+        history = self._history
+        count = history.count(len(text), self._transcript.next)
+        if whole:
+            count = max(count, history.count_until(len(text) if self.stopped else sys.maxsize))
+        return history.parts(text, self._transcript.next, count)
+
+    def _merge(self, start: int) -> None:
+        """One chunk a network read, if that was asked for."""
         if self._coalesce and not self._transcript.wants_events:
-            self._transcript.merge(before)
+            self._place()
+            self._transcript.merge(start)
+            self._measured = len(self._transcript.items)
+
+    def _place(self) -> int:
+        """How many characters of new text come before a delta that comes now: those held are among them."""
+        marked = 0 if self._markers is None else self._markers.held
+        if not self._decided:
+            return self._fed + marked
+        transcript = self._transcript
+        for item in transcript.items[self._measured :]:
+            if isinstance(item, str):
+                self._chars += len(item)
+        self._measured = len(transcript.items)
+        lead = transcript.lead_length if transcript.lead_at >= self._begins else 0
+        return self._chars - lead + self.seam.held + (0 if self._stop is None else self._stop.held) + marked
+
+    def _feed_markers(self, markers: Markers, piece: str) -> str:
+        """`piece` without our markers."""
+        held, taken = markers.held, markers.taken
+        piece = markers.feed(piece)
+        if held and markers.taken > taken:
+            # What was held was no text of the reply. A delta that came meanwhile stands where it began.
+            self._history.clip(self._place() - markers.held)
+        return piece
+
+    def _within(self, text: str) -> str:
+        """As much of `text` as the caller's bound on the whole reply has room for."""
+        assert self._room is not None
+        assert self._most is not None
+        if len(text) > self._room:
+            self.exceeded = LimitExceeded("reply_chars", self._most, "characters")
+            text = text[: self._room]
+        self._room -= len(text)
+        return text
 
     def settle_held(self) -> None:
         """Say that nothing is held any more, if something was."""
@@ -285,6 +389,7 @@ class Splice:
     def _look(self, new: str) -> None:
         """The seam has decided and let `new` through, the first text of the model's that is no repetition."""
         self._decided = True
+        self._history.drop_front(self._fed - len(new) - self.seam.held)
         if self._early is not None:
             self.echo_length = self._count_early() - len(new) - self.seam.held
             self._early = None
@@ -340,43 +445,54 @@ class Splice:
     def _note(self, delta: Delta) -> None:
         """Take a delta that is not text."""
         match delta:
-            case ReasoningDelta() if delta.text:
-                self.has_token = True
-                if self._transcript.wants_events:
-                    self._take_side(delta, delta.text)
+            case ReasoningDelta():
+                self.has_token = self.has_token or bool(delta.text)
+                # signed thinking goes back to the host as it was
+                shown = delta.text if self._markers is None else self._without_markers(_REASONING, delta.text)
+                self._keep(delta, ReasoningEvent(shown) if shown else None)
             case ToolDelta():
                 self.has_token = self.has_tool = True
-                if self._transcript.wants_events:
-                    self._take_side(delta, delta.arguments)
+                self._end_side(_REASONING)
+                if self._markers is not None and delta.arguments:
+                    arguments = self._without_markers(delta.index, delta.arguments)
+                    if not (arguments or delta.id or delta.name):
+                        return
+                    delta = ToolDelta(delta.index, delta.id, delta.name, arguments)
+                self._keep(delta, ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
             case UsageDelta():
                 self.usage = delta.usage
+                self._keep(delta)
             case FinishDelta():
                 self.finish = delta
+                self._keep(delta)
+            case BlockDelta():
+                self._keep(delta)
 
-    def _take_side(self, delta: ReasoningDelta | ToolDelta, text: str) -> None:
-        """Write an event for what is no text of the reply, without our markers; `text` is the part that may have one."""
-        last = self._side_of
-        if self._markers is not None:
-            if type(delta) is not type(last) or getattr(delta, "index", -1) != getattr(last, "index", -1):
-                self._end_side()
-                self._side = Markers(self._step.marker)
-            assert self._side is not None
-            self._side_of = delta
-            text = self._side.feed(text)
-        if isinstance(delta, ToolDelta):
-            if text or delta.id or delta.name or not delta.arguments:
-                self._transcript.items.append(ToolEvent(delta.index, delta.id, delta.name, text))
-        elif text:
-            self._transcript.items.append(ReasoningEvent(text))
+    def _keep(self, delta: Delta, event: Event | None = None) -> None:
+        """Note the delta for the history, and write its event if it has one and events are wanted."""
+        items = self._transcript.items
+        place = self._place()
+        item = -1
+        if event is not None and self._transcript.wants_events:
+            item = len(items)
+            items.append(event)
+        self._history.note(delta, place=place, item=item)
 
-    def _end_side(self) -> None:
-        """Another kind of delta follows, or nothing: what is held of the last one is its end."""
-        last, side = self._side_of, self._side
-        self._side_of = self._side = None
-        if side is None:
-            return
-        text = side.close()
-        if text and isinstance(last, ToolDelta):
-            self._transcript.items.append(ToolEvent(last.index, "", "", text))
-        elif text:
+    def _without_markers(self, side: int, text: str) -> str:
+        """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""
+        if side not in self._sides:
+            self._sides[side] = Markers(self._step.marker)
+        return self._sides[side].feed(text)
+
+    def _end_sides(self) -> None:
+        for side in (_REASONING, *self._sides.copy()):
+            self._end_side(side)
+
+    def _end_side(self, side: int) -> None:
+        """Nothing more comes of the reasoning or of a tool call: what is held of it is its end."""
+        stage = self._sides.pop(side, None)
+        text = "" if stage is None else stage.close()
+        if text and side != _REASONING:
+            self._keep(ToolDelta(side, arguments=text), ToolEvent(side, "", "", text))
+        elif text and self._transcript.wants_events:
             self._transcript.items.append(ReasoningEvent(text))

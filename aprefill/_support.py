@@ -4,10 +4,13 @@ The knowledge is in `models.toml`, read once, at the first question; this module
 row for a model, and builds the trailing turn. Pure: it decides nothing that only the host's bytes can tell.
 """
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -21,8 +24,6 @@ from ._schema import File, Host, Manner, Model, RefusalText, address, addresses,
 from ._types import Support
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from ._types import Message
 
 #: The field that is the dialect: on the turn, or in the body.
@@ -38,9 +39,12 @@ class Refusal:
     ``"flags"`` when it was this request, so nothing is learned about the model.
     """
 
+    #: the HTTP status that it was first seen with; it is known with every other one from 400 to 499 too
     status: int
     text: str
     why: str
+    #: fields that only the caller can have meant: where the caller set one of them, the error is about that
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class Row:
     whitespace_echo: bool
     #: request setting -> "breaks" or "unknown", together with a native prefill
     conflicts: Mapping[str, str]
+    #: every refusal that any host is known to answer with, this host's own first: gateways quote their upstream
     refusals: tuple[Refusal, ...]
     #: "recording", "engine", "doc", "issue"; "guess" and "unknown" count as unknown; "caller": see `forced()`
     evidence: str
@@ -133,7 +138,7 @@ class Table:
     def __init__(self, raw: Mapping[str, Any]) -> None:
         file = convert(raw, File)
         known = {name: convert(one, RefusalText, f"refusal {name}") for name, one in file.refusal.items()}
-        refusals = {name: Refusal(one.status, one.text, one.why) for name, one in known.items()}
+        refusals = {name: Refusal(one.status, one.text, one.why, tuple(one.unless)) for name, one in known.items()}
         #: by (provider, api), in the order in which they are tried; the last is any other model's
         self._rows: dict[tuple[str, str], tuple[Row, ...]] = {}
         self._addresses: dict[str, str] = {}
@@ -143,7 +148,7 @@ class Table:
             host = convert(one, Host, where)
             if missing := [name for name in host.refusals if name not in refusals]:
                 raise UsageError(f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]")
-            rest = _rest(host, tuple(refusals[name] for name in host.refusals))
+            rest = _rest(host, tuple(refusals[name] for name in dict.fromkeys([*host.refusals, *refusals])))
             shared = {key: one[key] for key in Manner.__struct_fields__ if key in one}
             rows = [
                 _row(rest, convert(shared | entry, Model, f"{where}, model entry {number} {entry.get('match', '')}"))
@@ -349,10 +354,14 @@ def _copy(fields: Mapping[str, Any]) -> dict[str, Any]:
     return deepcopy(dict(fields)) if fields else {}
 
 
-def refusal(row: Row, status: int, error_text: str) -> Refusal | None:
+def refusal(row: Row, status: int, error_text: str, given: Collection[str] = ()) -> Refusal | None:
     """The known refusal that this error is, or None.
 
-    Give the whole error body where there is one: gateways nest the upstream's words deep inside it.
+    Known with any status from 400 to 499, and with 200: an error inside the stream, or in its place, before any text.
+    Give the whole error body where there is one: gateways nest the upstream's words deep inside it. `given` are the
+    body's fields that the caller set.
     """
+    if status != 200 and not 400 <= status < 500:
+        return None
     text = flat(error_text)
-    return next((r for r in row.refusals if r.status == status and flat(r.text) in text), None)
+    return next((r for r in row.refusals if flat(r.text) in text and not any(name in given for name in r.unless)), None)

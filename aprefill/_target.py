@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ._errors import UsageError
+from ._names import meant_by, parse
 from ._redact import Redactor
-from ._support import split_model
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ _SDK_OF = {
 #: Those of them that also write the model into the URL, or sign the request: nothing else can ask there.
 _SDK_ALONE = {"vertex", "bedrock"}
 
+#: Host whose SDK takes its base URL from the environment -> the variable. It is honoured here too.
+URL_ENV = {("openai", "chat"): "OPENAI_BASE_URL", ("anthropic", "messages"): "ANTHROPIC_BASE_URL"}
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -42,7 +45,7 @@ class Target:
     row: Row
     model: str
     base_url: str
-    #: whether the transport outlives the reply
+    #: whether the connection may outlive the reply: it belongs to a session's pool, or to a client of the caller's
     keep: bool
     #: the caller gave the base URL, so the row's own URLs do not apply
     own_url: bool = False
@@ -54,6 +57,12 @@ class Target:
     def host(self) -> str:
         """The host's name, for messages."""
         return urlsplit(self.base_url).hostname or self.base_url
+
+    @property
+    def port(self) -> int | None:
+        """The port that is connected to, for messages; None for the built-in model."""
+        parts = urlsplit(self.base_url)
+        return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
     def url(self, path: str, *, with_prefill: bool) -> str:
         """Where to send a request; some hosts take a prefill at another base URL."""
@@ -77,16 +86,12 @@ class Target:
             headers[self.row.auth] = self._key
         return headers
 
-    def without_key(self, text: str) -> str:
-        """`text` without the key, for what a host says when all is well."""
-        for secret in (self._key, *self._secrets):
-            if secret:
-                text = text.replace(secret, "[key]")
-        return text
+    def redactor(self, prompt: Iterable[str], sent: Iterable[str] = (), names: Iterable[str] = ()) -> Redactor:
+        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says.
 
-    def redactor(self, prompt: Iterable[str], sent: Iterable[str] = ()) -> Redactor:
-        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says."""
-        return Redactor((self._key, *self._secrets, *sent), prompt)
+        The model's name stays, and so do the `names` of the body's fields.
+        """
+        return Redactor((self._key, *self._secrets, *sent), prompt, spare=(self.model, *names))
 
 
 def resolve(
@@ -98,32 +103,49 @@ def resolve(
     api: str | None,
     client: Client | None,
     keep: bool,
+    allow_http: bool = False,
 ) -> Target:
     """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
+    if not isinstance(allow_http, bool):
+        raise UsageError(f"allow_http: pass True or False, not a {type(allow_http).__name__}")
     for argument, value in (("model", model), ("base_url", base_url), ("api_key", api_key), ("api", api)):
         if not isinstance(value, str | None):
             raise UsageError(f"{argument}: pass a str, not a {type(value).__name__}")
     name = model or os.environ.get("APREFILL_MODEL")
     if not name:
         raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
-    provider, bare = split_model(name, table.providers)
+    provider, bare, alias_url = parse(name, table.providers)
     if client is not None and client.api:
+        check_url(client.base_url, allow_http=allow_http, source=f"the base_url of client={client.name}")
         return _of_sdk(table, client, provider, bare, name, base_url=base_url, api_key=api_key, api=api, keep=keep)
     if provider is None:
         if base_url is None and client is None:
-            known = ", ".join(table.providers)
-            raise UsageError(
-                f"model={name!r} names no known provider; write provider:name with one of {known}, or pass base_url="
+            meant = meant_by(name, table.providers)
+            instead = (
+                f'did you mean "{meant}"?'
+                if meant
+                else f"write provider:name with one of {', '.join(table.providers)}, or pass base_url="
             )
+            raise UsageError(f"model={name!r} names no known provider; {instead}")
         provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
     if not bare:
         raise UsageError(f"model={name!r} has no name after the colon")
     row = table.row(provider, bare, api)
-    url = row.base_url if base_url is None else base_url
+    own_url, key_env = base_url, row.key_env
+    if base_url is None:
+        own_url = _url_from_environment(row, allow_http=allow_http)
+        if own_url is not None:
+            # what the host at this URL does is what counts; as with the SDK, it gets the key of the SDK's variable
+            named = table.provider_of_url(own_url) or "openai-compatible"
+            row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
+            key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
+        elif alias_url and row.api == "chat":
+            own_url = alias_url
+    url = row.base_url if own_url is None else own_url
     sdk = _SDK_OF.get((provider, row.api))
     if sdk and provider in _SDK_ALONE and not row.base_url:
         raise UsageError(f"{provider} is reached through its SDK alone; pass {sdk} as client=")
-    if not url and base_url is None:
+    if not url and own_url is None:
         how = f"pass {sdk} as client=, or base_url=" if sdk else "pass base_url="
         raise UsageError(f"{provider} has no base URL of its own; {how}")
     demo = row.base_url.startswith(DEMO_SCHEME)
@@ -132,15 +154,38 @@ def resolve(
     if demo and client is not None:
         raise UsageError(f"{provider} is the built-in model and sends nothing; leave client out")
     if not demo:
-        check_url(url)
+        check_url(url, allow_http=allow_http)
+        if own_url is None and row.prefill_base_url:
+            check_url(row.prefill_base_url, allow_http=allow_http, source="prefill_base_url in the support table")
     return Target(
         row=row,
         model=bare,
         base_url=url,
         keep=keep,
-        own_url=base_url is not None,
-        _key=_key(row, api_key, required=row.key_required and base_url is None and client is None),
+        own_url=own_url is not None and (base_url is not None or not _is_usual(row, own_url)),
+        _key=_key(row, api_key, key_env, required=row.key_required and base_url is None and client is None),
     )
+
+
+def _url_from_environment(row: Row, *, allow_http: bool) -> str | None:
+    """The URL that the environment has for this provider in place of its own; None: the variable is not set.
+
+    An empty one is an error: the owner wanted another host, and the provider's own must not get the prompt instead.
+    """
+    variable = URL_ENV.get((row.provider, row.api))
+    url = None if variable is None else os.environ.get(variable)
+    if variable is None or url is None:
+        return None
+    if not url:
+        raise UsageError(f"{variable} is set and empty; unset it, or give it the URL of the API")
+    check_url(url, allow_http=allow_http, source=variable)
+    return url
+
+
+def _is_usual(row: Row, url: str) -> bool:
+    """Whether `url` is the row's own. OpenAI's clients are often given it with /v1 where the host takes both."""
+    url = url.rstrip("/")
+    return row.base_url.rstrip("/") in {url, url.removesuffix("/v1")}
 
 
 def _of_sdk(
@@ -165,7 +210,6 @@ def _of_sdk(
         )
     if not model:
         raise UsageError(f"model={name!r} has no name after the colon")
-    check_url(client.base_url)
     if provider is None:
         provider = client.provider or table.provider_of_url(client.base_url)
         if provider is None or client.api not in table.apis(provider):
@@ -181,32 +225,35 @@ def _of_sdk(
         model=model,
         base_url=client.base_url,
         keep=keep,
-        # OpenAI's clients are often given a host's URL with /v1, where the host takes both
-        own_url=row.base_url.rstrip("/") not in {client.base_url, client.base_url.removesuffix("/v1")},
+        own_url=not _is_usual(row, client.base_url),
         _secrets=client.secrets,
     )
 
 
 @lru_cache(maxsize=256)
-def check_url(url: str) -> None:
-    """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment."""
+def check_url(url: str, *, allow_http: bool = False, source: str = "base_url") -> None:
+    """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment.
+
+    `allow_http` takes plain http to any host; `source` is what the URL is from.
+    """
     if not url.isprintable() or " " in url:
-        raise UsageError("base_url holds white space or a control character; write https://host/path")
+        raise UsageError(f"{source} holds white space or a control character; write https://host/path")
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
     except ValueError:
-        raise UsageError("base_url is not a URL; write https://host/path") from None
+        raise UsageError(f"{source} is not a URL; write https://host/path") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise UsageError("base_url must begin with https:// and name a host (http:// only for a loopback host)")
+        raise UsageError(f"{source} must begin with https:// (or http://) and name a host")
     if parts.username is not None or parts.password is not None:
-        raise UsageError("base_url holds user info; pass the key as api_key= or in the environment")
+        raise UsageError(f"{source} holds user info; pass the key as api_key= or in the environment")
     if parts.query or parts.fragment or url.endswith(("?", "#")):
-        raise UsageError("base_url holds a query or a fragment; pass the bare base URL")
-    if parts.scheme == "http" and not _is_loopback(host):
+        raise UsageError(f"{source} holds a query or a fragment; pass the bare base URL")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
         raise UsageError(
-            f"base_url is plain http to {host}, which would send the key and the prompt in clear; use https"
+            f"{source} is plain http to {host}, which would send the key and the prompt in clear; use https, or pass "
+            "allow_http=True if you trust the network on the way there"
         )
 
 
@@ -219,16 +266,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _key(row: Row, given: str | None, *, required: bool) -> str:
+def _key(row: Row, given: str | None, variables: tuple[str, ...], *, required: bool) -> str:
     source, key = "api_key", given
     if key is None:
-        for source in row.key_env:
+        for source in variables:
             key = os.environ.get(source)
             if key:
                 break
     if not key:
         if required:
-            how = f"set {' or '.join(row.key_env)}, or pass api_key=" if row.key_env else "pass api_key="
+            how = f"set {' or '.join(variables)}, or pass api_key=" if variables else "pass api_key="
             raise UsageError(f"no key for {row.provider}: {how}")
         return ""
     if not key.isascii() or not key.isprintable() or " " in key:

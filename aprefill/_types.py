@@ -1,14 +1,15 @@
 """The values that travel between the layers, and those the caller sees.
 
 What a codec makes of a record is a *delta*; what `Reply.events()` gives the caller is an *event*. Deltas are
-msgspec structs without GC tracking: one is made for every token.
+msgspec structs without GC tracking: one is made for every token. What the caller sees is a frozen dataclass with
+`as_dict()`, because web frameworks turn dataclasses into JSON by themselves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import Field, dataclass, field
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class Support(Enum):
+class Support(StrEnum):
     """What a host does with an assistant prefill (simonw/llm issue 463)."""
 
     #: native: the reply leaves the prefill out
@@ -31,7 +32,7 @@ class Support(Enum):
     UNSUPPORTED = "unsupported"
 
 
-class Verdict(Enum):
+class Verdict(StrEnum):
     """What the seam found at the start of a provider's text."""
 
     #: not enough text yet
@@ -50,7 +51,7 @@ class Verdict(Enum):
     TRUNCATED = "truncated"
 
 
-class StopReason(Enum):
+class StopReason(StrEnum):
     """Why the model stopped, in one vocabulary. The host's own word is `AttemptReport.raw_stop_reason`."""
 
     #: the model came to its end
@@ -73,7 +74,29 @@ class StopReason(Enum):
     OTHER = "other"
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Value:
+    """What the values that the caller sees have in common. Each of them is a frozen dataclass.
+
+    >>> Usage(input_tokens=7, output_tokens=5).as_dict()["output_tokens"]
+    5
+    """
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A dict that JSON can hold: every field, None where nothing is known, enums as words, values inside as dicts."""
+        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Value):
+        return value.as_dict()
+    return value.value if isinstance(value, Enum) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Value):
     """Tokens as the host counted them. None: the host did not say.
 
     `input_tokens` are the prompt's tokens billed at the full rate or, on hosts that only give a total, all of
@@ -160,19 +183,46 @@ class FinishDelta(Struct, frozen=True):
     sequence: str | None = None
 
 
-class ErrorDelta(Struct, frozen=True):
+class ErrorDelta(Struct, frozen=True, eq=False):
     """The host reported an error inside the stream. Nothing after it counts."""
 
     status: int
     error_type: str
     detail: str
+    #: all that the host said, in which the words of a refusal are looked for. It may quote the prompt, so it is in no repr;
+    #: two errors are equal without it
+    body: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ErrorDelta):
+            return NotImplemented
+        return (self.status, self.error_type, self.detail) == (other.status, other.error_type, other.detail)
+
+    def __hash__(self) -> int:
+        return hash((self.status, self.error_type, self.detail))
+
+    def __repr__(self) -> str:
+        return f"ErrorDelta(status={self.status}, error_type={self.error_type!r}, detail={self.detail!r})"
 
 
 class EndDelta(Struct, frozen=True):
     """The protocol's end. Text after it is not text of the reply."""
 
 
-Delta: TypeAlias = TextDelta | ReasoningDelta | ToolDelta | UsageDelta | FinishDelta | ErrorDelta | EndDelta
+class BlockDelta(Struct, frozen=True):
+    """What the assistant turn for the next request needs beside text, reasoning and tool calls: signatures, for example.
+
+    Nothing of it is handed out. Only the codec that made it knows what `step`, `number` and `value` mean.
+    """
+
+    step: str
+    number: int = 0
+    value: Any = None
+
+
+Delta: TypeAlias = (
+    TextDelta | ReasoningDelta | ToolDelta | UsageDelta | FinishDelta | ErrorDelta | EndDelta | BlockDelta
+)
 
 
 # --- requests -------------------------------------------------------------------------------------------------
@@ -207,8 +257,9 @@ class Call:
 class Timeouts:
     """How long to wait for the provider, in seconds; None switches a clock off.
 
-    Every clock runs only while this library waits for the provider, never while the caller works with a chunk.
-    A clock that runs out raises `Stalled`, which names it.
+    `total_s` is wall clock: it counts the time that the caller takes with a chunk, and waits between requests. All other
+    clocks run only while this library waits for the provider. A clock that runs out raises `Stalled`, which names it,
+    when the next chunk is asked for, never inside the caller's own code.
     """
 
     #: to the connection, TLS included
@@ -219,7 +270,7 @@ class Timeouts:
     progress_s: float | None = 300.0
     #: between two reads of any bytes, and to the response's first ones
     idle_s: float | None = 300.0
-    #: the whole reply
+    #: the whole reply, from its first request to its end, wall clock
     total_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -261,11 +312,39 @@ class Recovery:
             raise UsageError(f"Recovery(max_wait_s={wait!r}): pass seconds, 0 or more")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much is taken from the provider. What exceeds a bound raises `LimitExceeded`, which names it."""
+
+    #: one record of the stream, in bytes: an event, a line, a frame. A host that sends images in its stream needs more
+    record_bytes: int = 1_048_576
+    #: how much of an error's body is read, in bytes; the rest is left unread, and that is no error
+    error_body_bytes: int = 65_536
+    #: after the end of a reply, how long the body is read on so that the connection can be used again, in seconds;
+    #: 0: not at all
+    drain_s: float = 0.05
+    #: the text of the whole reply, the prefill included, in characters; None: no limit. Text up to the bound is handed
+    #: out, then the error is raised. Reasoning and tool calls do not count
+    reply_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("record_bytes", 1), ("error_body_bytes", 0), ("reply_chars", 1)):
+            value = getattr(self, name)
+            if name == "reply_chars" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                none = ", or None for no limit" if name == "reply_chars" else ""
+                raise UsageError(f"Limits({name}={str(value)[:40]}): pass a whole number, {least} or more{none}")
+        drain = self.drain_s
+        if isinstance(drain, bool) or not isinstance(drain, int | float) or not (drain == 0 or _is_time(drain)):
+            raise UsageError(f"Limits(drain_s={str(drain)[:40]}): pass seconds, 0 or more")
+
+
 # --- what the caller sees -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(Value):
     """When things happened, in seconds since the request began; None: not yet, or never.
 
     `first_token_s` is the first non-empty token of any kind that the model produced (time to first token as
@@ -281,11 +360,12 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptReport:
+class AttemptReport(Value):
     """What one request did.
 
     `mode` is how it carried the prefill: "native", "emulated", or "none" when there was none. `error` is the class
-    of what it failed with, ``""`` if it did not; `waited_s` how long was waited before it was sent.
+    of what it failed with, ``""`` if it did not; `waited_s` how long was waited before it was sent. `broken_end` is the
+    class of what broke the stream after the model had given its stop reason: the reply is complete, so it is no failure.
     """
 
     number: int
@@ -303,9 +383,11 @@ class AttemptReport:
     received_bytes: int = 0
     error: str = ""
     waited_s: float = 0.0
+    broken_end: str = ""
 
 
-class TextEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class TextEvent(Value):
     """A piece of the reply. `offset` is where it begins in the whole reply, in characters, the prefill counted."""
 
     text: str
@@ -313,7 +395,8 @@ class TextEvent(Struct, frozen=True):
     prefill: bool = False
 
 
-class HeldEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class HeldEvent(Value):
     """What of the model's text is held back now, because it may still turn out not to be the reply's.
 
     Only from `events(held=True)`. It may be a repetition of the prefill, a fence or a stop sequence in the making. With
@@ -326,13 +409,15 @@ class HeldEvent(Struct, frozen=True):
     more: bool = False
 
 
-class ReasoningEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ReasoningEvent(Value):
     """A piece of the model's reasoning."""
 
     text: str
 
 
-class ToolEvent(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ToolEvent(Value):
     """A piece of a tool call; `arguments` is a fragment of JSON text, to be joined per `index`."""
 
     index: int
@@ -341,15 +426,17 @@ class ToolEvent(Struct, frozen=True):
     arguments: str
 
 
-class AttemptStarted(Struct, frozen=True):
-    """A request was sent. It is handed out when the host has accepted it, or with the `AttemptEnded` of a failed one."""
+@dataclass(frozen=True, slots=True)
+class AttemptStarted(Value):
+    """A request goes out: it is sent when the next event is asked for."""
 
     number: int
     mode: str
     support: Support
 
 
-class AttemptEnded(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class AttemptEnded(Value):
     """A request is over; `report` is what it did."""
 
     report: AttemptReport

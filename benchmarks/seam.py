@@ -60,6 +60,9 @@ def calls(count: int) -> None:
         "echoed": (decided("known text and", **RULES), " word"),
         "fenced, watching": (decided("```\nknown text and", **RULES), " word"),
         "fenced, watching, piece ends in a line end": (decided("```\nknown text and", **RULES), "word\n"),
+        "fenced, watching, piece holds a backtick": (decided("```\nknown text and", **RULES), " a `word"),
+        "fenced, behind an inner opener": (decided("```\nknown text and\n```sh\nls", **RULES), " word"),
+        "fenced, behind the closing fence": (decided("```\nknown text and\n```\nso", **RULES), " word"),
         "stop stage, two sequences": (StopStage(["END", "\n\n"]).feed, " word"),
         "stop stage, a match in the making": (StopStage(["END", "\n\n"]).feed, "word\n"),
     }
@@ -89,6 +92,8 @@ def texts() -> dict[str, Callable[[int], Callable[[], None]]]:
         "every rule: fenced echo, by character": lambda n: whole(words(n), RULES, "```\n" + words(n)),
         "every rule: fenced echo, in one piece": lambda n: whole(words(n), RULES, ["```\n" + words(n)]),
         "chatter, by character": lambda n: whole("x" * 99, RULES | {"preamble": 2 * n}, words(n)),
+        "fenced code in one piece": lambda n: whole("x", RULES, ["```\nx" + "a `word`\n\n" * (n // 10)]),
+        "joint: blanks around line ends": lambda n: whole("x" + "\n" * n, RULES, "x" + " \n" * (n // 2)),
         "white space before an echo, by character": lambda n: whole("x" * n, RULES, " " * n),
         "white space before a fence's end": lambda n: whole("x" * n, RULES, ["```\n" + "x" * n, *"\n" * n]),
         "overlap, by character": lambda n: whole("b" + "a" * n, {"overlap": 9}, "a" * (n - 1) + "c"),

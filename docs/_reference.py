@@ -79,10 +79,19 @@ def attributes(cls: type) -> list[str]:
     return found
 
 
+def is_public(cls: type) -> bool:
+    """Whether a class has a section of its own."""
+    return any(
+        cls in vars(import_module(name)).values() or cls.__name__ in import_module(name).__all__ for name in MODULES
+    )
+
+
 def members(cls: type) -> list[str]:
-    """Public methods and properties of its own, each with its docstring."""
+    """Public methods and properties of its own, and of bases that are not public, each with its docstring."""
     out = []
-    for name, member in vars(cls).items():
+    # a base that is not public has no section of its own: what it gives is listed here
+    bases = [base for base in cls.__mro__[1:] if base.__module__.startswith("aprefill") and not is_public(base)]
+    for name, member in (item for klass in (cls, *bases) for item in vars(klass).items()):
         target = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         if name.startswith("_") or not inspect.isfunction(target):
             continue
@@ -107,7 +116,7 @@ def entry(name: str, thing: object) -> str:
     ):
         lines.append(f"```python\n{signature(name, thing)}\n```")
     if inspect.isclass(thing) and thing.__bases__ != (object,):
-        bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("aprefill")]
+        bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("aprefill") and is_public(b)]
         if bases:
             lines.append(f"A {', '.join(bases)}.")
     lines.append(doc(thing))

@@ -12,6 +12,8 @@ import pytest
 
 from aprefill._refusals import Refusals
 
+from .names import Names, resolve_from
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,6 +51,14 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Host names for this test: fill it with loopback addresses, or with what looking a name up raises."""
+    found: Names = {}
+    resolve_from(found, monkeypatch)
+    return found
+
+
+@pytest.fixture
 def no_gc() -> Iterator[None]:
     """Without the cyclic collector: what closes here closes by reference counting alone."""
     gc.collect()
@@ -77,5 +87,9 @@ def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, model or proxy of the machine's reaches a test."""
     for name in list(os.environ):
-        if name.endswith("_API_KEY") or name.startswith("APREFILL_MODEL") or name.lower().endswith("_proxy"):
+        if (
+            name.endswith(("_API_KEY", "_BASE_URL"))
+            or name.startswith("APREFILL_MODEL")
+            or name.lower().endswith("_proxy")
+        ):
             monkeypatch.delenv(name)

@@ -9,6 +9,7 @@ import importlib
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 #: What each extra brings, by import name.
 BRINGS = {
@@ -19,8 +20,9 @@ BRINGS = {
     "cli": ["click"],
     "llm": ["llm"],
     "web": ["starlette"],
-    "redis": ["redis"],
 }
+#: `aiohttp` is for the SDKs' clients, so it is checked beside one of them.
+BESIDE = {"aiohttp": "openai"}
 BRINGS["all"] = [name for names in list(BRINGS.values()) for name in names]
 
 
@@ -40,6 +42,34 @@ def demo() -> None:
 def command() -> subprocess.CompletedProcess[str]:
     """`aprefill --version`."""
     return subprocess.run([sys.executable, "-m", "aprefill", "--version"], capture_output=True, text=True, timeout=60)
+
+
+def client_of(name: str) -> Any:
+    """An SDK's client, which a session takes as `client=`."""
+    from aprefill import Session
+
+    sdk = importlib.import_module(name)
+    client = sdk.AsyncOpenAI(api_key="any") if name == "openai" else sdk.AsyncAnthropic(api_key="any")
+    Session("openai:gpt-4o" if name == "openai" else "anthropic:claude-haiku-4-5", client=client)
+    return client
+
+
+def over_aiohttp() -> None:
+    """A reply through an OpenAI client whose transport is aiohttp's."""
+    import asyncio
+
+    from openai import AsyncOpenAI, DefaultAioHttpClient
+
+    from aprefill import stream
+    from aprefill.testing import Script, serve
+
+    async def main() -> None:
+        async with serve(Script(text="Hello.")) as server:
+            client = AsyncOpenAI(api_key="any", base_url=server.openai_url, http_client=DefaultAioHttpClient())
+            async with client:
+                assert await stream("Hi", model="gpt-4o", client=client).text() == "Hello."
+
+    asyncio.run(main())
 
 
 def without(extra: str) -> None:
@@ -68,6 +98,13 @@ def without(extra: str) -> None:
             assert "aprefill[bedrock]" in str(error), error
         else:
             raise AssertionError("EventStreamDecoder was made without botocore")
+    if extra == "aiohttp":
+        try:
+            over_aiohttp()
+        except RuntimeError as error:
+            assert "aiohttp" in str(error), error
+        else:
+            raise AssertionError("an SDK's client ran over aiohttp without aiohttp")
     if "llm" in absent:
         try:
             importlib.import_module("aprefill.llm_plugin")
@@ -83,6 +120,14 @@ def with_(extra: str) -> None:
     for name in BRINGS[extra]:
         importlib.import_module(name)
     demo()
+    for name in {"openai", "anthropic"} & {*BRINGS[extra]}:
+        assert client_of(name).api_key == "any"
+    if "aiohttp" in BRINGS[extra]:
+        over_aiohttp()
+    if "botocore" in BRINGS[extra]:
+        from aprefill.wire.eventstream import EventStreamDecoder
+
+        assert EventStreamDecoder()
     if "click" in BRINGS[extra]:
         assert command().returncode == 0, command()
     if "starlette" in BRINGS[extra]:

@@ -23,6 +23,7 @@ import aprefill
 from aprefill import AprefillError, stream
 
 from .faults import PREFILL
+from .sdk_http import http_of
 
 if TYPE_CHECKING:
     from .faults import Fault
@@ -85,7 +86,8 @@ async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str
     if client == "ours":
         yield direct
         return
-    async with httpx.AsyncClient(verify=_TLS) if client == "httpx" else httpx2.AsyncClient(verify=_TLS) as http:
+    library = httpx if client == "httpx" else http_of(openai if chat else anthropic) if client == "sdk" else httpx2
+    async with library.AsyncClient(verify=_TLS) as http:
         if client != "sdk":
             yield {**direct, "client": http}
             return

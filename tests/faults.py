@@ -141,17 +141,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
-        wires=("chat",),
         right=TEXT,
-        note="On chat a reply is whole with its finish reason, for there are gateways that leave `[DONE]` out; "
-        "on messages only `message_stop` is the end.",
-    ),
-    Fault(
-        name="finish reason, no terminal event",
-        script=replace(GOOD, no_done=True),
-        wires=("messages",),
-        errors=(Truncated,),
-        kept=TEXT,
+        note="A finish reason is the model's own end; there are gateways that leave the terminal record out.",
     ),
     Fault(
         name="EOF in mid-stream of a body without framing",

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     Make = Callable[..., Any]
 
 OPENER = r"\s*```[^`\r\n]{0,64}(?:\r\n|\n)"
-CLOSING = re.compile(r"\n\s*(```)\s*\Z")
-#: What may be held by the watch for a closing fence; the first group must have a line end in it for backticks.
-WATCHED = re.compile(r"(\s*)(?:`{1,2}|```\s*)?\Z")
+#: The end of a text that closes a fence; the first group is the backticks.
+CLOSING_END = re.compile(r"\n\s*(```)\s*\Z")
+#: What the watch for a closing fence may hold before the first fence line, and behind an inner opener. Backticks need a
+#: line end in the first group or before it.
+FIRST = re.compile(r"(\s*)(?:`{1,2}|```[^\S\n]*)?\Z")
+INNER = re.compile(r"(\s*)(?:`{1,2}|```\s*)?\Z")
+#: The first fence line, complete: the closing fence, and its line end.
+CLOSED = re.compile(r"(\s*)```[^\S\n]*?(\r?\n)\Z")
 
 
 class Outcome(NamedTuple):
@@ -33,6 +38,9 @@ class Batch:
 
     With `slack`, invariant 5 is played through character by character.
     """
+
+    #: Rule 5: the ink that a line without an opener must match.
+    FLOOR = 16
 
     def __init__(
         self,
@@ -48,20 +56,23 @@ class Batch:
     ) -> None:
         self.known = known
         self.want = want = known.removesuffix(stripped)
-        self.bound = None if slack is None else 2 * len(known) + slack
-        self.latest = sys.maxsize if self.bound is None else self.bound + 1
+        self.bound = sys.maxsize if slack is None else 2 * len(known) + slack
+        self.latest = sys.maxsize if slack is None else self.bound + 1
+        self.by_character = slack is not None
         ink = [c for c in want if not c.isspace()]
         blind = not ink if whitespace else not want
         self.looks = echo == "maybe" and not blind
         self.overlap = 0 if blind else overlap
         self.stripped = stripped
+        self.whitespace = whitespace
         self.joint = known[len(known.rstrip()) :] if whitespace else stripped
 
         echoed = r"\s*" + r"\s*".join(map(re.escape, ink)) if whitespace else re.escape(want)
         self.plain = re.compile(echoed)
         self.fenced = re.compile(OPENER + echoed)
-        self.fence = fence and not known.lstrip().startswith("```")
-        self.plain_behind = len(ink) >= 16 or (want.lstrip().startswith("```") and len(ink) > 3)
+        self.is_fence = known.lstrip().startswith("```")
+        self.fence = fence and not self.is_fence
+        self.plain_behind = len(ink) >= self.FLOOR or (want.lstrip().startswith("```") and len(ink) > 3)
         self.fence_behind = self.fence and len(ink) >= 2
         self.preamble = preamble if self.plain_behind or self.fence_behind else 0
         self.tails = [want[-k:] for k in range(len(want) - 1, self.overlap - 1, -1)] if self.overlap else []
@@ -74,8 +85,7 @@ class Batch:
                 return "echoed", found.end(), False
             if self.fence and (found := self.fenced.match(raw)) and found.end() <= latest:
                 return "fenced", found.end(), True
-            p = 0
-            while p := raw.find("\n", p, self.preamble) + 1:
+            for p in self.places(raw):
                 if self.plain_behind and (found := self.plain.match(raw, p)) and found.end() <= latest:
                     return "prefaced", found.end(), False
                 if self.fence_behind and (found := self.fenced.match(raw, p)) and found.end() <= latest:
@@ -85,50 +95,108 @@ class Batch:
                 return "overlapped", len(tail), False
         return "absent", 0, False
 
+    def places(self, raw: str) -> Iterator[int]:
+        """Each p of rule 5: behind a line end among the first n characters, and raw up to there is chatter."""
+        lines = 0
+        for p in range(1, min(self.preamble, len(raw)) + 1):
+            if raw[p - 1] == "\n":
+                line = raw[raw.rfind("\n", 0, p - 1) + 1 : p].strip()
+                lines += line != "" and not (self.is_fence and line == "```")
+                if lines > 1 or (line.startswith("```") and not self.is_fence):
+                    return
+                yield p
+
     def __call__(self, raw: str) -> Outcome:
         verdict, end, fenced = self.front(raw)
-        return Outcome(self.rest(raw, verdict, end, fenced), verdict, end if verdict == "overlapped" else 0)
+        emitted, _ = self.rest(raw, verdict, end, fenced)
+        return Outcome(emitted, verdict, end if verdict == "overlapped" else 0)
 
     def emitted(self, raw: str) -> str:
-        verdict, end, fenced = self.front(raw)
-        return self.rest(raw, verdict, end, fenced)
+        return self.rest(raw, *self.front(raw))[0]
 
-    def rest(self, raw: str, verdict: str, end: int, fenced: bool) -> str:
-        """The joint, and the closing fence."""
+    def rest(self, raw: str, verdict: str, end: int, fenced: bool) -> tuple[str, int]:
+        """What is emitted behind the front, and how much of raw is dropped whatever follows."""
         start = self.joint_end(raw, verdict, end)
-        if fenced:
-            if self.bound is not None:
-                return self.watch(raw[:start], raw[start:])
-            last = CLOSING.search(raw)
-            if last and last.start(1) >= end:
-                return raw[start : last.start(1)].rstrip()
-        return raw[start:]
+        if not fenced:
+            return raw[start:], start
+        if self.by_character:
+            return self.watch(raw[:start], raw[start:]), start
+        ticks = self.first_fence(raw, end)
+        if ticks < 0:
+            return raw[start:], start
+        stop = start + len(raw[start:ticks].rstrip())
+        line = re.compile(r"[^\n]*").match(raw, ticks + 3)
+        assert line
+        if not line[0].strip():
+            line_end = line.end() - raw.startswith("\r\n", line.end() - 1)
+            if line.end() == len(raw):
+                return raw[start:stop], start
+            after = raw[line_end:]
+            return raw[start:stop] + (after if after.strip() else ""), start + line_end - stop
+        last = CLOSING_END.search(raw, line.end())
+        return raw[start : last.start(1)].rstrip() if last else raw[start:], start
+
+    @staticmethod
+    def first_fence(raw: str, end: int) -> int:
+        """Where the first three backticks stand that begin a line behind the echo, or -1."""
+        at = raw.find("```", end)
+        while at >= 0:
+            before = raw[:at]
+            if "\n" in before[len(before.rstrip()) :]:
+                return at
+            at = raw.find("```", at + 1)
+        return -1
 
     def joint_end(self, raw: str, verdict: str, end: int) -> int:
         """Where the text behind the joint begins."""
-        for c in self.stripped if verdict == "absent" or verdict == "overlapped" else self.joint:
-            if raw[end : end + 1] != c:
-                break
-            end += 1
-        return end
+        is_echo = verdict not in {"absent", "overlapped"}
+        space = self.joint if is_echo else self.stripped
+        lines = space.count("\n") if is_echo and self.whitespace else 0
+        rest = raw[end:]
+        blank = rest[: len(rest) - len(rest.lstrip())]
+        first = blank.find("\n") if lines else -1
+        # white space is held from behind what agrees, and from behind each line end that was matched
+        at = len(common_prefix(space, rest if first < 0 else rest[:first]))
+        while lines:
+            line_end = blank.find("\n", at)
+            if (len(blank) if line_end < 0 else line_end) - at > self.bound or line_end < 0:
+                return end + at
+            at = line_end + 1
+            lines -= 1
+            if not lines:
+                at += len(common_prefix(space[space.rfind("\n") + 1 :], rest[at:]))
+        return end + at
 
     def watch(self, before: str, text: str) -> str:
         """The closing fence under a hold bound, by character."""
-        out, held = "", ""
+        out = held = ""
+        state = "first"
         before = before[len(before.rstrip()) :]
         for c in text:
             held += c
-            while not self.watched(before, held):
-                out += held[0]
-                before = before + held[0] if held[0].isspace() else ""
-                held = held[1:]
-            if self.bound is not None and len(held) > self.bound:
+            if state == "closed":
+                if not c.isspace():
+                    state = "over"
+            elif state == "first" and (found := CLOSED.match(held)) and "\n" in before + found[1]:
+                held, before, state = found[2], "", "closed"
+            elif state in {"first", "inner"}:
+                found = re.match(r"(\s*)```", held)
+                if state == "first" and found and "\n" in before + found[1] and not FIRST.match(held):
+                    out, held, before, state = out + held, "", "", "inner"
+                while not self.watched(before, held, FIRST if state == "first" else INNER):
+                    out += held[0]
+                    before = before + held[0] if held[0].isspace() else ""
+                    held = held[1:]
+            if len(held) > self.bound:
                 out, held, before = out + held, "", ""
-        return out if held.strip() == "```" else out + held
+                state = "over" if state in {"closed", "over"} else "first"
+            if state == "over":
+                out, held = out + held, ""
+        return out if held.strip() == "```" or state == "closed" else out + held
 
     @staticmethod
-    def watched(before: str, held: str) -> bool:
-        found = WATCHED.match(held)
+    def watched(before: str, held: str, form: re.Pattern[str]) -> bool:
+        found = form.match(held)
         return found is not None and (found[0].isspace() or not held or "\n" in before + found[1])
 
 
@@ -214,17 +282,7 @@ def _word(rng: random.Random, letters: str, longest: int) -> str:
 
 def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
     letters = rng.choice(
-        [
-            "ab",
-            "ab \n",
-            "a \n`",
-            "a\n`",
-            "ab\n",
-            "a \r\n",
-            "` \n",
-            "ab `\n\r",
-            "a\u00e9\u2003\n",
-        ]
+        ["ab", "ab \n", "a \n`", "a\n`", "ab\n", "a \r\n", "` \n", "a`\r\n", "ab `\n\r", "a\u00e9\u2003\n"]
     )
     known = rng.choice(letters) + _word(rng, letters, 3)
     match rng.randrange(12):
@@ -236,7 +294,9 @@ def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
             known = _word(rng, letters, 2) * 3
         case 3:
             known = _word(rng, letters, 1)
-    known += _word(rng, " \n", 2) if rng.random() < 0.4 else ""
+        case 4:
+            known = rng.choice(["```\n```a", "\n```\n", "```a\n"]) + _word(rng, letters, 1)
+    known += rng.choice(SPACES) if rng.random() < 0.5 else ""
     space = known[len(known.rstrip()) :]
     rules: dict[str, Any] = {}
     if space and rng.random() < 0.5:
@@ -246,7 +306,7 @@ def _rules(rng: random.Random) -> tuple[str, dict[str, Any], str]:
     if rng.random() < 0.1:
         rules["echo"] = "never"
         return known, rules, letters
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         rules["whitespace"] = True
     if rng.random() < 0.7:
         rules["fence"] = True
@@ -268,10 +328,33 @@ def _raw(rng: random.Random, known: str, rules: dict[str, Any], letters: str) ->
     echo = rng.choice([want] * 6 + [known, want[:-1], want[1:], want.replace(" ", "\n"), " ".join(want)])
     front = rng.choice(["", "", "", letters[0], " ", "\n", "c\n", _word(rng, letters, 2) + "\n"])
     if rules.get("preamble", 0) > 1 and rng.random() < 0.4:
-        front = rng.choice(["c\n", "c\n", "cc\n\n", "\nc\n", "``c\n", "```\nc\n"])
-    rest = rng.choice(["", "", "\n", " \n```", "```", "\n```\n", "\n```\n```", "\n``"])
-    raw = front + (opener if rng.random() < 0.6 else "") + echo + _word(rng, letters, 1) + rest
+        front = "".join(rng.choices(CHATTER, k=rng.randint(1, 3)))
+    joint = rng.choice(SPACES) if rng.random() < 0.4 else ""
+    rest = "".join(rng.choices(FENCES, k=rng.randint(0, 3))) if rng.random() < 0.8 else ""
+    raw = front + (opener if rng.random() < 0.6 else "") + echo + joint + _word(rng, letters, 1) + rest
     return (raw + _word(rng, letters, 2))[: rng.choice([6, 12, 12, 40])]
+
+
+#: White space at the end of known, and behind an echo.
+SPACES = [" ", "\n", "\n\n", " \n", "\n ", "  \n  ", "\r\n", "\n \n", " \r\n\r", "\n\n  "]
+#: What may be chatter, or not quite.
+CHATTER = ["c\n", "c\n", "cc\n\n", "\nc\n", " \n", "``c\n", "```\n", " ``` \n", "```c\n", "` ``\n", "````\n"]
+#: What may close a fence, or not quite.
+FENCES = [
+    "\n```",
+    "\n```",
+    "\n```\n",
+    " \n ``` \r\n",
+    "```",
+    "\n``",
+    "\n",
+    "\r",
+    "\n```a\n",
+    "\n````",
+    "\n``` \n\na",
+    "`",
+    "a",
+]
 
 
 # --- checks: each gives what is wrong, or "" -----------------------------------------------------------------------
@@ -307,12 +390,12 @@ def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
             so_far = raw[:j]
             seam = make(known, **rules)
             emitted = seam.feed(so_far)
-            verdict, end, _ = oracle.batch.front(so_far)
+            verdict, end, fenced = oracle.batch.front(so_far)
             undecided = oracle.undecided(so_far)
             where = f"for {so_far!r} ({known=}, {rules=})"
             if seam.verdict.value != ("undecided" if undecided else verdict):
                 return f"verdict {seam.verdict.value} {where}"
-            held = j if undecided else j - oracle.batch.joint_end(so_far, verdict, end) - len(emitted)
+            held = j if undecided else j - oracle.batch.rest(so_far, verdict, end, fenced)[1] - len(emitted)
             if seam.held != held:
                 return f"{seam.held} held instead of {held} {where}"
             if seam.close(cut=True):
@@ -354,4 +437,31 @@ def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None
                 return f"{got} instead of {expected} for {pieces} ({known=}, {rules=})"
             if through(make, known, rules, pieces, cut=True) != after_cut:
                 return f"a cut gives something else for {pieces} ({known=}, {rules=})"
+    return ""
+
+
+def check_brute_force(make: Make, known: str, rules: dict[str, Any], letters: str, longest: int, ahead: int) -> str:
+    """Invariants 2 and 3 for every raw over some letters, against all of its continuations and not just the witnesses.
+
+    Every text of up to `longest` letters is a continuation; every one that is `ahead` letters shorter is a raw.
+    """
+    oracle = Oracle(known, rules, letters)
+    texts = [[""]]
+    for _ in range(longest):
+        texts.append([text + letter for text in texts[-1] for letter in letters])
+    agreed = {text: oracle.batch.emitted(text) for text in texts[longest]}
+    for length in range(longest - 1, -1, -1):
+        for text in texts[length]:
+            common = oracle.batch.emitted(text)
+            for letter in letters:
+                if not agreed[text + letter].startswith(common):
+                    common = common_prefix(common, agreed[text + letter])
+            agreed[text] = common
+    for raws in texts[: longest - ahead + 1]:
+        for raw in raws:
+            emitted = make(known, **rules).feed(raw)
+            if emitted != agreed[raw]:
+                return f"{emitted!r} of {raw!r}, all agree on {agreed[raw]!r} ({known=}, {rules=})"
+            if oracle.agreed(raw) != agreed[raw]:
+                return f"the witnesses agree on {oracle.agreed(raw)!r} for {raw!r}, all on {agreed[raw]!r}"
     return ""

@@ -46,7 +46,7 @@ async def test_keep_alives_are_no_progress(wire: str) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_the_callers_time_does_not_count(client: Any) -> None:
     """A consumer slower than every clock trips none, whatever sends the request; a slow provider trips one."""
-    tight = Timeouts(first_token_s=0.25, progress_s=0.25, idle_s=0.25, total_s=0.25)
+    tight = Timeouts(first_token_s=0.25, progress_s=0.25, idle_s=0.25)
     async with serve([Script(text="abcdef", cuts=1), Script(text="abcdef", cuts=1, pace_s=0.4)]) as server:
         made = None if client is None else client(trust_env=False)
         options = {"timeouts": tight, "client": made, "recovery": Recovery(retries=0)}

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import anyio
+import httpx
 import httpx2
 import openai
 import pytest
@@ -316,12 +317,16 @@ async def test_control_a_lazy_close_leaves_pool_slots(anyio_backend_name: str, m
     assert left["slots"] > 0
 
 
+@pytest.mark.parametrize("library", [httpx2, httpx], ids=lambda library: library.__name__)
 @pytest.mark.parametrize("anyio_backend", LOOPS[:2])
-async def test_a_second_native_cancel_strands_no_pool_slot() -> None:
-    """`Task.cancel()` twice goes through every shield; the slot is free again all the same. (Not so in old httpx.)"""
+async def test_a_second_native_cancel_strands_no_pool_slot(library: Any) -> None:
+    """`Task.cancel()` twice goes through every shield; the slot is free again all the same.
+
+    httpx, as httpx2 up to 2.0, is interrupted while it closes its connection and never does so again by itself.
+    """
     async with serve(STALLING) as server:
-        limits = httpx2.Limits(max_connections=1)
-        async with httpx2.AsyncClient(limits=limits) as client:
+        limits = library.Limits(max_connections=1)
+        async with library.AsyncClient(limits=limits) as client:
             for number in range(10):
                 reply = stream("hi", model="m", client=client, base_url=server.openai_url)
                 task = asyncio.get_running_loop().create_task(reply.text())
@@ -454,17 +459,19 @@ async def seconds_of(server: Any) -> float:
         return min(took)
 
 
-async def test_a_host_that_holds_the_connection_costs_fifty_milliseconds() -> None:
-    """After the protocol's end the body's end is waited for, but not for longer, and not without bound."""
+async def test_a_host_that_holds_the_connection_costs_no_time() -> None:
+    """After the protocol's end the body is read on for 50 ms and 64 KiB at most, and nobody waits for that."""
     async with serve(GOOD) as server:
         free = await seconds_of(server)
     async with serve(Script(text=GOOD.text, cuts=4, hold_open_s=30)) as server:
         held = await seconds_of(server)
+        with anyio.fail_after(2):
+            await server.exchanges[0].closed.wait()
     async with serve(Script(text=GOOD.text, cuts=4, text_after_end="x" * 1_000_000)) as server:
         flooded = await seconds_of(server)
         assert server.connections == 5
-    assert 0.045 < held - free < 0.080
-    assert flooded - free < 0.080
+    assert held - free < 0.030
+    assert flooded - free < 0.030
 
 
 LAST_WORDS = """

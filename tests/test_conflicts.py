@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,12 +12,14 @@ from aprefill import PrefillRefused, Recovery, Reply, Session, Support, Table, U
 from aprefill._ask import Ask, ask
 from aprefill._conflicts import switched_on
 from aprefill._plan import first
+from aprefill._types import Call
+from aprefill.codecs import PROTOCOLS, codec
 from aprefill.testing import Script, serve
 
 if TYPE_CHECKING:
     from aprefill.testing import Server
 
-EVERY = ("thinking", "tools", "tool_choice", "response_format")
+EVERY = ("thinking", "grammar", "tools", "tool_choice", "response_format")
 DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(stream).parameters.items()
@@ -36,6 +39,7 @@ def extra(name: str, value: Any) -> tuple[str, dict[str, Any]]:
 
 #: setting -> every way to switch it on: what the caller calls it, and the call
 ON: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "grammar": [extra("grammar", "root ::= [0-9]")],
     "thinking": [
         ("thinking", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
         ("thinking", {"thinking": {"type": "adaptive"}}),
@@ -74,7 +78,6 @@ ON: dict[str, list[tuple[str, dict[str, Any]]]] = {
         extra("output_format", {"type": "json_schema", "schema": {}}),
         extra("format", "json"),
         extra("format", {"type": "object"}),
-        extra("grammar", "root ::= [0-9]"),
         extra("json_schema", {"type": "object"}),
         *(extra(name, "x") for name in ("guided_regex", "guided_grammar", "regex", "ebnf")),
         *(extra(name, {"type": "object"}) for name in ("guided_json", "structured_outputs", "structural_tag")),
@@ -83,6 +86,7 @@ ON: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 #: setting -> what leaves it off
 OFF: dict[str, list[dict[str, Any]]] = {
+    "grammar": [{}, {"extra": {"grammar": None}}, {"extra": {"grammar": ""}}],
     "thinking": [
         {},
         {"thinking": {}},
@@ -245,7 +249,8 @@ def test_a_known_break_counts_more_than_an_unknown_one() -> None:
     both: dict[str, Any] = {"thinking": {"type": "enabled"}, "tools": [TOOL]}
     for words in (("breaks", "unknown"), ("unknown", "breaks")):
         row = table(None, thinking=words[0], tools=words[1]).row("acme", "m")
-        with pytest.raises(UsageError, match=f"with {EVERY[words.index('breaks')]};"):
+        setting = ("thinking", "tools")[words.index("breaks")]
+        with pytest.raises(UsageError, match=f"with {setting};"):
             first(asked(**both), row, "m")
 
 
@@ -278,3 +283,89 @@ async def test_nothing_is_sent_in_a_conflict(setting: str) -> None:
         emulated = reply(session, **options)
         assert (await emulated.text(), emulated.mode) == ("[1]", "emulated")
         assert server.connections == 1
+
+
+# --- a field of `extra` beside the argument that it would undo -----------------------------------------------------
+
+#: argument -> a value, and the fields that undo it on chat completions and on messages
+UNDONE: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
+    "system": ("Be brief.", ("system", "messages"), ("system", "messages")),
+    "max_tokens": (9, ("max_tokens", "max_completion_tokens"), ("max_tokens",)),
+    "stop": ("END", ("stop",), ("stop", "stop_sequences")),
+    "temperature": (0.5, ("temperature",), ("temperature",)),
+    "thinking": ({"type": "disabled"}, ("thinking",), ("thinking",)),
+    "tools": ([TOOL], ("tools",), ("tools",)),
+    "response_format": (SCHEMA, ("response_format",), ("response_format", "output_config", "output_format")),
+}
+MODELS = {"chat": "openai:gpt-4o", "messages": "anthropic:claude-haiku-4-5"}
+UNDONE_CASES = [
+    pytest.param(wire, argument, value, field, id=f"{wire}-{argument}-{field}")
+    for argument, (value, *fields) in UNDONE.items()
+    for wire, names in zip(MODELS, fields, strict=True)
+    for field in names
+]
+
+
+@pytest.mark.parametrize("instead", [None, "x", {"effort": "low"}], ids=["none", "text", "dict"])
+@pytest.mark.parametrize(("wire", "argument", "value", "field"), UNDONE_CASES)
+def test_a_field_that_would_undo_an_argument(wire: str, argument: str, value: Any, field: str, instead: Any) -> None:
+    """A `UsageError` at the call, whatever the field holds, also when one of the two is the session's."""
+    options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
+    says = re.escape(f"extra[{field!r}] beside ")
+    with pytest.raises(UsageError, match=says):
+        stream("Hi", **options, **{argument: value}, extra={field: instead})
+    with pytest.raises(UsageError, match=says):
+        Session(**options, **{argument: value}).stream("Hi", extra={field: instead})
+    with pytest.raises(UsageError, match=says):
+        Session(**options, extra={field: instead}).stream("Hi", **{argument: value})
+
+
+@pytest.mark.parametrize(("wire", "argument", "value", "field"), UNDONE_CASES)
+def test_a_field_without_its_argument_is_the_caller_s(wire: str, argument: str, value: Any, field: str) -> None:
+    """So is the argument beside any other field; `messages` is always an argument."""
+    options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
+    stream("Hi", **options, **{argument: value}, extra={"seed": 1})
+    if field != "messages":
+        stream("Hi", **options, extra={field: value})
+
+
+@pytest.mark.parametrize("wire", MODELS)
+@pytest.mark.parametrize("field", ["messages", "model"])
+def test_a_field_that_is_always_given(wire: str, field: str) -> None:
+    """The prompt and the model's name have an argument in every call."""
+    with pytest.raises(UsageError, match="leave the field out"):
+        stream("Hi", model=MODELS[wire], api_key="k", extra={field: "x"})
+
+
+@pytest.mark.parametrize("wire", MODELS)
+def test_a_reply_is_always_streamed(wire: str) -> None:
+    """`stream` can be said, but not switched off."""
+    stream("Hi", model=MODELS[wire], api_key="k", extra={"stream": True})
+    for off in (False, None):
+        with pytest.raises(UsageError, match=r"extra\['stream'\]: every reply is streamed"):
+            stream("Hi", model=MODELS[wire], api_key="k", extra={"stream": off})
+
+
+def test_what_carries_a_prefill_cannot_be_taken_away() -> None:
+    """The switch is for the prefill alone: without one the field is the caller's."""
+    for off in (False, None):
+        options: dict[str, Any] = {"model": "vllm:m", "extra": {"continue_final_message": off}}
+        stream("Hi", **options)
+        with pytest.raises(UsageError, match="beside prefill="):
+            stream("Hi", prefill="[", **options)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_codec_says_what_its_arguments_become(protocol: str) -> None:
+    """Each argument that goes into the body is in the codec's list, with the field that `encode` makes of it."""
+    it = codec(protocol)
+    base: dict[str, Any] = {"model": "m", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 1}
+    plain = it.encode(Call(**base))
+    values = {name: value for name, (value, *_) in UNDONE.items()}
+    given = {**values, "stop": ("END",), "tools": (TOOL,), "max_tokens": 9}
+    assert it.arguments.keys() == {"model", "prompt", *given}
+    for argument, value in given.items():
+        made = it.encode(Call(**{**base, argument: value}))
+        changed = {field for field in made if made[field] != plain.get(field)}
+        assert changed
+        assert changed <= {*it.arguments[argument]}

@@ -190,6 +190,7 @@ CASES = {
         tail=b'],"stream":true}',
         headers=X_API_KEY,
         echoes=True,
+        support="echoes",
     ),
     "ollama": Case(
         model="ollama:llama3.2:1b",
@@ -326,6 +327,19 @@ def test_the_cases_cover_every_dialect_and_every_host_that_takes_a_prefill() -> 
     assert {(row.provider, row.api) for row in rows} <= {(row.provider, row.api) for row in cases}
     assert {row.dialect for row in rows} == {"trailing", "prefix", "partial", "continue_final_message"}
     assert {row.dialect for row in cases if row.native} == {row.dialect for row in rows}
+
+
+@pytest.mark.parametrize("does", ["eats", "echoes"])
+async def test_no_text_is_lost_on_the_build_of_llama_server_that_is_there(does: str) -> None:
+    """On /v1/messages one build leaves the prefill out and another repeats it, so no assistant turn is sent unasked."""
+    asked, native = Script(text=" ha ha ha ha ha", prefill="ignores"), Script(text=" ha ha ha", prefill=does)
+    async with serve([asked, native]) as server:
+        async with Session("llama_cpp:m", api="messages", table=table(server)) as session:
+            reply = session.stream("Laugh.", prefill=" ha ha")
+            assert await reply.text() == " ha ha ha ha ha"
+            assert (reply.mode, server.exchanges[0].prefill) == ("emulated", "")
+            assert await session.stream("Laugh.", prefill=" ha ha", support=does).text() == " ha ha ha ha ha"
+            assert server.exchanges[1].prefill == " ha ha"
 
 
 @pytest.mark.parametrize(

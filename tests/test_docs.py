@@ -80,7 +80,11 @@ def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         real_resolve = importlib.import_module("aprefill._target").resolve
 
         def resolve(table: Table, *, base_url: str | None, **rest: Any) -> Any:
-            return real_resolve(table, base_url=base_url and server.openai_url, **rest)
+            # a testing server that a block started itself is asked as it stands there
+            moved = (
+                base_url if base_url and base_url.startswith("http://127.0.0.1:") else base_url and server.openai_url
+            )
+            return real_resolve(table, base_url=moved, **rest)
 
         monkeypatch.setattr("aprefill._session.resolve", resolve)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")

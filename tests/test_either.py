@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import Seam, Verdict
-from aprefill._either import Either
+from aprefill._either import Either, is_own_text, seam_for
 from aprefill._fence import AnyOpener, is_opener
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ OPENERS = [
     ("```python\n", "x" * 400, "x" * 400, Verdict.ABSENT),
     ("```python\n", "``", "``", Verdict.ABSENT),
     ("```python\n", "\n" * 266 + "```\n", "", Verdict.ECHOED),
+    ("```python\n", "\nSure:\n\n \n```py\ncode", "code", Verdict.PREFACED),
+    ("```python\n", "import os\nimport re\n```sh\nls", "import os\nimport re\n```sh\nls", Verdict.ABSENT),
+    ("```python\n", "x" * 119 + "\n```py\ncode", "code", Verdict.PREFACED),
+    ("```python\n", "x" * 120 + "\n```py\ncode", "x" * 120 + "\n```py\ncode", Verdict.ABSENT),
     ("```python\n", "\n" * 267 + "```\n", "\n" * 267 + "```\n", Verdict.ABSENT),
 ]
 
@@ -80,6 +84,57 @@ def test_an_opener_of_any_language(known: str, raw: str, text: str, verdict: Ver
     """Is dropped; a fence that closes the model's own code is not."""
     for pieces in cuts(raw):
         assert through(lambda: AnyOpener(known), pieces) == (text, verdict)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["Sure:\nH", "Sure:\n```\n", "Sure:\n``x", "x" * 120, "```a`", "```" + "a" * 65, "Sure: `", "`x", "Sure:\n``` "],
+)
+def test_text_is_shown_as_soon_as_it_can_be_no_opener(raw: str) -> None:
+    """And not one character earlier: what it was before that could have gone on to an opener."""
+    seam = AnyOpener("```python\n")
+    assert [seam.feed(c) for c in raw[:-1]] == [""] * (len(raw) - 1)
+    assert seam.verdict is Verdict.UNDECIDED
+    assert seam.feed(raw[-1]) == raw
+    assert seam.verdict is Verdict.ABSENT
+
+
+OPENER_RULES: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 120}
+OWN_TEXT = [
+    # what is known, the end that was asked back, what the model wrote, whether it is its own
+    ('["', "", "I can help you with that.\n\n", True),
+    ('["', "", "Sure:", True),
+    ('["', "", "[", False),
+    ('["', "", " \n", False),
+    ('["', "", "Sure:\n`", False),
+    ('["', "", "Sure:\n```js\n", False),
+    ('["', "", "``", False),
+    ("```python\n", "", "Sure:\n\n", True),
+    ("```python\n", "", "```sh\n", True),
+    ("```python\n", "", "Sure:\n``", False),
+    ("```python\n", "", "Sure:\n```py", False),
+    ("```python\n", "", "``", False),
+    (KNOWN, END, "Of course:\n", True),
+    (KNOWN, END, "Of course:\nAnd", False),
+    (KNOWN, END, "The first", False),
+    (KNOWN, END, "line of a", False),
+]
+
+
+@pytest.mark.parametrize(("known", "end", "raw", "own"), OWN_TEXT)
+def test_whose_text_is_held(known: str, end: str, raw: str, own: bool) -> None:
+    """The model's own, unless a part of an echo, of an overlap or of a fence is in it."""
+    rules = {"whitespace": True, "fence": True, "overlap": 4} if end else OPENER_RULES
+    assert seam_for(known, rules, end, OPENER_RULES).feed(raw) == ""
+    assert is_own_text(raw, known, rules, end, OPENER_RULES) is own
+
+
+def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
+    """Behind chatter there is none; one that is complete is dropped, and what follows it is shown."""
+    rules = {**OPENER_RULES, "overlap": 16}
+    known = "Sure! The capital of France is"
+    for raw, own in (("The cap", False), ("The capital of France is", True), ("The cat", True), ("Yes.\n\n", True)):
+        assert is_own_text(raw, known, rules) is own
 
 
 def test_what_is_an_opener() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import Emulation, Seam, UsageError, Verdict
+from aprefill import Emulation, UsageError, Verdict
+from aprefill._either import seam_for
 from aprefill._emulate import (
     AGAIN,
     BEGIN,
@@ -224,7 +225,8 @@ def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
         assert len(WHOLE) == 200
         asked = emulate(DEFAULT, [USER], known)
         assert (asked.echo, asked.marker) == (known, "")
-        assert asked.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, "overlap": END_MIN}
+        overlap = {"overlap": END_MIN} if known is WHOLE else {}
+        assert asked.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
         request = told(known)
         assert request == "Hi\n\n" + BEGIN.removesuffix("{text}") + known
         assert "text-" not in request
@@ -247,16 +249,17 @@ def test_beyond_200_characters_its_end_is_asked_for() -> None:
             assert request.startswith("Hi\n\n" + CONTINUE.partition("{")[0])
 
 
-#: A known text, and the shortest overlap that joins; None: it repeats itself at its end, so that none does.
+#: A known text, and the shortest overlap that joins; None: none does, for it is too short or repeats itself at its end.
 OVERLAPS = [
     pytest.param("Sure! The capital of France is", END_MIN, id="a-sentence"),
     pytest.param("x" + WHOLE, END_MIN, id="long"),
-    pytest.param("x" * 15, END_MIN, id="shorter-than-an-overlap"),
-    pytest.param("abcdefghijklmnop", END_MIN, id="as-long-as-an-overlap"),
+    pytest.param("abcdefghijklmno", None, id="shorter-than-an-overlap"),
+    pytest.param("abcdefghijklmnop", None, id="as-long-as-an-overlap"),
+    pytest.param("abcdefghijklmnopq", END_MIN, id="longer-than-an-overlap"),
     pytest.param("[" + "0, " * 20, None, id="a-row-of-zeros"),
     pytest.param("one, two, three,\n" * 2, None, id="equal-lines"),
     pytest.param("x" * 300, None, id="long-and-all-the-same"),
-    pytest.param("x" * 200 + "\n" + "a, b, c, d, e, f, g\n" * 2, 39, id="long-with-equal-lines-at-its-end"),
+    pytest.param("x" * 200 + "\n" + "a, b, c, d, e, f, g\n" * 2, None, id="long-with-equal-lines-at-its-end"),
 ]
 
 
@@ -469,7 +472,7 @@ def test_a_long_text_that_is_started_over_has_room() -> None:
 
 
 def spliced(asked: Asked, known: str, pieces: list[str]) -> tuple[str, Verdict]:
-    seam = Seam(known, **asked.rules)
+    seam = seam_for(known, asked.rules, asked.end, asked.end_rules)
     text = "".join(map(seam.feed, pieces)) + seam.close()
     return text, seam.verdict
 
@@ -518,7 +521,7 @@ def test_equal_lines_are_not_taken_for_the_repetition() -> None:
     asked = emulate(DEFAULT, [USER], known)
     new = "0, 0, 0, 0, 0, 0, 0\n" * 3 + "end"
     for pieces in ways_to_cut(asked.echo + "\n" + new):
-        assert spliced(asked, known, pieces) == (new, Verdict.OVERLAPPED)
+        assert spliced(asked, known, pieces) == (new, Verdict.ECHOED)
     # the control: the last line alone, of which the seam takes as many as it can
     shorter = asked._replace(echo="0, 0, 0, 0, 0, 0, 0")
     assert spliced(shorter, known, [shorter.echo + "\n" + new])[0] != new
@@ -532,7 +535,7 @@ def test_equal_lines_are_not_taken_for_the_repetition() -> None:
         ("One  two\n", "one two three", "one two three", Verdict.ABSENT),
         ("One  two\n", "One two\nthree", "three", Verdict.ECHOED),
         ("The answer is", " 42", " 42", Verdict.ABSENT),
-        ("x" + WHOLE + "\n", "```\nThe last line is here.\nNew", "```\nThe last line is here.\nNew", Verdict.ABSENT),
+        ("x" + WHOLE + "\n", "```\nThe last line is here.\nNew", "New", Verdict.FENCED),
         ("x" + WHOLE + "\n", "x" + WHOLE + "\nNew", "New", Verdict.ECHOED),
         ("x" + WHOLE + "\n", "\nNew", "New", Verdict.ABSENT),
         ("x" + WHOLE + "\n", "The last line was here. No.", "The last line was here. No.", Verdict.ABSENT),

@@ -19,6 +19,7 @@ from aprefill import (
     StopReason,
     Support,
     TextEvent,
+    Truncated,
     UsageError,
     Verdict,
     stream,
@@ -125,10 +126,12 @@ async def test_the_fence_recipe_with_another_opener(written: str, verdict: Verdi
 
 
 async def test_a_limit_behind_a_fences_opener() -> None:
-    """The model's own text, and no repetition: it is given out."""
+    """A part of a fence is in the text, in which the repetition may follow: nothing is shown. Without it, the text is."""
     async with serve(Script(cuts=["Run this:\n```"], stop_reason="max_tokens")) as server:
-        reply = ask(server, "messages", "Answer: ")
-        assert await reply.text() == "Answer: Run this:\n```"
+        with pytest.raises(Truncated, match="inside the repetition of the prefill, after 13 characters"):
+            await ask(server, "messages", "Answer: ").text()
+    async with serve(Script(cuts=["Run this:\n\n"], stop_reason="max_tokens")) as server:
+        assert await ask(server, "messages", "Answer: ").text() == "Answer: Run this:\n\n"
 
 
 async def test_absent_is_seen_though_nothing_was_let_through() -> None:

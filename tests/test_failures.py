@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import math
 import socket
 import time
+import traceback
 import weakref
 from contextlib import ExitStack, suppress
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from anyio.abc import SocketAttribute
 
@@ -271,10 +274,10 @@ async def test_the_request_id_and_a_retry_after_date() -> None:
 
 
 async def test_a_slow_consumer_trips_no_clock() -> None:
-    """The clocks run only while we wait for the provider."""
+    """The clocks run only while we wait for the provider, all but the total one."""
     async with serve(Script(text="abcdef", cuts=1)) as server:
         text = ""
-        tight = Timeouts(first_token_s=0.1, progress_s=0.1, idle_s=0.1, total_s=0.1)
+        tight = Timeouts(first_token_s=0.1, progress_s=0.1, idle_s=0.1)
         async for chunk in ask(server, "chat", timeouts=tight):
             text += chunk
             await anyio.sleep(0.04)
@@ -333,3 +336,82 @@ async def test_control_a_kept_failure_is_a_cycle(monkeypatch: pytest.MonkeyPatch
     """The same reply with a run that keeps what it raised."""
     monkeypatch.setattr(Run, "_hand_over_failure", lambda self: self._failure)
     assert not await is_freed()
+
+
+# --- what an error quotes ---------------------------------------------------------------------------------------
+
+SECRET = "Patient Jane Roe, born 1970"
+QUOTE = "Invalid text: '...nt Jane ROE,\n born 1970...', in line 3"
+
+ERRORS = {
+    "400": Script(status=400, error=("invalid_request_error", QUOTE)),
+    "plain": Script(status=400, body=QUOTE.encode(), content_type="text/plain"),
+    "200-json": Script(body=json.dumps({"error": {"message": QUOTE}}).encode(), content_type="application/json"),
+    "in-band": Script(text="x", prefill="eats", error_event=("invalid_request_error", QUOTE)),
+    "refused": Script(status=400, error=("x", f"This model does not support assistant message prefill. {QUOTE}")),
+    "late": Script(status=400, error=("invalid_request_error", "x" * 290 + QUOTE)),
+    "type": Script(status=400, error=(QUOTE, "no")),
+}
+PLACES: dict[str, dict[str, Any]] = {
+    "prompt": {"prompt": f"one line\n{SECRET}\nand another"},
+    "part": {"prompt": [{"role": "user", "content": [{"type": "text", "text": SECRET}]}]},
+    "system": {"system": SECRET},
+    "prefill": {"prefill": SECRET},
+    "extra": {"extra": {"metadata": {"user": SECRET}}},
+}
+
+
+def everything(error: BaseException | None) -> str:
+    """What a log of an error and its chain may show."""
+    shown = ""
+    while error is not None:
+        facts = {name: value for name, value in vars(error).items() if name != "text_so_far"}
+        shown += "".join(traceback.format_exception(error)) + repr(error) + repr(facts)
+        error = error.__cause__ or error.__context__
+    return shown.lower().replace(" ", "")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("how", ERRORS)
+async def test_an_error_quotes_nothing_of_the_request(how: str, where: str, wire: str) -> None:
+    """Wherever the caller wrote it and however the host quotes it; what the host says of its own stays."""
+    async with serve(ERRORS[how]) as server:
+        options = {"prefill": "x", "emulate": False, "support": "eats", **PLACES[where]}
+        with pytest.raises((StatusError, PrefillRefused)) as error:
+            await ask(server, wire, **options).text()
+    assert "janeroe" not in everything(error.value).replace("\\n", "")
+    if how not in {"late", "type", "refused"}:
+        assert "Invalid text: '...[prompt]...', in line 3" in str(error.value)
+
+
+async def test_control_the_same_words_stay_where_they_are_not_the_caller_s() -> None:
+    """Another prompt: the host's words are shown."""
+    async with serve(ERRORS["400"]) as server:
+        with pytest.raises(StatusError, match="Jane ROE"):
+            await ask(server, "chat").text()
+
+
+async def test_a_header_s_value_is_quoted_by_no_error() -> None:
+    """One that the caller's own client adds, in part and in other case."""
+    quoting = Script(status=400, error=("x", "unknown tenant ACME-DEPARTMENT-OF-0815"))
+    headers = {"x-tenant": "tenant=acme-department-of-0815-internal"}
+    async with serve(quoting) as server, httpx2.AsyncClient(headers=headers) as client:
+        with pytest.raises(StatusError, match=r"unknown tenant \[key\]"):
+            await ask(server, "chat", client=client).text()
+        with pytest.raises(StatusError, match="ACME-DEPARTMENT"):
+            await ask(server, "chat").text()
+
+
+@pytest.mark.parametrize("key", ["ollama", "none", "test"])
+async def test_a_key_that_is_a_word_leaves_other_words_alone(key: str) -> None:
+    """The message and the request id; the key itself goes where it stands alone."""
+    said = Script(
+        status=401,
+        error=("x", f"{key} is no key; ollamas, nonetheless, latest"),
+        headers={"request-id": "ollamanonetest"},
+    )
+    async with serve(said) as server:
+        with pytest.raises(StatusError, match=r"\[key\] is no key; ollamas, nonetheless, latest") as error:
+            await ask(server, "messages", api_key=key).text()
+    assert error.value.request_id == "ollamanonetest"

@@ -188,7 +188,7 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
         mode="emulated",
         support=Support.EMULATED,
         known='["',
-        rules={"whitespace": True, "fence": True, "preamble": 120, "overlap": 16},
+        rules={"whitespace": True, "fence": True, "preamble": 120},
         stop=("`",),
         show_when="decided",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from aprefill import (
     AttemptEnded,
     AttemptStarted,
     PrefillRefused,
+    Recovery,
     Session,
     StatusError,
     Support,
@@ -106,6 +108,106 @@ async def test_a_refusal_of_this_request_alone_is_not_remembered() -> None:
     async with serve([Script(status=400, error=("invalid_request_error", text)), FINE, FINE]) as server:
         assert [a.mode for a in (await finished(ask(server, "messages"))).attempts] == ["native", "emulated"]
         assert [a.mode for a in (await finished(ask(server, "messages"))).attempts] == ["native"]
+
+
+#: What LiteLLM makes of Anthropic's 400.
+LITELLM = (
+    'litellm.BadRequestError: AnthropicException - {"type":"error","error":{"type":"invalid_request_error","message":"This '
+    'model does not support assistant message prefill. The conversation must end with a user message."},"request_id":"r1"}'
+)
+#: What gateways make of Gemini's.
+GEMINI = (
+    'litellm.BadRequestError: VertexAIException BadRequestError - b\'{\\n  "error": {\\n    "code": 400,\\n    '
+    '"message": "Requests ending with a model turn are not supported unless the last part is a function response.",\\n '
+    '   "status": "INVALID_ARGUMENT"\\n  }\\n}\\n\''
+)
+
+
+def as_body(text: str) -> bytes:
+    return json.dumps({"error": {"message": text, "type": None, "param": None, "code": "400"}}).encode()
+
+
+def as_sse(text: str) -> bytes:
+    return b"data: " + as_body(text) + b"\n\n"
+
+
+ANSWERS = {
+    "400": lambda text: Script(status=400, body=as_body(text), content_type="application/json"),
+    "403": lambda text: Script(status=403, body=as_body(text), content_type="application/json"),
+    "422": lambda text: Script(status=422, body=as_body(text), content_type="application/json"),
+    "raw": lambda text: Script(
+        status=400,
+        body=json.dumps({"error": {"message": "Provider returned error", "metadata": {"raw": text}}}).encode(),
+        content_type="application/json",
+    ),
+    "plain": lambda text: Script(status=400, body=text.encode(), content_type="text/plain"),
+    "200-json": lambda text: Script(body=as_body(text), content_type="application/json"),
+    "200-first": lambda text: Script(body=as_sse(text), content_type="text/event-stream"),
+    "200-event": lambda text: Script(text="x", prefill="eats", after=0, error_event=("invalid_request_error", text)),
+}
+
+
+@pytest.mark.parametrize("text", [LITELLM, GEMINI], ids=["claude", "gemini"])
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize(
+    "model", ["openai:m", "vllm:m", "openai-compatible:m", "mistral:m", "anthropic:claude-haiku-4-5"]
+)
+async def test_a_refusal_that_a_gateway_quotes_is_rescued(model: str, answer: str, text: str) -> None:
+    """On every host, with any 4xx status and in a 200: the call is rescued, and the session remembers."""
+    async with serve([ANSWERS[answer](text), FINE, FINE]) as server:
+        url = server.url if model.startswith("anthropic") else server.openai_url
+        async with Session(model, base_url=url, api_key="k", support="eats", recovery=Recovery(retries=0)) as session:
+            reply = session.stream("hi", prefill=SEED)
+            assert await reply.text() == WHOLE
+            assert [(a.mode, a.error) for a in reply.attempts] == [("native", "PrefillRefused"), ("emulated", "")]
+            again = session.stream("hi", prefill=SEED)
+            assert await again.text() == WHOLE
+            assert [a.mode for a in again.attempts] == ["emulated"]
+            assert len(server.exchanges) == 3
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_a_quoted_refusal_is_an_error_where_nothing_else_may_be_sent(answer: str) -> None:
+    """`PrefillRefused` with the status and the host's words."""
+    async with serve(ANSWERS[answer](LITELLM)) as server:
+        with pytest.raises(PrefillRefused, match="does not support assistant message prefill") as refused:
+            await ask(server, "chat", emulate=False).text()
+        assert refused.value.status == (200 if answer.startswith("200") else int(answer) if answer.isdigit() else 400)
+        assert len(server.exchanges) == 1
+
+
+@pytest.mark.parametrize("wire", WIRES)
+async def test_an_error_after_text_is_an_ordinary_one(wire: str) -> None:
+    """The model went on from the prefill before the host said that it cannot: nothing is sent again or learned."""
+    late = Script(text="Alabama, Alaska", prefill="eats", after=8, error_event=("invalid_request_error", WORDS))
+    async with serve([late, FINE]) as server:
+        with pytest.raises(StatusError) as error:
+            await ask(server, wire).text()
+        assert error.value.in_band
+        assert len(server.exchanges) == 1
+        assert (await finished(ask(server, wire))).attempts[0].mode == "native"
+
+
+@pytest.mark.parametrize("answer", ["200-json", "200-first", "200-event", "422"])
+@pytest.mark.parametrize("where", ["prompt", "system"])
+async def test_words_of_the_request_teach_nothing_wherever_they_come(answer: str, where: str) -> None:
+    """A host that quotes the request inside a 200, or with another status, says nothing about itself."""
+    async with serve([ANSWERS[answer](f"bad input: {WORDS}"), FINE, FINE]) as server:
+        options = {"prompt": "hi", where: f"why does it say {WORDS!r}?"}
+        url = server.openai_url
+        async with Session("vllm:m", base_url=url, support="eats", recovery=Recovery(retries=0)) as session:
+            await session.stream(prefill=SEED, **options).text()
+            reply = session.stream("hi", prefill=SEED)
+            await reply.text()
+            assert [a.mode for a in reply.attempts] == ["native"]
+
+
+async def test_a_failure_of_the_host_is_no_refusal() -> None:
+    """A 500 with the words in it is the gateway's failure, and passes or not by itself."""
+    async with serve(Script(status=500, body=as_body(LITELLM), content_type="application/json")) as server:
+        with pytest.raises(StatusError):
+            await ask(server, "chat", recovery=Recovery(retries=0)).text()
+        assert len(server.exchanges) == 1
 
 
 WORDS = "This model does not support assistant message prefill. The conversation must end with a user message."

@@ -7,20 +7,23 @@ import os
 import random
 import re
 import sys
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill import Seam, Verdict, _seam
-from aprefill._echo import agree, longest_tail
+from aprefill import Seam, Verdict, _closing, _seam
+from aprefill._chatter import Chatter
+from aprefill._echo import Search, agree, longest_tail
 
 from .seam_reference import (
     Batch,
     Group,
     Oracle,
     Outcome,
+    check_brute_force,
     check_cuts,
     check_minimal,
     check_state,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 CASES = int(os.environ.get("APREFILL_SEAM_CASES", "100000"))
 SHARES = 10
 
-#: Worked cases of our own, for where `spec/seam-vectors.json` is missing: known, rules, raw, cut, emitted, verdict.
+#: Worked cases of our own, for where `spec/seam-vectors-2.json` is missing: known, rules, raw, cut, emitted, verdict.
 VECTORS: list[tuple[str, dict[str, Any], str, bool, str, str]] = [
     ('["', {}, '["Alabama", "Alaska"]', False, 'Alabama", "Alaska"]', "echoed"),
     ('["', {}, 'Alabama", "Alaska"]', False, 'Alabama", "Alaska"]', "absent"),
@@ -60,6 +63,36 @@ VECTORS: list[tuple[str, dict[str, Any], str, bool, str, str]] = [
         "absent",
     ),
     ("```js\n", {"preamble": 9, "whitespace": True}, "Sure\n```js\n\n1", False, "\n1", "prefaced"),
+    # rule 3: line ends are matched with line ends
+    ("a \n", {"whitespace": True}, "a\t\n b", False, " b", "echoed"),
+    ("a\n\n", {"whitespace": True}, "a \n \n \nb", False, " \nb", "echoed"),
+    ("a\n\n", {"whitespace": True}, "a \n  b", False, "  b", "echoed"),
+    ("a\n\n", {"whitespace": True}, "a \n  ", True, "", "echoed"),
+    ("a \n", {"whitespace": True}, "a  b", False, " b", "echoed"),
+    ("a\n\t ", {"whitespace": True}, "a \n\t\tb", False, "\tb", "echoed"),
+    ("a\n", {"stripped": "\n"}, "a \nb", False, " \nb", "echoed"),
+    ("a\n", {"whitespace": True, "stripped": "\n"}, " \nb", False, " \nb", "absent"),
+    ("a b c\n", {"whitespace": True, "overlap": 3, "stripped": "\n"}, "b c \nd", False, " \nd", "overlapped"),
+    ("a\n\n", {"whitespace": True, "fence": True}, "```\na \n ```\nb", False, "\nb", "fenced"),
+    # rule 4: the first line that begins with three backticks decides
+    ("a", {"fence": True}, "```\na `b`\n``\n \t```\t\r\nc\n```", False, " `b`\n``\r\nc\n```", "fenced"),
+    ("a", {"fence": True}, "```\na\n```\n \n", False, "", "fenced"),
+    ("a", {"fence": True}, "```\na\n```\n \nb", True, "\n \nb", "fenced"),
+    ("a", {"fence": True}, "```\na\n```b\n```\nc\n\n```\n", False, "\n```b\n```\nc", "fenced"),
+    ("a", {"fence": True}, "```\na\n```b\n```\nc", False, "\n```b\n```\nc", "fenced"),
+    ("a", {"fence": True}, "```\na\n``` ```\n```", False, "\n``` ```", "fenced"),
+    ("a", {"fence": True}, "```\na\n```\r", False, "", "fenced"),
+    ("a", {"fence": True}, "```\na```\nb\n```\nc", False, "```\nb\nc", "fenced"),
+    # rule 5: chatter is one line with ink
+    ("a b", {"fence": True, "preamble": 40}, "\n\nSure\n\n```\na b c", False, " c", "prefaced"),
+    ("a b", {"fence": True, "preamble": 40}, "Sure\nso\n```\na b c", True, "Sure\nso\n```\na b c", "absent"),
+    ("x" * 16, {"preamble": 40}, "\n" + "x" * 17, False, "x", "prefaced"),
+    ("x" * 16, {"preamble": 40}, "``\n" + "x" * 17, False, "x", "prefaced"),
+    ("x" * 16, {"preamble": 40}, "```", True, "```", "absent"),
+    ("```a", {"preamble": 40}, "```\nSure\n ``` \n```ab", False, "b", "prefaced"),
+    ("```a", {"preamble": 40}, "Sure\n` ``\n", True, "Sure\n` ``\n", "absent"),
+    ("```a", {"preamble": 40}, "````\n```ab", False, "b", "prefaced"),
+    ("```a", {"preamble": 40}, "````\n````\n", True, "````\n````\n", "absent"),
     ("once upon", {"overlap": 4, "preamble": 3}, "upon a\n", False, " a\n", "overlapped"),
     ("once upon", {"overlap": 5}, "upon a", False, "upon a", "absent"),
 ]
@@ -71,6 +104,13 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda value: monkeypatch.setattr(_seam, "SLACK", value)
 
 
+@pytest.fixture
+def low_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 5 asks for three characters of ink in place of 16, here and in the batch version."""
+    monkeypatch.setattr(_seam, "INK_PLAIN", 3)
+    monkeypatch.setattr(Batch, "FLOOR", 3)
+
+
 # --- worked cases --------------------------------------------------------------------------------------------------
 
 
@@ -79,8 +119,8 @@ def vector(known: str, rules: dict[str, Any], raw: str, cut: bool) -> list[Outco
 
 
 def test_the_vectors_of_the_specification(shared: Path) -> None:
-    """Every case of `seam-vectors.json`: whole, by character, by three characters, and from the batch version."""
-    cases = json.loads((shared / "spec" / "seam-vectors.json").read_text(encoding="utf-8"))
+    """Every case of `seam-vectors-2.json`: whole, by character, by three characters, and from the batch version."""
+    cases = json.loads((shared / "spec" / "seam-vectors-2.json").read_text(encoding="utf-8"))
     assert len(cases) > 80
     for case in cases:
         for got in vector(case["known"], case["rules"], case["raw"], case["cut"]):
@@ -141,6 +181,51 @@ def test_verdict_and_held_are_right_after_every_character() -> None:
         assert not check_state(Seam, group)
 
 
+def test_echoes_behind_chatter_are_short_enough_to_be_met(low_floor: None) -> None:
+    """The three checks above with a floor of three characters in rule 5, so that short texts reach it."""
+    for seed, group in enumerate(groups(3000, seed=8)):
+        assert not check_minimal(Seam, group)
+        assert not check_cuts(Seam, Group(*group[:3], group.raws[:4]), seed)
+    for group in groups(600, seed=9):
+        assert not check_state(Seam, group)
+
+
+BRUTE_FORCE = [
+    # known, rules, letters, the longest continuation, how much shorter a raw is
+    pytest.param("a\n", {"whitespace": True}, " \na", 8, 3, id="joint: one line end"),
+    pytest.param("a\n\n", {"whitespace": True}, " \na", 8, 4, id="joint: two line ends"),
+    pytest.param("a \n ", {"whitespace": True}, " \na", 8, 4, id="joint: blanks around"),
+    pytest.param("a\n", {"whitespace": True, "stripped": "\n"}, " \na", 8, 3, id="joint: stripped"),
+    pytest.param("a\r\n", {"whitespace": True}, "\r\na", 8, 3, id="joint: CRLF"),
+    pytest.param("a", {"fence": True}, "a`\n", 10, 6, id="fence"),
+    pytest.param("a\n", {"fence": True, "whitespace": True}, "a`\n", 10, 6, id="fence: white space"),
+    pytest.param("abc", {"preamble": 4}, "abc\n", 8, 4, id="chatter"),
+    pytest.param("abc", {"preamble": 3, "fence": True}, "a`\nbc", 7, 5, id="chatter and fence"),
+    pytest.param("```a", {"preamble": 6}, "`a\n", 10, 6, id="chatter: fence"),
+    pytest.param("```a", {"preamble": 7, "whitespace": True}, "`a\n", 10, 6, id="chatter: fence, white space"),
+    pytest.param("abab", {"preamble": 4, "overlap": 2}, "ab\n", 9, 4, id="chatter and overlap"),
+]
+
+
+@pytest.mark.parametrize(("known", "rules", "letters", "longest", "ahead"), BRUTE_FORCE)
+def test_no_continuation_at_all_disagrees(
+    low_floor: None, known: str, rules: dict[str, Any], letters: str, longest: int, ahead: int
+) -> None:
+    """Invariant 3 by brute force: every text over a few letters with every continuation, and the witnesses agree."""
+    assert not check_brute_force(Seam, known, rules, letters, longest, ahead)
+
+
+def test_what_stands_behind_an_opener_in_every_way(slack: Any) -> None:
+    """Every text of up to four of these parts behind an opener and an echo: at every prefix, and at a low bound."""
+    for known, rules in (("a", {"fence": True}), ("a\n", {"fence": True, "whitespace": True})):
+        for length in range(5):
+            raws = ["```\na" + "".join(parts) for parts in product(["\n", " ", "```", "`", "b"], repeat=length)]
+            assert not check_minimal(Seam, Group(known, rules, "b", raws))
+            slack(5 - len(known))
+            assert not check_cuts(Seam, Group(known, rules, "b", raws), slack=5 - len(known))
+            slack(8192)
+
+
 def test_cuts_do_not_matter() -> None:
     """Invariant 1: whole, by character, with empty pieces, every two-way cut and random ones, clean end or cut."""
     for seed, group in enumerate(groups(4000, seed=2)):
@@ -160,8 +245,8 @@ def test_cuts_do_not_matter_to_a_closing_fence_beyond_the_bound(slack: Any) -> N
     rng = random.Random(4)
     for seed in range(600):
         known = rng.choice(["a", "\n", "a\n", "a`"])
-        raws = ["```\n" + known + "".join(rng.choices("   \n\n```a", k=rng.randint(3, 16))) for _ in range(3)]
-        group = Group(known, {"fence": True}, "", raws)
+        raws = ["```\n" + known + "".join(rng.choices("   \n\n```a\r", k=rng.randint(3, 16))) for _ in range(3)]
+        group = Group(known, {"fence": True, "whitespace": seed % 2 > 0}, "", raws)
         slack(seed % 7)
         assert not check_cuts(Seam, group, seed, slack=seed % 7)
 
@@ -203,6 +288,8 @@ def test_any_text_in_any_cut(known: str, rules: dict[str, Any], parts: list[str]
         ("known", {"preamble": 10**9, "fence": True}, "chatter", "x"),
         ("known", {"fence": True}, "```\nknown", "\n"),
         ("known", {"fence": True}, "```\nknown\n```", " "),
+        ("known", {"fence": True}, "```\nknown\n```x\n", " "),
+        ("known\n", {"whitespace": True}, "known", " "),
     ],
 )
 def test_the_hold_is_bounded(known: str, rules: dict[str, Any], before: str, endless: str) -> None:
@@ -217,7 +304,37 @@ def test_the_hold_is_bounded(known: str, rules: dict[str, Any], before: str, end
             assert seam.held <= bound
         emitted += seam.close()
         assert size > 1 or most == bound
-        assert emitted == (before + endless * (40_000 // size * size)).removeprefix("```\nknown")
+        assert emitted == (before + endless * (40_000 // size * size)).removeprefix("```\n").removeprefix("known")
+
+
+def test_behind_a_closed_fence_the_hold_is_bounded() -> None:
+    """White space that overflows there is shown, and so is all that follows; what was dropped stays dropped."""
+    raw = "```\nknown 1\n```  " + "\n" * 9000
+    for pieces in ([raw], list(raw)):
+        assert through(Seam, "known", {"fence": True}, pieces) == (" 1" + "\n" * 9000, "fenced", 0)
+
+
+def test_what_the_joint_dropped_stays_dropped() -> None:
+    """Behind one of two line ends, blanks without end: the line end is gone, the blanks are shown."""
+    raw = "a \n" + " " * 9000 + "\nb"
+    for pieces in ([raw], list(raw)):
+        assert through(Seam, "a\n\n", {"whitespace": True}, pieces) == (" " * 9000 + "\nb", "echoed", 0)
+
+
+def test_a_bound_that_is_met_begins_the_watch_anew() -> None:
+    """Behind too much white space the next fence line decides, also where an inner block had been opened."""
+    for inner in ("", "\n```x\n```\nb"):
+        raw = "```\na" + inner + " " * 9000 + "\n```\nc"
+        for pieces in ([raw], list(raw)):
+            assert through(Seam, "a", {"fence": True}, pieces)[0] == inner + " " * 8195 + "\nc"
+
+
+def test_a_closing_fence_that_the_overflowing_character_completes_stands() -> None:
+    """The line end behind as many blanks as may be held closes; one blank more, and nothing does."""
+    for blanks, emitted in ((8190, " 1\nx"), (8191, " 1\n```" + " " * 8191 + "\nx")):
+        raw = "```\na 1\n```" + " " * blanks + "\nx"
+        for pieces in ([raw], list(raw)):
+            assert through(Seam, "a", {"fence": True}, pieces)[0] == emitted
 
 
 def test_a_match_that_the_overflowing_character_completes_stands() -> None:
@@ -237,14 +354,17 @@ def test_an_overlap_stands_when_the_chatter_never_ends() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 40, 6000])
-def test_the_first_of_very_many_places(length: int) -> None:
+@pytest.mark.parametrize(
+    ("line", "end", "rules"), [("\n", "x" * 16, {}), ("```\n", "```x", {}), ("```\n", "```x", {"whitespace": True})]
+)
+def test_the_first_of_very_many_places(line: str, end: str, length: int, rules: dict[str, Any]) -> None:
     """Chatter in which every line begins the echo, and the last one goes on with it."""
-    known = "a\n" * length + "x" * 16
-    lines = (2 * len(known) + 8192 - 30) // 2  # just within the hold bound
-    raw = "chatter\n" + "a\n" * lines + "x" * 16 + " new"
-    for rules in ({"preamble": 10**6}, {"preamble": 10**6, "whitespace": True, "fence": True, "overlap": 3}):
+    known = line * length + end
+    lines = (2 * len(known) + 8192 - 30) // len(line)  # just within the hold bound
+    raw = "chatter\n" + line * lines + end + " new"
+    for more in ({}, {"overlap": 3}):
         for pieces in ([raw], raw, re.findall(r"(?s).{1,7}", raw)):
-            assert through(Seam, known, rules, pieces)[:2] == (" new", "prefaced")
+            assert through(Seam, known, {"preamble": 10**6, **rules, **more}, pieces)[:2] == (" new", "prefaced")
 
 
 # --- arguments and misuse ------------------------------------------------------------------------------------------
@@ -310,7 +430,7 @@ def test_repr_tells_the_state_and_no_text() -> None:
 def test_white_space_is_what_isspace_says() -> None:
     """`str.isspace`, `str.split`, `str.strip`, `\\s` and our own constant agree on every character."""
     space = {chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()}
-    assert space == set(_seam._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
+    assert space == set(_closing._SOFT) - {"`"} == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).split()}
     assert space == {chr(i) for i in range(sys.maxunicode + 1) if not chr(i).strip()}
     assert space == set(re.findall(r"\s", "".join(map(chr, range(sys.maxunicode + 1)))))
 
@@ -411,7 +531,7 @@ class DropsTheJointTwice(Seam):
     def feed(self, piece: str) -> str:
         text = super().feed(piece)
         if self.again is None and text and self.verdict is not Verdict.UNDECIDED:
-            self.again = self._joint
+            self.again = self._stripped
         while self.again and text:
             if text[0] != self.again[0]:
                 self.again = ""
@@ -428,6 +548,37 @@ class ShowsSpaceAtOnce(Seam):
         if self._closing is not None and piece.isspace() and self.held == len(piece):
             text += self._closing._release()
         return text
+
+
+class MatchesNoLineEnds(Seam):
+    """The joint of 0.1.0: the white space must be the same."""
+
+    def _decide(self, verdict: Verdict, *, lines: bool = False) -> None:
+        super()._decide(verdict)
+
+
+class ClosesAtTheEndOnly(Seam):
+    """The closing fence of 0.1.0: nothing but white space may follow."""
+
+    def _behind_joint(self, text: str) -> str:
+        if self._closing is not None:
+            self._closing._state = _closing._INNER
+        return super()._behind_joint(text)
+
+
+class AnyChatter(Seam):
+    """The chatter of 0.1.0: any number of lines."""
+
+    def __init__(self, known: str, **rules: Any) -> None:
+        super().__init__(known, **rules)
+        for finder in self._finders:
+            if isinstance(finder, Search):
+                finder._chatter = Lines(fences=True)
+
+
+class Lines(Chatter):
+    def feed(self, line: str) -> bool:
+        return line[-1] == "\n"
 
 
 class LooksAtOnePieceOnly(Seam):
@@ -454,7 +605,17 @@ class CountsByPiece(Seam):
 
 @pytest.mark.parametrize(
     "broken",
-    [KeepsTheMismatch, LosesTheLast, DropsOneMore, HoldsOneMore, DropsTheJointTwice, ShowsSpaceAtOnce],
+    [
+        KeepsTheMismatch,
+        LosesTheLast,
+        DropsOneMore,
+        HoldsOneMore,
+        DropsTheJointTwice,
+        ShowsSpaceAtOnce,
+        MatchesNoLineEnds,
+        ClosesAtTheEndOnly,
+        AnyChatter,
+    ],
 )
 def test_control_of_minimal_holding(broken: type[Seam]) -> None:
     """Each is caught by the check of the 100,000 cases, within the first of them."""
@@ -480,3 +641,26 @@ def test_control_of_the_bound(slack: Any) -> None:
 def test_control_of_the_state() -> None:
     """A seam that keeps what it should release is caught by the check of `held` too."""
     assert any(check_state(HoldsOneMore, group, Oracle(*group[:3])) for group in groups(2000, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("broken", "known", "rules", "letters", "longest", "ahead"),
+    [
+        (MatchesNoLineEnds, "a\n", {"whitespace": True}, " \na", 6, 3),
+        (ClosesAtTheEndOnly, "a", {"fence": True}, "a`\n", 10, 2),
+        (AnyChatter, "```a", {"preamble": 6}, "`a\n", 8, 5),
+    ],
+)
+def test_control_of_the_brute_force(
+    low_floor: None,
+    broken: type[Seam],
+    known: str,
+    rules: dict[str, Any],
+    letters: str,
+    longest: int,
+    ahead: int,
+) -> None:
+    """The rules of 0.1.0 are caught by it."""
+    found = check_brute_force(broken, known, rules, letters, longest, ahead)
+    assert "agree on" in found
+    assert "witnesses" not in found

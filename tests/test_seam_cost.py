@@ -57,6 +57,24 @@ CASES: dict[str, tuple[int, Callable[[int], Made]]] = {
         2_000_000,
         lambda n: ("a", {"fence": True}, ["```\na\n" + " " * n + "```"]),
     ),
+    "closing fence: line ends and no fence": (
+        60_000,
+        lambda n: ("a", {"fence": True}, ["```\na\n", *["b` \n" * 20] * (n // 80)]),
+    ),
+    "closing fence: line ends in one piece": (500_000, lambda n: ("a", {"fence": True}, ["```\na`" + "\n" * n + "`b"])),
+    "closing fence: blanks in one piece": (500_000, lambda n: ("a", {"fence": True}, ["```\na" + "\n " * n + "`b"])),
+    "closing fence: behind an inner one": (
+        60_000,
+        lambda n: ("a", {"fence": True}, "```\na\n```x\n" + "```\nb " * (n // 6)),
+    ),
+    "closing fence: behind an inner one, in one piece": (
+        200_000,
+        lambda n: ("a" * n, {"fence": True}, ["```\n" + "a" * n + "\n```x\n" + "``` \n \n" * n + "b"]),
+    ),
+    "closing fence: behind it": (
+        60_000,
+        lambda n: ("a" * n, {"fence": True}, "```\n" + "a" * n + "\n```" + "\n" * n + "b" * n),
+    ),
     "overlap: one letter": (60_000, lambda n: ("b" + "a" * n, {"overlap": 4}, "a" * (n - 1) + "c")),
     "overlap: borders": (60_000, lambda n: (fibonacci(n), {"echo": "never", "overlap": 4}, fibonacci(n))),
     "overlap: borders in one piece": (
@@ -71,15 +89,22 @@ CASES: dict[str, tuple[int, Callable[[int], Made]]] = {
     ),
     "preamble: lines that begin the echo": (
         30_000,
-        lambda n: ("a\n" * (n // 4) + "x" * 16, EVERYTHING, "c" + "\na" * n),
+        lambda n: ("```\n" * (n // 8) + "```x", EVERYTHING, "c" + "\n```" * (n // 2)),
     ),
     "preamble: in one piece": (
         60_000,
-        lambda n: ("a\n" * (n // 4) + "x" * 16, EVERYTHING, ["c" + "\na" * n]),
+        lambda n: ("```\n" * (n // 8) + "```x", EVERYTHING, ["c" + "\n```" * (n // 2)]),
     ),
+    "preamble: a line of white space": (60_000, lambda n: ("x" * n, EVERYTHING, "c\n" + " " * n)),
     "preamble: chatter": (60_000, lambda n: ("x" * n, EVERYTHING, words(n))),
     "preamble: openers": (60_000, lambda n: ("x" * 16, EVERYTHING, "c\n" + "```\n" * (n // 4))),
     "joint": (60_000, lambda n: ("a" + " " * n, {"stripped": " " * n}, "a" + " " * n)),
+    "joint: line ends": (60_000, lambda n: ("a" + "\n" * n, {"whitespace": True}, "a" + " \n" * n)),
+    "joint: line ends in one piece": (
+        200_000,
+        lambda n: ("a" + "\n" * n, {"whitespace": True}, ["a" + " \n" * n]),
+    ),
+    "joint: blanks": (60_000, lambda n: ("a" * n + "\n", {"whitespace": True}, "a" * n + " " * n)),
 }
 
 
@@ -135,6 +160,8 @@ def decided(known: str, rules: dict[str, Any], raw: str, verdict: Verdict) -> Se
         ({}, "other", Verdict.ABSENT),
         (EVERYTHING, "known text", Verdict.ECHOED),
         ({"fence": True}, "```\nknown text", Verdict.FENCED),
+        ({"fence": True}, "```\nknown text\n```x", Verdict.FENCED),
+        ({"fence": True}, "```\nknown text\n```\n", Verdict.FENCED),
         ({"echo": "never"}, "", Verdict.ABSENT),
     ],
 )

@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 
-from aprefill import AprefillError, PrefillIgnored, Recovery, StopReason, Truncated, Usage, Verdict
+from aprefill import (
+    AprefillError,
+    PrefillIgnored,
+    ReasoningEvent,
+    Recovery,
+    StopReason,
+    ToolEvent,
+    Truncated,
+    Usage,
+    Verdict,
+)
 from aprefill._plan import Step, first
 from aprefill._splice import Splice, Transcript
-from aprefill._types import Delta, FinishDelta, ReasoningDelta, TextDelta, UsageDelta
+from aprefill._types import Delta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
 from aprefill.testing import Script, serve
 
 from .loopback import ask
@@ -156,7 +166,7 @@ def test_a_limit_while_chatter_may_stand_in_front_leaves_the_models_own_text(raw
         assert done.echo_tokens == 0
 
 
-@pytest.mark.parametrize("chatter", ["Sure:\n", "Sure:\n```\n", "One\ntwo\n\n"])
+@pytest.mark.parametrize("chatter", ["Sure:\n", "Sure:\n```\n", "One\n\n\n"])
 @pytest.mark.parametrize("echo", ["Dear", "Dear Ann, thank"])
 def test_a_limit_inside_a_repetition_behind_chatter_is_an_error_as_well(chatter: str, echo: str) -> None:
     """What is held ends in the beginning of the prefill: given out, it would be there twice."""
@@ -167,7 +177,7 @@ def test_a_limit_inside_a_repetition_behind_chatter_is_an_error_as_well(chatter:
 
 def test_control_a_cut_there_drops_what_is_held() -> None:
     """The same text before a dropped connection: another request will write it again."""
-    done = Done(planned(LETTER), "Of course.\nIt is", cut=True)
+    done = Done(planned(LETTER), "Of course.\n", cut=True)
     assert (done.text, done.verdict) == ("", Verdict.TRUNCATED)
 
 
@@ -233,3 +243,30 @@ async def test_the_estimate_is_in_the_usage() -> None:
         assert reply.usage is not None
         assert (reply.usage.output_tokens, reply.usage.echo_tokens) == (10, 5)
         assert reply.attempts[0].usage == reply.usage
+
+
+def test_a_marker_cut_by_usage_or_by_another_call_stays_out_of_tool_calls() -> None:
+    """What comes between two pieces of one call, or of the reasoning, does not end it: no half of a marker is passed on."""
+    step = planned("one long line of a story, " * 10)
+    name = step.marker
+    usage = UsageDelta(Usage(output_tokens=1))
+    deltas: list[Delta] = [
+        ReasoningDelta("Hm <tex"), usage, ReasoningDelta(name[3:] + "> and"),
+        TextDelta("Hello"),
+        ToolDelta(0, "a", "look", '{"a": "</tex'), usage, ToolDelta(1, "b", "look", '{"b": "<'),
+        ToolDelta(0, arguments=name[3:] + '>x"}'), ToolDelta(1, arguments=name + '>y"}'),
+    ]  # fmt: skip
+    for reads in ([[delta] for delta in deltas], [deltas]):
+        transcript = Transcript(step.known)
+        transcript.wants_events = True
+        splice = Splice(step, transcript, lead=step.known, coalesce=False)
+        for read in reads:
+            splice.take(read)
+        splice.close(cut=False)
+        events = transcript.items
+        calls = ["".join(e.arguments for e in events if isinstance(e, ToolEvent) and e.index == n) for n in (0, 1)]
+        assert calls == ['{"a": "x"}', '{"b": "y"}']
+        assert "".join(e.text for e in events if isinstance(e, ReasoningEvent)) == "Hm  and"
+        text = "".join(item for item in events if isinstance(item, str))[len(step.known) :]
+        told = [part for part in splice.parts(text, whole=True) if isinstance(part, ToolDelta)]
+        assert "".join(one.arguments for one in told) == '{"a": "{"b": "x"}y"}'

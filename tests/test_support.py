@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from aprefill._conflicts import rule
 from aprefill._errors import UsageError
 from aprefill._support import (
     Row,
+    Table,
+    _builtin_raw,
     builtin_table,
     carry,
     split_model,
@@ -53,14 +58,16 @@ EATS = {
     "groq": "llama3-70b-8192 llama-3.3-70b-versatile llama-3.1-8b-instant gemma2-9b-it",
     "ollama": "llama3.2 llama3.2:1b qwen3 qwen3:8b qwen3.5:27b gemma4:e2b qwen2.5-coder:7b deepseek-v3.1:671b",
     "openrouter": """
+        google/gemini-2.5-pro google/gemini-2.5-flash google/gemini-2.5-flash-lite google/gemini-3.5-flash
+        google/gemini-2.5-flash-preview-09-2025 google/gemini-2.5-pro-preview-05-06
         anthropic/claude-haiku-4.5 anthropic/claude-sonnet-4.5 anthropic/claude-opus-4.5 anthropic/claude-opus-4.1
         anthropic/claude-sonnet-4 anthropic/claude-3.7-sonnet anthropic/claude-3-haiku
         anthropic/claude-4.5-haiku-20251001""",
     "moonshot": "kimi-k2.5 kimi-k2.6 kimi-k2-0905-preview kimi-k2-turbo-preview moonshot-v1-8k",
-    "dashscope": "qwen-max qwen-plus-latest qwen3-max qwen3.7-plus qwen3-coder-plus qwen2.5-72b-instruct",
+    "dashscope": "qwen-max qwen-plus-latest qwen3-max qwen3.7-plus qwen3-coder-plus qwen2.5-72b-instruct qwen-vl-max qwen3-vl-235b-a22b-instruct qwen-plus-2025-07-28 qwen2.5-7b-instruct-1m",
     "vllm": "meta-llama/Llama-3.1-8B-Instruct Qwen/Qwen3-32B anything",
     "sglang": "anything",
-    "llama_cpp": "anything.gguf",
+    "llama_cpp": "anything.gguf qwen3-8b-instruct",
     "vertex": "claude-haiku-4-5@20251001 claude-sonnet-4-5 claude-3-7-sonnet@20250219",
     "foundry": "claude-haiku-4-5 claude-opus-4-5",
     "bedrock": """
@@ -91,7 +98,8 @@ NOT_NATIVE = {
     "openrouter": """
         anthropic/claude-opus-4.6 anthropic/claude-sonnet-4.6 anthropic/claude-opus-5 anthropic/claude-haiku-5.5
         anthropic/claude-fable-5.2 anthropic/claude-3.7-sonnet:thinking anthropic/claude-haiku-4.5:thinking
-        openai/gpt-4o google/gemini-3.6-pro google/gemini-2.5-pro mistralai/mistral-small deepseek/deepseek-chat
+        openai/gpt-4o google/gemini-3.6-pro google/gemini-3.5-flash-lite google/gemini-3.7-flash google/gemini-3.8-flash
+        google/gemini-3.9-pro google/gemini-3.5-flash-lite-preview google/gemini-2.5-flash-preview:thinking mistralai/mistral-small deepseek/deepseek-chat
         qwen/qwen3-32b""",
     "moonshot": "kimi-k2-thinking kimi-k2-thinking-turbo kimi-k2.7-code kimi-k3 kimi-k3-0905 kimi-k4",
     "dashscope": "qwen3-235b-a22b-thinking-2507 qwq-plus qvq-max qwen3-vl-32b-thinking qwen4-max",
@@ -127,9 +135,90 @@ def test_support_by_model(support: Support, provider: str, model: str) -> None:
 
 
 def test_the_host_decides_not_the_wire() -> None:
-    """llama-server echoes on the wire on which Anthropic leaves the prefill out, and eats on the other."""
-    assert row("llama_cpp", "any", "messages").support is Support.ECHOES
+    """llama-server leaves the prefill out on chat; on the wire of Anthropic its builds differ, so the caller must say."""
+    found = row("llama_cpp", "any", "messages")
+    assert (found.support, found.evidence) == (Support.EMULATED, "engine")
+    assert found.forced(Support.ECHOES).native
+    assert found.forced(Support.EATS).native
     assert row("llama_cpp", "any", "chat").support is Support.EATS
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [("response_format", None), ("grammar", "breaks"), ("thinking", "unknown"), ("tools", "unknown")],
+)
+def test_llama_server_feeds_a_schema_the_prefill_and_a_grammar_not(setting: str, word: str | None) -> None:
+    """So a JSON schema goes together with a native prefill, and a grammar does not."""
+    assert rule(row("llama_cpp", "any", "chat").conflicts, setting) == word
+
+
+def test_a_grammar_is_judged_as_a_response_format_where_nothing_else_is_said() -> None:
+    """On every other row with a word for the one, the other has the same."""
+    others = [r for r in support_table() if (r.provider, r.api) != ("llama_cpp", "chat")]
+    assert {rule(r.conflicts, "grammar") == rule(r.conflicts, "response_format") for r in others} == {True}
+    assert rule(row("vllm", "any").conflicts, "grammar") == "breaks"
+
+
+def test_the_ends_of_two_models_are_notes() -> None:
+    """In their rows, on Anthropic's own host alone."""
+    notes = {r.models[0]: r.note for r in support_table() if r.note.startswith("ends on")}
+    assert notes == {
+        "claude-opus-4-5": "ends on api.anthropic.com on 2027-01-22",
+        "claude-sonnet-4-5": "ends on api.anthropic.com on 2026-11-30",
+    }
+
+
+def test_the_calendar_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table says the same in the year 2033."""
+    monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
+    assert datetime.date.today().year == 2033  # the control: who asked for the date would see it
+    later = Table(_builtin_raw())
+    assert later.rows() == support_table()
+    for model in ("claude-sonnet-4-5", "claude-opus-4-5"):
+        assert later.row("anthropic", model).support is Support.EATS
+
+
+#: Models that do not chat, or that none of these hosts' findings is about: speech, images, embeddings, and models
+#: that complete a prompt. The name alone must not make one native, or claim a finding about it.
+NO_CHAT = {
+    "openai": """
+        gpt-4o-mini-tts gpt-4o-transcribe gpt-4o-mini-transcribe gpt-4o-transcribe-diarize gpt-4o-audio-preview
+        gpt-4o-realtime-preview gpt-4o-mini-realtime-preview gpt-realtime gpt-audio gpt-image-1 chatgpt-image-latest
+        gpt-3.5-turbo-instruct gpt-3.5-turbo-instruct-0914 davinci-002 whisper-1 tts-1 text-embedding-3-small
+        gpt-4o-search-preview gpt-5-image o1-pro o3-deep-research omni-moderation-latest""",
+    "azure": "gpt-4o-mini-tts gpt-4o-transcribe gpt-4o-audio-preview gpt-4o-realtime-preview gpt-35-turbo-instruct whisper",
+    "openrouter": """
+        openai/gpt-3.5-turbo-instruct openai/gpt-4o-audio-preview openai/gpt-5-image openai/gpt-oss-120b
+        google/gemini-2.5-flash-image google/gemini-2.5-flash-image-preview google/gemini-2.5-flash-preview-tts
+        google/gemini-2.5-pro-preview-tts google/gemini-2.5-flash-native-audio google/gemini-3.5-flash-image
+        google/gemini-embedding-001 cohere/rerank-v3.5 minimax/speech-02""",
+    "mistral": """
+        mistral-embed mistral-ocr-latest mistral-ocr-2505 mistral-moderation-latest mistral-moderation-2411
+        codestral-embed codestral-embed-2505 voxtral-mini-latest voxtral-mini-transcribe-2507 voxtral-mini-tts""",
+    "groq": """
+        whisper-large-v3 whisper-large-v3-turbo distil-whisper-large-v3-en playai-tts canopylabs/orpheus-v1-english
+        meta-llama/llama-prompt-guard-2-86m""",
+    "dashscope": """
+        qwen-tts qwen-tts-latest qwen3-tts-flash qwen3-asr-flash qwen-vl-ocr qwen-vl-ocr-latest qwen-omni-turbo
+        qwen-omni-turbo-realtime qwen3-omni-flash qwen2.5-omni-7b qwen-audio-turbo qwen-mt-plus qwen-turbo-realtime
+        qwen3-vl-embedding qwen3-vl-rerank qwen-image-plus qwen-plus-character qwen-max-realtime text-embedding-v4
+        qwen2.5-7b qwen2.5-coder-7b""",
+    "moonshot": "kimi-audio-7b kimi-audio-7b-instruct",
+    "deepseek": "deepseek-ocr",
+    "vllm": "openai/whisper-large-v3 Qwen/Qwen3-TTS Qwen/Qwen3-ASR-1.7B Qwen/Qwen3-Embedding-8B Qwen/Qwen3-Reranker-4B",
+    "sglang": "openai/whisper-large-v3 Qwen/Qwen3-Embedding-8B",
+    "llama_cpp": "qwen3-tts whisper-large-v3 qwen3-embedding-0.6b qwen3-reranker",
+    "ollama": "lfm2-audio lfm2.5-audio:1.5b llama3.1:8b-text-q4_0 qwen2.5-coder:7b-base nomic-embed-text qwen3-embedding:8b",
+}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [(provider, model) for provider, names in NO_CHAT.items() for model in names.split()]
+)
+def test_speech_and_instruct_models_are_not_taken_for_others(provider: str, model: str) -> None:
+    """No wide pattern takes them in: nothing is known about them, so they are not native."""
+    found = row(provider, model)
+    assert (found.support, found.evidence in {"unknown", "guess"}) == (Support.EMULATED, True)
 
 
 def test_unknown_model_of_a_known_host() -> None:
@@ -195,7 +284,7 @@ def test_every_row_is_whole(found: Row) -> None:
     assert found.native_dialect in {"trailing", "prefix", "partial", "continue_final_message"}
     assert found.dialect == (found.native_dialect if found.native else "prompt")
     assert found.whitespace in {"keep", "strip"}
-    assert set(found.conflicts) <= {"thinking", "tools", "tool_choice", "response_format"}
+    assert set(found.conflicts) <= {"thinking", "tools", "tool_choice", "response_format", "grammar"}
     assert set(found.conflicts.values()) <= {"breaks", "unknown"}
     assert {r.why for r in found.refusals} <= {"model", "thinking", "tools", "whitespace", "flags"}
     # A key may go in clear to this machine only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from aprefill._support import (
 from aprefill._types import Support
 
 from .test_support import SHARED, needs_recordings, row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REFUSALS = [
     (
@@ -85,14 +89,68 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("provider", "why", "text"), REFUSALS)
 def test_known_refusals(provider: str, why: str, text: str) -> None:
-    """The real texts are known, in any case and with any white space, and only with their status."""
+    """The real texts are known, in any case, with any white space, with any status of 400 to 499 and inside a 200."""
     found = row(provider, "any")
     known = refusal(found, 400, text)
     assert isinstance(known, Refusal)
     assert known.why == why
-    assert refusal(found, 400, text.upper().replace(" ", "\n  "))
-    assert not refusal(found, 422, text)
-    assert not refusal(found, 500, text)
+    assert refusal(found, 400, text.upper().replace(" ", "\n  ")) is known
+    for status in (200, 401, 403, 404, 409, 413, 422, 429, 499):
+        assert refusal(found, status, text) is known
+    for status in (101, 201, 204, 301, 307, 399, 500, 502, 503, 529):
+        assert not refusal(found, status, text)
+
+
+#: How gateways wrap what their upstream said.
+WRAPPED: dict[str, Callable[[str], str]] = {
+    "as-it-is": str,
+    "anthropic": lambda text: json.dumps(
+        {"type": "error", "error": {"type": "invalid_request_error", "message": text}}
+    ),
+    "google": lambda text: json.dumps([{"error": {"code": 400, "message": text, "status": "INVALID_ARGUMENT"}}]),
+    "litellm": lambda text: json.dumps(
+        {
+            "error": {
+                "message": f"litellm.BadRequestError: AnthropicException - {WRAPPED['anthropic'](text)}",
+                "code": "400",
+            }
+        }
+    ),
+    "litellm-vertex": lambda text: json.dumps(
+        {"error": {"message": f"litellm.BadRequestError: VertexAIException - {WRAPPED['google'](text).encode()!r}"}}
+    ),
+    "openrouter": lambda text: json.dumps(
+        {"error": {"message": "Provider returned error", "metadata": {"raw": WRAPPED["anthropic"](text)}}}
+    ),
+    "twice": lambda text: WRAPPED["litellm"](WRAPPED["openrouter"](text)),
+    "escaped": lambda text: json.dumps({"message": text}).replace(" ", "\\n", 3).replace("`", "\\u0060"),
+    "elsewhere": lambda text: json.dumps({"error": "upstream failed", "details": [{"upstream": {"said": text}}]}),
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+@pytest.mark.parametrize(("provider", "why", "text"), REFUSALS)
+def test_the_words_of_any_row_are_known_on_every_host(how: str, provider: str, why: str, text: str) -> None:
+    """Whatever wraps them, on every row of the table; the words of a row that has some of its own are those."""
+    wrapped = WRAPPED[how](text)
+    assert {known.why if (known := refusal(r, 400, wrapped)) else None for r in support_table()} == {why}
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("thinking", "invalid thinking: only type=enabled is allowed for this model"),
+        ("continue_final_message", "Cannot set both `continue_final_message` and `add_generation_prompt` to True."),
+        ("add_generation_prompt", "continue_final_message needs add_generation_prompt to open the assistant turn."),
+        ("add_generation_prompt", "Cannot set both add_generation_prompt and continue_final_message to true."),
+    ],
+)
+def test_an_error_about_a_field_of_the_caller_s_is_no_refusal(field: str, text: str) -> None:
+    """Without the prefill the same field would be refused in the same words."""
+    found = row("openai", "any")
+    assert refusal(found, 400, text, ())
+    assert refusal(found, 400, text, {"temperature"})
+    assert not refusal(found, 400, text, {field})
 
 
 @pytest.mark.parametrize(
@@ -116,7 +174,8 @@ def test_known_refusals(provider: str, why: str, text: str) -> None:
 )
 def test_other_errors_are_no_refusals(text: str) -> None:
     """The control: errors about other things, though they speak of assistant messages, teach nothing about prefill."""
-    assert not [(r.provider, r.models) for r in support_table() if refusal(r, 400, text)]
+    for status in (200, 400, 422):
+        assert not [(r.provider, r.models) for r in support_table() if refusal(r, status, text)]
 
 
 @needs_recordings
@@ -127,7 +186,8 @@ def test_no_recorded_error_is_taken_for_a_refusal() -> None:
     for path in errors:
         status = json.loads(path.read_bytes())["status"]
         text = path.with_suffix(".body").read_text("utf-8", "replace")
-        assert not [r.provider for r in support_table() if refusal(r, status, text)], path.name
+        for like in (status, 200, 400, 422):
+            assert not [r.provider for r in support_table() if refusal(r, like, text)], path.name
 
 
 @needs_recordings

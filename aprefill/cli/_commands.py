@@ -90,6 +90,7 @@ def commands() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.option("--timing", is_flag=True, help="Say on standard error how long things took.")
 @click.option("--base-url", metavar="URL", callback=_utf8, help="Where the API lives: https, or http to this machine.")
+@click.option("--allow-http", is_flag=True, help="Take plain http to other machines, in clear.")
 @click.option("--api", metavar="API", help="chat (OpenAI's) or messages (Anthropic's), if not the provider's own.")
 @click.option("--support", metavar="WORD", help="What the host does with a prefill, where the table is wrong.")
 def run(**options: Any) -> Job:

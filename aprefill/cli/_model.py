@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import aprefill
 
 from .._errors import UsageError
+from .._target import URL_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,15 +23,18 @@ DEMO_NOTE = (
 def choose_model(model: str | None, base_url: str | None) -> str | None:
     """The model to ask, or None: nothing says which, and the demo model is to answer.
 
-    Raises `UsageError` where the demo would be a surprise: with a base URL, or with a provider's key in the
-    environment. A model is never chosen for the owner of a key: it is their money.
+    Raises `UsageError` where the demo would be a surprise: with a base URL, also one of the environment's, or with a
+    provider's key in the environment. A model is never chosen for the owner of a key: it is their money.
     """
     name = model or os.environ.get("APREFILL_MODEL")
     if name:
-        return DEMO if name == "demo:" else name
+        return name
     if base_url:
         raise UsageError("--base-url needs a model: pass -m NAME")
     rows = aprefill.support_table()
+    for (provider, _), variable in URL_ENV.items():
+        if os.environ.get(variable):
+            raise UsageError(f"no model, and {variable} is set: pass -m {provider}:NAME, or try -m demo:")
     for row in rows:
         for variable in row.key_env:
             if os.environ.get(variable):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import aprefill
 
 from .._errors import UsageError
+from .._names import ALIASES
 from ._json import to_json
 from ._output import Output
 
@@ -22,6 +23,7 @@ def models(provider: str | None, *, as_json: bool) -> None:
     rows = aprefill.support_table()
     if provider is not None:
         known = tuple(dict.fromkeys(row.provider for row in rows))
+        provider = provider if provider in known else ALIASES.get(provider, provider)
         rows = tuple(row for row in rows if row.provider == provider)
         if not rows:
             raise UsageError(f"unknown provider {provider!r}; known are {', '.join(known)}")

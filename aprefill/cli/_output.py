@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
-from typing import IO
+import threading
+from typing import IO, TYPE_CHECKING
 
 from ._terminal import TerminalFilter, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 #: A pipe that nobody reads any more; EINVAL is Windows' word for it.
 _GONE = frozenset({errno.EPIPE, errno.EINVAL})
@@ -37,27 +42,59 @@ class Output:
         self._filter = TerminalFilter() if self.is_terminal else None
         self._in_line = False
 
-    def write(self, text: str) -> None:
-        """Write `text` and flush. Raises `OutputClosed` or `OutputFailed`, after which nothing can be written."""
+    def write(self, text: str, *, interrupted: Callable[[], object] = lambda: False) -> None:
+        """Write `text` and flush. Raises `OutputClosed` or `OutputFailed`, after which nothing can be written.
+
+        Ctrl-C ends it with `KeyboardInterrupt`, also while nobody reads a pipe that is full. `interrupted` tells whether
+        Ctrl-C came before and only the caller's event loop was told.
+        """
         if self._filter is not None:
             text = self._filter.feed(text)
         if not text:
             return
         self._in_line = not text.endswith("\n")
         try:
-            # bytes: text streams would translate line ends on Windows and refuse what the locale cannot say
-            data = memoryview(text.encode("utf-8", "replace"))
-            while data:
-                # under PYTHONUNBUFFERED this is the bare file, which may take a part of it
-                data = data[self._stream.buffer.write(data) :]
-            self._stream.buffer.flush()
+            with _interruptible():
+                if interrupted():
+                    raise KeyboardInterrupt
+                self._write(text)
         except OSError as exc:
             raise output_error(exc) from exc
+        except KeyboardInterrupt:
+            # the interpreter would wait at its exit until the rest is written
+            abandon(self._stream)
+            raise
+
+    def _write(self, text: str) -> None:
+        # bytes: text streams would translate line ends on Windows and refuse what the locale cannot say
+        data = memoryview(text.encode("utf-8", "replace"))
+        while data:
+            # under PYTHONUNBUFFERED this is the bare file, which may take a part of it
+            data = data[self._stream.buffer.write(data) :]
+        self._stream.buffer.flush()
 
     def end_line(self) -> None:
         """On a terminal, end the line that the text left open."""
         if self.is_terminal and self._in_line:
             self.write("\n")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` here.
+
+    The handler that asyncio installs only cancels the task, which a write that waits for its reader does not notice.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # a process that was started with SIGINT ignored goes on ignoring it
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def output_error(exc: OSError) -> OutputClosed | OutputFailed:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
 
 import aprefill
 
@@ -29,6 +29,7 @@ class Request:
     model: str | None
     base_url: str | None
     api: str | None
+    allow_http: bool
     support: str | None
     prefill: str
     system: str | None
@@ -53,6 +54,7 @@ def run(request: Request) -> None:
         model=model or DEMO,
         base_url=request.base_url,
         api=request.api,
+        allow_http=request.allow_http,
         system=request.system,
         max_tokens=request.max_tokens,
         stop=request.stop,
@@ -85,10 +87,12 @@ def run(request: Request) -> None:
 
 
 async def _print(reply: aprefill.Reply, output: Output) -> None:
+    task = asyncio.current_task()
+    assert task is not None
     # `async with`: a write that fails closes the connection before the error goes on
     async with reply:
         async for chunk in reply:
-            output.write(chunk)
+            output.write(chunk, interrupted=task.cancelling)
 
 
 async def _collect(reply: aprefill.Reply) -> str:
@@ -100,17 +104,17 @@ def _facts(reply: aprefill.Reply, text: str) -> dict[str, Any]:
     first = reply.attempts[0]
     return {
         "text": text,
-        "verdict": reply.verdict.value,
+        "verdict": reply.verdict,
         "mode": reply.mode,
-        "support": None if reply.support is None else reply.support.value,
+        "support": reply.support,
         "model": f"{first.provider}:{first.model}",
         "attempts": [
             {"mode": one.mode, "status": one.status, "error": one.error, "waited_s": one.waited_s}
             for one in reply.attempts
         ],
-        "usage": None if reply.usage is None else msgspec.structs.asdict(reply.usage),
-        "timing": asdict(reply.timing),
-        "stop_reason": None if reply.stop_reason is None else reply.stop_reason.value,
+        "usage": None if reply.usage is None else reply.usage.as_dict(),
+        "timing": reply.timing.as_dict(),
+        "stop_reason": reply.stop_reason,
         "stop_sequence": reply.stop_sequence,
         "message": reply.message,
     }

@@ -14,8 +14,10 @@ _PHRASES = (
     (", or pass api_key=", ""),
     ("pass the key as api_key= or in the environment", "put the key in the environment"),
     ("aprefill.support_table() lists them", "`aprefill models` lists them"),
+    (", or pass a client= that trusts it", ""),
     (", or None for the table's word", ""),
     ("emulate=False", "--no-emulate"),
+    ("allow_http=True", "--allow-http"),
     ("strict=True", "--strict"),
     (
         'pass absent="join" to have it put in front, or absent="retry" to ask once more',

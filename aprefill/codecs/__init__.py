@@ -36,10 +36,6 @@ class Decoder(Protocol):
         """
         ...
 
-    def message(self, text: str) -> Message:
-        """The assistant turn for the next request: `text` whole, tool calls, signed thinking."""
-        ...
-
 
 class Codec(Protocol):
     """One protocol: `encode` a request body, and make a `decoder` for its response."""
@@ -48,6 +44,8 @@ class Codec(Protocol):
     name: str
     #: appended to the base URL
     path: str
+    #: argument of `stream()` -> the body's fields that it becomes, each in every spelling that a host of this protocol takes
+    arguments: Mapping[str, tuple[str, ...]]
 
     def encode(self, call: Call) -> dict[str, Any]:
         """The request body as a JSON object, streaming switched on. Raises `UsageError` if a needed field is missing."""
@@ -55,6 +53,14 @@ class Codec(Protocol):
 
     def decoder(self, *, end: str = "strict") -> Decoder:
         """A fresh decoder. `end` is the host row's end rule (`strict` or a named leniency)."""
+        ...
+
+    def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
+        """The assistant turn for the next request.
+
+        `parts` is what was handed out, in the host's order: text as str, and deltas of the other kinds. `lead` is the
+        known text before it, the prefill.
+        """
         ...
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:

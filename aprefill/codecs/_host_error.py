@@ -1,6 +1,7 @@
 """What a host says when it fails: the type and the message out of every error shape we know, and its status.
 
-Only the host's own message is ever taken, at most `QUOTE_MAX` characters of it. Fields that quote the request are
+Only the host's own message is ever taken, at most `KEPT` characters of it: whoever quotes it takes out what must not be
+repeated, and cuts it to `QUOTE_MAX` after that. Fields that quote the request are
 left where they are: FastAPI's `input`, Groq's `failed_generation`, the `input_value=` in pydantic's sentences.
 """
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aprefill._errors import QUOTE_MAX
 from aprefill._types import ErrorDelta
-from aprefill.codecs._json import loads
+from aprefill.codecs._json import dumps, loads
 from aprefill.codecs._surrogates import mend
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ STATUS: dict[str, int] = {
 _MESSAGES = ("error", "errors", "message", "msg", "detail", "status_msg", "base_resp")
 _TYPES = ("type", "error_type", "code", "status")
 _STATUSES = ("status_code", "originalStatusCode", "status", "code")
+#: Longest message that is taken, in characters. More than is ever quoted: a text cut here could not be told any more.
+KEPT = 10 * QUOTE_MAX
 #: Types that only say "this is an error".
 _HOLLOW = {"error", "object", ""}
 #: How many objects in one another are looked into.
@@ -99,7 +102,7 @@ def said(value: Any, depth: int = _DEPTH) -> tuple[str, str]:
     if isinstance(value, list):
         pairs = [said(item, depth - 1) for item in value[:20]]
         details = [detail for _, detail in pairs if detail]
-        return next((kind for kind, _ in pairs if kind), ""), "; ".join(details)[:QUOTE_MAX]
+        return next((kind for kind, _ in pairs if kind), ""), "; ".join(details)[:KEPT]
     if isinstance(value, dict):
         return _said_by_object(value, depth)
     return "", ""
@@ -114,14 +117,14 @@ _INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=|$)", re.DOTALL)
 
 
 def _sentence(text: str) -> str:
-    text = text[: 10 * QUOTE_MAX]  # bounds the searches, which start over at every match
+    text = text[:KEPT]  # bounds the searches, which start over at every match
     if _INPUT.search(text):
         opening = re.search(r"\[?\{", text)
         messages = "; ".join(single or double for single, double in _MSG.findall(text))
         text = text[: opening.start() if opening else 0] + messages
     elif "input_value=" in text:
         text = _INPUT_VALUE.sub("input_value=...", text)
-    return mend(text)[:QUOTE_MAX]
+    return mend(text)[:KEPT]
 
 
 def _said_by_object(value: dict[str, Any], depth: int) -> tuple[str, str]:
@@ -138,7 +141,7 @@ def _said_by_object(value: dict[str, Any], depth: int) -> tuple[str, str]:
             detail = ": ".join(part for part in (detail, said(metadata["raw"], depth - 1)[1]) if part)
         if kind or own or detail:
             nested = key in {"error", "errors"}
-            return (kind or own if nested else own or kind), detail[:QUOTE_MAX]
+            return (kind or own if nested else own or kind), detail[:KEPT]
     return own, ""
 
 
@@ -146,7 +149,7 @@ def _type_of(value: dict[str, Any]) -> str:
     for key in _TYPES:
         word = value.get(key)
         if isinstance(word, str) and word.lower() not in _HOLLOW and not word.isdigit():
-            return mend(word)[:QUOTE_MAX]
+            return mend(word)[:KEPT]
     return ""
 
 
@@ -167,9 +170,24 @@ def status_of(value: Any, kind: str) -> int:
     return next((STATUS[word.lower()] for word in words if word.lower() in STATUS), 200)
 
 
-def names_error(event: str) -> bool:
-    """Whether the framing itself calls a record an error: SSE's `event: error`, Bedrock's `...Exception`."""
-    return event == "error" or event.endswith(("Exception", "Error"))
+#: A name that says the opposite.
+_NO_ERROR = re.compile(r"(no|non|without)[-_.]?(error|exception)", re.IGNORECASE)
+
+
+def names_error(event: str, data: bytes = b"") -> bool:
+    """Whether the framing itself calls a record an error: SSE's `event: error`, Bedrock's `...Exception`.
+
+    A name that ends in "Error" and is none that hosts are known to use counts if nothing in the payload speaks against
+    it: an event of the host's own making is no reason to end a reply.
+    """
+    if not event or event == "error":
+        return bool(event)
+    if not event.endswith(("Exception", "Error")) or _NO_ERROR.fullmatch(event):
+        return False
+    if event.endswith("Exception") or event.lower() in STATUS:
+        return True
+    value = loads(data)
+    return not value or not isinstance(value, dict) or says_error(value) or any(key in value for key in _MESSAGES)
 
 
 def says_error(value: Any) -> bool:
@@ -190,7 +208,7 @@ def error_delta(value: Any, kind: str = "") -> ErrorDelta:
     """The delta for an error inside the stream. `kind` is its type when the framing, not the payload, names it."""
     inner, detail = said(value)
     kind = kind or inner
-    return ErrorDelta(status_of(value, kind), kind, detail)
+    return ErrorDelta(status_of(value, kind), kind, detail, value if isinstance(value, str) else dumps(value))
 
 
 def error_from(record: Record) -> ErrorDelta:
@@ -198,7 +216,9 @@ def error_from(record: Record) -> ErrorDelta:
     value = loads(record.data)
     if value is None:
         value = record.data.decode("utf-8", "replace")
-    return error_delta(value, record.event if names_error(record.event) and record.event != "error" else "")
+    return error_delta(
+        value, record.event if names_error(record.event, record.data) and record.event != "error" else ""
+    )
 
 
 def body_error(status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
+import msgspec.inspect as mi
 
 from aprefill._errors import ProtocolError
 
@@ -20,6 +22,10 @@ REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 class Reader(Generic[T]):
     """Reads records into one struct type, by two paths that agree wherever both accept (a test proves it).
+
+    `slow` leaves a field out whose value has another type than the struct says, so that no reply ends because of a
+    field that nobody needs. Which fields are needed says the struct: ``needs(value)``, a static method that is given
+    the JSON object and returns field names. Without one no field is.
 
     `fast` is msgspec's own decoder. It refuses some records that hosts do send: a lone surrogate escape, `NaN`, a
     raw control character in a string. Those go once through `slow`, and then to the same mapper. So a string with
@@ -52,12 +58,18 @@ class Reader(Generic[T]):
             raise ProtocolError(f"a record of {len(data)} bytes is nested too deep") from exc
         try:
             return msgspec.convert(value, self._type)
-        except msgspec.ValidationError as exc:  # its text names types and field names of ours, never values
-            raise ProtocolError(f"a record does not fit the protocol: {exc}") from exc
-        except UnicodeEncodeError as exc:  # half a surrogate pair in a name, or where no text belongs
-            raise ProtocolError("a record does not fit the protocol") from _bare(exc)
+        except (msgspec.ValidationError, UnicodeEncodeError):
+            pass  # a value of another type, or half a surrogate pair in a field's name
         except RecursionError as exc:
             raise ProtocolError(f"a record of {len(data)} bytes is nested too deep") from exc
+        try:
+            fitted: T = _fit(value, _type_info(cast("Any", self._type)), "$")
+        except _Misfit as exc:
+            misfit = str(exc)
+        else:
+            return fitted
+        # outside of the handler: it names types and fields of ours, and there is nothing more to say
+        raise ProtocolError(f"a record does not fit the protocol: {misfit}")
 
     def read(self, data: bytes) -> T:
         """Either path. Raises `ProtocolError`."""
@@ -66,6 +78,64 @@ class Reader(Generic[T]):
         except REFUSED:
             pass  # and is over here: a UnicodeDecodeError carries the text, and would be chained to what slow raises
         return self.slow(data)
+
+
+class _Misfit(Exception):
+    """A needed value has another type than the protocol says."""
+
+
+@cache
+def _type_info(type_: Any) -> mi.Type:
+    return mi.type_info(type_)
+
+
+def _fit(value: Any, kind: mi.Type, path: str) -> Any:
+    """`value` as that type, without the fields that do not fit and are not needed. Raises `_Misfit`."""
+    if isinstance(kind, mi.AnyType) or (isinstance(kind, mi.NoneType) and value is None):
+        return value
+    if isinstance(kind, mi.UnionType):
+        fitting = [one for one in kind.types if _accepts(one, value)]
+        if fitting:
+            return _fit(value, fitting[0], path)
+    elif _accepts(kind, value):
+        if isinstance(kind, mi.StructType):
+            return _fit_struct(value, kind, path)
+        if isinstance(kind, mi.ListType):
+            # null in a list brings nothing
+            return [_fit(item, kind.item_type, f"{path}[{at}]") for at, item in enumerate(value) if item is not None]
+        return value
+    raise _Misfit(f"`{path}` is of type {type(value).__name__}")
+
+
+#: The Python type that a JSON value has, for each type that structs here use.
+_PYTHON: dict[type[mi.Type], type] = {
+    mi.StructType: dict,
+    mi.DictType: dict,
+    mi.ListType: list,
+    mi.StrType: str,
+    mi.IntType: int,
+    mi.AnyType: object,
+    mi.NoneType: type(None),
+}
+
+
+def _accepts(kind: mi.Type, value: Any) -> bool:
+    accepted = _PYTHON.get(type(kind))
+    return accepted is not None and isinstance(value, accepted) and not (accepted is int and isinstance(value, bool))
+
+
+def _fit_struct(value: dict[str, Any], kind: mi.StructType, path: str) -> Any:
+    needs = getattr(kind.cls, "needs", None)
+    needed = () if needs is None else needs(value)
+    fields: dict[str, Any] = {}
+    for field in kind.fields:
+        if field.encode_name in value:
+            try:
+                fields[field.name] = _fit(value[field.encode_name], field.type, f"{path}.{field.encode_name}")
+            except _Misfit:
+                if field.name in needed:
+                    raise
+    return kind.cls(**fields)
 
 
 def _bare(exc: ValueError) -> ValueError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from aprefill._types import ToolDelta
 from aprefill.codecs._json import dumps, within_depth
 from aprefill.codecs._surrogates import mend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class FunctionPiece(Struct, gc=False):
@@ -18,23 +21,24 @@ class FunctionPiece(Struct, gc=False):
 
 
 class CallPiece(Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
+    #: a number; some hosts send it as text
+    index: int | str | None = None
+    #: text; some hosts send a number
+    id: str | int | None = None
     function: FunctionPiece | None = None
 
 
 class _Call:
-    __slots__ = ("arguments", "id", "name", "number")
+    __slots__ = ("id", "name", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.id = ""
         self.name = ""
-        self.arguments: list[str] = []
 
 
 class Calls:
-    """Numbers the calls in the order they come, and keeps them.
+    """Numbers the calls in the order they come.
 
     Hosts disagree on `index`: some leave it out, some give 0 to every one of several calls. So a piece with a name
     begins a new call if its id is new, whatever its index, or if it has neither id nor index; any other piece
@@ -42,42 +46,58 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self._calls: list[_Call] = []
-        self._by_index: dict[int | None, _Call] = {}
+        self._count = 0
+        self._by_index: dict[int | str | None, _Call] = {}
 
     def feed(self, piece: CallPiece) -> ToolDelta | None:
         """The delta of one piece, or None if it brings nothing new. `id` and `name` are in a call's first one only."""
         function = piece.function or FunctionPiece()
-        id_, name = mend(piece.id or ""), mend(function.name or "")
-        call = self._by_index.get(piece.index)
-        if call is None or (name and call.name and (id_ != call.id if id_ else piece.index is None)):
-            call = self._begin(piece.index)
+        index = int(piece.index) if isinstance(piece.index, str) and _is_number(piece.index) else piece.index
+        id_ = mend("" if piece.id is None else str(piece.id))
+        name = mend(function.name or "")
+        call = self._by_index.get(index)
+        if call is None or (name and call.name and (id_ != call.id if id_ else index is None)):
+            call = self._begin(index)
         new_id, new_name = "" if call.id else id_, "" if call.name else name
         call.id = call.id or id_
         call.name = call.name or name
         arguments = function.arguments
-        if arguments is None:
-            arguments = ""
-        elif not isinstance(arguments, str):
+        if isinstance(arguments, dict | list):
             arguments = within_depth(dumps, arguments)
-        call.arguments.append(arguments)
+        elif not isinstance(arguments, str):
+            arguments = ""
         if not (new_id or new_name or arguments):
             return None
         return ToolDelta(call.number, new_id, new_name, arguments)
 
-    def _begin(self, index: int | None) -> _Call:
-        call = _Call(len(self._calls))
-        self._calls.append(call)
+    def _begin(self, index: int | str | None) -> _Call:
+        call = _Call(self._count)
+        self._count += 1
         self._by_index[index] = self._by_index[None] = call
         return call
 
-    def turn(self) -> list[dict[str, Any]]:
-        """The calls as `tool_calls` of an assistant message, their arguments as they came: this protocol takes text."""
-        return [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": mend("".join(call.arguments)) or "{}"},
-            }
-            for call in self._calls
-        ]
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9  # longer ones are no index, and int() has a limit
+
+
+def turn_of(deltas: Iterable[ToolDelta]) -> list[dict[str, Any]]:
+    """The calls as `tool_calls` of an assistant message, their arguments as they came: this protocol takes text.
+
+    >>> turn_of([ToolDelta(0, "t", "f", '{"a"'), ToolDelta(0, arguments=":1}")])
+    [{'id': 't', 'type': 'function', 'function': {'name': 'f', 'arguments': '{"a":1}'}}]
+    """
+    calls: dict[int, list[ToolDelta]] = {}
+    for delta in deltas:
+        calls.setdefault(delta.index, []).append(delta)
+    return [
+        {
+            "id": "".join(delta.id for delta in call),
+            "type": "function",
+            "function": {
+                "name": "".join(delta.name for delta in call),
+                "arguments": "".join(delta.arguments for delta in call) or "{}",
+            },
+        }
+        for call in calls.values()
+    ]

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 #: `Usage` field -> the paths it may be found at; the first that holds a count wins.
 Table: TypeAlias = "Mapping[str, tuple[tuple[str, ...], ...]]"
 
+#: A larger number is no count of tokens, and JSON encoders refuse it.
+_MOST = 2**53
+
 
 def count(usage: Any, table: Table) -> Mapping[str, int]:
     """The fields of `Usage` that `usage` has a count for.
@@ -27,7 +30,7 @@ def count(usage: Any, table: Table) -> Mapping[str, int]:
                 value: Any = usage
                 for key in path:
                     value = value.get(key) if isinstance(value, dict) else None
-                if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
                     found[field] = value
                     break
     return found

@@ -1,6 +1,7 @@
 """Anthropic's Messages protocol: api.anthropic.com, Vertex, Foundry, Bedrock's InvokeModel, engines' `/v1/messages`.
 
-The end is `message_stop`, and nothing else is; text after it is not taken. EOF before it is a cut.
+The end is `message_stop` or, on hosts that leave it out, the body's end, once a stop reason was seen; without one the
+stream was cut. Text after `message_stop` is not taken.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from msgspec import Struct
 
 from aprefill._errors import ProtocolError, Truncated, UsageError
 from aprefill._types import (
+    BlockDelta,
     EndDelta,
+    ErrorDelta,
     FinishDelta,
     ReasoningDelta,
     StopReason,
@@ -20,10 +23,10 @@ from aprefill._types import (
     Usage,
     UsageDelta,
 )
-from aprefill.codecs._anthropic_turn import Block, Turn
+from aprefill.codecs._anthropic_turn import turn_of
 from aprefill.codecs._host_error import body_error, error_from, names_error, says_error
 from aprefill.codecs._json import REFUSED, Reader, dumps, loads, overlay, within_depth
-from aprefill.codecs._surrogates import Joiner, mend_all
+from aprefill.codecs._surrogates import Joiner, mend, mend_all
 from aprefill.codecs._usage import count
 
 if TYPE_CHECKING:
@@ -56,7 +59,7 @@ class _Delta(Struct, gc=False):
     type: str = ""
     text: str | None = None
     thinking: str | None = None
-    partial_json: str | None = None
+    partial_json: str | dict[str, Any] | list[Any] | None = None
     signature: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
@@ -64,10 +67,14 @@ class _Delta(Struct, gc=False):
     content: Any = None
     encrypted_content: Any = None
 
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("text",) if value.get("type") == "text_delta" else ()
+
 
 class _Event(Struct, gc=False):
     type: str = ""
-    index: int | None = None
+    index: int | str | None = None  # some hosts send it as text
     delta: _Delta | None = None
     content_block: dict[str, Any] | None = None
     message: Any = None
@@ -75,6 +82,17 @@ class _Event(Struct, gc=False):
     # of the Text Completions API, retired
     completion: str | None = None
 
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return _NEEDED.get(str(value.get("type")), ())
+
+
+#: Event -> what may hold text of the reply.
+_NEEDED = {
+    "content_block_start": ("content_block",),
+    "content_block_delta": ("delta",),
+    "completion": ("completion",),
+}
 
 _READER: Reader[_Event] = Reader(_Event)
 _fast = _READER.fast
@@ -93,16 +111,18 @@ class AnthropicDecoder:
     ()
 
     Tools that the host runs itself (`server_tool_use`, `mcp_tool_use`) give no `ToolDelta`: there is nothing for the
-    caller to do. They are in `message()`. A `message_start` in mid-stream (a gateway that began again upstream)
-    starts a new turn if its id is new: the old one's blocks leave `message()`, text that was handed out stays.
+    caller to do. They are in the turn for the next request. A `message_start` in mid-stream (a gateway that began again
+    upstream) starts a new turn if its id is new: the old one's blocks leave it, text that was handed out stays.
     """
 
     def __init__(self) -> None:
         self._over = False
         self._finished = False
-        self._turn = Turn()
-        self._message_id: str | None = None
+        # the blocks that were started, by the host's index, and how many there were of all messages
+        self._blocks: dict[int | str, _Block] = {}
+        self._count_blocks = 0
         self._calls = 0
+        self._message_id: str | None = None
         self._usage: dict[str, int] = {}
         # a stop reason that came with message_start, for a message whose blocks come whole
         self._early: FinishDelta | None = None
@@ -130,24 +150,30 @@ class AnthropicDecoder:
     def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
         if self._over:
             return ()
-        if undispatched is not None:
-            try:
-                kind = _READER.read(undispatched.data).type or undispatched.event
-            except ProtocolError:
-                kind = ""  # half a record
-            if kind in {"message_stop", "error"}:
-                return self.decode(undispatched)
-        raise Truncated(
-            "no message_stop came" + (" after the stop reason" if self._finished else " and no stop reason")
-        )
+        deltas: Sequence[Delta] = ()
+        if undispatched is not None and self._is_terminal(undispatched):
+            deltas = self.decode(undispatched)
+            if deltas and type(deltas[-1]) in {EndDelta, ErrorDelta}:
+                return deltas
+        if not self._finished:
+            raise Truncated("no message_stop came and no stop reason")
+        return (*deltas, *self._end())
 
-    def message(self, text: str) -> Message:
-        return self._turn.message(text)
+    def _is_terminal(self, record: Record) -> bool:
+        """Whether a record that was never dispatched is whole, and is the end itself."""
+        try:
+            event = _READER.read(record.data)
+        except ProtocolError:
+            return False
+        kind = event.type or record.event
+        if kind == "message_delta":
+            return event.delta is not None and bool(event.delta.stop_reason)
+        return kind in {"message_stop", "error"}
 
     # --- records ----------------------------------------------------------------------------------------------
 
     def _decode_refused(self, record: Record) -> Sequence[Delta]:
-        if names_error(record.event):
+        if names_error(record.event, record.data):
             return self._error(record)
         data = record.data.strip()
         if not data or data == b"[DONE]":  # gateways that also speak openai_chat; neither is an end here
@@ -167,7 +193,7 @@ class AnthropicDecoder:
         handle = _HANDLERS.get(kind)
         if handle is not None:
             return handle(self, event)
-        if kind == "error" or names_error(record.event):
+        if kind == "error" or names_error(record.event, record.data):
             return self._error(record)
         if not event.type:
             if says_error(loads(record.data)):
@@ -181,24 +207,23 @@ class AnthropicDecoder:
         return (error_from(record),)
 
     def _start_message(self, event: _Event) -> Sequence[Delta]:
-        message = event.message
-        if not isinstance(message, dict):
-            raise ProtocolError("message_start has no `message`")
+        message = event.message if isinstance(event.message, dict) else {}
+        deltas: list[Delta] = []
         id_ = message.get("id")
         if isinstance(id_, str):
-            if self._message_id not in {None, id_}:
-                self._turn = Turn()
+            if self._message_id not in {None, id_} and self._count_blocks:
+                self._blocks = {}
+                deltas.append(BlockDelta("restart"))
             self._message_id = id_
         reason, sequence = message.get("stop_reason"), message.get("stop_sequence")
         if isinstance(reason, str):
             self._early = _finish(reason, sequence if isinstance(sequence, str) else None)
-        return [*self._whole(message.get("content")), *self._count(message.get("usage"))]
-
-    def _whole(self, content: Any) -> list[Delta]:
-        """The text that a message has from its start on, as gateways send that make a stream of a whole reply."""
-        blocks = content if isinstance(content, list) else []
-        texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
-        return [TextDelta(text) for text in texts if isinstance(text, str) and text]
+        # text that is there from the start: gateways send that which make a stream of a whole reply
+        content = message.get("content")
+        for block in content if isinstance(content, list) else []:
+            if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
+                deltas += self._text(block["text"])
+        return [*deltas, *self._count(message.get("usage"))]
 
     def _start_block(self, event: _Event) -> Sequence[Delta]:
         start = event.content_block
@@ -207,22 +232,30 @@ class AnthropicDecoder:
             raise ProtocolError("content_block_start has no `content_block` with a `type`")
         if self._joiner is not None:
             start = within_depth(mend_all, start)
-        block = Block(start)
-        self._turn.open(event.index, block)
+        block = self._open(event.index, _Block(start, self._count_blocks))
         if kind == "tool_use":
-            id_, name = start.get("id"), start.get("name")
-            if not isinstance(id_, str) or not isinstance(name, str):
-                raise ProtocolError("a tool_use block has no `id` or no `name`")
             block.call = self._calls
             self._calls += 1
-            return (ToolDelta(block.call, id_, name),)
+            call = ToolDelta(block.call, _text_of(start.get("id")), _text_of(start.get("name")))
+            if start.keys() <= {"type", "id", "name", "input"}:
+                return (call,)
+            return (BlockDelta("start", block.number, start), call)
         first = start.get(kind)
-        if isinstance(first, str) and first:
-            if kind == "text":
-                return self._text(first)
-            if kind == "thinking":
-                return self._think(block, first)
-        return ()
+        said = first if isinstance(first, str) else ""
+        if kind == "text":
+            return self._text(said)
+        return (BlockDelta("start", block.number, start), *(self._think(said) if kind == "thinking" else ()))
+
+    def _open(self, index: int | str | None, block: _Block) -> _Block:
+        self._blocks[len(self._blocks) if index is None else index] = block
+        self._count_blocks += 1
+        return block
+
+    def _block(self, index: int | str | None) -> _Block | None:
+        """The block of that index; without an index, the last one opened."""
+        if index is not None:
+            return self._blocks.get(index)
+        return next(reversed(self._blocks.values()), None)
 
     def _delta(self, event: _Event) -> Sequence[Delta]:
         delta = event.delta
@@ -231,30 +264,40 @@ class AnthropicDecoder:
         kind = delta.type
         if kind == "text_delta":
             return self._text(_needed(delta.text, "text_delta", "text"))
-        block = self._turn.get(event.index)
+        block = self._block(event.index)
         if kind == "thinking_delta":
             if block is None:  # a host that opens no blocks
-                block = Block({"type": "thinking"})
-                self._turn.open(event.index, block)
-            return self._think(block, _needed(delta.thinking, kind, "thinking"))
+                block = self._open(event.index, _Block({"type": "thinking"}, self._count_blocks))
+                return (BlockDelta("start", block.number, block.start), *self._think(delta.thinking or ""))
+            if delta.thinking is None:
+                return (BlockDelta("spoiled", block.number),)
+            return self._think(delta.thinking)
+        if block is None:
+            return ()
         if kind == "input_json_delta":
-            part = _needed(delta.partial_json, kind, "partial_json")
-            if block is None:
-                raise ProtocolError("input_json_delta for a block that was never started")
-            block.parts.append(part)
-            return self._arguments(block, part)
-        if block is not None:
-            if kind == "signature_delta":
-                block.signature = _needed(delta.signature, kind, "signature")
-            elif kind == "compaction_delta":
-                block.start |= {"content": delta.content, "encrypted_content": delta.encrypted_content}
+            part = delta.partial_json
+            if isinstance(part, dict | list):  # the input itself
+                part = within_depth(dumps, part)
+            return self._arguments(block, part) if isinstance(part, str) else ()
+        if kind == "signature_delta" and delta.signature is not None:
+            return (BlockDelta("signature", block.number, mend(delta.signature)),)
+        if kind == "compaction_delta":
+            value = {"content": delta.content, "encrypted_content": delta.encrypted_content}
+            return (BlockDelta("fill", block.number, value if self._joiner is None else within_depth(mend_all, value)),)
         return ()
 
     def _stop_block(self, event: _Event) -> Sequence[Delta]:
-        block = self._turn.get(event.index)
-        if block is None or block.call is None or any(block.parts):
+        block = self._block(event.index)
+        if block is None or block.start["type"] == "text":
             return ()
-        # No argument came: the call's input is what it started with, so that its pieces always join to JSON.
+        if block.call is None:
+            return (BlockDelta("stop", block.number),)
+        return self._whole_input(block)
+
+    def _whole_input(self, block: _Block) -> Sequence[Delta]:
+        """The call's input is what it started with if no piece of it came, so that its pieces always join to JSON."""
+        if block.call is None or block.has_input:
+            return ()
         return self._arguments(block, within_depth(dumps, block.start.get("input") or {}))
 
     def _message_delta(self, event: _Event) -> Sequence[Delta]:
@@ -265,13 +308,17 @@ class AnthropicDecoder:
         return deltas
 
     def _stop_message(self, event: _Event) -> Sequence[Delta]:
-        self._over = True
         deltas: list[Delta] = []
-        if self._joiner is not None:
-            deltas += self._joiner.close()
+        for block in self._blocks.values():  # of hosts that stop no blocks
+            deltas += self._whole_input(block)
+        return (*deltas, *self._end())
+
+    def _end(self) -> list[Delta]:
+        self._over = True
+        deltas: list[Delta] = [] if self._joiner is None else self._joiner.close()
         if not self._finished and self._early is not None:
             deltas.append(self._early)
-        return (*deltas, EndDelta())
+        return [*deltas, EndDelta()]
 
     def _completion(self, event: _Event) -> Sequence[Delta]:
         # Its text is the reply's, but that API has no message_stop: such a stream ends as a cut.
@@ -284,15 +331,17 @@ class AnthropicDecoder:
             text = self._joiner.feed("text", text)
         return (TextDelta(text),) if text else ()
 
-    def _think(self, block: Block, text: str) -> Sequence[Delta]:
-        block.parts.append(text)
+    def _think(self, text: str) -> Sequence[Delta]:
         if self._joiner is not None:
             text = self._joiner.feed("reasoning", text)
         return (ReasoningDelta(text),) if text else ()
 
-    def _arguments(self, block: Block, part: str) -> Sequence[Delta]:
-        if block.call is None:
+    def _arguments(self, block: _Block, part: str) -> Sequence[Delta]:
+        if not part:
             return ()
+        block.has_input = True
+        if block.call is None:
+            return (BlockDelta("input", block.number, part),)
         if self._joiner is not None:
             part = self._joiner.feed(block.call, part)
         return (ToolDelta(block.call, arguments=part),) if part else ()
@@ -303,6 +352,19 @@ class AnthropicDecoder:
             return ()
         self._usage |= found
         return (UsageDelta(Usage(**self._usage)),)
+
+
+class _Block:
+    """One content block: how it started, its number in the stream, and which of the reply's calls it is."""
+
+    __slots__ = ("call", "has_input", "number", "start")
+
+    def __init__(self, start: dict[str, Any], number: int) -> None:
+        self.start = start
+        self.number = number
+        #: None for every kind of block but the caller's own tools
+        self.call: int | None = None
+        self.has_input = False
 
 
 _HANDLERS: dict[str, Callable[[AnthropicDecoder, _Event], Sequence[Delta]]] = {
@@ -317,7 +379,15 @@ _HANDLERS: dict[str, Callable[[AnthropicDecoder, _Event], Sequence[Delta]]] = {
 
 
 def _finish(reason: str, sequence: str | None) -> FinishDelta:
-    return FinishDelta(STOP_REASONS.get(reason, StopReason.OTHER), reason, sequence)
+    sequence = None if sequence is None else mend(sequence)
+    return FinishDelta(STOP_REASONS.get(reason, StopReason.OTHER), mend(reason), sequence)
+
+
+def _text_of(value: Any) -> str:
+    """An id or a name; some hosts send a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else ""
 
 
 def _needed(text: str | None, where: str, field: str) -> str:
@@ -350,6 +420,17 @@ class AnthropicMessages:
 
     name = "anthropic_messages"
     path = "/v1/messages"
+    arguments: Mapping[str, tuple[str, ...]] = {
+        "model": ("model",),
+        "prompt": ("messages",),
+        "system": ("system",),
+        "max_tokens": ("max_tokens",),
+        "stop": ("stop_sequences",),
+        "temperature": ("temperature",),
+        "thinking": ("thinking",),
+        "tools": ("tools",),
+        "response_format": ("output_config", "output_format"),
+    }
 
     def encode(self, call: Call) -> dict[str, Any]:
         system, messages = _hoist(call.system, call.messages)
@@ -379,6 +460,9 @@ class AnthropicMessages:
         if end != "strict":
             raise UsageError(f"anthropic_messages has no end rule {end!r}; it has 'strict'")
         return AnthropicDecoder()
+
+    def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
+        return turn_of(parts, lead)
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
         return body_error(status, body, headers)

@@ -24,8 +24,8 @@ from aprefill._types import (
 )
 from aprefill.codecs._host_error import STATUS, body_error, error_delta, error_from, names_error, says_error
 from aprefill.codecs._json import REFUSED, Reader, loads, overlay
-from aprefill.codecs._openai_calls import CallPiece, Calls, FunctionPiece
-from aprefill.codecs._surrogates import Joiner
+from aprefill.codecs._openai_calls import CallPiece, Calls, FunctionPiece, turn_of
+from aprefill.codecs._surrogates import Joiner, mend
 from aprefill.codecs._usage import count
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ _COUNTS = {
 END_RULES = ("strict", "done")
 
 _DONE = b"[DONE]"
+_DONE_ALONE = '[DONE] came without a finish_reason (for a host that never sends one, set end = "done" in its row of the support table)'
 #: Names that say nothing about a record without `choices`: the chunk's own, and the event stream's defaults.
 _CHUNK_NAMES = {"", "message", "data", "chunk", "chat.completion.chunk", "chat.completion"}
 
@@ -89,9 +90,13 @@ class _Delta(Struct, gc=False):
     refusal: str | None = None
     function_call: FunctionPiece | None = None
 
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("content",)
+
 
 class _Choice(Struct, gc=False):
-    index: int | None = None
+    index: int | str | None = None  # some hosts send it as text
     delta: _Delta | None = None
     message: _Delta | None = None  # gateways that make a stream of a whole reply
     text: str | None = None  # those that stream the completions API behind this one
@@ -100,12 +105,20 @@ class _Choice(Struct, gc=False):
     matched_stop: Any = None  # SGLang: the same
     usage: Any = None  # Moonshot
 
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("delta",) if value.get("delta") is not None else ("message", "text")
+
 
 class _Chunk(Struct, gc=False):
     choices: list[_Choice] | UnsetType | None = UNSET
     usage: Any = None
     error: Any = None
     x_groq: Any = None
+
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("choices",)
 
 
 _READER: Reader[_Chunk] = Reader(_Chunk)
@@ -163,13 +176,6 @@ class OpenAIChatDecoder:
             raise Truncated("no finish_reason came, nor [DONE]")
         return [*deltas, *self._end()]
 
-    def message(self, text: str) -> Message:
-        """Reasoning is left out: Mistral refuses a request that carries it, DeepSeek's older models too."""
-        calls = [] if self._calls is None else self._calls.turn()
-        if not calls:
-            return {"role": "assistant", "content": text}
-        return {"role": "assistant", "content": text or None, "tool_calls": calls}
-
     # --- records ----------------------------------------------------------------------------------------------
 
     def _decode_refused(self, record: Record) -> Sequence[Delta]:
@@ -177,8 +183,8 @@ class OpenAIChatDecoder:
         if data == _DONE:
             if self._finished or self._done_suffices:
                 return self._end()
-            raise Truncated("[DONE] came without a finish_reason")
-        if names_error(record.event):
+            raise Truncated(_DONE_ALONE)
+        if names_error(record.event, record.data):
             return self._fail(error_from(record), [])
         if not data:
             return ()
@@ -198,7 +204,7 @@ class OpenAIChatDecoder:
         choices = chunk.choices
         if choices:
             for choice in choices:
-                if not choice.index:
+                if not choice.index or choice.index == "0":
                     failure = self._choose(choice, deltas) or failure
         elif (choices is None or choices is UNSET) and chunk.usage is None and chunk.x_groq is None:
             return self._without_choices(record)
@@ -208,7 +214,7 @@ class OpenAIChatDecoder:
             self._count(chunk.x_groq.get("usage"), deltas)
             if says_error(chunk.x_groq):
                 return self._fail(error_delta(chunk.x_groq), deltas)
-        if chunk.error or (record.event and names_error(record.event)):
+        if chunk.error or (record.event and names_error(record.event, record.data)):
             return self._fail(error_from(record), deltas)
         if failure:
             return self._fail(ErrorDelta(STATUS[failure], failure, ""), deltas)
@@ -217,7 +223,7 @@ class OpenAIChatDecoder:
     def _without_choices(self, record: Record) -> Sequence[Delta]:
         """An error in one of its many shapes, or an event of another kind."""
         value = loads(record.data)
-        if names_error(record.event) or says_error(value):
+        if names_error(record.event, record.data) or says_error(value):
             return self._fail(error_from(record), [])
         # A name of its own, other than the chunk's, makes it an event of the host's making.
         value = value if isinstance(value, dict) else {}
@@ -258,14 +264,14 @@ class OpenAIChatDecoder:
             return ""
         self._finished = True
         sequence = choice.stop_reason if isinstance(choice.stop_reason, str) else choice.matched_stop
-        sequence = sequence if isinstance(sequence, str) and sequence else None
+        sequence = mend(sequence) if isinstance(sequence, str) and sequence else None
         ours = STOP_REASONS.get(reason, StopReason.OTHER)
         if ours is StopReason.END:
             if self._declined:
                 ours = StopReason.REFUSAL
             elif sequence is not None:
                 ours = StopReason.STOP_SEQUENCE
-        deltas.append(FinishDelta(ours, reason, sequence))
+        deltas.append(FinishDelta(ours, mend(reason), sequence))
         return reason if reason in FAILURES else ""
 
     def _is_terminal(self, record: Record) -> bool:
@@ -278,7 +284,7 @@ class OpenAIChatDecoder:
             return False
         if chunk.error:
             return True
-        return any(not choice.index and choice.finish_reason for choice in chunk.choices or ())
+        return any((not choice.index or choice.index == "0") and choice.finish_reason for choice in chunk.choices or ())
 
     # --- values -----------------------------------------------------------------------------------------------
 
@@ -353,6 +359,17 @@ class OpenAIChat:
 
     name = "openai_chat"
     path = "/chat/completions"
+    arguments: Mapping[str, tuple[str, ...]] = {
+        "model": ("model",),
+        "prompt": ("messages",),
+        "system": ("messages",),
+        "max_tokens": ("max_tokens", "max_completion_tokens"),
+        "stop": ("stop",),
+        "temperature": ("temperature",),
+        "thinking": ("thinking",),
+        "tools": ("tools",),
+        "response_format": ("response_format",),
+    }
 
     def encode(self, call: Call) -> dict[str, Any]:
         messages = list(call.messages)
@@ -379,6 +396,14 @@ class OpenAIChat:
         if end not in END_RULES:
             raise UsageError(f"openai_chat has no end rule {end!r}; it has {', '.join(map(repr, END_RULES))}")
         return OpenAIChatDecoder(end=end)
+
+    def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
+        """Reasoning is left out: Mistral refuses a request that carries it, DeepSeek's older models too."""
+        text = lead + "".join(part for part in parts if isinstance(part, str))
+        calls = turn_of(part for part in parts if isinstance(part, ToolDelta))
+        if not calls:
+            return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": text or None, "tool_calls": calls}
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
         return body_error(status, body, headers)

@@ -1,12 +1,14 @@
 """Prefill for Simon Willison's LLM: `llm --prefill TEXT`, `llm.get_model("prefill/<id>")`, `with_prefill(model)`.
 
 LLM loads this module at every start, so it imports nothing but LLM's own marker; the rest comes when it is used.
-Outside the tested versions of LLM it registers one command that says so, and nothing else.
+Where LLM is of another version, or lacks what the plugin needs, `llm` works as without the plugin. One line on stderr
+and one command say so.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ("with_prefill",)
 
-#: The versions of LLM that this was tested with, from the first up to but not including the second.
-TESTED = ((0, 36), (0, 37))
+#: The versions of LLM that the plugin works with, from the first up to but not including the second.
+TESTED = ((0, 32), (1, 0))
 
 
 def _installed() -> str:
@@ -40,10 +42,50 @@ def _is_tested(installed: str) -> bool:
 
 INSTALLED = _installed()
 
+#: What the plugin uses of LLM: module -> dotted names in it. All of these are imported by LLM itself at every start.
+_USED = {
+    "llm": ("Model", "KeyModel", "AsyncModel", "AsyncKeyModel", "Options", "ModelError", "get_models_with_aliases"),
+    "llm.models": ("ModelWithAliases", "Prompt.messages", "_BaseResponse._messages_now"),
+    "llm.parts": ("Message", "StreamEvent", "TextPart", "ToolCallPart", "ToolResultPart"),
+}
+#: Attributes of instances that the plugin reads or sets: class in llm.models -> names that its `__init__` has to set.
+_SET = {
+    "Prompt": ("_explicit_messages", "_prompt", "options", "schema", "tools"),
+    "_BaseResponse": ("_chunks", "_stream_events", "_tool_calls", "response_json", "conversation"),
+}
 
-def _untested() -> str:
-    (low, high) = (".".join(map(str, bound)) for bound in TESTED)
-    return f"aprefill is switched off: it was tested with LLM {low} or later, below {high}, and this is LLM {INSTALLED}"
+
+def _lacks() -> str | None:
+    """The first name that the plugin needs and this LLM does not have."""
+    for module, names in _USED.items():
+        for name in names:
+            found: Any = sys.modules.get(module)
+            for part in name.split("."):
+                found = getattr(found, part, None)
+            if found is None:
+                return f"{module}.{name}"
+    for kind, names in _SET.items():
+        code = getattr(getattr(sys.modules["llm.models"], kind).__init__, "__code__", None)
+        for name in names:
+            if code is not None and name not in code.co_names:
+                return f"llm.models.{kind}().{name}"
+    spec = getattr(sys.modules.get("llm.hookspecs"), "register_models", None)
+    if "model_aliases" not in getattr(getattr(spec, "__code__", None), "co_varnames", ()):
+        return "model_aliases for register_models"
+    return None
+
+
+def _why_not() -> str | None:
+    """Why the plugin is switched off; None: it is on."""
+    if not _is_tested(INSTALLED):
+        (low, high) = (".".join(map(str, bound)) for bound in TESTED)
+        return f"aprefill is switched off: it works with LLM {low} or later, below {high}, and this is LLM {INSTALLED}"
+    if (missing := _lacks()) is not None:
+        return f"aprefill is switched off: LLM {INSTALLED} has no {missing}, which it needs"
+    return None
+
+
+OFF = _why_not()
 
 
 def with_prefill(model: Any) -> Any:
@@ -53,14 +95,14 @@ def with_prefill(model: Any) -> Any:
     messages, and so the conversation, always have it. `prefill_strict`: an error where the model takes no prefill
     natively, or does not repeat it although its host is known to. Errors are `llm.ModelError`.
     """
-    if not _is_tested(INSTALLED):
-        raise RuntimeError(_untested())
+    if OFF is not None:
+        raise RuntimeError(OFF)
     from ._models import wrap
 
     return wrap(model)
 
 
-if _is_tested(INSTALLED):
+if OFF is None:
 
     @hookimpl(trylast=True)
     def register_models(register: Any, model_aliases: Any) -> None:
@@ -80,7 +122,7 @@ else:
 
     @hookimpl
     def register_commands(cli: click.Group) -> None:
-        """`llm prefill models`, which says why there is nothing more."""
+        """Only `llm prefill models`, which says why there is nothing more. So does a line on stderr."""
         from ._cli import install_notice
 
-        install_notice(cli, _untested())
+        install_notice(cli, OFF or "")

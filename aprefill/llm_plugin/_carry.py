@@ -19,6 +19,7 @@ from .._seam import Seam
 from .._support import carry
 from .._types import Support
 from ._errors import PrefillError
+from ._json_start import impossible
 from ._splice import Splice
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Carried:
     #: "native" or "emulated"
     mode: str
     splice: Splice
+    #: the prompt asks the model to begin with the prefill
+    is_asked: bool = False
     #: what LLM's own classes have opened for it, to be closed with the reply
     clients: list[Any] = field(default_factory=list)
 
@@ -88,6 +91,7 @@ def carried(model: Any, host: Host, prompt: Any, *, natively: bool) -> Carried:
     strict = bool(options.prefill_strict)
     if host.provider == "mistral" and getattr(options, "prefix", None):
         raise PrefillError(f"{model.model_id}: -o prefix is a prefill as well; leave one of them out")
+    _check_schema(prompt)
     native = host.native and natively
     for setting, spelled in _switched_on(prompt).items():
         rule = host.row.conflicts.get(setting)
@@ -104,6 +108,15 @@ def carried(model: Any, host: Host, prompt: Any, *, natively: bool) -> Carried:
     except UsageError as exc:
         raise PrefillError(str(exc)) from exc
     return _with_clients(made)
+
+
+def _check_schema(prompt: Any) -> None:
+    schema = prompt.schema
+    if not schema and getattr(prompt.options, "json_object", None):
+        schema = {"type": "object"}
+    if schema and (where := impossible(schema, prompt.options.prefill)):
+        what = "-o json_object" if not prompt.schema else "the schema"
+        raise PrefillError(f"no reply can begin with this prefill and keep to {what}: {where}; change one of them")
 
 
 def _with_clients(made: Carried) -> Carried:
@@ -154,18 +167,22 @@ def _native(model: Any, host: Host, prompt: Any, strict: bool) -> Carried:
 
 
 def _chat(model: Any, host: Host, turn: dict[str, Any], body_fields: dict[str, Any]) -> Any:
-    """A copy of one of LLM's chat completions models that sends this last turn and these fields as well."""
+    """A copy of one of LLM's chat completions models, or of llm-groq's, that sends this last turn and these fields too."""
     clone = copy.copy(model)
-    build_messages, build_kwargs = model.build_messages, model.build_kwargs
+    build_messages = model.build_messages
 
     def messages(*args: Any, **kwargs: Any) -> Any:
         return [*build_messages(*args, **kwargs), turn]
+
+    clone.build_messages = messages
+    if host.door == "built":
+        return clone
+    build_kwargs = model.build_kwargs
 
     def fields(*args: Any, **kwargs: Any) -> Any:
         built = build_kwargs(*args, **kwargs)
         return {**built, "extra_body": {**(built.get("extra_body") or {}), **body_fields}} if body_fields else built
 
-    clone.build_messages = messages
     clone.build_kwargs = fields
     if host.row.prefill_base_url and clone.api_base:
         clone.api_base = host.row.prefill_base_url
@@ -210,7 +227,7 @@ def _emulated(model: Any, host: Host, prompt: Any) -> Carried:
         may_call="tools" in on,
         marker=asked.marker,
     )
-    return Carried(model, inner, "emulated", splice)
+    return Carried(model, inner, "emulated", splice, is_asked=True)
 
 
 def _splice(prompt: Any, make: Callable[[], Seam | Either], **rest: Any) -> Splice:

@@ -30,6 +30,8 @@ class Run:
 
 #: set while such a run lasts
 RUN: ContextVar[Run | None] = ContextVar("aprefill_llm_run", default=None)
+#: set while `llm prompt` or `llm chat` runs: prints a note about a reply on stderr
+TELL: ContextVar[Callable[[str], None] | None] = ContextVar("aprefill_llm_tell", default=None)
 #: set while `llm models` or `llm aliases` lists: `prefill/<id>` would show every model twice
 LISTING: ContextVar[bool] = ContextVar("aprefill_llm_listing", default=False)
 
@@ -60,7 +62,12 @@ def install(cli: click.Group) -> None:
 
 
 def install_notice(cli: click.Group, notice: str) -> None:
-    """Add `llm prefill models` alone, which prints the notice."""
+    """Print the notice on stderr, and add `llm prefill models` alone, whose error is the notice.
+
+    LLM registers commands once in a process, when its command line is imported. So a program that uses LLM as a library
+    sees nothing of it.
+    """
+    click.echo(notice, err=True)
 
     @click.command("models", help=notice, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     def models() -> None:
@@ -73,7 +80,11 @@ def install_notice(cli: click.Group, notice: str) -> None:
 
 def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., Any]:
     @functools.wraps(callback)
-    def run(*args: Any, prefill: str | None = None, hide_prefill: bool = False, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _telling(at_once=is_chat):
+            return carry(*args, **kwargs)
+
+    def carry(*args: Any, prefill: str | None = None, hide_prefill: bool = False, **kwargs: Any) -> Any:
         options = tuple(kwargs.get("options") or ())
         if prefill is not None:
             if any(name == "prefill" for name, _ in options):
@@ -114,6 +125,29 @@ def _running(run: Run) -> Iterator[None]:
 
 
 @contextmanager
+def _telling(*, at_once: bool) -> Iterator[None]:
+    """Notes go to stderr behind what the command prints, or, `at_once`, each behind the reply that it is about."""
+    notes: list[str] = []
+
+    def tell(note: str) -> None:
+        if at_once:
+            click.echo(nl=False)
+            click.echo(f"\n{note}", err=True)  # the line of the reply is still open
+        else:
+            notes.append(note)
+
+    token = TELL.set(tell)
+    try:
+        yield
+    finally:
+        TELL.reset(token)
+        if notes:
+            click.echo(nl=False)  # what LLM has printed comes first: this flushes it
+        for note in notes:
+            click.echo(note, err=True)
+
+
+@contextmanager
 def _errors_in_a_line() -> Iterator[None]:
     """`llm prompt` makes a line of what a model raises, `llm chat` does not."""
     try:
@@ -131,7 +165,6 @@ def _of_templates(names: str | tuple[str, ...] | None, *, is_chat: bool) -> tupl
 
     LLM itself takes a template's options over for `llm prompt`, but not for `llm chat`.
     """
-    from httpx2 import HTTPError
     from llm.cli import LoadTemplateError, load_template
 
     for name in (names,) if isinstance(names, str) else names or ():
@@ -139,12 +172,19 @@ def _of_templates(names: str | tuple[str, ...] | None, *, is_chat: bool) -> tupl
             return ()  # an address, or a plugin's: it need not be loaded twice
         try:
             found = load_template(name).options or {}
-        except (LoadTemplateError, HTTPError, OSError, ValueError):
-            continue  # LLM is about to say so itself
+        except Exception as exc:
+            # LLM is about to say so itself. It fetches with httpx or httpx2, whose errors have one base class's name
+            if isinstance(exc, LoadTemplateError | OSError | ValueError) or _is_http_error(exc):
+                continue
+            raise
         if "prefill" in found:
             wanted = ("prefill", "hide_prefill", "prefill_strict")
             return tuple((key, value) for key, value in found.items() if key in wanted) if is_chat else ()
     return None
+
+
+def _is_http_error(exc: Exception) -> bool:
+    return any(kind.__name__ == "HTTPError" for kind in type(exc).__mro__)
 
 
 def _listing(callback: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,8 +6,9 @@ ours to know is behind, or an address the table does not know, is unknown: it is
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .._support import builtin_table
@@ -15,9 +16,10 @@ from .._support import builtin_table
 if TYPE_CHECKING:
     from .._support import Row
 
-#: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, or
-#: by changing what LLM's own class for chat completions sends. None: not at all.
-Door: TypeAlias = Literal["prefill", "prefix", "message", "chat"] | None
+#: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, by
+#: changing what LLM's own class for chat completions sends, or by adding to the messages that the plugin builds (llm-groq).
+#: None: not at all.
+Door: TypeAlias = Literal["prefill", "prefix", "message", "chat", "built"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Host:
     door: Door = None
     #: "": the plugin's own
     base_url: str = ""
+    #: the requests go to /responses, of which the table's rows say nothing
+    on_responses: bool = False
 
     @property
     def native(self) -> bool:
@@ -50,13 +54,24 @@ def host_of(model: Any) -> Host:
         return _host("ollama", model.ollama_name, None, "message")
     if plugin == "llm":
         name = model.model_name or model.model_id
-        return _host("openai", name, model.api_base, "chat" if _is_chat(model) else None)
+        found = _host("openai", name, model.api_base, "chat" if _is_chat(model) else None)
+        return replace(found, on_responses=hasattr(model, "_build_responses_input"))
+    if plugin == "llm_groq":
+        found = _host("groq", model.groq_model_id, os.environ.get("GROQ_BASE_URL"), "built")
+        # its class for speech has no messages, and fields of the body cannot be added
+        can = hasattr(model, "build_messages") and not found.row.body_fields
+        return found if can else replace(found, door=None)
     return _host("", getattr(model, "gemini_model_id", None) or model.model_id, None, None)
 
 
 def _plugin_of(model: Any) -> str:
     """The package of the first of the model's classes that we know; "llm" is its OpenAI plugin."""
-    known = {"llm_anthropic": "claude_model_id", "llm_mistral": "mistral_model_id", "llm_ollama": "ollama_name"}
+    known = {
+        "llm_anthropic": "claude_model_id",
+        "llm_groq": "groq_model_id",
+        "llm_mistral": "mistral_model_id",
+        "llm_ollama": "ollama_name",
+    }
     for base in type(model).__mro__:
         root = base.__module__.partition(".")[0]
         if root in known and hasattr(model, known[root]):

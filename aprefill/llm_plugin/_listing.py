@@ -21,6 +21,7 @@ _HOW = {
     "prefix": "by the plugin's option prefix",
     "message": "as a last assistant message",
     "chat": "as a last assistant message",
+    "built": "as a last assistant message",
 }
 
 
@@ -50,6 +51,8 @@ def _row(model_id: str, host: Host) -> dict[str, Any]:
     if host.native:
         repeats = "repeats it" if host.row.support is Support.ECHOES else "leaves it out"
         what = f"sent {_HOW[host.door or 'message']}; the host {repeats}"
+    elif host.row.native and host.on_responses:
+        what = "asked for in the prompt: the host takes a prefill on chat completions, and this model is asked on /responses"
     elif host.row.native:
         what = "asked for in the prompt: the host takes a prefill, this plugin cannot send one"
     else:

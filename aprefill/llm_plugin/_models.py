@@ -77,7 +77,7 @@ class Prefill:
         return getattr(self._inner, name)
 
     def __str__(self) -> str:
-        return str(self._inner) if self.model_id == self._inner.model_id else f"Prefill: {self._inner.model_id}"
+        return str(self._inner) if self.model_id == self._inner.model_id else f"Prefill: {self.model_id}"
 
     @property
     def key(self) -> Any:
@@ -119,14 +119,16 @@ def _options(base: Any) -> Any:
 
 
 def _execute(owner: Prefill, prompt: Any, rest: dict[str, Any]) -> Iterator[Any]:
-    from ._turn import events  # at every start of LLM's it would be 15 ms, for models that are only looked up
+    from ._turn import events, whole  # at every start of LLM's it would be 15 ms, for models that are only looked up
 
+    rest["conversation"] = whole(rest["conversation"])
     return events(owner, prompt, rest["response"], lambda model, inner: model.execute(inner, **rest))
 
 
 def _execute_async(owner: Prefill, prompt: Any, rest: dict[str, Any]) -> AsyncIterator[Any]:
-    from ._turn import AsyncEvents  # as above
+    from ._turn import AsyncEvents, whole  # as above
 
+    rest["conversation"] = whole(rest["conversation"])
     return AsyncEvents(owner, prompt, rest["response"], lambda model, inner: model.execute(inner, **rest))
 
 

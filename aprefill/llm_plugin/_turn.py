@@ -6,6 +6,7 @@ Imported when a model of ours is executed, not when LLM lists its models: it bri
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
 from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from llm.parts import StreamEvent
 from .. import _refusals
 from .._plan import LASTING, is_quoted
 from .._support import refusal
+from .._types import Verdict
 from ._carry import OURS, carried, is_delivered, plain, refused
+from ._cli import TELL
 from ._errors import PrefillError
 from ._hosts import host_of
 from ._splice import Cut, Ignored, Splice
@@ -120,12 +123,19 @@ class _Turn:
         splice = self._carried.splice
         noted = {"prefill_mode": self._carried.mode, "prefill_verdict": splice.verdict.value}
         self._prompt.options = options.model_copy(update=noted)
+        tell = TELL.get()
+        if tell is not None and splice.verdict is Verdict.ABSENT and self._carried.is_asked:
+            tell(f"{self._owner._inner.model_id} did not begin its reply with the prefill; it was put in front of it")
         if not splice.delivered:
             return
         if self._owner._run is not None:
             self._owner._run.delivered = True
         if options.hide_prefill:
             self._response._loaded_messages = _with_hidden(self._response, self._at, self._prefill)
+            _keep_when_logged(self._response)
+            texts = sum(one.type == "text" for one in self._response._stream_events[: self._at])
+            chunks = list(self._response._chunks)
+            setattr(self._response, _WHOLE, [*chunks[:texts], self._prefill, *chunks[texts:]])
 
     def rescue(self, error: Exception) -> bool:
         """Change to a request with the prefill asked for in it, if the host has refused a native one; whether it did."""
@@ -172,6 +182,45 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         return list(response._messages_now())
     finally:
         del events[at]
+
+
+#: Where a response with a hidden prefill keeps the chunks of its text with the prefill.
+_WHOLE = "_aprefill_whole"
+
+
+def _keep_when_logged(response: Any) -> None:
+    """LLM before 0.36 logs a copy of an async response that loses its `_loaded_messages`."""
+    to_sync = getattr(response, "to_sync_response", None)
+    if to_sync is None or hasattr(response, "_to_sync_response"):
+        return
+
+    async def keeping() -> Any:
+        copied = await to_sync()
+        copied._loaded_messages = list(response._loaded_messages)
+        return copied
+
+    response.to_sync_response = keeping
+
+
+def whole(conversation: Any) -> Any:
+    """`conversation` with all that was hidden in it, for plugins that make the history of `response.text()`.
+
+    Without a hidden prefill it is the same object, else a copy.
+    """
+    responses = getattr(conversation, "responses", None) or ()
+    if not any(hasattr(one, _WHOLE) for one in responses):
+        return conversation
+    shown = copy.copy(conversation)
+    shown.responses = [_whole_response(one) for one in responses]
+    return shown
+
+
+def _whole_response(response: Any) -> Any:
+    if not hasattr(response, _WHOLE):
+        return response
+    shown = copy.copy(response)
+    shown._chunks = list(getattr(response, _WHOLE))
+    return shown
 
 
 #: LLM's own OpenAI models, chat completions and /responses.

@@ -114,7 +114,9 @@ def answer(script: Script, received: Received) -> Answer:
 
 
 def check(script: Script, received: Received) -> None:
-    """Raise `UsageError` for what the host that was asked cannot say."""
+    """Raise `UsageError` for what the host that was asked cannot say, and whatever the script's own function raises."""
+    if callable(script.find_asked):
+        speak(script, received)
     wire = _WIRES[wire_at(received.path)]
     if not script.tools or not wire.sends_objects(streamed=received.streamed):
         return

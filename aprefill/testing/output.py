@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from .asked import find_with, insists
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -122,9 +124,8 @@ def split_at(pieces: Sequence[str], offsets: set[int]) -> Iterator[str]:
 
 def _shape(script: Script, received: Received) -> tuple[str, str, int]:
     """The echo as it is sent, what follows it, and how many characters were given to the model, not made by it."""
-    known = script.echo_text if script.echo_text is not None else received.prefill
-    echoes = script.prefill == "echoes" or (script.prefill == "refuses" and script.echo_text is not None)
-    if not echoes or not known:
+    known, is_asked = _echoed(script, received)
+    if not known:
         return "", script.text, 0
     lead = tail = ""
     if script.echo == "whitespace":
@@ -133,8 +134,20 @@ def _shape(script: Script, received: Received) -> tuple[str, str, int]:
         lead = script.chatter
     if "fence" in script.echo:
         lead, tail = lead + "```json\n", "\n```"
-    given = 0 if lead or script.echo_text is not None else len(known)
+    given = 0 if lead or is_asked else len(known)
     return lead + known, script.text + tail, given
+
+
+def _echoed(script: Script, received: Received) -> tuple[str, bool]:
+    """What the reply repeats, "" for nothing, and whether the model was asked for it in the prompt."""
+    if script.echo_text is not None:
+        return (script.echo_text if script.prefill in {"echoes", "refuses"} else ""), True
+    if received.ends_with_assistant:
+        return (received.prefill if script.prefill == "echoes" else ""), False
+    prompt = received.last_user_text
+    if script.asked == "ignores" or (script.asked == "obeys_second" and not insists(prompt)):
+        return "", True
+    return find_with(script.find_asked, prompt), True
 
 
 def _cut(script: Script, echo: str, text: str) -> list[str]:

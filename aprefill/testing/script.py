@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from .._errors import UsageError
+from .asked import AskedFor, Finder, check_finder
 
 Prefill: TypeAlias = Literal["eats", "echoes", "refuses", "ignores"]
 Echo: TypeAlias = Literal["split", "joined", "whitespace", "fence", "chatter", "chatter+fence"]
@@ -69,8 +70,16 @@ class Script:
     #: how it is repeated: in deltas of its own ("split"), in one delta with the first new token ("joined"), over
     #: other white space ("whitespace"), in a code fence with the text ("fence"), behind a line of chatter
     echo: Echo = "split"
-    #: what is repeated; None: the request's prefill. Give it where the request asks for the echo in its prompt
+    #: what is repeated; None: the request's prefill. Give it where the request asks for the echo in its prompt, in words
+    #: that `asked="obeys"` does not find
     echo_text: str | None = None
+    #: what becomes of a prefill that the user's last message asks for in words: not obeyed ("ignores"), obeyed ("obeys"),
+    #: or obeyed only in the second request of `absent="retry"`, which has words of its own ("obeys_second"). A reply that
+    #: obeys begins with that text, repeated as `echo` says. A message that asks for nothing is answered with `text`
+    asked: AskedFor = "ignores"
+    #: how the text is found in the message: a regular expression with one group, or a function that returns the text or
+    #: None. None: by the words that aprefill asks with when it is not given others
+    find_asked: Finder | None = None
     #: the line of chatter
     chatter: str = "Sure, here it is:\n"
     #: the host's word for why it stopped; None: what happened, "": null. A word of one wire is translated on the others
@@ -175,6 +184,7 @@ class Script:
 _WORDS: dict[str, tuple[object, ...]] = {
     "prefill": get_args(Prefill),
     "echo": get_args(Echo),
+    "asked": get_args(AskedFor),
     "framing": (None, *get_args(Framing)),
     "bad_event": (None, *get_args(BadEvent)),
     "newline": (None, "\n", "\r\n", "\r"),
@@ -231,8 +241,22 @@ def _check_together(script: Script) -> None:
         given = [name for name in row if _is_given(getattr(script, name))]
         if len(given) > 1:
             raise UsageError(f"Script: {' and '.join(given)} cannot be played together; give one of them")
-    if script.prefill in {"eats", "ignores"} and (script.echo != "split" or script.echo_text is not None):
+    obeys = script.asked != "ignores"
+    if script.prefill in {"eats", "ignores"} and (
+        (script.echo != "split" and not obeys) or script.echo_text is not None
+    ):
         raise UsageError(f"Script: there is no echo with prefill={script.prefill!r}; pass prefill='echoes'")
+    if obeys and script.echo_text is not None:
+        raise UsageError(f"Script: asked={script.asked!r} finds what is repeated in the prompt; leave echo_text= out")
+    if script.find_asked is not None and not obeys:
+        raise UsageError("Script: find_asked= is for a host that obeys the prompt; pass asked='obeys'")
+    if wrong := check_finder(script.find_asked):
+        raise UsageError(f"Script: find_asked= {wrong}")
+    if script.find_asked is not None and script.asked == "obeys_second":
+        raise UsageError(
+            "Script: asked='obeys_second' knows the second request by aprefill's own words; with words of your own "
+            "pass asked='obeys' and a find_asked= that finds the text in your second request only"
+        )
     for name in ("error", "error_event"):
         pair = getattr(script, name)
         if pair is not None and (isinstance(pair, str) or len(pair) != 2):

@@ -1,11 +1,15 @@
 """The server: a loopback listener, the choice of scripts, and the record of what was asked."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import anyio
@@ -21,9 +25,6 @@ from .script import Script
 from .tls import Certificate
 
 if TYPE_CHECKING:
-    import ssl
-    from types import TracebackType
-
     from anyio.abc import SocketStream
     from anyio.streams.stapled import MultiListener
 

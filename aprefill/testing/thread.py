@@ -1,18 +1,16 @@
 """The server for synchronous tests: in a thread, with an event loop of its own."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from anyio.from_thread import start_blocking_portal
 
-from .server import serve
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
-
-    from .server import Scripts, Server
+from .server import Scripts, Server, serve
 
 
 @contextmanager

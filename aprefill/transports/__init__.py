@@ -36,6 +36,10 @@ class Response(Protocol):
         """What the request had in its headers that nobody must repeat; asked for when something went wrong."""
         ...
 
+    def url(self) -> str:
+        """Where the request went, without its query; asked for when something went wrong."""
+        ...
+
     def kill(self) -> bool:
         """Shut the connection down now, without awaiting; from any thread. False where that cannot be done."""
         ...

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
+from contextlib import _GeneratorContextManager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from aprefill._errors import QUOTE_MAX, AprefillError, ConnectFailed, Stalled, Truncated, UsageError
@@ -57,6 +61,9 @@ _FOR_GOOD = ("LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "SSLCert
 #: Names of connection errors of the libraries that fetch an SDK's credentials.
 _FETCHING = {"HTTPClientError", "ConnectionError", "TransportError"}
 
+#: `__exit__` of what `contextlib.contextmanager` makes.
+_EXIT = _GeneratorContextManager.__exit__.__code__
+
 #: Bugs are not the network's: these pass through unchanged.
 _OURS = (AprefillError, AssertionError, AttributeError, NameError, TypeError)
 
@@ -73,6 +80,7 @@ def translate(
     *,
     stage: Literal["open", "read"],
     host: str,
+    port: int | None = None,
     redact: Callable[[str], str] = str,
     connect_s: float | None = None,
     received_bytes: int = 0,
@@ -81,9 +89,10 @@ def translate(
 
     Chain it (`raise ... from exc`): every `request` on the chain is removed here, for its headers hold the key.
     """
+    break_cycles(exc)
     if isinstance(exc, _OURS):
         return None
-    for link in _chain(exc):
+    for link in chain_of(exc):
         _scrub(link, redact)
     cause = _root(exc)
     if isinstance(cause, RuntimeError) and "no running event loop" in str(cause):
@@ -94,9 +103,9 @@ def translate(
                 f"{exc} needs {cause.name or 'a package'}, which is not installed; "
                 "pip install it (AWS's signatures: pip install 'aprefill[bedrock]')"
             )
-        said = " ".join(str(cause).split())[:QUOTE_MAX]
+        said = redact(" ".join(str(cause).split()))[:QUOTE_MAX]
         return UsageError(
-            f"{exc} could not make the request ({type(cause).__name__}: {redact(said)}); "
+            f"{exc} could not make the request ({type(cause).__name__}: {said}); "
             "check its credentials and what else it was made with"
         )
     if isinstance(cause, RuntimeError) and "closed" in str(cause).lower():
@@ -106,14 +115,78 @@ def translate(
     if connect_s is not None and named(cause, "ConnectTimeout", "ConnectionTimeoutError"):
         return Stalled("connect_s", connect_s)
     if stage == "open":
-        return ConnectFailed(host, reason, may_pass=not any(named(link, *_FOR_GOOD) for link in _chain(exc)))
+        may_pass = not any(named(link, *_FOR_GOOD) for link in _causes_and_groups(exc))
+        known = _why_no_connection(cause)
+        if known is None:
+            return ConnectFailed(host, reason, port=port, may_pass=may_pass)
+        return ConnectFailed(host, redact(known[0]), port=port, remedy=known[1], may_pass=may_pass)
     return Truncated(reason, received_bytes=received_bytes)
+
+
+#: What `getaddrinfo` says of a name that there is not.
+_NO_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+
+#: What the system says of a host that no packet gets to.
+_NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+
+
+def _why_no_connection(exc: BaseException) -> tuple[str, str] | None:
+    """Why the connection was not made, and what to do, as far as TLS and the operating system say.
+
+    A name may stand for several addresses, of which each has failed: what tells most is taken.
+    """
+    # what stands behind other errors may be of the caller's own, who asks us while handling it
+    behind = _causes_and_groups(exc) if named(exc, "ConnectError", "ClientConnectorError") else [exc]
+    links = [link for link in behind if isinstance(link, OSError)]
+    untrusted = [link for link in links if isinstance(link, ssl.SSLCertVerificationError)]
+    if untrusted:
+        # aiohttp's error is one of these too, but has no detail
+        details = [link.verify_message for link in untrusted if getattr(link, "verify_message", "")]
+        detail = details[0].rstrip(".") if details else "it could not be verified"
+        return (
+            f"certificate not trusted ({detail})",
+            "set SSL_CERT_FILE to the file of the authority that has signed it, or pass a client= that trusts it",
+        )
+    for link in links:
+        if isinstance(link, ssl.SSLError):
+            detail = (getattr(link, "reason", None) or "no reason given").replace("_", " ").lower()
+            return f"TLS handshake failed ({detail})", "check that this port speaks https, then try again"
+    for link in links:
+        if isinstance(link, socket.gaierror):
+            if link.errno in _NO_NAME:
+                return "no such host", "check the name of the host, then try again"
+            return "the host name could not be looked up", "check the network, then try again"
+    if any(isinstance(link, ConnectionRefusedError) for link in links):
+        return "connection refused", "check that a server, or the proxy if one is set, listens there, then try again"
+    if any(link.errno in _NO_WAY for link in links):
+        return "host not reachable", "check the address and the network, then try again"
+    return None
+
+
+def break_cycles(exc: BaseException) -> None:
+    """Let a foreign exception, and the reply that it ended, be freed by reference counting alone.
+
+    From CPython 3.12 on the frame of a coroutine that has ended refers to its caller's frame. So a cycle through one
+    traceback of a library's holds all the frames that called it, ours and those of our caller. There are two such cycles:
+
+    - `contextlib` keeps an exception that a context manager replaces, as httpx2's do, in a variable of `__exit__`.
+    - aiohttp keeps its error on the stream that failed.
+    """
+    for link in chain_of(exc):
+        traceback = link.__traceback__
+        if type(link).__module__.startswith("aiohttp."):
+            link.__traceback__ = None
+        while traceback is not None:
+            if traceback.tb_frame.f_code is _EXIT:
+                with suppress(RuntimeError):  # it has not ended
+                    traceback.tb_frame.clear()
+            traceback = traceback.tb_next
 
 
 def from_network(exc: Exception) -> bool:
     """Whether the network, the host or a closed client is behind what an SDK's client raised, and not its settings."""
-    if isinstance(exc, OSError) and exc.filename is not None:
-        return False  # a file of credentials that is not there
+    if isinstance(exc, FileNotFoundError) or (isinstance(exc, OSError) and exc.filename is not None):
+        return False  # a file of credentials or certificates that is not there
     if isinstance(exc, RuntimeError) and "closed" in str(exc).lower():
         return True
     names = set(_names(exc))
@@ -155,7 +228,24 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__
 
 
-def _chain(exc: BaseException) -> Iterator[BaseException]:
+def _causes_and_groups(exc: BaseException) -> Iterator[BaseException]:
+    """`exc` and what is behind it: causes, else contexts, also hidden ones, as httpcore's, and the members of groups.
+
+    An error of ours ends it: the caller asks another host while handling what the first one has failed with.
+    """
+    seen: set[int] = set()
+    links: list[BaseException | None] = [exc]
+    while links:
+        link = links.pop(0)
+        if link is not None and id(link) not in seen and not isinstance(link, AprefillError):
+            seen.add(id(link))
+            yield link
+            if isinstance(link, BaseExceptionGroup):
+                links += link.exceptions
+            links.append(link.__cause__ or link.__context__)
+
+
+def chain_of(exc: BaseException) -> Iterator[BaseException]:
     """`exc`, its causes and its contexts, also those that are not shown."""
     seen: set[int] = set()
     links: list[BaseException | None] = [exc]
@@ -170,10 +260,13 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
     # what the host sent where a status line should be is quoted by the HTTP library's own errors
     exc.args = tuple(_plain(arg, redact) for arg in exc.args)
-    # these quote the header that they could not send, whose token may be one that only the client knows
+    # these carry the whole text: a header that could not be sent, whose token only the client may know, or a body
     if isinstance(exc, UnicodeEncodeError):
         exc.object = ""
         exc.args = (exc.encoding, "", exc.start, exc.end, exc.reason)
+    elif isinstance(exc, UnicodeDecodeError):
+        exc.object = b""
+        exc.args = (exc.encoding, b"", exc.start, exc.end, exc.reason)
     elif named(exc, "LocalProtocolError"):
         exc.args = ()
     fields = getattr(exc, "__dict__", {})
@@ -182,13 +275,17 @@ def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
             fields[name] = None
         elif name == "request_info" and hasattr(value, "_replace"):
             fields[name] = value._replace(headers=())  # aiohttp's, whose str() needs the rest
-        elif isinstance(value, str):
-            fields[name] = redact(value)
+        elif name == "__notes__" and isinstance(value, list):
+            fields[name] = [_plain(note, redact) for note in value]
+        elif isinstance(value, dict | list | set):
+            fields[name] = type(value)()
+        elif isinstance(value, str | bytes | bytearray):
+            fields[name] = _plain(value, redact)
 
 
 def _plain(arg: object, redact: Callable[[str], str]) -> object:
     """An argument of an exception, without what it may quote or carry."""
-    if isinstance(arg, bytes):
+    if isinstance(arg, bytes | bytearray):
         arg = arg.decode(errors="replace")
     if isinstance(arg, str):
         return redact(arg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +55,13 @@ class KillHandle:
             fd = -1 if sock is None else sock.fileno()
             if fd < 0:
                 return False
-            # uvloop hands out a PseudoSocket whose shutdown() raises TypeError: go through a duplicate
-            with socket.socket(fileno=os.dup(fd)) as duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+            # uvloop hands out a PseudoSocket whose shutdown() raises TypeError. So a second socket object is put over the
+            # same descriptor and taken off again: a duplicate would fail where no descriptor is left.
+            sock = socket.socket(fileno=fd)
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            finally:
+                sock.detach()
         except (OSError, AttributeError):
             return False
         return True

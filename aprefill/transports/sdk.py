@@ -15,6 +15,7 @@ import msgspec
 from aprefill._errors import UsageError
 
 from ._foreign import ClientFailed, answer_behind, from_network
+from ._reuse import broke_before_an_answer, has_kept_connection
 from .http import as_response
 
 if TYPE_CHECKING:
@@ -32,20 +33,18 @@ class SdkTransport:
     async def open(self, request: Request) -> Response:
         client = self._client
         try:
-            answer = await client.post(
-                self._where(request),
-                # the SDKs take fields: they rewrite them for Azure, Vertex and Bedrock
-                body=msgspec.json.decode(request.body),
-                cast_to=object,
-                stream=True,
-                stream_cls=getattr(client, "_default_stream_cls", None),
-                options={
-                    "follow_redirects": False,
-                    "max_retries": 0,
-                    "timeout": _timeout(client, request.connect_s),
-                    "headers": {"X-Stainless-Raw-Response": "stream", "accept-encoding": "identity"},
-                },
-            )
+            kept = has_kept_connection(getattr(client, "_client", None))
+            try:
+                answer = await self._post(request)
+            except Exception as exc:
+                if not (kept and broke_before_an_answer(exc)):
+                    raise
+                again = True
+            else:
+                again = False
+            # behind the except clause, so that nothing of the first try is chained to the second
+            if again:
+                answer = await self._post(request)
         except Exception as exc:
             response = answer_behind(exc)
             if response is None:
@@ -60,6 +59,23 @@ class SdkTransport:
                     "leave out the middleware that does that"
                 )
         return as_response(response)
+
+    async def _post(self, request: Request) -> Any:
+        client = self._client
+        return await client.post(
+            self._where(request),
+            # the SDKs take fields: they rewrite them for Azure, Vertex and Bedrock
+            body=msgspec.json.decode(request.body),
+            cast_to=object,
+            stream=True,
+            stream_cls=getattr(client, "_default_stream_cls", None),
+            options={
+                "follow_redirects": False,
+                "max_retries": 0,
+                "timeout": _timeout(client, request.connect_s),
+                "headers": {"X-Stainless-Raw-Response": "stream", "accept-encoding": "identity"},
+            },
+        )
 
     def _where(self, request: Request) -> str:
         """The protocol's path, which the client joins to its base URL; or the whole URL, if that is elsewhere."""

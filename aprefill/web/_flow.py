@@ -125,7 +125,7 @@ class Flow:
         self._quiet_since = time.monotonic()
         try:
             # before the reply is ours: a finished one says so
-            self._events = self._reply.events(coalesce=None, held=self._records.wants_held)
+            self._events = self._reply.events(held=self._records.wants_held)
         except AprefillError as error:
             self._unusable = error
         async with ours, anyio.create_task_group() as group:

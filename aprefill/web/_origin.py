@@ -1,19 +1,19 @@
 """Which pages may open a WebSocket. A browser asks nobody before it does, and sends the user's cookies along."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC002
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
 
 from .. import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from starlette.requests import HTTPConnection
-
 #: None: the host that the request is for; "any": no check; else the origins that may, such as "https://chat.example".
-Origins: TypeAlias = "str | Sequence[str] | None"
+Origins: TypeAlias = str | Sequence[str] | None
 
 #: Pages of apps and extensions have schemes of their own, without ports.
 _PORTS = {"http": 80, "https": 443}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -30,6 +31,7 @@ from .. import (
     Usage,
     Verdict,
 )
+from ..codecs._surrogates import mend_all
 
 if TYPE_CHECKING:
     from .. import Event, Reply
@@ -90,12 +92,13 @@ class EndRecord(Struct, tag="end", frozen=True, kw_only=True):
 
 
 class ErrorRecord(Struct, tag="error", frozen=True, kw_only=True, omit_defaults=True):
-    """The reply failed. `length` is where a continuation would begin."""
+    """The reply failed. `length` is where a continuation would begin. `status` is the host's, sent with the details."""
 
     error: str
     message: str
     can_continue: bool
     length: int
+    status: int | None = None
     retry_after_s: float | None = None
 
 
@@ -183,6 +186,7 @@ class Records:
             can_continue=self._can_continue(error),
             # of what was sent
             length=self.offset,
+            status=error.status if self._details and isinstance(error, StatusError) else None,
             retry_after_s=error.retry_after_s if isinstance(error, StatusError) else None,
         )
 
@@ -248,7 +252,20 @@ def close_code(error: AprefillError | None) -> int:
     return 1013 if isinstance(error, StatusError) and error.status in BUSY else 1011
 
 
-_encode = msgspec.json.Encoder().encode
+_fast = msgspec.json.Encoder().encode
+
+
+def _encode(record: Record) -> bytes:
+    """The record as JSON. Nothing that a host said may keep a client from its last record.
+
+    msgspec refuses half a surrogate pair, of which the codecs let none through, and whole numbers beyond 64 bits.
+    """
+    try:
+        return _fast(record)
+    except (UnicodeEncodeError, OverflowError):
+        pass  # outside of the handler nothing is chained: the error carries the text
+    plain = mend_all(msgspec.to_builtins(record))
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def as_json(record: Record) -> bytes:

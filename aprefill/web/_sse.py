@@ -1,25 +1,24 @@
 """A reply as server-sent events: the response of a Starlette or FastAPI endpoint."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC002, TC003
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
 
+from starlette.background import BackgroundTask
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from .. import UsageError
+from .. import Reply, UsageError
 from ._flow import ClientGone, Clocks, Flow, check_reply
 from ._records import AttemptRecord, ErrorRecord, HeldRecord, Records, as_event, as_json, http_status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
-    from typing import Any
-
-    from starlette.background import BackgroundTask
-    from starlette.types import Receive, Scope, Send
-
-    from .. import AprefillError, Reply
+    from .. import AprefillError
     from ._records import Record
 
 log = logging.getLogger("aprefill.web")

@@ -1,27 +1,24 @@
 """A reply over a WebSocket, one JSON text frame a record."""
 
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from starlette.websockets import WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from .. import UsageError
+from .. import Reply, UsageError
 from ._flow import ClientGone, Clocks, Flow, check_reply
-from ._origin import origin_allowed
+from ._origin import Origins, origin_allowed
 from ._records import PING, Records, as_json, close_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    from starlette.websockets import WebSocket
-
-    from .. import AprefillError, Reply
-    from ._origin import Origins
+    from .. import AprefillError
     from ._records import Record
 
 log = logging.getLogger("aprefill.web")

@@ -72,6 +72,18 @@ class EventStreamDecoder:
         self._held = BytesIO()
         self._missing = _PRELUDE_BYTES
         self._in_prelude = True
+        # a whole frame was there
+        self._frames = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a frame was begun: its first 12 bytes have a checksum; of fewer, what there is must be plausible."""
+        if not self._in_prelude or self._frames:
+            return True
+        held = self._held.getvalue()
+        total = int.from_bytes(held[:4].ljust(4, b"\0"), "big")
+        headers = int.from_bytes(held[4:8].ljust(4, b"\0"), "big")
+        return total <= _FORMAT_MAX_BYTES + MAX_HEADER_BYTES and headers <= MAX_HEADER_BYTES
 
     def feed(self, data: bytes) -> list[Record]:
         """Records completed by `data`, in order.
@@ -118,6 +130,7 @@ class EventStreamDecoder:
                 self._in_prelude = False
             else:
                 out.append(_record(self._parse()))
+                self._frames = True
                 self._missing = _PRELUDE_BYTES
                 self._in_prelude = True
 

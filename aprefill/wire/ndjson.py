@@ -38,8 +38,15 @@ class NdjsonDecoder:
         self._slice = min(_SLICE_BYTES, max_record_bytes)
         self._closed = False
         self._error: LimitExceeded | None = None
+        # The first byte that is no white space, for `has_begun`.
+        self._first = b""
         # The line that has no end yet; None between lines.
         self._partial: BytesIO | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first line is, or may become, a JSON object."""
+        return self._first in {b"", b"{"}
 
     def feed(self, data: bytes) -> list[Record]:
         """Records completed by `data`, in order.
@@ -50,6 +57,8 @@ class NdjsonDecoder:
             raise RuntimeError("feed() after close()")
         if self._error is not None:
             raise self._error
+        if not self._first:
+            self._first = data.lstrip()[:1]
         out: list[Record] = []
         try:
             if len(data) <= self._slice:

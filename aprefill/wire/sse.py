@@ -16,6 +16,11 @@ from aprefill._types import Record
 #: A longer event name or id is an error, in bytes: decoded, a hostile one takes four times its size.
 MAX_NAME_BYTES = 4096
 
+#: How much of a stream is kept to know whether it began as one, in bytes.
+_HEAD_BYTES = 32
+#: What a line of an event stream begins with.
+_FIELDS = (b":", b"data", b"event", b"id", b"retry")
+
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = b"\r\n"
 
@@ -59,6 +64,8 @@ class SseDecoder:
         self._slice = min(_SLICE_BYTES, max_record_bytes)
         self._closed = False
         self._error: LimitExceeded | None = None
+        # The first bytes, for `has_begun`.
+        self._head = b""
         # The first bytes while they may still become a BOM; None afterwards.
         self._start: bytes | None = b""
         # The last piece ended in CR: an LF now is the second half of that line end.
@@ -74,6 +81,17 @@ class SseDecoder:
         # Whole `event` lines already parsed, to their names.
         self._known: dict[bytes, str] = {}
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first line is, or may become, one of an event stream: a field that it knows, or a comment."""
+        head = self._head
+        head = head.removeprefix(_BOM) if len(head) >= len(_BOM) or not _BOM.startswith(head) else b""
+        line, *more = head.lstrip(b"\r\n").splitlines() or [b""]
+        name, colon, _ = line.partition(b":")
+        if colon or more:
+            return not name or name in _FIELDS
+        return any(field.startswith(name) for field in _FIELDS)
+
     def feed(self, data: bytes) -> list[Record]:
         """Records completed by `data`, in order.
 
@@ -83,6 +101,8 @@ class SseDecoder:
             raise RuntimeError("feed() after close()")
         if self._error is not None:
             raise self._error
+        if len(self._head) < _HEAD_BYTES:
+            self._head += data[:_HEAD_BYTES]
         out: list[Record] = []
         try:
             if len(data) <= self._slice:

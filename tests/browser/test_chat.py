@@ -5,195 +5,37 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
-import threading
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import anyio
 import pytest
-from anyio.from_thread import start_blocking_portal
 
-from aprefill.testing import Script, serve
+from .chat import CHAT, HTML, STATES, Asked, milliseconds, send
 
 if os.environ.get("APREFILL_BROWSER") != "1":
     pytest.skip("opt-in: `nox -s browser` runs it, with Playwright and Debian's chromium", allow_module_level=True)
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Page
 
-    from aprefill.testing import Received
-
-ROOT = Path(__file__).parents[2]
-CHAT = ROOT / "docs" / "examples" / "chat"
-
-HTML = '<b>bold</b> & <img src="/seen.png" onerror="document.title = \'taken\'"><script>document.title = "taken"</script>\n'
-STATES = '["Alabama", "Alaska", "Arizona", '
-
-#: By the prompt's first word. A bare model name is asked in the prompt, so `echo_text` is what it repeats.
-SCRIPTS = {
-    "slow": Script(
-        text="one\n  two\tthree 🦢 end", prefill="echoes", echo_text="Zero, ", pace_s=0.05, first_token_s=0.2
-    ),
-    "stuck": Script(text="never", prefill="echoes", echo_text=STATES, stall_after=15),
-    "own": Script(text='["Alaska"]', cuts=4, pace_s=0.05),
-    "endless": Script(text="word " * 20_000, cuts=5, pace_s=0.01),
-    "html": Script(text=HTML, prefill="echoes", echo_text=HTML, cuts=7),
-    "broken": Script(text="one two three", cuts=4, no_end=True),
-    "busy": Script(status=429, retry_after=0.05),
-    "error": Script(status=400, error=("invalid_request_error", "no <b>such</b> thing")),
-    "overloaded": Script(text="one two", cuts=4, after=4, error_event=("overloaded_error", "Overloaded")),
-}
-
-
-def reply_to(received: Received) -> Script:
-    return SCRIPTS[received.last_user_text.split()[0]]
-
-
-class Provider:
-    """The loopback host, whose events are waited for in its own loop."""
-
-    def __init__(self, server: Any, portal: Any) -> None:
-        self.server = server
-        self._call = portal.call
-        self._number = len(server.exchanges)
-
-    def exchange(self) -> Any:
-        """The test's first one."""
-        return self._call(self.server.wait_exchange, self._number)
-
-    def wait(self, event: Any) -> None:
-        async def wait() -> None:
-            with anyio.fail_after(5):
-                await event.wait()
-
-        self._call(wait)
-
-
-@contextmanager
-def started(base_url: str) -> Iterator[str]:
-    """The example as its README starts it, on a free port; its URL."""
-    command = [sys.executable, str(CHAT / "app.py"), "--port", "0"]
-    env = {**os.environ, "CHAT_BASE_URL": base_url, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        giving_up = threading.Timer(20, process.kill)
-        giving_up.start()
-        try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if found := re.search(r"running on http://\S+:(\d+)", line):
-                    giving_up.cancel()
-                    yield f"http://127.0.0.1:{found[1]}"
-                    break
-            else:
-                pytest.fail(said)
-        finally:
-            giving_up.cancel()
-            process.terminate()
-            print(process.stderr.read())
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[tuple[str, Any, Any]]:
-    """The example, and the host that it asks."""
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serve(reply_to)) as server:
-        with started(server.openai_url) as url:
-            yield url, server, portal
-
-
-@pytest.fixture
-def url(site: tuple[str, Any, Any]) -> str:
-    return site[0]
-
-
-@pytest.fixture
-def provider(site: tuple[str, Any, Any]) -> Provider:
-    return Provider(*site[1:])
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert path, "no chromium here: apt-get install chromium, or name one in CHROMIUM"
-    # not even a name is looked up elsewhere
-    args = ["--no-sandbox", "--headless=new", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=args)
-        print(f"Chromium {browser.version}")
-        yield browser
-        browser.close()
-
-
-class Asked:
-    """What the browser has asked for: requests and WebSockets."""
-
-    def __init__(self) -> None:
-        self.urls: list[str] = []
-
-    def elsewhere(self) -> list[str]:
-        return [url for url in self.urls if urlsplit(url).hostname != "127.0.0.1"]
-
-
-@pytest.fixture
-def asked() -> Asked:
-    return Asked()
-
-
-@pytest.fixture
-def page(chromium: Any, url: str, asked: Asked) -> Iterator[Page]:
-    """The page in a browser of its own; afterwards: nothing but loopback was asked, and no script has failed."""
-    context = chromium.new_context(viewport={"width": 760, "height": 620}, color_scheme="light")
-    context.on("request", lambda request: asked.urls.append(request.url))
-    page = context.new_page()
-    page.set_default_timeout(5000)
-    page.on("websocket", lambda socket: asked.urls.append(socket.url))
-    failed: list[str] = []
-    page.on("pageerror", lambda error: failed.append(str(error)))
-    page.goto(url)
-    yield page
-    context.close()
-    assert failed == []
-    assert asked.elsewhere() == []
-    assert asked.urls
-
-
-def send(page: Page, prompt: str, *, prefill: str = "", model: str = "") -> Any:
-    """Ask, and the turn that is made of it. Without a model of the list it is the loopback host's."""
-    page.fill("#prompt", prompt)
-    page.fill("#prefill", prefill)
-    page.select_option("#model", model)
-    if not model:
-        page.fill("#other", "swan")
-    page.click("#send")
-    return page.locator(".turn").last
-
-
-def milliseconds(turn: Any) -> dict[str, float]:
-    """The time line, when it is the server's own."""
-    found = {}
-    for name in ("accepted", "first-token", "hold-time", "shown"):
-        number, unit = turn.locator(f".{name}:not(.live)").text_content().split()
-        assert unit == "ms"
-        found[name] = float(number)
-    return found
+    from .chat import Provider
 
 
 def colour(part: Any) -> str:
     return str(part.evaluate("part => getComputedStyle(part).color"))
 
 
-GREY = "rgb(138, 143, 152)"
+GREY = "rgb(106, 113, 124)"
+
+
+NATIVE = "The prefill was sent natively"
+EMULATED = "The prefill was asked for in the prompt"
+ECHOED = "the model repeated it, and it is shown once"
 
 
 def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
@@ -202,8 +44,8 @@ def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
     prefill = turn.locator(".reply span").first
     expect(turn.locator(".reply .open")).to_have_text("Zero, ", use_inner_text=False)
     assert colour(prefill) == GREY
-    expect(turn.locator(".note")).to_have_text("emulated")
-    expect(turn.locator(".note")).to_contain_text("emulated, echoed, end")
+    expect(turn.locator(".note")).to_have_text("The prefill was asked for in the prompt.")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {EMULATED}; {ECHOED}.")
     assert turn.locator(".open, .held").count() == 0
     assert colour(prefill) == colour(turn.locator(".reply")) != GREY
     assert turn.locator(".reply").text_content() == "Zero, one\n  two\tthree 🦢 end"
@@ -234,7 +76,7 @@ def test_what_the_model_wrote_and_the_seam_holds(
     """It is there as it comes, and goes when it was the prefill again, or becomes text when it was not."""
     page.evaluate(WATCH)
     turn = send(page, prompt, prefill=prefill)
-    expect(turn.locator(".note")).to_contain_text("end")
+    expect(turn.locator(".note")).to_contain_text("Complete.")
     assert turn.locator(".reply").text_content() == text
     assert page.evaluate("window.held") == held
 
@@ -243,7 +85,7 @@ def test_the_time_line_is_the_servers(page: Page) -> None:
     """Live by the page's clock, then what the end record says: in order, and as slow as the host was."""
     turn = send(page, "slow", prefill="Zero, ")
     expect(turn.locator(".accepted.live")).to_have_text(re.compile(r"^\d.* ms$"))
-    expect(turn.locator(".note")).to_contain_text("end")
+    expect(turn.locator(".note")).to_contain_text("Complete.")
     times = milliseconds(turn)
     assert 0 < times["accepted"] < times["first-token"] < times["shown"]
     assert times["first-token"] > 200
@@ -257,17 +99,17 @@ def test_the_time_line_is_the_servers(page: Page) -> None:
 @pytest.mark.parametrize(
     ("model", "verdict"),
     [
-        ("demo:eats", "native, absent"),
-        ("demo:echoes", "native, echoed"),
-        ("demo:emulated", "emulated, echoed"),
-        ("demo:refuses", "emulated, echoed"),
-        ("demo:ignores", "emulated, absent"),
+        ("demo:eats", f"{NATIVE}; the model continued it."),
+        ("demo:echoes", f"{NATIVE}; {ECHOED}."),
+        ("demo:emulated", f"{EMULATED}; {ECHOED}."),
+        ("demo:refuses", f"{EMULATED}; {ECHOED}."),
+        ("demo:ignores", f"{EMULATED}; the model did not begin with it, and it was put in front."),
     ],
 )
 def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
     """Every one that the page offers comes to its end with the prefill first, once, and a time line."""
     turn = send(page, "JSON list of US state names", prefill='["', model=model)
-    expect(turn.locator(".note")).to_contain_text(f"{verdict}, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {verdict}")
     text = turn.locator(".reply").text_content()
     begins = '["Here it is. ' if model == "demo:ignores" else '["Alabama", "Alaska", '
     assert text.startswith(begins)
@@ -289,12 +131,12 @@ def test_stop_while_the_prefill_is_held(page: Page, provider: Provider) -> None:
     page.click("#stop")
     provider.wait(exchange.closed)
     assert exchange.outcome == "client_closed"
-    expect(turn.locator(".note")).to_have_text("emulated, undecided, cancelled")
+    expect(turn.locator(".note")).to_have_text(f"Stopped. {EMULATED}; the model had not continued it yet.")
     assert turn.locator(".open").text_content() == turn.locator(".reply").text_content() == STATES
     expect(turn.locator(".error")).to_be_hidden()
     expect(page.locator("#stop")).to_be_disabled()
     turn = send(page, "JSON list of US state names", prefill='["', model="demo:eats")
-    expect(turn.locator(".note")).to_contain_text("native, absent, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {NATIVE}")
 
 
 @pytest.mark.parametrize("leave", ["stop", "reload", "close"])
@@ -315,35 +157,36 @@ def test_leaving_a_reply_that_goes_on_closes_the_providers_connection(
     provider.wait(exchange.closed)
     assert exchange.outcome == "client_closed"
     if leave == "stop":
-        expect(turn.locator(".note")).to_contain_text("cancelled")
+        expect(turn.locator(".note")).to_contain_text("Stopped.")
 
 
 @pytest.mark.parametrize(
     ("prompt", "text", "error"),
     [
-        ("broken", "one two three", "Truncated: "),
-        ("overloaded", "one ", "StatusError: "),
-        ("error", "Zero, ", "StatusError: the provider answered with HTTP 400"),
+        ("broken", "one two three", "The reply was cut off."),
+        ("overloaded", "one ", "The model's server is busy."),
+        ("error", "Zero, ", "The model's server refused the request."),
     ],
 )
 def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error: str) -> None:
     """Not a piece of the text; what was there stays, and a prefill that nothing followed stays grey."""
     turn = send(page, prompt, prefill="Zero, " if prompt == "error" else "")
-    expect(turn.locator(".error")).to_be_visible()
-    assert turn.locator(".error").text_content().startswith(error)
+    expect(turn.locator(".what")).to_contain_text(error)
     assert turn.locator(".reply").text_content() == text
     assert turn.locator(".open").count() == (prompt == "error")
     assert turn.locator(".held").count() == 0
-    assert turn.locator(".error *").count() == 0
-    assert ("<b>such</b>" in turn.locator(".error").text_content()) == (prompt == "error")
+    assert turn.locator(".what *, .words *").count() == 0
+    assert ("<b>such</b>" in turn.locator(".words").text_content()) == (prompt == "error")
     expect(page.locator("#send")).to_be_enabled()
 
 
 def test_what_no_host_accepted_has_no_such_time(page: Page) -> None:
     """Three requests were sent, and each was refused."""
     turn = send(page, "busy", prefill="Zero, ")
-    expect(turn.locator(".error")).to_contain_text("StatusError: the provider answered with HTTP 429")
-    expect(turn.locator(".note")).to_contain_text("request 2 failed")
+    expect(turn.locator(".what")).to_contain_text("The model's server is busy.")
+    expect(turn.locator(".note")).to_contain_text(
+        re.compile("Request [23] failed: the model's server answered with HTTP 429")
+    )
     assert not any(c.isdigit() for c in turn.locator(".accepted").text_content())
 
 
@@ -360,17 +203,18 @@ def test_coming_back_to_the_page(page: Page, url: str) -> None:
 
 
 def test_an_error_before_the_reply(page: Page) -> None:
-    """A model without a key is said in words."""
+    """A model without a key is said in words, without what only a program can do about it."""
     page.select_option("#model", "")
     page.fill("#other", "anthropic:claude-haiku-4-5")
     page.click("#send")
-    expect(page.locator(".turn .error")).to_contain_text("UsageError: no key for anthropic: set ANTHROPIC_API_KEY")
+    expect(page.locator(".what")).to_have_text("This cannot be asked: no key for anthropic: set ANTHROPIC_API_KEY.")
+    expect(page.locator(".continue")).to_be_hidden()
 
 
 def test_html_is_text(page: Page, asked: Asked) -> None:
     """In the prompt, the prefill and the model's text: shown as written, nothing run, nothing loaded."""
     turn = send(page, f"html {HTML}", prefill=HTML)
-    expect(turn.locator(".note")).to_contain_text("echoed, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {EMULATED}; {ECHOED}.")
     assert turn.locator(".reply").text_content() == HTML + HTML
     assert turn.locator(".asked").text_content() == f"html {HTML}"
     assert turn.locator(".asked *, .reply *:not(span), .reply span *").count() == 0
@@ -383,7 +227,7 @@ def test_a_conversation_goes_on(page: Page, provider: Provider) -> None:
     for prompt in ("slow", "error", "html"):
         turn = send(page, prompt, prefill="Zero, " if prompt == "slow" else "")
         done = turn.locator(".error" if prompt == "error" else ".note")
-        expect(done).to_contain_text("StatusError" if prompt == "error" else "end")
+        expect(done).to_contain_text("refused" if prompt == "error" else "Complete.")
     turns = [(turn["role"], turn["content"]) for turn in provider.server.exchanges[-1].messages]
     assert turns == [("user", "slow"), ("assistant", "Zero, one\n  two\tthree 🦢 end"), ("user", "html")]
 
@@ -444,7 +288,7 @@ def test_it_listens_on_loopback_alone(url: str) -> None:
 def test_the_screenshot(page: Page, provider: Provider, tmp_path: Path) -> None:
     """A finished reply, and one whose prefill is held: what the README shows."""
     turn = send(page, "JSON list of the first US states", prefill=STATES, model="demo:echoes")
-    expect(turn.locator(".note")).to_contain_text("native, echoed, end")
+    expect(turn.locator(".note")).to_contain_text(f"Complete. {NATIVE}; {ECHOED}.")
     turn = send(page, "stuck on purpose: the same from a slow model", prefill=STATES)
     provider.wait(provider.exchange().waiting)
     expect(turn.locator(".held")).to_be_visible()

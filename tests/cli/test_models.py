@@ -32,6 +32,11 @@ def test_one_provider(cli: Cli) -> None:
     ]
 
 
+def test_a_provider_by_another_of_its_names(cli: Cli) -> None:
+    """An alias that `-m` takes is taken here."""
+    assert cli("models", "llama.cpp").out == cli("models", "llama_cpp").out != b""
+
+
 def test_as_json(cli: Cli) -> None:
     """A list of rows, with what the columns have no room for."""
     found = json.loads(cli("models", "anthropic", "--json").out)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from array import array
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,56 @@ async def test_ctrl_c(start: Any, script: Script, option: list[str], shown: byte
         assert came == shown
         assert [part async for part in process.stdout] == []
         assert [part async for part in process.stderr] == []
+
+
+async def fill(pipe: int) -> None:
+    """Wait until nothing more fits into a pipe."""
+    import fcntl
+    import termios
+
+    waiting = array("i", [0])
+    with anyio.fail_after(10):
+        while waiting[0] < fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ):
+            await anyio.sleep(0.01)
+            fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into the pipe as Linux does")
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [(Script(text="x" * 200_000, cuts=8192, stall_after=199_000), []), (Script(text="x" * 200_000), ["--json"])],
+    ids=["text", "json"],
+)
+async def test_ctrl_c_while_nobody_reads(start: Any, script: Script, option: list[str]) -> None:
+    """As in `aprefill ... | less`, whose pipe is full: one Ctrl-C, 130, within two seconds, and the host sees the close."""
+    ours, theirs = os.pipe()
+    async with serve(script) as server, command(*to(server, *option), **start, stdout=theirs) as process:
+        os.close(theirs)
+        assert process.stderr is not None
+        await fill(ours)
+        process.send_signal(signal.SIGINT)
+        with anyio.fail_after(2):
+            assert await process.wait() == 130
+            await server.exchanges[0].closed.wait()
+        assert [part async for part in process.stderr] == []
+    os.close(ours)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into the pipe as Linux does")
+async def test_ctrl_c_that_is_ignored(start: Any) -> None:
+    """A job in the background of a shell script, whose SIGINT is ignored, goes on writing."""
+    ours, theirs = os.pipe()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    async with (
+        serve(Script(text="x" * 200_000, cuts=8192)) as server,
+        command(*to(server), **start, stdout=theirs) as process,
+    ):
+        os.close(theirs)
+        await fill(ours)
+        process.send_signal(signal.SIGINT)
+        assert await read(ours) == b"x" * 200_000
+        assert await process.wait() == 0
+    os.close(ours)
 
 
 async def test_a_reader_that_leaves(start: Any) -> None:

@@ -8,10 +8,14 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+import httpx2
 import pytest
 
 import aprefill
+from aprefill.cli._output import Output
 from aprefill.testing import Script, serve_in_thread
+
+from ..test_plain_http import Recorder
 
 if TYPE_CHECKING:
     from .conftest import Cli
@@ -106,6 +110,10 @@ def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], p
         (None, ("x", "-m", "openai:m"), "set OPENAI_API_KEY"),
         (None, ("x", "-m", "nobody:m"), "--base-url"),
         (None, ("x", "-m", "m", "--base-url", "http://example.com"), "--base-url is plain http"),
+        (None, ("x", "-m", "m", "--base-url", "http://vllm:8000/v1"), "or pass --allow-http if you trust the network"),
+        (None, ("x", "-m", "m", "--base-url", "http://a@vllm", "--allow-http"), "--base-url holds user info"),
+        (None, ("x", "-m", "gpt-4o"), 'did you mean "openai:gpt-4o"?'),
+        (None, ("x", "-m", "anthropic/claude-haiku-4-5"), 'did you mean "anthropic:claude-haiku-4-5"?'),
         (None, ("x", "--base-url", "http://localhost:1"), "-m NAME"),
         (None, ("x", "-m", "anthropic:m", "--api", "chat"), "messages"),
         (None, ("x", "--model"), "--model"),
@@ -119,6 +127,34 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     done = cli(*arguments, stdin=stdin)
     assert (done.code, done.out) == (2, b"")
     assert says in done.error
+
+
+def test_plain_http_to_another_machine(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--allow-http` asks it; what would go to the network is written down here in place of being sent."""
+    recorder = Recorder()
+
+    async def handle(self: object, request: httpx2.Request) -> object:
+        return recorder(request)
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", handle)
+    where = ("hi", "-m", "vllm:m", "--base-url", "http://192.168.1.20:8000/v1")
+    assert cli(*where).code == 2
+    assert recorder.urls == []
+    done = cli(*where, "--allow-http")
+    assert (done.code, done.out, done.err) == (0, b"hello", "")
+    assert recorder.urls == ["http://192.168.1.20:8000/v1/chat/completions"]
+
+
+def test_a_base_url_of_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs a model as `--base-url` does, and is asked then."""
+    with serve_in_thread(Script(text="hello")) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+        assert "OPENAI_BASE_URL is set: pass -m openai:NAME" in cli("hi").error
+        assert cli("hi", "-m", "openai:m").out == b"hello"
+        assert len(server.exchanges) == 1
+        assert cli("hi", "-m", "demo:").code == 0
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://vllm:8000/v1")
+    assert "OPENAI_BASE_URL is plain http to vllm" in cli("hi", "-m", "openai:m").error
 
 
 def test_a_key_without_a_model_is_not_answered_by_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,3 +377,16 @@ def test_help_explains_run(cli: Cli, line: tuple[str, ...]) -> None:
 def test_version(cli: Cli) -> None:
     """The package's."""
     assert cli("--version").out.decode() == f"aprefill {aprefill.__version__}\n"
+
+
+def test_ctrl_c_just_before_a_write(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the event loop was told of it: nothing is written, so that a full pipe cannot hold the write."""
+    abandoned: list[object] = []
+    monkeypatch.setattr("aprefill.cli._output.abandon", abandoned.append)
+    output = Output()
+    output.write("one", interrupted=lambda: 0)
+    assert abandoned == []
+    with pytest.raises(KeyboardInterrupt):
+        output.write("two", interrupted=lambda: 1)
+    assert abandoned == [sys.stdout]
+    assert capfdbinary.readouterr().out == b"one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from aprefill._support import builtin_table
 from aprefill._target import check_url
 from aprefill._types import Call, FinishDelta, StopReason, Support, TextDelta
 from aprefill.cli._wording import _PHRASES, in_options
+from aprefill.transports._foreign import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 def test_each_phrase_is_one_that_the_library_writes() -> None:
     """A message that is reworded there takes its phrase here along."""
-    source = "".join(path.read_text("utf-8") for path in sorted(Path(aprefill.__file__).parent.glob("_*.py")))
+    paths = [path for path in Path(aprefill.__file__).parent.rglob("*.py") if path.parent.name != "cli"]
+    source = "".join(path.read_text("utf-8") for path in sorted(paths))
     assert [phrase for phrase, _ in _PHRASES if phrase not in source] == []
 
 
@@ -55,8 +58,15 @@ def limit_inside_the_echo() -> Truncated:
     return caught.value
 
 
+def not_trusted() -> Exception:
+    error = translate(ssl.SSLCertVerificationError("no"), stage="open", host="host", port=443)
+    assert isinstance(error, ConnectFailed)
+    return error
+
+
 def errors() -> Iterator[Exception]:
     yield ConnectFailed("host", "refused")
+    yield not_trusted()
     yield PrefillRefused("m", known_as="support table: emulated")
     yield from (PrefillRefused("m", status=400, quote="no", why=why) for why in _REMEDIES)
     yield PrefillIgnored("m")
@@ -95,6 +105,14 @@ def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
             str(PrefillRefused("m", off=off))
         )
     assert "; raise --max-tokens; nothing new came" in in_options(str(limit_inside_the_echo()))
+
+
+def test_plain_http_and_certificates_are_told_in_options() -> None:
+    """The option that takes plain http is named, and nobody is told to pass a client."""
+    with pytest.raises(UsageError) as caught:
+        check_url("http://vllm:8000/v1")
+    assert "or pass --allow-http if you trust the network" in in_options(str(caught.value))
+    assert in_options(str(not_trusted())).endswith("set SSL_CERT_FILE to the file of the authority that has signed it")
 
 
 def test_values_and_quotations_stay() -> None:

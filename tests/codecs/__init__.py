@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from aprefill._types import (
+    BlockDelta,
     EndDelta,
     ErrorDelta,
     FinishDelta,
@@ -29,7 +30,7 @@ D = TypeVar("D")
 #: The two protocols tested here together.
 BOTH = ("anthropic_messages", "openai_chat")
 
-DELTAS = (TextDelta, ReasoningDelta, ToolDelta, FinishDelta, ErrorDelta, UsageDelta, EndDelta)
+DELTAS = (TextDelta, ReasoningDelta, ToolDelta, FinishDelta, ErrorDelta, UsageDelta, EndDelta, BlockDelta)
 
 
 def record(payload: Any, event: str = "") -> Record:
@@ -57,6 +58,12 @@ def text(deltas: Iterable[Delta]) -> str:
 
 def reasoning(deltas: Iterable[Delta]) -> str:
     return "".join(delta.text for delta in only(ReasoningDelta, deltas))
+
+
+def turn_of(name: str, deltas: Iterable[Delta], lead: str = "") -> Any:
+    """The assistant turn that the codec makes when all of `deltas` were handed out behind `lead`."""
+    parts = [delta.text if isinstance(delta, TextDelta) else delta for delta in deltas]
+    return codec(name).message(parts, lead=lead)
 
 
 def calls(deltas: Iterable[Delta]) -> dict[int, tuple[str, str, str]]:

@@ -10,7 +10,9 @@ from aprefill._errors import Truncated
 from aprefill._types import (
     EndDelta,
     ErrorDelta,
+    FinishDelta,
     Record,
+    StopReason,
 )
 from aprefill.codecs.anthropic_messages import AnthropicDecoder
 
@@ -18,12 +20,23 @@ from . import feed, record, text
 from .test_anthropic_messages import STOP, WHOLE, finish, said, start
 
 
-@pytest.mark.parametrize("kept", range(len(WHOLE)))
-def test_every_cut_is_a_cut(kept: int) -> None:
-    """EOF before message_stop raises, wherever it is: behind the stop reason too."""
+@pytest.mark.parametrize("kept", range(len(WHOLE) - 1))
+def test_every_cut_before_the_stop_reason_is_a_cut(kept: int) -> None:
+    """EOF before the stop reason raises, wherever it is."""
     decoder = AnthropicDecoder()
     feed(decoder, WHOLE[:kept])
     with pytest.raises(Truncated, match="message_stop"):
+        decoder.close()
+
+
+def test_a_stop_reason_is_the_models_own_end() -> None:
+    """After it the body may end without message_stop: the reply is complete. One in message_start is not yet an end."""
+    decoder = AnthropicDecoder()
+    feed(decoder, WHOLE[:-1])
+    assert decoder.close() == (EndDelta(),)
+    decoder = AnthropicDecoder()
+    feed(decoder, [start(stop_reason="end_turn"), *said("more")])
+    with pytest.raises(Truncated):
         decoder.close()
 
 
@@ -52,20 +65,21 @@ def test_a_decoder_that_goes_on_would_be_seen() -> None:
 
 @pytest.mark.parametrize("space", [b"", b" "])
 def test_an_undispatched_record_counts_only_as_the_end(space: bytes) -> None:
-    """The last record without its blank line: a whole message_stop or error is taken, nothing else, no half of one."""
+    """The last record without its blank line: a whole end, stop reason or error is taken, nothing else, no half of one."""
     assert AnthropicDecoder().close(record(b'{"type": "message_stop"' + space + b"}")) == (EndDelta(),)
+    assert AnthropicDecoder().close(record(finish("end_turn"))) == (FinishDelta(StopReason.END, "end_turn"), EndDelta())
     (error,) = AnthropicDecoder().close(record({"type": "error", "error": {"type": "overloaded_error"}}))
     assert error == ErrorDelta(529, "overloaded_error", "")
     for other in (
         b'{"type": "message_stop"',
         b'{"type": "mess',
         said("more")[1],
-        finish("end_turn"),
+        finish(None),
         b"",
         b"[DONE]",
     ):
         decoder = AnthropicDecoder()
-        feed(decoder, WHOLE[:-1])
+        feed(decoder, WHOLE[:-2])
         with pytest.raises(Truncated):
             decoder.close(record(other))
 
@@ -109,7 +123,7 @@ def test_errors_of_other_makes(event: str, payload: Any, expected: ErrorDelta) -
 
 
 def test_an_error_text_is_bounded() -> None:
-    """300 characters, in case the host quotes the prompt."""
-    event = {"type": "error", "error": {"type": "api_error", "message": "x" * 1000}}
+    """3,000 characters: enough to tell what it quotes of the prompt before it is cut to what is shown."""
+    event = {"type": "error", "error": {"type": "api_error", "message": "x" * 9000}}
     (error,) = AnthropicDecoder().decode(record(event))
-    assert len(error.detail) == 300
+    assert len(error.detail) == 3000

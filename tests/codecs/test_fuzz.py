@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aprefill._errors import ProtocolError, Truncated
-from aprefill._types import EndDelta, ErrorDelta, ReasoningDelta, Record, TextDelta, ToolDelta
+from aprefill._types import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, Record, TextDelta, ToolDelta
 from aprefill.codecs import codec
 
-from . import BOTH, DELTAS
+from . import BOTH, DELTAS, turn_of
 from .grammar import anthropic_event, anything, awkward, openai_chunk
 
 if TYPE_CHECKING:
@@ -94,8 +94,10 @@ def check(deltas: list[Delta]) -> None:
             f"{delta.id}{delta.name}{delta.arguments}".encode()
         elif isinstance(delta, ErrorDelta):
             assert 200 <= delta.status <= 599
-            assert len(delta.detail) <= 300
+            assert len(delta.detail) <= 3000
             f"{delta.error_type}{delta.detail}".encode()
+        elif isinstance(delta, FinishDelta):
+            f"{delta.raw}{delta.sequence}".encode()
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -108,8 +110,10 @@ def test_any_records_give_deltas_or_our_errors(name: str, data: st.DataObject) -
     """
     record = st.builds(Record, payloads[name], events)
     decoder = codec(name).decoder()
-    check(drive(decoder, data.draw(st.lists(record, max_size=6)), data.draw(st.one_of(st.none(), record))))
-    json.dumps(decoder.message("text"), ensure_ascii=False).encode()
+    deltas = drive(decoder, data.draw(st.lists(record, max_size=6)), data.draw(st.one_of(st.none(), record)))
+    check(deltas)
+    for cut in range(len(deltas) + 1):
+        json.dumps(turn_of(name, deltas[:cut]), ensure_ascii=False).encode()
 
 
 def test_the_check_sees_a_foreign_error() -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill._errors import QUOTE_MAX
 from aprefill._types import Record
 from aprefill.codecs import codec
 from aprefill.codecs._host_error import (
+    KEPT,
     STATUS,
     body_error,
     error_delta,
@@ -238,9 +238,9 @@ def test_framing_can_name_the_error() -> None:
 )
 @settings(derandomize=True, deadline=None)
 def test_said_is_bounded_text(value: Any) -> None:
-    """Whatever is there: two strings of at most QUOTE_MAX characters that can be encoded."""
+    """Whatever is there: two strings of at most KEPT characters that can be encoded."""
     for word in said(value):
-        assert len(word) <= QUOTE_MAX
+        assert len(word) <= KEPT
         word.encode()
     assert 200 <= status_of(value, "x") <= 599
     assert says_error(value) in {True, False}
@@ -254,7 +254,7 @@ def test_said_is_bounded_text(value: Any) -> None:
 def test_any_body_gives_two_bounded_strings(body: bytes, status: int) -> None:
     """Bytes of any kind."""
     for word in body_error(status, body, {}):
-        assert len(word) <= QUOTE_MAX
+        assert len(word) <= KEPT
         word.encode()
 
 
@@ -266,7 +266,7 @@ def test_long_and_deep_bodies() -> None:
         deep = {"error": deep}
     assert body_error(500, json.dumps(deep).encode(), {}) == ("", "")
     long = {"error": {"message": "input_value=" * 100_000}}
-    assert len(body_error(500, json.dumps(long).encode(), {})[1]) <= QUOTE_MAX
+    assert len(body_error(500, json.dumps(long).encode(), {})[1]) <= KEPT
 
 
 def test_recorded_error_bodies(shared: Path) -> None:
@@ -282,7 +282,7 @@ def test_recorded_error_bodies(shared: Path) -> None:
         words = json.loads(body)
         inner = words.get("error", words)
         message = inner if isinstance(inner, str) else inner.get("message") or inner["detail"]
-        assert detail.startswith(message[:QUOTE_MAX]), path.name
+        assert detail.startswith(message[:KEPT]), path.name
         own = inner.get("type") if isinstance(inner, dict) else None
         assert kind == (own or kind), path.name
         seen[bool(kind)] += 1

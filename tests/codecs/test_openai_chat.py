@@ -19,7 +19,7 @@ from aprefill._types import (
 )
 from aprefill.codecs.openai_chat import CODEC, FAILURES, STOP_REASONS, OpenAIChatDecoder
 
-from . import calls, decode, feed, only, reasoning, record, text
+from . import calls, decode, feed, only, reasoning, record, text, turn_of
 
 NAME = "openai_chat"
 DONE = b"[DONE]"
@@ -222,9 +222,6 @@ def test_named_events_of_the_hosts_own_are_tolerated() -> None:
         {"choices": [{"delta": []}]},
         {"choices": [{"delta": {"content": 5}}]},
         {"choices": [{"delta": {"content": [{"type": "text"}]}}]},
-        {"choices": [{"delta": {"tool_calls": {}}}]},
-        {"choices": [{"index": "0"}]},
-        {"choices": [{"finish_reason": ["stop"]}]},
         [],
         b"null",
         b"[DONE",
@@ -420,10 +417,10 @@ def test_a_legacy_function_call() -> None:
 def test_the_turn_to_send_back() -> None:
     """Text whole, calls with their arguments as text; None for no text beside calls. Reasoning is left out."""
     decoder = OpenAIChatDecoder()
-    feed(decoder, [chunk(reasoning="Hm", content="x")])
-    assert decoder.message("{x") == {"role": "assistant", "content": "{x"}
-    assert decoder.message("") == {"role": "assistant", "content": ""}
-    feed(
+    deltas = feed(decoder, [chunk(reasoning="Hm", content="x")])
+    assert turn_of(NAME, deltas, "{") == {"role": "assistant", "content": "{x"}
+    assert turn_of(NAME, []) == {"role": "assistant", "content": ""}
+    called = feed(
         decoder,
         [
             chunk(tool_calls=[piece(0, "i", "f", '{"a":'), piece(1, "j", "g", "")]),
@@ -434,8 +431,8 @@ def test_the_turn_to_send_back() -> None:
         {"id": "i", "type": "function", "function": {"name": "f", "arguments": '{"a":1'}},
         {"id": "j", "type": "function", "function": {"name": "g", "arguments": "{}"}},
     ]
-    assert decoder.message("x") == {"role": "assistant", "content": "x", "tool_calls": made}
-    assert decoder.message("")["content"] is None
+    assert turn_of(NAME, [*deltas, *called]) == {"role": "assistant", "content": "x", "tool_calls": made}
+    assert turn_of(NAME, called)["content"] is None
 
 
 # --- whole replies inside a stream ----------------------------------------------------------------------------

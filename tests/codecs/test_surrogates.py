@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill._types import EndDelta, TextDelta
+from aprefill._types import EndDelta, FinishDelta, TextDelta
 from aprefill.codecs import codec
 from aprefill.codecs._surrogates import Joiner, mend, mend_all
 
-from . import calls, decode, feed, only, reasoning, text
+from . import calls, decode, feed, only, reasoning, text, turn_of
 
 HIGH, LOW, SMILE = "\ud83d", "\ude00", "\U0001f600"
 
@@ -140,7 +140,7 @@ def test_nothing_is_joined_until_a_record_was_refused() -> None:
 
 
 def test_the_turn_sent_back_has_no_halves() -> None:
-    """Thinking, tool input and names in `message()` are joined and mended too."""
+    """Thinking, tool input and names in the turn are joined and mended too."""
     decoder = codec("anthropic_messages").decoder()
     events = [
         {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
@@ -170,9 +170,38 @@ def test_the_turn_sent_back_has_no_halves() -> None:
     ]
     deltas = feed(decoder, [json.dumps(event).encode() for event in events])
     assert reasoning(deltas) == SMILE
-    assert decoder.message("x")["content"] == [
+    assert turn_of("anthropic_messages", [*deltas], "x")["content"] == [
         {"type": "thinking", "thinking": SMILE, "signature": "s"},
         {"type": "text", "text": "x"},
         {"type": "tool_use", "id": "t", "name": "f\ufffd", "input": {"a": SMILE}},
         {"type": "web_search_tool_result", "content": ["\ufffd"]},
     ]
+
+
+def test_wherever_a_host_can_put_text() -> None:
+    """message_start, stop sequences, stop reasons, refusals, names and arguments: nothing that cannot be encoded."""
+    messages = [
+        {
+            "type": "message_start",
+            "message": {"id": "m", "content": [{"type": "text", "text": "a" + HIGH}, {"type": "text", "text": LOW}]},
+        },
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": LOW, "name": HIGH}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": HIGH}},
+        {"type": "message_delta", "delta": {"stop_reason": "x" + HIGH, "stop_sequence": LOW}},
+        {"type": "message_stop"},
+    ]
+    call = {"index": 0, "id": HIGH, "function": {"name": LOW, "arguments": {HIGH: LOW}}}
+    chat = [
+        {"choices": [{"delta": {"refusal": "a" + HIGH}}]},
+        {"choices": [{"delta": {"refusal": LOW, "tool_calls": [call]}}]},
+        {"choices": [{"delta": {}, "finish_reason": "x" + HIGH, "stop_reason": LOW}]},
+    ]
+    for name, events in (("anthropic_messages", messages), ("openai_chat", chat)):
+        decoder = codec(name).decoder()
+        deltas = [*feed(decoder, [json.dumps(event).encode() for event in events]), *decoder.close()]
+        assert text(deltas) == "a" + SMILE
+        (made,) = calls(deltas).values()
+        assert made[:2] == ("\ufffd", "\ufffd")
+        (finish,) = only(FinishDelta, deltas)
+        assert (finish.raw, finish.sequence) == ("x\ufffd", "\ufffd")
+        json.dumps(turn_of(name, deltas), ensure_ascii=False).encode()

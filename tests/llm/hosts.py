@@ -70,19 +70,30 @@ def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> 
 
 
 def _bend_mistral(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
+    if not hasattr(module, "MistralClient"):  # llm-mistral before 0.16
+        _bend_httpx(monkeypatch, module, "https://api.mistral.ai", url)
+        return
     monkeypatch.setattr(module, "MistralClient", functools.partial(_real(module.MistralClient), server_url=url))
 
 
 def _bend_gemini(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
-    """Its address is fixed in the code."""
+    _bend_httpx(monkeypatch, module, "https://generativelanguage.googleapis.com", url)
+
+
+def _bend_httpx(monkeypatch: pytest.MonkeyPatch, module: Any, fixed: str, url: str) -> None:
+    """For a plugin whose host's address is fixed in the code."""
     real = _real(module.httpx)
 
     def bent(asked: str) -> str:
-        return asked.replace("https://generativelanguage.googleapis.com", url)
+        return asked.replace(fixed, url)
 
     class AsyncClient(real.AsyncClient):
-        def stream(self, method: str, asked: str, **rest: Any) -> Any:
-            return super().stream(method, bent(asked), **rest)
+        def build_request(self, method: str, asked: str, **rest: Any) -> Any:
+            return super().build_request(method, bent(asked), **rest)
+
+    class Client(real.Client):
+        def build_request(self, method: str, asked: str, **rest: Any) -> Any:
+            return super().build_request(method, bent(asked), **rest)
 
     class Httpx:
         of = real
@@ -95,6 +106,7 @@ def _bend_gemini(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None
 
     bending = Httpx()
     bending.AsyncClient = AsyncClient
+    bending.Client = Client
     monkeypatch.setattr(module, "httpx", bending)
 
 

@@ -34,7 +34,7 @@ WAYS = [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")]
 def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str, ...], reply: list[str]) -> None:
     """Sync and async, streamed or not, repeated or left out: the prefill once, no space invented."""
     stage.play(*reply)
-    assert run(*command, "-m", "mock", "States", "--prefill", '["', *way).output == STATES + "\n"
+    assert run(*command, "-m", "mock", "States", "--prefill", '["', *way).stdout == STATES + "\n"
     assert stage.streams == ["--no-stream" not in way]
     assert stage.asked().endswith('\n\n["')
     assert stage.asked().startswith("States\n\n")
@@ -45,8 +45,8 @@ def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str
 def test_hidden(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
     """Not printed; but the log and the next turn have it, as one text."""
     stage.turns = [['["Alabama", "Alaska"]'], ["More."]]
-    assert run("-m", "mock", "States", "--prefill", '["', "--hide-prefill", *way).output == 'Alabama", "Alaska"]\n'
-    assert run("logs", "-r").output == STATES + "\n"
+    assert run("-m", "mock", "States", "--prefill", '["', "--hide-prefill", *way).stdout == 'Alabama", "Alaska"]\n'
+    assert run("logs", "-r").stdout == STATES + "\n"
     run("-c", "And?", *way)
     history = [(one.role, [part.text for part in one.parts]) for one in stage.prompts[1].messages]
     assert history == [("user", ["States"]), ("assistant", [STATES]), ("user", ["And?"])]
@@ -57,8 +57,8 @@ def test_continued(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
     """`-c`: the next turn has prefill and text as one text, without the request; it may have a prefill of its own."""
     stage.turns = [['Alabama", "Alaska"]'], ["Oslo"], ["Fine."]]
     run("-m", "mock", "States", "--prefill", '["', *way)
-    assert run("-c", "A city", "--prefill", "City: ", *way).output == "City: Oslo\n"
-    assert run("-c", "Thanks", *way).output == "Fine.\n"
+    assert run("-c", "A city", "--prefill", "City: ", *way).stdout == "City: Oslo\n"
+    assert run("-c", "Thanks", *way).stdout == "Fine.\n"
     history = [(one.role, [part.text for part in one.parts]) for one in stage.prompts[2].messages]
     assert history == [
         ("user", ["States"]),
@@ -74,7 +74,7 @@ def test_conversation_by_id(run: Run, stage: Stage) -> None:
     stage.turns = [["One."], ["two"]]
     run("-m", "mock", "Count")
     cid = json.loads(run("logs", "--json").output)[0]["conversation_id"]
-    assert run("--cid", cid, "On", "--prefill", "One, ").output == "One, two\n"
+    assert run("--cid", cid, "On", "--prefill", "One, ").stdout == "One, two\n"
     assert len(json.loads(run("logs", "--json", "-c").output)) == 2
 
 
@@ -112,21 +112,21 @@ def test_template(run: Run, stage: Stage, user_path: Path, hide: bool) -> None:
     saved = yaml.safe_load((user_path / "templates" / "facts.yaml").read_text())
     assert saved["options"] == {"prefill": "City: ", **({"hide_prefill": True} if hide else {})}
     stage.play("Oslo")
-    assert run("-t", "facts", "-p", "city", "Oslo").output == ("Oslo\n" if hide else "City: Oslo\n")
+    assert run("-t", "facts", "-p", "city", "Oslo").stdout == ("Oslo\n" if hide else "City: Oslo\n")
     assert stage.asked().endswith("\n\nCity: ")
-    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "C=").output == ("Oslo\n" if hide else "C=Oslo\n")
-    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "").output == "Oslo\n"
+    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "C=").stdout == ("Oslo\n" if hide else "C=Oslo\n")
+    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "").stdout == "Oslo\n"
     assert stage.asked() == "Facts about Oslo"
-    assert run("chat", "-t", "facts", "-p", "city", "x", typed="Go\nquit\n").output.count("City: Oslo") == (not hide)
+    assert run("chat", "-t", "facts", "-p", "city", "x", typed="Go\nquit\n").stdout.count("City: Oslo") == (not hide)
 
 
 def test_template_without_a_prefill(run: Run, stage: Stage, user_path: Path) -> None:
     """Such a template is LLM's own affair, and `--prefill` goes with it."""
     run("-m", "mock", "Facts about $city", "--save", "facts")
     stage.play("Oslo")
-    assert run("-t", "facts", "-p", "city", "Oslo").output == "Oslo\n"
+    assert run("-t", "facts", "-p", "city", "Oslo").stdout == "Oslo\n"
     assert type(stage.prompts[0].options).__qualname__ == "_Shared.Options"
-    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "City: ").output == "City: Oslo\n"
+    assert run("-t", "facts", "-p", "city", "Oslo", "--prefill", "City: ").stdout == "City: Oslo\n"
     run("-t", "facts", "--hide-prefill", code=1)
     assert "Invalid template" in run("-t", "nope", "x", code=1).output
 
@@ -140,7 +140,7 @@ def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: 
     stage.play('["Alabama"]')
     done = run("-m", "mock", "States", "-s", "Be terse.", "-o", "max_tokens", "50", "-a", str(picture), "-f", str(fragment),
                "--prefill", '["')  # fmt: skip
-    assert done.output == '["Alabama"]\n'
+    assert done.stdout == '["Alabama"]\n'
     prompt = stage.prompts[0]
     assert prompt.system == "Be terse."
     assert prompt.options.max_tokens > 50
@@ -162,7 +162,7 @@ def test_stop_sequences(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
     """One that could hit the repetition or a fence is applied here, and the reply is left there."""
     stage.play("```python\nprint()\n", "```\nThat", "was", "it")
     done = run("-m", "mock", "Code", "--prefill", "```python", "-o", "stop", "```", *way)
-    assert done.output == "```python\nprint()\n\n"
+    assert done.stdout == "```python\nprint()\n\n"
     assert stage.prompts[0].options.stop is None
     assert stage.closed == 1
     stage.play("abc def END")
@@ -174,13 +174,60 @@ def test_schema(run: Run, stage: Stage) -> None:
     """A schema goes with a prefill that its JSON begins with; else a line, and nothing printed."""
     stage.play('{"name": ', '"Cleo"}')
     assert (
-        run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').output == '{"name": "Cleo"}\n'
+        run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').stdout == '{"name": "Cleo"}\n'
     )
     for whole in (("--schema", "name, age int"), ("-o", "json_object", "1")):
-        done = run("-m", "mock", "A dog", *whole, "--prefill", '["', code=1)
+        done = run("-m", "mock", "A dog", *whole, "--prefill", '{"a', code=1)
         assert done.output == (
             "Error: mock did not begin its reply with the prefill, and it cannot be put in front of JSON that is whole by itself\n"
         )
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("whole", [("--schema", "name, age int"), ("-o", "json_object", "1")])
+@pytest.mark.parametrize("prefill", ['["', "Here: ", "```json\n{"])
+def test_an_impossible_schema_is_not_paid_for(
+    run: Run, stage: Stage, way: tuple[str, ...], whole: tuple[str, ...], prefill: str
+) -> None:
+    """An error of one line before anything is sent, which does not repeat the prefill."""
+    done = run("-m", "mock", "A dog", *whole, "--prefill", prefill, *way, code=1)
+    assert done.stderr.startswith("Error: no reply can begin with this prefill and keep to ")
+    assert done.stderr.count("\n") == 1
+    assert prefill not in done.output
+    assert stage.prompts == []
+
+
+@pytest.mark.parametrize("command", [(), ("-o", "stop", "END")])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reply_that_did_not_begin_as_asked(
+    run: Run, stage: Stage, way: tuple[str, ...], command: tuple[str, ...]
+) -> None:
+    """One line on stderr, behind the reply, whose text is as ever; a reply that began as asked has none."""
+    stage.turns = [["Oslo"], ["City: Oslo"]]
+    for given in (("mock", "--prefill", "City: "), ("prefill/mock", "-o", "prefill", "City: ")):
+        stage.prompts.clear()
+        done = run("-m", *given, "x", *way, *command)
+        assert done.stdout == "City: Oslo\n"
+        assert done.stderr == "mock did not begin its reply with the prefill; it was put in front of it\n"
+        done = run("-m", *given, "x", *way, *command)
+        assert (done.stdout, done.stderr) == ("City: Oslo\n", "")
+
+
+def test_a_chat_whose_reply_did_not_begin_as_asked(run: Run, stage: Stage) -> None:
+    """The note comes with the reply that it is about, once."""
+    stage.turns = [["Oslo"], ["Fine."]]
+    done = run("chat", "-m", "mock", "--prefill", "City: ", typed="x\ny\nquit\n")
+    assert done.stderr.strip() == "mock did not begin its reply with the prefill; it was put in front of it"
+    assert done.output.index("did not begin") < done.output.index("Fine.")
+
+
+def test_python_prints_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """A library says it with `prefill_verdict` alone."""
+    stage.play("Oslo")
+    response = llm.get_model("prefill/mock").prompt("x", prefill="City: ")
+    assert response.text() == "City: Oslo"
+    assert response.prompt.options.prefill_verdict == "absent"
+    assert capsys.readouterr() == ("", "")
 
 
 def test_errors_are_one_line(run: Run, stage: Stage) -> None:
@@ -205,7 +252,7 @@ def test_errors_are_one_line(run: Run, stage: Stage) -> None:
 def test_a_prefill_among_the_options_can_be_hidden(run: Run, stage: Stage, model_id: str) -> None:
     """As one of `--prefill`."""
     stage.play('["', 'Alabama"]')
-    assert run("-m", model_id, "States", "-o", "prefill", '["', "--hide-prefill").output == 'Alabama"]\n'
+    assert run("-m", model_id, "States", "-o", "prefill", '["', "--hide-prefill").stdout == 'Alabama"]\n'
 
 
 def test_an_error_of_the_model_is_llms(run: Run, stage: Stage) -> None:
@@ -229,7 +276,7 @@ def test_tools(run: Run, stage: Stage) -> None:
         ["Answer: ", "a bird."],
     ]
     done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ")
-    assert done.output.strip() == "Answer: a bird."
+    assert done.stdout.strip() == "Answer: a bird."
     assert [message.role for message in stage.prompts[1].messages] == ["user", "assistant", "tool"]
     assert stage.asked(1).endswith("\n\nAnswer: ")
     rows = json.loads(run("logs", "--json", "-n", "0").output)
@@ -254,7 +301,7 @@ def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, sai
     ]
     done = run("-m", "mock", "What is a pelican?", "--functions", FUNCTIONS, "--prefill", "Answer: ", *way)
     words = [] if said == "Answer: " else said.split()
-    assert done.output.split() == [*words, "Answer:", "a", "bird."]
+    assert done.stdout.split() == [*words, "Answer:", "a", "bird."]
     assert stage.asked(1).endswith("\n\nAnswer: ")
     rows = json.loads(run("logs", "--json", "-n", "0").output)
     assert rows[-1]["response"] == "Answer: a bird."
@@ -283,7 +330,7 @@ def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, .
     """The first reply only; the second turn's history has it whole."""
     stage.turns = [['["Alabama"]'], ["Fine."]]
     done = run("chat", "-m", "mock", "--prefill", '["', *way, *hidden, typed="States\nThanks\nquit\n")
-    lines = done.output.splitlines()
+    lines = done.stdout.splitlines()
     assert ('["Alabama"]' if not hidden else 'Alabama"]') in lines
     assert "Fine." in lines
     assert BEGIN[:20] not in stage.asked(1)
@@ -318,7 +365,7 @@ def test_chat_with_a_template_of_a_plugins(run: Run, stage: Stage, given: tuple[
         done = run("chat", "-m", "mock", "-t", "test:x", *given, typed="x\ny\nquit\n")
     finally:
         pm.unregister(name="aprefill-test-templates")
-    assert [line for line in done.output.splitlines() if line.endswith(("one", "two"))] == ["one", "two"]
+    assert [line for line in done.stdout.splitlines() if line.endswith(("one", "two"))] == ["one", "two"]
     asked = "B: " if given else "A: "
     assert stage.asked(0).endswith(f"\n\n{asked}")
     assert BEGIN[:20] not in stage.asked(1)
@@ -326,7 +373,7 @@ def test_chat_with_a_template_of_a_plugins(run: Run, stage: Stage, given: tuple[
 
 def test_an_empty_prefill_is_none(run: Run, stage: Stage) -> None:
     """And no part of the log."""
-    assert run("-m", "mock", "x", "--prefill", "").output == "Hello.\n"
+    assert run("-m", "mock", "x", "--prefill", "").stdout == "Hello.\n"
     (row,) = json.loads(run("logs", "--json").output)
     assert not row["options_json"]
 
@@ -345,7 +392,7 @@ def test_models(run: Run, stage: Stage) -> None:
     assert "prefill/" not in listed
     assert "mock" in listed
     assert "Prefill: mock" in run("models", "-q", "prefill/mock").output
-    assert run("prefill", "models", "-q", "mock").output.splitlines()[0].split() == [
+    assert run("prefill", "models", "-q", "mock").stdout.splitlines()[0].split() == [
         "mock", "emulated", "asked", "for", "in", "the", "prompt",
     ]  # fmt: skip
     found = json.loads(run("prefill", "models", "--json", "--async").output)
@@ -373,6 +420,6 @@ def test_options_are_shown(run: Run, stage: Stage) -> None:
 def test_prefixed_model(run: Run, stage: Stage) -> None:
     """`-m prefill/<id>` with `-o prefill` or `--prefill`, by alias too; `-c` goes on with it."""
     stage.turns = [["Oslo"], ["Bergen"], ["Paris"]]
-    assert run("-m", "prefill/mock", "x", "-o", "prefill", "City: ").output == "City: Oslo\n"
-    assert run("-c", "y").output == "Bergen\n"
-    assert run("-m", "prefill/m", "x", "--prefill", "City: ").output == "City: Paris\n"
+    assert run("-m", "prefill/mock", "x", "-o", "prefill", "City: ").stdout == "City: Oslo\n"
+    assert run("-c", "y").stdout == "Bergen\n"
+    assert run("-m", "prefill/m", "x", "--prefill", "City: ").stdout == "City: Paris\n"

@@ -54,5 +54,5 @@ def test_what_llm_logs_shows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve_in_thread(host) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
         monkeypatch.setenv("OPENAI_API_KEY", "any")
-        assert run("-m", "gpt-4o", "States", "--prefill", '["').output == '["Alabama", "Alaska"]\n'
+        assert run("-m", "gpt-4o", "States", "--prefill", '["').stdout == '["Alabama", "Alaska"]\n'
     assert excerpt.strip() in run("logs").output

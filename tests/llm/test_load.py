@@ -55,7 +55,7 @@ def test_the_tested_versions_are_said_once() -> None:
     """What the extra installs is what the plugin says that it was tested with."""
     pyproject = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     low, high = (".".join(map(str, bound)) for bound in TESTED)
-    assert pyproject["project"]["optional-dependencies"]["llm"] == [f"llm>={low},<{high}"]
+    assert pyproject["project"]["optional-dependencies"]["llm"] == [f"llm>={low},<{high.removesuffix('.0')}"]
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,20 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.parametrize("version", ["0.35.2", "0.37", "0.37a1", "1.0", "dev"])
-def test_softly_outside_the_tested_versions(version: str) -> None:
+def off(*arguments: str, before: str = "") -> tuple[str, str]:
+    """stdout and stderr of `llm` in a process of its own, in which `before` runs first."""
+    code = f"import sys\n{before}\nsys.argv = ['llm', *{list(arguments)!r}]\nfrom llm.cli import cli\ncli()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "LLM_LOAD_PLUGINS": "aprefill"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("version", ["0.31.1", "0.4", "1.0", "1.0a1", "dev"])
+def test_softly_with_another_version(version: str) -> None:
     """LLM works as without it, and `llm prefill models` says why there is nothing."""
-    notice = f"aprefill is switched off: it was tested with LLM 0.36 or later, below 0.37, and this is LLM {version}"
+    notice = f"aprefill is switched off: it works with LLM 0.32 or later, below 1.0, and this is LLM {version}"
     lines = python("-c", f"VERSION = {version!r}\n{UNTESTED}", load="aprefill").splitlines()
     assert [line for line in lines if line] == [
         "0 False ",
@@ -152,10 +162,34 @@ def test_softly_outside_the_tested_versions(version: str) -> None:
     ]
 
 
-def test_control_inside_the_tested_versions() -> None:
-    """The same script, a version that was tested."""
-    lines = python("-c", f"VERSION = '0.36.1'\n{UNTESTED.partition('try:')[0]}", load="aprefill").splitlines()
+@pytest.mark.parametrize(
+    ("before", "missing"),
+    [
+        ("import llm.models; del llm.models._BaseResponse._messages_now", "llm.models._BaseResponse._messages_now"),
+        ("import llm.models; del llm.models.Prompt.messages", "llm.models.Prompt.messages"),
+        ("import llm.models; llm.models.Prompt.__init__ = lambda self: None", "llm.models.Prompt()._explicit_messages"),
+        ("import llm.hookspecs; llm.hookspecs.register_models = lambda register: None",
+         "model_aliases for register_models"),
+    ],
+)  # fmt: skip
+def test_softly_where_llm_lacks_something(before: str, missing: str) -> None:
+    """LLM works as without it, and says so once on stderr, whatever the command."""
+    for command in (("models", "list"), ("--version",), ("logs", "path")):
+        out, err = off(*command, before=before)
+        assert out
+        assert out == off(*command, before=f"{before}; import os; os.environ['LLM_LOAD_PLUGINS'] = ''")[0]
+        assert err.count(f"has no {missing}, which it needs\n") == 1
+        assert err.count("\n") == 1
+    assert "--prefill" not in off("prompt", "--help", before=before)[0]
+
+
+@pytest.mark.parametrize("version", ["0.32", "0.36.1", "0.99"])
+def test_control_inside_the_versions(version: str) -> None:
+    """The same script with a version that the plugin works with; and nothing is on stderr where all is there."""
+    code = f"VERSION = {version!r}\n{UNTESTED.partition('try:')[0]}"
+    lines = python("-c", code, load="aprefill").splitlines()
     assert lines[0:2] == ["0 False ", "0 True "]
+    assert off("--version")[1] == ""
 
 
 def test_without_llm_it_says_what_to_install() -> None:

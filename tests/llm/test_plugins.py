@@ -135,7 +135,7 @@ def test_claude_conflicts_are_one_line(run: Run, server: Server, options: tuple[
     plugin("llm_anthropic")
     done = run("-m", "anthropic/claude-opus-4-5-20251101", "x", "--prefill", "{", *options, code=1)
     assert words in done.output
-    assert done.output.count("\n") == 1
+    assert done.stdout.count("\n") == 1
     assert server.exchanges == []
 
 
@@ -154,7 +154,7 @@ def test_claude_with_tools_is_asked(run: Run, server: Server) -> None:
     plugin("llm_anthropic")
     functions = 'def look(word: str) -> str:\n    "Look"\n    return word\n'
     done = run("-m", "anthropic/claude-haiku-4-5-20251001", "States", "--prefill", '["', "--functions", functions)
-    assert done.output.strip() == STATES
+    assert done.stdout.strip() == STATES
     assert server.exchanges[0].json["tools"]
     assert not server.exchanges[0].ends_with_assistant
 
@@ -313,7 +313,7 @@ def test_openai_compatible_hosts(
             f"- model_id: extra\n  model_name: {model}\n  api_base: {server.openai_url}\n"
         )
         for way in ((), ("--async",), ("--no-stream",)):
-            assert run("-m", "extra", "States", "--prefill", '["', *way).output == STATES + "\n"
+            assert run("-m", "extra", "States", "--prefill", '["', *way).stdout == STATES + "\n"
             asked = server.exchanges[-1].json
             assert asked["messages"][-1] == {"role": "assistant", "content": '["', **turn}
             assert {name: asked[name] for name in fields} == fields
@@ -330,7 +330,7 @@ def test_an_unknown_address_is_asked(run: Run, user_path: Path) -> None:
             f"- model_id: extra\n  model_name: deepseek-chat\n  api_base: {server.openai_url}\n"
             f"- model_id: old\n  model_name: davinci\n  api_base: {server.openai_url}\n  completion: true\n"
         )
-        assert run("-m", "extra", "States", "--prefill", '["').output == STATES + "\n"
+        assert run("-m", "extra", "States", "--prefill", '["').stdout == STATES + "\n"
         assert not server.exchanges[0].ends_with_assistant
         listed = run("prefill", "models", "-q", "old").output.split()
         assert listed[:2] == ["old", "emulated"]
@@ -358,7 +358,7 @@ def test_a_completion_model_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
         monkeypatch.setenv("OPENAI_API_KEY", "any")
         done = run("-m", "gpt-3.5-turbo-instruct", "States", "--prefill", '["', "--no-stream")
-        assert done.output == '["Alabama"]\n'
+        assert done.stdout == '["Alabama"]\n'
         assert server.exchanges[-1].json["prompt"].count('\n\n["') == 1
 
 

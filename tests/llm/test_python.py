@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .mocks import Stage
 
 STATES = '["Alabama", "Alaska"]'
+VERSION = tuple(int(part) for part in metadata.version("llm").split(".")[:2])
 
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
@@ -41,6 +43,30 @@ def test_what_pull_request_473_had_to_solve(stage: Stage, prefill: str, chunks: 
             assert "".join(response) == reply
             assert response.text() == reply
             assert [[part.text for part in one.parts] for one in response.messages()] == [[reply]]
+
+
+#: The six cases of pull request 473 with the prefill "My fave color", `|` between chunks, and its strings but for the space
+#: that it invented.
+CASES_473 = {
+    "is| orange": "My fave coloris orange",
+    "My| fave| is| orange": "My fave colorMy fave is orange",
+    "My| fave| color| is| orange": "My fave color is orange",
+    "fave| color| is| orange": "My fave colorfave color is orange",
+    "My fave color is| orange": "My fave color is orange",
+    "My fave color| is orange": "My fave color is orange",
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("chunks", CASES_473)
+@pytest.mark.asyncio
+async def test_the_six_cases_of_pull_request_473(stage: Stage, chunks: str, asynchronous: bool, stream: bool) -> None:
+    """The prefill once, whatever the model repeats of it; a repetition of a part of it stays."""
+    stage.play(*chunks.split("|"))
+    model = (llm.get_async_model if asynchronous else llm.get_model)("prefill/mock")
+    response = model.prompt("What?", prefill="My fave color", stream=stream)
+    assert (await response.text() if asynchronous else response.text()) == CASES_473[chunks]
 
 
 @pytest.mark.asyncio
@@ -218,6 +244,8 @@ async def test_leaving_early_closes_the_plugin(stage: Stage) -> None:
     next(events)
     events.close()
     assert stage.closed == 1
+    if VERSION < (0, 36):
+        pytest.skip("LLM before 0.36 does not close an async model's generator when its events are left")
     astream = llm.get_async_model("prefill/mock").prompt("x", prefill="a", stream=True).astream_events()
     await anext(astream)
     await astream.aclose()

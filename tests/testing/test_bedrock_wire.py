@@ -21,6 +21,7 @@ from aprefill.codecs.anthropic_messages import AnthropicDecoder
 from aprefill.testing import Script, Server, ToolCall, serve
 from aprefill.wire.eventstream import EventStreamDecoder
 
+from ..sdk_http import http_of
 from .asking import REFUSAL, client_of, deltas, is_whole
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ CALL = ToolCall(name="look_up", arguments={"state": "Alabama", "year": 1819})
 
 @asynccontextmanager
 async def bedrock_client(server: Server) -> AsyncGenerator[anthropic.AsyncAnthropicBedrock, None]:
-    http = httpx2.AsyncClient(verify=server.ssl_context or False)
+    http = http_of(anthropic).AsyncClient(verify=server.ssl_context or False)
     async with anthropic.AsyncAnthropicBedrock(
         base_url=server.url, api_key="test", aws_region="us-east-1", max_retries=0, timeout=10, http_client=http
     ) as client:
@@ -53,7 +54,7 @@ async def bedrock_client(server: Server) -> AsyncGenerator[anthropic.AsyncAnthro
 
 @asynccontextmanager
 async def vertex_client(server: Server) -> AsyncGenerator[anthropic.AsyncAnthropicVertex, None]:
-    http = httpx2.AsyncClient(verify=server.ssl_context or False)
+    http = http_of(anthropic).AsyncClient(verify=server.ssl_context or False)
     async with anthropic.AsyncAnthropicVertex(
         base_url=server.url + "/v1",
         access_token="test",
@@ -91,11 +92,22 @@ def text_until_error(content: bytes, error: type[Exception]) -> str:
     wire, codec = EventStreamDecoder(), AnthropicDecoder()
     found: list[Delta] = []
     with pytest.raises(error):
-        for at in range(len(content)):
-            for record in wire.feed(content[at : at + 1]):
-                found += codec.decode(record)
-        codec.close(wire.close())
+        take_bytes(content, wire, codec, found)
     return text_of(found)
+
+
+def text_to_the_end(content: bytes) -> str:
+    """The text of a stream that the library takes for whole."""
+    found: list[Delta] = []
+    take_bytes(content, EventStreamDecoder(), AnthropicDecoder(), found)
+    return text_of(found)
+
+
+def take_bytes(content: bytes, wire: EventStreamDecoder, codec: AnthropicDecoder, found: list[Delta]) -> None:
+    for at in range(len(content)):
+        for record in wire.feed(content[at : at + 1]):
+            found += codec.decode(record)
+    codec.close(wire.close())
 
 
 async def sent(script: Script) -> bytes:
@@ -263,7 +275,8 @@ async def test_an_exception_frame_is_the_sdks_error() -> None:
     with fail_after(10):
         async with serve(script) as server, bedrock_client(server) as client:
             pieces = []
-            with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
+            # anthropic before 1.0 makes a ValueError of the frame
+            with pytest.raises((anthropic.APIStatusError, ValueError), match="Overloaded"):
                 async with client.messages.stream(model=MODEL, max_tokens=9, messages=PREFILLED) as stream:
                     async for piece in stream.text_stream:
                         pieces.append(piece)
@@ -273,18 +286,23 @@ async def test_an_exception_frame_is_the_sdks_error() -> None:
 # --- faults in frames -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields", [{"no_end": True}, {"half_event_at_end": True}, {"no_done": True}])
+@pytest.mark.parametrize("fields", [{"no_end": True}, {"half_event_at_end": True}])
 async def test_the_end_is_missing(fields: dict[str, Any]) -> None:
     """All the text, and no end."""
     content = await sent(Script(text=STATES, **fields))
     assert text_until_error(content, Truncated) == STATES
 
 
+async def test_the_terminal_record_is_missing() -> None:
+    """The stop reason is there: the reply is whole."""
+    assert text_to_the_end(await sent(Script(text=STATES, no_done=True))) == STATES
+
+
 async def test_the_last_frame_is_one_byte_short() -> None:
-    """What `no_last_blank` is in frames: the terminal record is there but for the end of its checksum."""
+    """What `no_last_blank` is in frames: the terminal record lacks the end of its checksum; the stop reason came before."""
     whole, short = await sent(Script(text=STATES)), await sent(Script(text=STATES, no_last_blank=True))
     assert short == whole[:-1]
-    assert text_until_error(short, Truncated) == STATES
+    assert text_to_the_end(short) == STATES
 
 
 async def test_it_talks_after_its_end() -> None:

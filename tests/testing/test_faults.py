@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from importlib import metadata
 from typing import Any
 
 import httpx2
@@ -13,6 +14,8 @@ from anyio import CancelScope, create_task_group, fail_after
 from aprefill.testing import Script, serve
 
 from .asking import PATHS, WIRES, Reading, Reset, ask, body, client_of, deltas, is_whole, raw_answer, records, sent
+
+ANYIO = tuple(int(part) for part in metadata.version("anyio").split(".")[:2])
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("wire", WIRES)]
 
@@ -95,8 +98,10 @@ async def test_a_drop_beyond_the_body_comes_at_its_end(wire: str) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 300])
-async def test_it_resets_after_n_bytes(wire: str, after: int) -> None:
+async def test_it_resets_after_n_bytes(wire: str, after: int, anyio_backend_name: str) -> None:
     """A RST, which a client can tell from a FIN."""
+    if ANYIO < (4, 13) and anyio_backend_name == "asyncio":
+        pytest.skip("anyio before 4.13 gives this test's own client an end in place of a reset on asyncio's loops")
     with fail_after(10):
         async with serve(Script(text=TEXT, reset_after_bytes=after, framing="close")) as server:
             with pytest.raises(Reset) as caught:

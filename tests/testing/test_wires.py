@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 from anyio import fail_after
 
 from aprefill.testing import Script, Server, ToolCall, serve
 
+from ..sdk_http import http_of
 from .asking import PATHS, REFUSAL, WIRES, ask, body, client_of, deltas, is_whole, records
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ WAYS = pytest.mark.parametrize(
 
 @asynccontextmanager
 async def openai_client(server: Server) -> AsyncGenerator[openai.AsyncOpenAI, None]:
-    http = httpx2.AsyncClient(verify=server.ssl_context or False)
+    http = http_of(openai).AsyncClient(verify=server.ssl_context or False)
     async with openai.AsyncOpenAI(
         base_url=server.openai_url, api_key="test", max_retries=0, timeout=10, http_client=http
     ) as client:
@@ -56,7 +56,7 @@ async def openai_client(server: Server) -> AsyncGenerator[openai.AsyncOpenAI, No
 
 @asynccontextmanager
 async def anthropic_client(server: Server) -> AsyncGenerator[anthropic.AsyncAnthropic, None]:
-    http = httpx2.AsyncClient(verify=server.ssl_context or False)
+    http = http_of(anthropic).AsyncClient(verify=server.ssl_context or False)
     async with anthropic.AsyncAnthropic(
         base_url=server.url, api_key="test", max_retries=0, timeout=10, http_client=http
     ) as client:

@@ -15,6 +15,7 @@ import pytest
 from aprefill import Recovery, Reply, Session, stream
 
 from ..conftest import LOOPS
+from ..sdk_http import http_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,6 +169,17 @@ KINDS = [
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
+#: The library that openai's clients stand on: httpx before 3.0.
+OPENAI_HTTP = http_of(openai)
+
+
+def needs(found: bool, what: str) -> pytest.MarkDecorator:
+    """Skips a test of something that an older SDK does not have."""
+    return pytest.mark.skipif(
+        not found, reason=f"this SDK has no {what}: openai {openai.__version__}, anthropic {anthropic.__version__}"
+    )
+
+
 def stacks_of(kind: Kind) -> list[str]:
     """httpx2, the SDK's aiohttp client, and for openai's the clients of old httpx that it takes."""
     stacks = ["httpx2", "aiohttp"]
@@ -192,4 +204,4 @@ def cells(kinds: list[Kind] = KINDS) -> list[Any]:
     ]
 
 
-__all__ = ["KEY", "KINDS", "QUESTION", "Kind", "cells", "httpx2", "is_on_aiohttp", "stacks_of"]
+__all__ = ["KEY", "KINDS", "OPENAI_HTTP", "QUESTION", "Kind", "cells", "httpx2", "is_on_aiohttp", "needs", "stacks_of"]

@@ -17,7 +17,7 @@ from aprefill import (
 from aprefill._clients import describe
 from aprefill.testing import serve
 
-from .sdks import BY_NAME, KEY, QUESTION
+from .sdks import BY_NAME, KEY, QUESTION, needs
 from .test_sdk import STATES, WHOLE
 
 pytestmark = pytest.mark.usefixtures("small_ca")
@@ -128,7 +128,10 @@ async def test_an_azure_key_without_the_sdk() -> None:
     [
         lambda url: anthropic.AsyncAnthropicAWS(base_url=url, api_key=KEY, workspace_id="w"),
         lambda url: anthropic.AsyncAnthropicBedrockMantle(base_url=url, api_key=KEY, aws_region="us-east-1"),
-        lambda url: openai.AsyncBedrockOpenAI(base_url=url, api_key=KEY, aws_region="us-east-1"),
+        pytest.param(
+            lambda url: openai.AsyncBedrockOpenAI(base_url=url, api_key=KEY, aws_region="us-east-1"),
+            marks=needs(hasattr(openai, "AsyncBedrockOpenAI"), "AsyncBedrockOpenAI"),
+        ),
     ],
     ids=["aws", "mantle", "bedrock-openai"],
 )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import ssl
-from typing import Any
+import sys
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import anyio
@@ -14,7 +17,11 @@ import httpx2
 import pytest
 
 from aprefill import AprefillError, ConnectFailed, Stalled, Truncated, UsageError
-from aprefill.transports._foreign import _REASONS, ClientFailed, from_network, translate
+from aprefill._redact import Redactor
+from aprefill.transports._foreign import _REASONS, ClientFailed, break_cycles, from_network, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 LIBRARIES = [httpx2, httpx]
 
@@ -178,6 +185,64 @@ def test_arguments_that_carry_a_secret_are_dropped() -> None:
     assert "sk-1" not in repr(exc.__context__.args)
 
 
+class Marker:
+    """Something in a variable of the frame that failed."""
+
+
+def is_freed_after(mend: Callable[[Exception], object]) -> bool:
+    """Whether what a failed call had in its variables is freed when the error is, the collector being off."""
+
+    @contextmanager
+    def replaces_errors() -> Iterator[None]:
+        try:
+            yield
+        except Exception as exc:
+            caller = sys._getframe(1)  # CPython refers to it from 3.12 on; here it does so on every version
+            assert caller.f_code.co_name == "__exit__"
+            raise httpx2.ReadError("x") from exc
+
+    def call() -> weakref.ref[Marker]:
+        marker = Marker()
+        try:
+            with replaces_errors():
+                raise OSError
+        except httpx2.ReadError as exc:
+            mend(exc)
+        return weakref.ref(marker)
+
+    return call()() is None
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_a_replaced_error_is_freed_at_once() -> None:
+    """A context manager that replaces an exception ties a cycle through `contextlib`'s frame, which is cut."""
+    assert is_freed_after(break_cycles)
+    assert is_freed_after(lambda exc: translate(exc, stage="read", host="h"))
+
+
+@pytest.mark.usefixtures("no_gc")
+def test_control_a_replaced_error_is_part_of_a_cycle() -> None:
+    """Without that it is not freed."""
+    assert not is_freed_after(lambda exc: None)
+
+
 def test_reasons_are_sentences() -> None:
     """They end up in messages."""
     assert all(reason and not reason.endswith(".") for reason in _REASONS.values())
+
+
+def test_what_an_exception_carries_loses_the_prompt() -> None:
+    """Arguments, notes and attributes of every kind, and the bytes of a decoder's error; not its class or its numbers."""
+    said = "Patient Jane Roe, born 1970"
+    exc = ValueError(f"bad: {said.upper()}", said.encode(), {"text": said}, 7)
+    vars(exc).update(message=said, data=said.encode(), parts=[said], facts={"text": said}, number=7)
+    exc.add_note(f"while sending {said}")
+    exc.__cause__ = UnicodeDecodeError("utf-8", f"{said}\xff".encode("latin-1"), 27, 28, "invalid start byte")
+    translate(exc, stage="read", host="h", redact=Redactor("", [said]))
+    assert exc.args == ("bad: [prompt]", "[prompt]", "dict", 7)
+    assert vars(exc) == {
+        "message": "[prompt]", "data": "[prompt]", "parts": [], "facts": {}, "number": 7,
+        "__notes__": ["while sending [prompt]"],
+    }  # fmt: skip
+    assert exc.__cause__.object == b""
+    assert "Jane" not in repr(exc.__cause__.args) + str(exc.__cause__)

@@ -17,6 +17,7 @@ from aprefill.transports._kill import KillHandle
 pytest.importorskip("h2", reason="the tests over HTTP/2 need h2, of the dependency group test")
 
 from .h2host import Host, http2_host
+from .sdks import OPENAI_HTTP
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,7 @@ CLIENTS = {
     "httpx2": lambda host: httpx2.AsyncClient(http2=True, verify=host.ssl_context),
     "httpx": lambda host: httpx.AsyncClient(http2=True, verify=host.ssl_context),
     "openai": lambda host: openai.AsyncOpenAI(
-        api_key="k", base_url=host.url, http_client=httpx2.AsyncClient(http2=True, verify=host.ssl_context)
+        api_key="k", base_url=host.url, http_client=OPENAI_HTTP.AsyncClient(http2=True, verify=host.ssl_context)
     ),
 }
 
@@ -83,7 +84,7 @@ async def test_leaving_one_reply_leaves_its_neighbour_alone(make_client: Any, le
             left = opened(client, host, "stall", timeouts=timeouts)
             await leave(left)
             host.go_on.set()
-            text += "".join([chunk async for chunk in neighbour])
+            text += "".join([chunk async for chunk in cursor])
         assert text == WHOLE
         assert await opened(client, host, "hi").text() == WHOLE
         assert (host.connections, host.open_connections, host.requests) == (1, 1, 3)

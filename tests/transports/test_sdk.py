@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
+import anthropic
 import anyio
-import httpx2
 import openai
 import pytest
 
@@ -20,7 +21,7 @@ from aprefill._support import Table
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
-from .sdks import BY_NAME, KEY, KINDS, QUESTION, Kind, cells
+from .sdks import BY_NAME, KEY, KINDS, OPENAI_HTTP, QUESTION, Kind, cells, needs
 
 pytestmark = pytest.mark.usefixtures("small_ca")
 
@@ -172,6 +173,7 @@ async def test_a_prefill_goes_to_the_host_s_other_address() -> None:
 
 @pytest.mark.anyio
 @on_asyncio
+@needs("middleware" in inspect.signature(anthropic.AsyncAnthropic).parameters, "middleware")
 async def test_a_middleware_sees_the_request() -> None:
     """anthropic's own; one that puts a value in place of the response is told apart."""
     calls: list[str] = []
@@ -197,11 +199,11 @@ async def test_a_middleware_sees_the_request() -> None:
 async def test_a_mock_transport() -> None:
     """No socket behind it: the reply says that it can only be closed asynchronously."""
 
-    async def answer(request: httpx2.Request) -> httpx2.Response:
+    async def answer(request: Any) -> Any:
         body = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+        return OPENAI_HTTP.Response(200, headers={"content-type": "text/event-stream"}, content=body)
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+    async with OPENAI_HTTP.AsyncClient(transport=OPENAI_HTTP.MockTransport(answer)) as http:
         client = openai.AsyncOpenAI(api_key=KEY, base_url="https://host.test/v1", http_client=http)
         reply = stream("x", model="m", client=client)
         assert reply.closes_at_once is None

@@ -1,7 +1,7 @@
 """The public surface, pinned for type checkers: read by mypy under --strict, never run."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import assert_type
+from typing import Any, assert_type
 
 import httpx2
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from aprefill import (
     Event,
     HeldEvent,
     LimitExceeded,
+    Limits,
     PrefillIgnored,
     PrefillRefused,
     ProtocolError,
@@ -55,8 +56,9 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
     assert_type(reply, Reply)
     async for chunk in reply:
         assert_type(chunk, str)
-    async for event in stream("hi").events(coalesce=None, held=True):
+    async for event in stream("hi").events(coalesce=True, held=True):
         assert_type(event, Event)
+        assert_type(event.as_dict(), dict[str, Any])
         match event:
             case TextEvent():
                 assert_type(event.text, str)
@@ -86,6 +88,8 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
     assert_type(reply.stop_reason, StopReason | None)
     assert_type(reply.stop_sequence, str | None)
     assert_type(reply.timing, Timing)
+    assert_type(reply.timing.as_dict(), dict[str, Any])
+    assert_type(reply.attempts[0].as_dict(), dict[str, Any])
     assert_type(reply.timing.held_s, float | None)
     reply.cancel()
     await reply.aclose()
@@ -97,6 +101,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         base_url="https://host.test/v1",
         api_key="k",
         api="chat",
+        allow_http=True,
         system="s",
         max_tokens=10,
         stop=["\n"],
@@ -114,21 +119,32 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         coalesce=True,
         recovery=Recovery(retries=1, max_wait_s=2.5),
         timeouts=Timeouts(connect_s=1, first_token_s=2, progress_s=3, idle_s=4, total_s=None),
+        limits=Limits(record_bytes=2_000_000, error_body_bytes=10, drain_s=0.5, reply_chars=None),
     ) as owned:
         assert_type(owned, Reply)
     async with Session(
-        "anthropic:claude-haiku-4-5", max_tokens=5, emulate=False, absent="retry", recovery=Recovery(), table=table
+        "anthropic:claude-haiku-4-5",
+        allow_http=False,
+        max_tokens=5,
+        emulate=False,
+        absent="retry",
+        recovery=Recovery(),
+        table=table,
     ) as session:
         assert_type(session, Session)
         assert_type(session.stream("hi", prefill="x", stop="\n", max_tokens=None), Reply)
+        assert_type(session.stream("hi", allow_http=True), Reply)
         assert_type(session.stream("hi", emulate=True, absent="join", recovery=Recovery(retries=0)), Reply)
 
 
-def the_values(usage: Usage, recovery: Recovery, words: Emulation) -> None:
+def the_values(usage: Usage, recovery: Recovery, emulation: Emulation) -> None:
     assert_type(usage.echo_tokens, int | None)
     assert_type(usage + usage, Usage)
+    assert_type(usage.as_dict(), dict[str, Any])
+    words: list[str] = [Support.EATS, Verdict.ABSENT, StopReason.END]
+    print(words)
     assert_type((recovery.retries, recovery.max_wait_s), tuple[int, float])
-    assert_type((words.begin, words.continued, words.again), tuple[str, str, str])
+    assert_type((emulation.begin, emulation.continued, emulation.again), tuple[str, str, str])
 
 
 def the_stages() -> None:
@@ -195,7 +211,10 @@ def the_errors(error: AprefillError) -> None:
         Truncated,
     ]
     print(usage, provider)
+    if isinstance(error, ConnectFailed):
+        assert_type((error.host, error.port, error.reason, error.may_pass), tuple[str, int | None, str, bool])
     if isinstance(error, StatusError):
+        assert_type(error.url, str)
         assert_type(error.status, int)
         assert_type(error.retry_after_s, float | None)
         assert_type(error.request_id, str | None)

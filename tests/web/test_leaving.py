@@ -26,6 +26,7 @@ from aprefill.web._sse import _EventChannel
 from aprefill.web._websocket import _SocketChannel
 
 from ..conftest import LOOPS
+from ..lateness import Lateness
 from .site import Raw, Sends, Site, application, session_of, site
 
 if TYPE_CHECKING:
@@ -36,8 +37,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*websockets.*", "ignore:remove second argument:DeprecationWarning"),
 ]
 
-#: As in tests/test_closing.py: a shared machine stands still now and then, so a slow round is taken again.
+#: A slow round is taken again, so often. One in which the machine itself was late does not count, and is taken again up
+#: to so many times.
 ROUNDS = 3
+LATE_ROUNDS = 20
+#: Guards against a provider that is never closed; below the heartbeat's 15 s, at which a client that left is found in any
+#: case. What is claimed of the time is asserted on the moment at which the provider saw the close.
+CLOSED_S = 10
 
 #: What the model is doing: nothing at all, nothing after the head, nothing after three words, talking; or it has said
 #: more than the client takes, and the server waits in a send.
@@ -72,7 +78,7 @@ async def reach(state: str, here: Site, provider: Any, sends: Sends, path: str) 
 async def seconds_to_close(client: Raw, exchange: Any, leave: str) -> float:
     """From the client's leaving to the provider's seeing it."""
     left = time.perf_counter()
-    with anyio.fail_after(2):
+    with anyio.fail_after(CLOSED_S):
         async with anyio.create_task_group() as tasks:
             if leave == "close frame":
                 tasks.start_soon(client.close_frame)
@@ -88,15 +94,21 @@ async def measure(state: str, leaves: list[str], path: str, *, middleware: Any =
     async with serve(SCRIPTS[state]) as provider, session_of(provider) as session:
         app = application(lambda: session.stream("hi"), wrap=sends, middleware=middleware)
         async with site(app, **served) as here:
-            for _ in range(ROUNDS):
+            slow = late = 0
+            while slow < ROUNDS and late < LATE_ROUNDS:
                 delays = []
-                for leave in leaves * TIMES[state]:
-                    client, exchange = await reach(state, here, provider, sends, path)
-                    delays.append(await seconds_to_close(client, exchange, leave))
+                with Lateness() as machine:
+                    for leave in leaves * TIMES[state]:
+                        client, exchange = await reach(state, here, provider, sends, path)
+                        delays.append(await seconds_to_close(client, exchange, leave))
                 if max(delays) < 0.050:
                     break
-        await provider.wait_closed()
-    print(f"median {statistics.median(delays) * 1e3:.2f} ms, worst {max(delays) * 1e3:.2f} ms")
+                late += machine.late
+                slow += not machine.late
+        await provider.wait_closed(CLOSED_S)
+    print(
+        f"median {statistics.median(delays) * 1e3:.2f} ms, worst {max(delays) * 1e3:.2f} ms, {slow} slow, {late} late"
+    )
     assert max(delays) < 0.050
 
 
@@ -178,8 +190,7 @@ async def test_two_hundred_clients_a_third_leaves() -> None:
             assert outcomes["client_closed"] > LEAVING * 3 // 4
             assert len(_live) == before
             assert not [task for task in asyncio.all_tasks() if "aprefill.web" in repr(task)]
-    with anyio.fail_after(2):
-        await provider.wait_closed()
+    await provider.wait_closed(CLOSED_S)
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
@@ -200,8 +211,8 @@ async def crowd(here: Site, provider: Any, paths: list[str]) -> Counter[str]:
             leave_after_s = chance.random() * 0.3 if number < LEAVING else None
             clients.start_soon(visit, here, paths[number % len(paths)], leave_after_s, whole)
     assert whole == [True] * (CROWD - LEAVING)
-    with anyio.fail_after(2):
-        for exchange in provider.exchanges:
+    for exchange in provider.exchanges:
+        with anyio.fail_after(CLOSED_S):
             await exchange.done.wait()
     return Counter(exchange.outcome for exchange in provider.exchanges)
 

@@ -122,12 +122,13 @@ async def test_a_limit_inside_the_repetition_cannot_be_continued() -> None:
 
 @pytest.mark.parametrize("details", [False, True])
 async def test_the_hosts_own_words_only_by_name(details: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """The client gets a plain sentence; with `details` the error's own. The log has that in both cases."""
+    """The client gets a plain sentence; with `details` the error's own, and the host's status. The log has that in both cases."""
     script = Script(status=500, error=("api_error", "disk 7 of machine 12 is full"))
     async with serve(script) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"), details=details)) as here:
             response = await get(f"{here.url}/sse")
     assert ("disk 7" in response.text) == details
+    assert response.json().get("status") == (500 if details else None)
     assert "disk 7" in caplog.text
 
 

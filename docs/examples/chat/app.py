@@ -86,6 +86,13 @@ def begun(asked: Asked) -> Reply:
     )
 
 
+def in_words(error: Exception) -> str:
+    """The error for whoever reads the page, who passes no arguments to a function of ours."""
+    if isinstance(error, UsageError):
+        return re.sub(r",? or pass \w+=[^;]*", "", str(error))
+    return "the page has sent what is not a question; load it again"
+
+
 @app.websocket("/reply")
 async def reply(ws: WebSocket) -> None:
     """One reply a connection: the page asks, and the records of docs/web.md follow."""
@@ -98,7 +105,7 @@ async def reply(ws: WebSocket) -> None:
             answer = begun(Asked.model_validate(await ws.receive_json()))
         except (UsageError, ValidationError, ValueError, KeyError, RecursionError) as error:
             # no such model, no key, no question: known before there is a reply
-            await ws.send_json({"type": "error", "error": type(error).__name__, "message": str(error)})
+            await ws.send_json({"type": "error", "error": "UsageError", "message": in_words(error)})
             await ws.close(1011)
         else:
             # `details`: whoever reads them is the one whose key it is

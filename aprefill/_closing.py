@@ -1,0 +1,186 @@
+"""The closing partner of a code fence that was opened before the echo (`spec/seam.md`, rule 4). Pure."""
+
+from __future__ import annotations
+
+import io
+import re
+from enum import Enum
+
+#: What a closing fence consists of: all that `str.isspace` calls white space (a test compares), and the backtick.
+_SOFT = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000`"
+)
+_IS_SOFT = frozenset(_SOFT)
+_RUN = re.compile(r"\s+|`+")
+_SOFT_RUN = re.compile(r"[\s`]+")
+#: The beginning of a line that starts with three backticks, with the line end before it.
+_FENCE_LINE = re.compile(r"\n[^\S\n]*```")
+
+
+class _State(Enum):
+    #: no line has begun with three backticks yet; the first one decides
+    FIRST = "first"
+    #: that line opened a block inside the text, so only the end of the text can be the closing fence
+    INNER = "inner"
+    #: that line was the closing fence; white space behind it is held, because at the end it is dropped
+    CLOSED = "closed"
+    #: text came behind the closing fence: everything is passed through
+    OVER = "over"
+
+
+_FIRST, _INNER, _CLOSED, _OVER = _State
+
+
+class Closing:
+    r"""Takes the closing fence out of the text behind the echo: `feed` pieces, then `close` once (rule 4).
+
+    What is held is white space; or white space, up to three backticks and, behind three, white space again.
+    `line_end` says that the white space so far, held or dropped, holds a line end, so that backticks would begin a line.
+
+    >>> closing = Closing(100, line_end=False)
+    >>> [closing.feed(piece) for piece in (" 1;\n`", "``", "\n", "\n", "It is")], closing.close(cut=False)
+    ([' 1;', '', '', '', '\n\nIt is'], '')
+    """
+
+    __slots__ = ("_after", "_after_line_end", "_bound", "_state", "_text", "_ticks", "held", "line_end")
+
+    def __init__(self, bound: int, *, line_end: bool) -> None:
+        self._bound = bound
+        self._state = _FIRST
+        self._hold("", line_end=line_end)
+
+    def feed(self, piece: str) -> str:
+        """Give what may be shown now."""
+        # Fast where nothing that is held can be part of the closing fence, and nothing in the piece can begin it.
+        state = self._state
+        if state is _FIRST:
+            if piece and "```" not in piece and piece[-1] not in _IS_SOFT and not self._ticks:
+                return self._release() + piece if self.held or self.line_end else piece
+        elif state is _INNER:
+            if piece and piece[-1] not in _IS_SOFT and self.held + len(piece) <= self._bound:
+                return self._release() + piece if self.held or self.line_end else piece
+        elif state is _OVER:
+            return piece
+        return self._take(piece)
+
+    def close(self, cut: bool) -> str:
+        """End it, after a clean finish or after a cut, and give what is left to show."""
+        return "" if cut or self._ticks == 3 else self._text.getvalue()
+
+    def _hold(self, text: str, *, line_end: bool) -> None:
+        self._text = io.StringIO(newline="")
+        self._text.write(text)
+        self.held = len(text)
+        self.line_end = line_end
+        #: backticks held
+        self._ticks = 0
+        #: the white space held behind the backticks: its length, and whether it holds a line end
+        self._after = 0
+        self._after_line_end = False
+
+    def _release(self) -> str:
+        if not self.held:
+            self.line_end = False
+            return ""
+        text = self._text.getvalue()
+        self._hold("", line_end=False)
+        return text
+
+    def _overflow(self) -> str:
+        """Release what is held, because it is more than the bound (invariant 5)."""
+        self._state = _OVER if self._state is _CLOSED else _FIRST
+        return self._release()
+
+    def _take(self, piece: str) -> str:
+        out: list[str] = []
+        at = 0
+        while at < len(piece):
+            if self._state is _OVER:
+                out.append(piece[at:])
+                break
+            found = _RUN.match(piece, at)
+            if found is None:
+                out.append(self._not_closing())
+                start, at = at, self._next_run(piece, at)
+                out.append(piece[start:at])
+            else:
+                at = found.end()
+                out += self._backticks(found[0]) if found[0][0] == "`" else self._space(found[0])
+        return "".join(out)
+
+    def _not_closing(self) -> str:
+        """Release what is held, because ink follows that is no backtick, or one too many."""
+        if self._state is _CLOSED:
+            self._state = _OVER
+        elif self._ticks >= 3:
+            self._state = _INNER
+        return self._release()
+
+    def _next_run(self, piece: str, at: int) -> int:
+        """Give the position behind `at`, which is ink, where the closing fence may begin next."""
+        if self._state is _OVER:
+            return len(piece)
+        if self._state is _FIRST and piece.find("```", at) > 0 and (found := _FENCE_LINE.search(piece, at)):
+            return at + len(piece[at : found.start()].rstrip())
+        if self._state is _INNER and len(piece) - at > self._bound:
+            for run in _SOFT_RUN.finditer(piece, at):
+                if run.end() - run.start() > self._bound:
+                    return run.start()  # it may be more than can be held, after which the watch begins anew
+        return len(piece.rstrip(_SOFT))
+
+    def _space(self, run: str) -> list[str]:
+        out = []
+        if 0 < self._ticks < 3:
+            out.append(self._not_closing())
+        start = 0
+        while start < len(run):
+            if self._state is _OVER:
+                out.append(run[start:])
+                break
+            # By character, so that the bound falls at one place however the text is cut.
+            part = run[start : start + self._bound + 1 - self.held]
+            if self._state is _FIRST and self._ticks == 3 and "\n" in part:
+                line_end = part.index("\n")
+                start += line_end + 1
+                self._text.write(part[:line_end])
+                self._end_line()
+            else:
+                start += len(part)
+                self._text.write(part)
+                self.held += len(part)
+                if self._ticks:
+                    self._after += len(part)
+                    self._after_line_end |= "\n" in part
+                else:
+                    self.line_end |= "\n" in part
+            if self.held > self._bound:
+                out.append(self._overflow())
+        return out
+
+    def _end_line(self) -> None:
+        """A line end follows the closing fence: drop what is held, and hold that line end, which may be a CRLF."""
+        self._hold("\r\n" if self._text.getvalue()[-1] == "\r" else "\n", line_end=False)
+        self._ticks = 3  # so that `close` drops what is held and `feed` looks at every piece
+        self._state = _CLOSED
+
+    def _backticks(self, run: str) -> list[str]:
+        out = []
+        if self._state is _CLOSED or (self._state is _FIRST and self._after):
+            return [self._not_closing(), run]
+        if self._after:
+            # what looked like the end was not, but the white space behind it may stand before the end
+            text = self._text.getvalue()
+            out.append(text[: -self._after])
+            self._hold(text[-self._after :], line_end=self._after_line_end)
+        if not self.line_end:
+            return [*out, self._release(), run]
+        wanted = min(len(run), 3 - self._ticks)
+        if self.held + wanted > self._bound:
+            return [*out, self._overflow(), run]
+        self._text.write(run)
+        self.held += len(run)
+        self._ticks += len(run)
+        if self._ticks > 3:
+            out.append(self._not_closing())
+        return out

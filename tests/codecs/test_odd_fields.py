@@ -1,0 +1,161 @@
+"""Every field of every kind of recorded record, with a value of every JSON type: only what holds text may end a reply."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aprefill._errors import AprefillError, ProtocolError
+from aprefill._types import ErrorDelta, Record
+from aprefill.codecs import codec, openai_chat
+from aprefill.codecs._json import Reader
+from aprefill.wire.sse import SseDecoder
+
+from . import calls, decode, text, turn_of
+from .test_openai_chat import DONE, chunk
+from .test_recordings import CODECS, recordings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VALUES = [None, True, False, 0, 7, 1.5, "x", "", [], ["x"], {}, {"x": 1}]
+
+#: What holds text, says which kind of text it is, or is the model's own end; `*` is any place in a list.
+NEEDED = {
+    "openai_chat": {
+        *("choices", "choices.*", "choices.*.delta", "choices.*.delta.content", "choices.*.delta.content.*"),
+        *("choices.*.delta.content.*.text", "choices.*.delta.refusal", "choices.*.finish_reason"),
+    },
+    "anthropic_messages": {
+        *("type", "delta", "delta.type", "delta.text", "delta.stop_reason"),
+        *("content_block", "content_block.type", "content_block.text"),
+    },
+}
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield (*path, key)
+        yield from paths(item, (*path, key))
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    if isinstance(value, dict):
+        return {**value, path[0]: put(value[path[0]], path[1:], new)}
+    return [put(item, path[1:], new) if at == path[0] else item for at, item in enumerate(value)]
+
+
+def kind_of(value: Any, path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Two fields of one kind are tried once: the record's kind, the field's path, the type of its value."""
+    at = value
+    for key in path:
+        at = at[key]
+    inner = [value.get(name) for name in ("delta", "content_block")]
+    kinds = [str(one.get("type")) if isinstance(one, dict) else "" for one in (value, *inner)]
+    return (*kinds, dotted(path), type(at).__name__)
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    return ".".join("*" if isinstance(key, int) else key for key in path)
+
+
+def played(name: str, records: list[Record]) -> str:
+    """The text; raises an error for a reply that dies."""
+    decoder = codec(name).decoder()
+    deltas = [delta for record in records for delta in decoder.decode(record)]
+    deltas += decoder.close()
+    if isinstance(deltas[-1], ErrorDelta):
+        raise ProtocolError("the record counts as an error")
+    turn_of(name, deltas)
+    return text(deltas)
+
+
+def fatal(folder: Path, name: str) -> tuple[set[str], int]:
+    """The fields whose wrong values end a reply or change its text, and how many were tried."""
+    found: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
+    for one in recordings(folder):
+        if CODECS[one["format"]] != name or one["framing"] != "sse" or one["in_band_errors"] or not one["finish"]:
+            continue
+        records = SseDecoder().feed(one["bytes"])
+        try:
+            whole = played(name, records)
+        except AprefillError:
+            continue
+        for number, record in enumerate(records):
+            value = json.loads(record.data) if record.data[:1] == b"{" else {}
+            for path in paths(value):
+                kind = kind_of(value, path)
+                if kind in seen:
+                    continue
+                seen.add(kind)
+                for new in VALUES:
+                    odd = Record(json.dumps(put(value, path, new)).encode(), record.event)
+                    try:
+                        survived = played(name, [*records[:number], odd, *records[number + 1 :]]) == whole
+                    except AprefillError:
+                        survived = False
+                    if not survived:
+                        found.add(dotted(path))
+    return found, len(seen)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_no_reply_dies_of_a_field_that_no_text_needs(shared: Path, name: str) -> None:
+    """Neither an error nor other text, whatever stands in a field that is not listed here."""
+    found, tried = fatal(shared / "recordings", name)
+    assert tried > 200
+    assert found <= NEEDED[name]
+
+
+def test_control_a_strict_reader_dies_of_them(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with every field needed the same run finds fields that no text needs."""
+    everything = staticmethod(lambda value: tuple(value))
+    for struct in (openai_chat._Delta, openai_chat._Choice, openai_chat._Chunk):
+        monkeypatch.setattr(struct, "needs", everything)
+    found, _ = fatal(shared / "recordings", "openai_chat")
+    assert found - NEEDED["openai_chat"]
+
+
+@pytest.mark.parametrize("odd", [False, True, 0, 1.5, "x", {}, {"a": 1}], ids=repr)
+def test_odd_calls_do_not_end_a_reply(odd: Any) -> None:
+    """In the place of the calls, of one call, of its function or its arguments: what can be read of the others is kept."""
+    good = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "{}"}}
+    shapes = [
+        odd,
+        [good, {**good, "index": 1, "id": "j", "function": odd}],
+        [good, {"index": 0, "function": {"arguments": odd if not isinstance(odd, str | dict) else None}}],
+    ]
+    for shape in shapes:
+        deltas = decode("openai_chat", chunk(content="Hi", tool_calls=shape), chunk("stop"), DONE)
+        assert text(deltas) == "Hi"
+        if isinstance(shape, list):
+            assert calls(deltas)[0] == ("i", "f", "{}")
+
+
+def test_numbers_for_text_and_text_for_numbers() -> None:
+    """An index as text is that index, an id as a number is that id as text."""
+    pieces = [
+        {"index": "1", "id": 7, "function": {"name": "f", "arguments": "{"}},
+        {"index": 1, "function": {"arguments": "}"}},
+    ]
+    deltas = decode("openai_chat", *(chunk(tool_calls=[one]) for one in pieces), chunk("tool_calls"), DONE)
+    assert calls(deltas) == {0: ("7", "f", "{}")}
+    assert text(decode("openai_chat", {"choices": [{"index": "0", "delta": {"content": "Hi"}}]}, chunk("stop"))) == "Hi"
+    other = {"choices": [{"index": "1", "delta": {"content": "no"}}]}
+    assert text(decode("openai_chat", other, chunk("stop"))) == ""
+
+
+def test_half_a_pair_in_a_fields_name() -> None:
+    """A name that no field has ends no reply either."""
+    reader: Reader[Any] = Reader(openai_chat._Chunk)
+    assert (
+        reader.read(b'{"\\ud83d": 1, "choices": [{"\\ud83d": 2, "delta": {"content": "a"}}]}').choices[0].delta.content
+        == "a"
+    )

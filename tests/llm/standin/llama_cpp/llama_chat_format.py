@@ -1,0 +1,1 @@
+"""llm-gguf looks chat handlers up here; the tests use none."""

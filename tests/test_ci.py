@@ -1,0 +1,67 @@
+"""`.ci/run`, with stand-ins for the commands that it calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+
+#: Makes a virtual environment whose nox writes down what it was called with.
+PYTHON = """
+mkdir -p .venv/bin
+printf '#!/bin/sh\\necho "nox $*" >> called\\n' > .venv/bin/nox
+printf '#!/bin/sh\\n' > .venv/bin/pip
+chmod +x .venv/bin/nox .venv/bin/pip
+"""
+PYENV = "[ \"$*\" = 'versions --bare' ] && printf '3.11.7\\n3.12.1\\n3.13.0\\n'"
+#: As pyenv's: it runs once the variable names a version.
+SHIM = 'case ":$PYENV_VERSION:" in *:{version}:*) exit 0;; esac; echo "pyenv: python: command not found" >&2; exit 127'
+MISSING = "exit 127"
+
+
+def calls(tmp_path: Path, commands: dict[str, str]) -> tuple[list[str], str]:
+    """How `.ci/run` calls nox where these are the commands on the path, and what it prints. It has to end with 0."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for name, script in {"python3": PYTHON, **commands}.items():
+        (binaries / name).write_text(f"#!/bin/sh\n{script}\n")
+        (binaries / name).chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    env = {"PATH": f"{binaries}{os.pathsep}/usr/bin{os.pathsep}/bin", "CI": "true"}
+    done = subprocess.run([tmp_path / ".ci" / "run"], env=env, capture_output=True, text=True, check=True, timeout=20)
+    assert done.stderr == ""
+    return (tmp_path / "called").read_text().splitlines(), done.stdout
+
+
+def test_pythons_of_pyenv_s(tmp_path: Path) -> None:
+    """They run after `PYENV_VERSION` names the versions, which is done after the default sessions."""
+    shims = {"python3.12": SHIM.format(version="3.12.1"), "python3.13": SHIM.format(version="3.13.0")}
+    called, printed = calls(tmp_path, {"pyenv": PYENV, **shims})
+    assert called == ["nox ", "nox --session perf", "nox --session tests_on-3.12 tests_on-3.13"]
+    assert printed == ""
+
+
+def test_a_python_that_does_not_run_is_no_error(tmp_path: Path) -> None:
+    """It is on the path and fails: a line says so, also in continuous integration, and the other one is used."""
+    called, printed = calls(tmp_path, {"python3.12": MISSING, "python3.13": "exit 0"})
+    assert called == ["nox ", "nox --session perf", "nox --session tests_on-3.13"]
+    assert printed == "Python 3.12 is not installed: the tests are not run on it.\n"
+
+
+def test_no_other_python(tmp_path: Path) -> None:
+    """The default sessions and the one that needs a quiet machine are all that runs."""
+    called, printed = calls(tmp_path, {"python3.12": MISSING, "python3.13": MISSING})
+    assert called == ["nox ", "nox --session perf"]
+    assert printed.count("is not installed") == 2

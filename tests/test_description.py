@@ -1,0 +1,96 @@
+"""The description that package indexes show: no link of it leads nowhere, whether the project has an address or not."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("hatchling", reason="hatchling is not installed: it is in the dependency group test")
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"(!?)\[[^\[\]]*\]\(([^()\s]+)\)")
+SOURCE = "https://git.example/somebody/aprefill"
+
+
+def relative(markdown: str) -> list[str]:
+    """The addresses of links and images that lead nowhere on another site."""
+    return [where for _, where in LINK.findall(markdown) if not re.match(r"https?://|#", where)]
+
+
+@pytest.fixture(scope="module")
+def hook() -> Any:
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def built(hook: Any, source: str | None) -> str:
+    metadata: dict[str, Any] = {"urls": {"Source": source}} if source else {}
+    hook.DescriptionHook(str(ROOT), {}).update(metadata)
+    assert metadata["readme"]["content-type"] == "text/markdown"
+    text: str = metadata["readme"]["text"]
+    return text
+
+
+def test_control_that_the_readme_has_relative_links() -> None:
+    """In the repository they are right, and this is what finds them."""
+    assert "docs/support.md" in relative((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_links_without_an_address(hook: Any) -> None:
+    """Without `Source` among the project's URLs their words are left, and whole links stay links."""
+    text = built(hook, None)
+    assert relative(text) == []
+    assert "The whole table, with its evidence, is in docs/support.md." in text
+    assert "[LLM](https://llm.datasette.io/)" in text
+
+
+def test_links_with_an_address(hook: Any) -> None:
+    """With it they lead into the repository; each of them names a file that is there."""
+    text = built(hook, SOURCE)
+    assert relative(text) == []
+    paths = re.findall(re.escape(f"]({SOURCE}/blob/HEAD/") + r"([^)#]+)", text)
+    assert len(paths) >= 10
+    assert all((ROOT / path).is_file() for path in paths)
+
+
+def test_images_and_code(hook: Any) -> None:
+    """An image is shown from the repository's own bytes; what looks like a link in code is none."""
+    image = "![A page](docs/page.png) `[x](y)`\n```python\na[0](b)\n```\n"
+    assert hook.description(image, SOURCE).startswith(f"![A page]({SOURCE}/raw/HEAD/docs/page.png) `[x](y)`")
+    assert hook.description(image, None) == image.replace("![A page](docs/page.png)", "A page")
+    assert "a[0](b)" in hook.description(image, SOURCE)
+
+
+def test_the_code_of_the_readme_is_as_it_was(hook: Any) -> None:
+    """Not a letter of a code block differs."""
+    block = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert block.findall(built(hook, None)) == block.findall(readme) == block.findall(built(hook, SOURCE))
+
+
+def test_the_built_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """METADATA has that description, and no extra that is not there."""
+    from email import message_from_bytes
+    from zipfile import ZipFile
+
+    from hatchling.build import build_wheel
+
+    monkeypatch.chdir(ROOT)
+    with ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_bytes(wheel.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    assert isinstance(text, str)
+    assert "# aprefill" in text
+    assert relative(text) == []
+    assert metadata.get_all("Provides-Extra") is not None
+    assert "redis" not in metadata.get_all("Provides-Extra", [])

@@ -1,0 +1,283 @@
+"""Why no connection was made: the port and the reason are in the error, on every event loop and HTTP library."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import httpx2
+import pytest
+
+from aprefill import ConnectFailed, Recovery, Reply, StatusError, UsageError, stream
+from aprefill.testing import Script, serve
+from aprefill.transports._foreign import ClientFailed, from_network, translate
+
+from ..loopback import ask
+from .sdks import BY_NAME, KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ..names import Names
+
+pytestmark = pytest.mark.anyio
+
+STACKS: dict[str, Callable[[], Any]] = {
+    "own": lambda: None,
+    "httpx2": httpx2.AsyncClient,
+    "httpx": httpx.AsyncClient,
+}
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def failure(url: str, stack: str = "own", **options: Any) -> ConnectFailed:
+    client = STACKS[stack]()
+    try:
+        with pytest.raises(ConnectFailed) as error:
+            await stream(
+                "hi", model="m", base_url=url, api_key=KEY, client=client, recovery=Recovery(retries=0), **options
+            ).text()
+    finally:
+        if client is not None:
+            await client.aclose()
+    return error.value
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+async def test_connection_refused(host: str, stack: str) -> None:
+    """Nobody listens there: host, port and reason are attributes and in the message, an IPv6 address in brackets."""
+    port = free_port("::1" if host == "::1" else "127.0.0.1")
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    error = await failure(f"http://{where}/v1", stack)
+    assert (error.host, error.port, error.reason, error.may_pass) == (host, port, "connection refused", True)
+    assert str(error) == (
+        f"no response from {where}: connection refused; "
+        "check that a server, or the proxy if one is set, listens there, then try again"
+    )
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_no_such_host(stack: str, names: Names) -> None:
+    """The resolver knows no such name; the port is the scheme's own."""
+    names["nobody.test"] = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    error = await failure("https://nobody.test/v1", stack)
+    assert (error.host, error.port, error.reason) == ("nobody.test", 443, "no such host")
+    assert str(error) == "no response from nobody.test:443: no such host; check the name of the host, then try again"
+
+
+async def test_a_resolver_that_cannot_be_asked(names: Names) -> None:
+    """That is not the name's fault, and the message does not say so."""
+    names["host.test"] = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert (await failure("https://host.test/v1")).reason == "the host name could not be looked up"
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_a_certificate_that_is_not_trusted(stack: str, small_ca: None) -> None:
+    """It is said to be that, with TLS's own words for it, and is not tried again."""
+    async with serve(Script(text="x"), tls=True) as server:
+        error = await failure(server.openai_url, stack)
+        assert server.exchanges == []
+    assert (error.host, error.port) == ("127.0.0.1", server.port)
+    assert error.reason == "certificate not trusted (unable to get local issuer certificate)"
+    assert error.may_pass is False
+    assert "set SSL_CERT_FILE to the file of the authority" in str(error)
+
+
+async def test_a_certificate_for_another_name(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason holds the name that it is not valid for."""
+    names["host.test"] = "127.0.0.1"
+    async with serve(Script(text="x"), tls=True) as server:
+        assert server.ca_file is not None
+        monkeypatch.setenv("SSL_CERT_FILE", server.ca_file)
+        error = await failure(f"https://host.test:{server.port}/v1")
+        assert error.reason.startswith("certificate not trusted (Hostname mismatch, certificate is not valid for 'host")
+        reply = ask(server, "chat", prefill="", model="vllm:m", base_url=server.openai_url)
+        assert await reply.text() == "x"
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_https_to_a_port_that_speaks_http(stack: str) -> None:
+    """The handshake fails, and the message says what to look at."""
+    async with serve(Script(text="x")) as server:
+        error = await failure(server.openai_url.replace("http://", "https://"), stack)
+    assert error.reason.startswith("TLS handshake failed (")
+    assert "check that this port speaks https" in str(error)
+
+
+async def test_a_host_that_hangs_up_is_named_with_its_port() -> None:
+    """Other reasons are as they were, and the port is there too."""
+    async with serve(Script(hang_up=True)) as server:
+        error = await failure(server.openai_url)
+    assert (error.host, error.port) == ("127.0.0.1", server.port)
+    assert error.reason == "RemoteProtocolError, the host broke off or broke the HTTP protocol"
+
+
+@pytest.mark.parametrize(
+    ("name", "http"),
+    [
+        ("openai", "httpx2"),
+        ("openai", "httpx"),
+        ("openai", "aiohttp"),
+        ("anthropic", "httpx2"),
+        ("anthropic", "aiohttp"),
+    ],
+)
+async def test_through_an_sdk_s_client(name: str, http: str, anyio_backend: Any, small_ca: None) -> None:
+    """The same reasons over the SDKs' HTTP clients."""
+    if http == "aiohttp" and anyio_backend[0] == "trio":
+        pytest.skip("aiohttp does not run on trio")
+    kind = BY_NAME[name]
+    port = free_port()
+    async with kind.client(f"http://127.0.0.1:{port}", http) as client:
+        with pytest.raises(ConnectFailed) as refused:
+            await kind.stream(client).text()
+    assert (refused.value.host, refused.value.port, refused.value.reason) == ("127.0.0.1", port, "connection refused")
+    async with serve(Script(text="x"), tls=True) as server, kind.client(server.url, http) as client:
+        with pytest.raises(ConnectFailed, match=r"certificate not trusted \(unable to get local issuer") as untrusted:
+            await kind.stream(client).text()
+    assert untrusted.value.port == server.port
+
+
+async def test_the_reasons_of_the_system() -> None:
+    """No way to the host, and several addresses of which each failed: what tells most is taken."""
+
+    def reason(*behind: OSError) -> str:
+        outer = httpx2.ConnectError("All connection attempts failed")
+        outer.__cause__ = ExceptionGroup("each", [*behind]) if len(behind) > 1 else behind[0]
+        error = translate(outer, stage="open", host="h", port=1)
+        assert isinstance(error, ConnectFailed)
+        return error.reason
+
+    no_way = OSError(errno.ENETUNREACH, "Network is unreachable")
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    assert reason(no_way) == "host not reachable"
+    assert reason(OSError(errno.EHOSTUNREACH, "No route to host")) == "host not reachable"
+    assert reason(no_way, refused) == reason(refused, no_way) == "connection refused"
+    assert reason(OSError(errno.EMFILE, "Too many open files")) == "ConnectError, the connection could not be made"
+
+
+async def test_what_the_caller_is_handling_is_not_taken_for_the_reason() -> None:
+    """Who asks a second host because of the first one's certificate is told of the second one's failure."""
+    port = free_port()
+    try:
+        raise ConnectFailed("first", "x") from ssl.SSLCertVerificationError("no")
+    except ConnectFailed:
+        error = await failure(f"http://127.0.0.1:{port}/v1")
+    assert (error.reason, error.may_pass) == ("connection refused", True)
+
+
+# --- CA certificates --------------------------------------------------------------------------------------------------
+
+
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have any wait for another try noted."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("aprefill._run.anyio.sleep", sleep)
+    return waits
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_certificates_that_are_not_there(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `UsageError` that names the variable and its value, at once: no other try would find them."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "nothing"))
+    waits = no_network(monkeypatch)
+    reply = stream("hi", model="m", base_url="https://127.0.0.1:9/v1", recovery=Recovery(retries=3))
+    with pytest.raises(UsageError) as error:
+        await reply.text()
+    assert f"{variable} names '{tmp_path / 'nothing'}', which" in str(error.value)
+    assert str(error.value).endswith("; set SSL_CERT_FILE to a file of CA certificates, or unset it")
+    assert waits == []
+    assert len(reply.attempts) == 1
+
+
+async def test_control_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same look finds the waits where there are other tries."""
+    waits = no_network(monkeypatch)
+    reply = stream("hi", model="m", base_url=f"http://127.0.0.1:{free_port()}/v1", recovery=Recovery(retries=3))
+    with pytest.raises(ConnectFailed):
+        await reply.text()
+    assert len(waits) == 3
+    assert len(reply.attempts) == 4
+
+
+async def test_a_file_that_holds_no_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same error, with TLS's word for it."""
+    path = tmp_path / "empty.pem"
+    path.write_text("nothing here\n")
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with pytest.raises(UsageError, match=r"SSL_CERT_FILE names '.*empty\.pem', which cannot be read"):
+        await stream("hi", model="m", base_url="https://127.0.0.1:9/v1").text()
+
+
+def test_a_file_that_a_client_misses_is_not_the_network_s() -> None:
+    """An SDK's client that reads its certificates late raises a `FileNotFoundError` without a name."""
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    assert from_network(missing) is False
+    failed = ClientFailed("AsyncOpenAI")
+    failed.__cause__ = missing
+    assert isinstance(translate(failed, stage="open", host="h"), UsageError)
+
+
+# --- 404 --------------------------------------------------------------------------------------------------------------
+
+
+async def status_error(reply: Reply) -> StatusError:
+    with pytest.raises(StatusError) as error:
+        await reply.text()
+    return error.value
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize("wire", ["messages", "chat"])
+async def test_a_404_shows_the_url(wire: str, status: int) -> None:
+    """The whole one, the protocol's path included: a doubled or missing /v1 is seen at once."""
+    path = "/v1/messages" if wire == "messages" else "/v1/chat/completions"
+    async with serve(Script(status=status, error=("not_found_error", "no such route"))) as server:
+        error = await status_error(ask(server, wire))
+    assert error.url == server.url + path
+    assert f"; the URL was {server.url}{path}; check the model's name and base_url" in str(error)
+
+
+async def test_other_errors_do_not_show_it() -> None:
+    """It is an attribute there."""
+    async with serve(Script(status=400, error=("invalid_request_error", "no"))) as server:
+        error = await status_error(ask(server, "chat"))
+    assert error.url == f"{server.openai_url}/chat/completions"
+    assert "http://" not in str(error)
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx])
+async def test_the_url_shows_no_key(library: Any) -> None:
+    """Neither the query nor the user info that a client adds, nor the key where it is a part of the path."""
+    async with serve(Script(status=404)) as server, library.AsyncClient(params={"key": KEY}) as client:
+        reply = stream("hi", model="m", base_url=f"{server.url}/{KEY}/v1", api_key=KEY, client=client)
+        error = await status_error(reply)
+        assert f"key={KEY}" in server.exchanges[0].path
+    assert error.url == f"{server.url}/[key]/v1/chat/completions"
+    assert KEY not in str(error)
+
+
+async def test_the_url_that_an_sdk_made() -> None:
+    """Azure's deployment is in it: it is what was asked, and is often what was wrong."""
+    kind = BY_NAME["azure"]
+    async with serve(Script(status=404)) as server, kind.client(server.url) as client:
+        error = await status_error(kind.stream(client))
+    assert error.url == f"{server.url}/openai/deployments/gpt-4o/chat/completions"
+    assert error.url in str(error)
