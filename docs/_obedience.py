@@ -124,7 +124,9 @@ class Answer:
         if not name:
             return self.raw
         text = re.sub(f"</?{name}>?|{name}>?", "", self.raw)
-        return re.sub("(?:</?)?(?:" + "|".join(name[:n] for n in range(len(name) - 1, 4, -1)) + r")\Z", "", text)
+        whole = [opening + name for opening in ("</", "<", "")]
+        ends = [re.escape(one[:n]) for one in whole for n in range(len(one) - 1, SHORTEST - 1, -1)]
+        return re.sub("(?:" + "|".join(ends) + r")\Z", "", text)
 
     def begins_with(self, text: str, *, raw: bool = False) -> bool:
         """Whether the reply begins so, after the markers were taken out or, if `raw`, as the model wrote it."""
@@ -205,6 +207,10 @@ def is_wrong(answer: Answer, new: str, verdict: Verdict) -> bool:
     head = whole.removesuffix(new)
     if verdict is Verdict.OVERLAPPED:
         return not head or not any(bare(one).endswith(head) for one in wanted)
+    if re.fullmatch(r"\s*```[^`\n]*\s*", answer.prefill):
+        # A fence may be opened with another language, or with none.
+        opener = re.search(r"```([^`\n]*)\n", answer.clean)
+        return opener is None or head != ink(answer.clean[: opener.start()] + opener[1])
     return not any(head.endswith(bare(one)) for one in wanted)
 
 

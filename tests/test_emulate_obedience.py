@@ -47,6 +47,9 @@ LONG = "A line of some length, and then another. " * 5 + "The last of these line
         (LONG, "The last of these lines is here, and it ends."),
         (LONG, "</NAME> I do not know."),
         (LONG, "I do not know <NAM"),
+        (LONG, "<NAME>I know\n<NAME>\n nothing"),
+        ("```bash\n", "```\n\nYour answer is here."),
+        ("```bash\n", "```python\nprint(1)"),
     ],
 )
 def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: str) -> None:
@@ -62,6 +65,17 @@ def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: s
         assert page.is_wrong(one, one.clean, verdict)
     if verdict is Verdict.ECHOED:
         assert page.is_wrong(one, one.clean, Verdict.ABSENT)
+
+
+@pytest.mark.parametrize(("end", "left"), [(7, True), (8, False), (20, False)])
+def test_a_beginning_of_a_marker_is_judged_as_the_stage_takes_it(page: Any, end: int, left: bool) -> None:
+    """Of 8 characters or more, an opening bracket included, it is no text of the model's."""
+    for opening in ("", "<", "</"):
+        one = answer(page, LONG, "")
+        tail = (opening + one.asked.marker)[:end]
+        one.raw = f"I know {tail}"
+        assert one.clean == (one.raw if left else "I know ")
+        assert not page.is_wrong(one, *page.spliced(one))
 
 
 def test_obedience_is_judged_on_the_models_own_text(page: Any) -> None:
