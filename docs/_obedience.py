@@ -209,8 +209,8 @@ def is_wrong(answer: Answer, new: str, verdict: Verdict) -> bool:
         return not head or not any(bare(one).endswith(head) for one in wanted)
     if re.fullmatch(r"\s*```[^`\n]*\s*", answer.prefill):
         # A fence may be opened with another language, or with none.
-        opener = re.search(r"```([^`\n]*)\n", answer.clean)
-        return opener is None or head != ink(answer.clean[: opener.start()] + opener[1])
+        openers = re.finditer(r"```([^`\n]*)\n", answer.clean)
+        return not any(head == bare(answer.clean[: one.start()] + one[1]) for one in openers)
     return not any(head.endswith(bare(one)) for one in wanted)
 
 

@@ -50,6 +50,7 @@ LONG = "A line of some length, and then another. " * 5 + "The last of these line
         (LONG, "<NAME>I know\n<NAME>\n nothing"),
         ("```bash\n", "```\n\nYour answer is here."),
         ("```bash\n", "```python\nprint(1)"),
+        ("```python\n", "```\n\n```python\ndef add_two_numbers(num1, num2):"),
     ],
 )
 def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: str) -> None:
@@ -61,9 +62,10 @@ def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: s
     assert len(new) > 5
     assert page.is_wrong(one, new[:-2], verdict)
     assert page.is_wrong(one, new[3:], verdict)
-    if verdict is not Verdict.ABSENT:
+    # a fence alone has no ink that could come twice
+    if verdict is not Verdict.ABSENT and not prefill.startswith("```"):
         assert page.is_wrong(one, one.clean, verdict)
-    if verdict is Verdict.ECHOED:
+    if verdict is Verdict.ECHOED and not prefill.startswith("```"):
         assert page.is_wrong(one, one.clean, Verdict.ABSENT)
 
 

@@ -288,11 +288,11 @@ def test_white_space_alone(stage: Stage) -> None:
 
 def test_a_long_prefill(stage: Stage) -> None:
     """Beyond 200 characters it is quoted and only its end is asked back: the texts are joined where they overlap."""
-    long = "".join(f"Line number {i} of a long beginning.\n" for i in range(12))
-    end = "Line number 11 of a long beginning."
+    long = "".join(f"Line number {i} of a long beginning.\n" for i in range(12)) + "It ends here, now"
+    end = "It ends here, now"
     stage.play(end[:9], end[9:] + "\nAnd on.")
     response = llm.get_model("prefill/mock").prompt("x", prefill=long)
-    assert response.text() == long + "And on."
+    assert response.text() == long + "\nAnd on."
     assert response.prompt.options.prefill_verdict == "overlapped"
     assert stage.asked().count(end) == 2
 
