@@ -183,7 +183,7 @@ class Run:
         """
         task = anyio.get_current_task().id
         before = self.reader
-        if before and not (joins_task and self._reader_task == task):
+        if before and self.phase not in _OVER and not (joins_task and self._reader_task == task):
             raise self.with_text(
                 UsageError(
                     "this reply is being read already; read it in one loop, end that one first, or give each reader its "
@@ -327,6 +327,8 @@ class Run:
     async def _hand_out(self) -> None:
         """HANDING_OUT: all was handed out. Raise what went wrong, or let the connection go back to its pool."""
         if self._failure is not None:
+            self._account.note("over")
+            self._go(Phase.CLOSED)
             raise self._hand_over_failure()
         self._told_end = True
         self._account.note("over")

@@ -124,7 +124,9 @@ class Answer:
         if not name:
             return self.raw
         text = re.sub(f"</?{name}>?|{name}>?", "", self.raw)
-        return re.sub("(?:</?)?(?:" + "|".join(name[:n] for n in range(len(name) - 1, 4, -1)) + r")\Z", "", text)
+        whole = [opening + name for opening in ("</", "<", "")]
+        ends = [re.escape(one[:n]) for one in whole for n in range(len(one) - 1, SHORTEST - 1, -1)]
+        return re.sub("(?:" + "|".join(ends) + r")\Z", "", text)
 
     def begins_with(self, text: str, *, raw: bool = False) -> bool:
         """Whether the reply begins so, after the markers were taken out or, if `raw`, as the model wrote it."""
@@ -179,7 +181,7 @@ def ask(
 
 
 def spliced(answer: Answer) -> tuple[str, Verdict]:
-    """The new text that a caller would get of this reply, cut off where it was left, piece by piece."""
+    """The new text that a caller would get of this reply if it ended where it was left, piece by piece."""
     asked = answer.asked
     seam: Any = seam_for(asked.known, asked.rules, asked.end, asked.end_rules)
     stage = Markers(asked.marker) if asked.marker else None
@@ -187,30 +189,29 @@ def spliced(answer: Answer) -> tuple[str, Verdict]:
     out = "".join(map(feed, re.findall(r".{1,4}", answer.raw, re.DOTALL)))
     if stage:
         out += seam.feed(stage.close())
-    return out + seam.close(cut=True), seam.verdict
+    return out + seam.close(), seam.verdict
 
 
 def is_wrong(answer: Answer, new: str, verdict: Verdict) -> bool:
     """Whether text of the model's is missing in `new`, or text that was asked back is in it. Judged by ink alone."""
 
     def bare(text: str) -> str:
-        return ink(text.replace("```", ""))
+        return ink(text.replace("`", ""))
 
     whole, new = bare(answer.clean), bare(new)
-    if verdict in {Verdict.UNDECIDED, Verdict.TRUNCATED}:
-        return bool(new)
+    wanted = {answer.prefill, answer.asked.echo}
     if verdict is Verdict.ABSENT:
-        return not whole.startswith(new) or len(whole) - len(new) > MORE or answer.begins_with(answer.asked.echo)
-    wanted = {bare(answer.prefill), bare(answer.asked.echo)}
-    for at in range(len(whole) + 1):
-        if not whole[at:].startswith(new):
-            continue
-        head = whole[:at]
-        if any(head.endswith(one) for one in wanted):
-            return False
-        if verdict is Verdict.OVERLAPPED and any(one.endswith(head) for one in wanted):
-            return False
-    return True
+        return new != whole or any(map(answer.begins_with, wanted))
+    if not whole.endswith(new):
+        return True
+    head = whole.removesuffix(new)
+    if verdict is Verdict.OVERLAPPED:
+        return not head or not any(bare(one).endswith(head) for one in wanted)
+    if re.fullmatch(r"\s*```[^`\n]*\s*", answer.prefill):
+        # A fence may be opened with another language, or with none.
+        openers = re.finditer(r"```([^`\n]*)\n", answer.clean)
+        return not any(head == bare(answer.clean[: one.start()] + one[1]) for one in openers)
+    return not any(head.endswith(bare(one)) for one in wanted)
 
 
 def measure(engine: Engine, pairs: Iterable[Pair], how: Emulation, temperature: float, *, again: bool = False) -> Tally:

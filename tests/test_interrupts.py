@@ -13,7 +13,18 @@ import anyio.streams.buffered
 import httpx2
 import pytest
 
-from aprefill import ConnectFailed, Recovery, Reply, Session, Stalled, Timeouts, UsageError, stream
+from aprefill import (
+    ConnectFailed,
+    ProviderError,
+    Recovery,
+    Reply,
+    ReplyClosed,
+    Session,
+    Stalled,
+    Timeouts,
+    UsageError,
+    stream,
+)
 from aprefill._attempt import Attempt
 from aprefill.testing import Script, serve, serve_in_thread
 from aprefill.transports._kill import KillHandle
@@ -463,3 +474,33 @@ async def test_the_end_of_a_reply_does_not_wait_for_the_end_of_its_body() -> Non
     # the connection is read for 50 ms more, behind the reply's back
     assert min(took[::2]) < 0.02
     assert min(took[1::2]) < 0.02
+
+
+@pytest.mark.parametrize("fault", [{"drop_after_bytes": 700}, {"reset_after_bytes": 700}, {"stall_after": 3}])
+async def test_a_reply_that_failed_stays_failed(fault: dict[str, Any]) -> None:
+    """What came before the error is never given as a whole reply, though the cursor and the error are kept."""
+    async with serve(Script(text="abcdef", cuts=1, prefill="eats", **fault)) as server:
+        async with ask(server, "messages", timeouts=Timeouts(idle_s=0.2)) as reply:
+            cursor = aiter(reply)
+            with pytest.raises(ProviderError) as kept:
+                async for _ in cursor:
+                    pass
+            for _ in range(2):
+                with pytest.raises(ReplyClosed):
+                    await reply.text()
+            with pytest.raises(ReplyClosed):
+                await chunks_of(reply)
+            assert kept.value.text_so_far == reply.text_so_far
+
+
+async def test_after_aclose_a_kept_cursor_blames_nobody() -> None:
+    """The reply is closed: that is what the next reader is told."""
+    async with serve(STALLING) as server:
+        reply = ask(server, "chat")
+        cursor = aiter(reply)
+        await anext(cursor)
+        await reply.aclose()
+        with pytest.raises(ReplyClosed):
+            await chunks_of(reply)
+        with pytest.raises(ReplyClosed):
+            await reply.text()
