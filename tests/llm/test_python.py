@@ -290,7 +290,7 @@ def test_white_space_alone(stage: Stage) -> None:
     ("end", "verdict"),
     [
         ("This is where it ends for now.", "overlapped"),
-        # its last 16 characters stand in other lines too, so no overlap is taken for sure: the whole line is what is found
+        # its last 16 characters stand in other lines too, so an overlap is not sure: the whole line is looked for
         ("Line number 11 of a long beginning.", "echoed"),
     ],
 )
