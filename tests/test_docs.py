@@ -199,9 +199,10 @@ def test_the_readme_has_its_two_commands() -> None:
     found = [command for _, block in blocks("README.md", "console") for command in commands(block)]
     assert found[0].endswith("""aprefill -m demo: 'JSON list of US state names' --prefill '["'""")
     ci = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith((".venv", "python3"))]
-    assert [step.replace("--quiet ", "") for step in found[1].split(" && ")] == [
-        line.replace("--quiet ", "") for line in ci
-    ]
+    steps = [step.replace("--quiet ", "") for step in found[1].split(" && ")]
+    assert steps[-1].endswith("/nox")
+    # continuous integration runs more behind them
+    assert [line.replace("--quiet ", "") for line in ci][: len(steps)] == steps
 
 
 @pytest.mark.parametrize("script", ["_support_table.py", "_reference.py"])

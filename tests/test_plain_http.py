@@ -13,6 +13,7 @@ import pytest
 from aprefill import Recovery, Session, Table, UsageError, stream
 from aprefill.testing import Script, serve
 
+from .sdk_http import http_of
 from .test_target import KEY
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ SDKS = {
 @pytest.mark.parametrize("sdk", SDKS)
 async def test_an_sdk_s_client_of_the_caller_s(sdk: str, url: str) -> None:
     """Its base URL is checked as the argument is, and the error says whose it is."""
-    recorder = Recorder()
-    async with SDKS[sdk](url, httpx2.AsyncClient(transport=recorder.transport)) as client:
+    http = http_of(anthropic if sdk == "anthropic" else openai)
+    recorder = Recorder(http)
+    async with SDKS[sdk](url, http.AsyncClient(transport=recorder.transport)) as client:
         with pytest.raises(UsageError, match=rf"the base_url of client=Async\w+ is plain http to .*{NAMED}"):
             stream("hi", model="m", client=client)
         assert recorder.urls == []

@@ -25,6 +25,7 @@ _IN_A_TAG = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
 #: What a second request says, which is sent when the reply to the first did not begin as asked. With the words of 0.1.0
 #: as well, which a service in another environment may still use.
 _INSISTS = (
+    "Write out the complete reply, including its beginning, which is fixed. It begins like this:\n\n",
     "Your reply must begin with: ",
     "This matters more than anything else about the form of your reply",
 )
@@ -32,7 +33,7 @@ _INSISTS = (
 #: The sentences before a text that is the end of the message.
 _BEFORE_THE_TEXT = (
     "Write out the following text again, unchanged, and then go on from where it ends:\n\n",
-    _INSISTS[0],
+    *_INSISTS[:2],
 )
 
 
