@@ -13,11 +13,13 @@ import pytest
 
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
+import httpx
 import llm
 
 from aprefill import Table
 from aprefill._emulate import BEGIN
 from aprefill.llm_plugin import _hosts, with_prefill
+from aprefill.llm_plugin._turn import _refusal
 from aprefill.testing import Script, Server, serve_in_thread
 
 from .hosts import NEW, STATES, playing, plugin, script, typed
@@ -219,6 +221,21 @@ def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch
         response = llm.get_model("prefill/mistral/mistral-small-latest").prompt("States", prefill='["', key="any")
         assert response.text() == STATES
         assert how(response) == ("emulated", "echoed")
+
+
+def test_a_refusal_in_an_error_of_httpx() -> None:
+    """A plugin without an SDK lets httpx's error through: the host's answer is in it, if it was read."""
+    host = _hosts.Host("mistral", "m", _hosts.builtin_table().row("mistral", "mistral-small-latest"), "prefix")
+    words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
+    request = httpx.Request("POST", "http://any.test")
+
+    def error(**answer: Any) -> httpx.HTTPStatusError:
+        return httpx.HTTPStatusError("400 Bad Request", request=request, response=httpx.Response(400, **answer))
+
+    assert _refusal(host, error(json={"message": words}))
+    assert _refusal(host, error(json={"message": "max_tokens: too many"})) is None
+    assert _refusal(host, error(stream=httpx.ByteStream(words.encode()))) is None
+    assert _refusal(host, httpx.ConnectError("refused", request=request)) is None
 
 
 @pytest.mark.asyncio
