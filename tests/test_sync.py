@@ -27,6 +27,7 @@ from aprefill import (
     LimitExceeded,
     Limits,
     PrefillIgnored,
+    ReasoningEvent,
     Recovery,
     Reply,
     ReplyClosed,
@@ -115,7 +116,9 @@ SCRIPTS: list[Any] = [
         Script(text='Alabama", "Alaska"]', prefill="echoes"), {"prefill": '["', "support": "echoes"}, id="echoes"
     ),
     pytest.param(Script(text="one two STOP three", cuts=3, prefill="eats"), {"stop": "STOP"}, id="stop"),
-    pytest.param(Script(text="one two", cuts=1, prefill="ignores"), {"prefill": "x", "support": "emulated"}, id="asked"),
+    pytest.param(
+        Script(text="one two", cuts=1, prefill="ignores"), {"prefill": "x", "support": "emulated"}, id="asked"
+    ),
     pytest.param(Script(text="one two", cuts=1, wire_cuts=7, prefill="eats"), {"coalesce": True}, id="coalesced"),
 ]
 
@@ -182,6 +185,40 @@ def test_events_are_those_of_stream(coalesce: bool) -> None:
     texts = [event for event in found if isinstance(event, TextEvent)]
     assert "".join(event.text for event in texts) == WHOLE
     assert [event.offset for event in texts] == [WHOLE.index(event.text, event.offset) for event in texts]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "error"),
+    [
+        (Script(reasoning="hm hm hm", cuts=2, no_end=True), {"prefill": "x"}, Truncated),
+        (
+            Script(text="a", reasoning="hm hm hm", cuts=2),
+            {"prefill": "x", "support": "emulated", "absent": "raise"},
+            PrefillIgnored,
+        ),
+    ],
+    ids=["truncated", "ignored"],
+)
+def test_events_before_an_error_are_handed_out(script: Script, options: Any, error: Any) -> None:
+    """An error in what is here comes behind the events that are before it, as asynchronously."""
+
+    async def asynchronous(server: Any) -> list[Any]:
+        events = []
+        with pytest.raises(error):
+            async for event in ask(server, "chat", **options).events():
+                events.append(event)
+        return events
+
+    with serve_in_thread(script) as server, nothing_left(server):
+        expected = anyio.run(asynchronous, server)
+        found = []
+        with pytest.raises(error):
+            for event in ask_sync(server, **options).events():
+                found.append(event)
+    assert sum(isinstance(event, ReasoningEvent) for event in found) == 4
+    assert [type(event) for event in found] == [type(event) for event in expected]
+    # each request has an id of its own
+    assert [e for e in found if type(e) is not AttemptEnded] == [e for e in expected if type(e) is not AttemptEnded]
 
 
 def test_the_arguments_are_those_of_stream_and_session() -> None:
