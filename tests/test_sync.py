@@ -161,9 +161,11 @@ def test_attributes_after_each_chunk_are_those_of_stream() -> None:
         for chunk in reply:
             found.append((chunk, now(reply)))
             if len(found) == 2:
-                # all of the answer is here before the second chunk is looked at
-                while server.exchanges[1].outcome == "open":
+                # the host has sent all of the answer before the third chunk is asked for
+                until = time.monotonic() + 5
+                while server.exchanges[1].outcome == "open" and time.monotonic() < until:
                     time.sleep(0.001)
+                assert server.exchanges[1].outcome == "complete"
     assert found == expected
     assert found[1][1][0] == '["Alab'
 
@@ -529,14 +531,24 @@ options = {"model": "vllm:m", "base_url": url}
 session = SyncSession(**options)
 reply = session.stream("hi") if where == "session" else stream_sync("hi", **options)
 kept = iter(reply) if where == "kept" else None
+
+def tell_when_the_main_thread_waits():
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name != "wait":
+        time.sleep(0.001)
+    print("waiting", flush=True)
+
 try:
     if where == "text":
         print("begun", flush=True)
+        threading.Thread(target=tell_when_the_main_thread_waits, daemon=True).start()
         reply.text()
     for chunk in kept or reply:
         print(chunk, flush=True)
         if where == "body":
+            print("waiting", flush=True)
             time.sleep(30)
+        threading.Thread(target=tell_when_the_main_thread_waits, daemon=True).start()
 except KeyboardInterrupt:
     print("interrupted", repr(reply.text_so_far), flush=True)
     threads = len(threading.enumerate())
@@ -556,6 +568,7 @@ def test_ctrl_c_closes_the_provider_at_once(where: str) -> None:
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == ("begun\n" if where == "text" else "one \n")
+            assert process.stdout.readline() == "waiting\n"
             until = time.monotonic() + 5
             while not (server.exchanges and server.exchanges[0].waiting.is_set()) and time.monotonic() < until:
                 time.sleep(0.001)
