@@ -534,24 +534,30 @@ kept = iter(reply) if where == "kept" else None
 
 def tell_when_the_main_thread_waits():
     main = threading.main_thread().ident
-    while sys._current_frames()[main].f_code.co_name != "wait":
+    names = []
+    # a thread that is being started is waited for as well, and that is no call
+    while "wait" not in names or "call" not in names:
         time.sleep(0.001)
+        names, frame = [], sys._current_frames()[main]
+        while frame:
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back
     print("waiting", flush=True)
 
 try:
     if where == "text":
         print("begun", flush=True)
-        threading.Thread(target=tell_when_the_main_thread_waits, daemon=True).start()
+        threading.Thread(target=tell_when_the_main_thread_waits, name="watcher", daemon=True).start()
         reply.text()
     for chunk in kept or reply:
         print(chunk, flush=True)
         if where == "body":
             print("waiting", flush=True)
             time.sleep(30)
-        threading.Thread(target=tell_when_the_main_thread_waits, daemon=True).start()
+        threading.Thread(target=tell_when_the_main_thread_waits, name="watcher", daemon=True).start()
 except KeyboardInterrupt:
     print("interrupted", repr(reply.text_so_far), flush=True)
-    threads = len(threading.enumerate())
+    threads = len([thread for thread in threading.enumerate() if thread.name != "watcher"])
     sys.stdin.readline()
     print(threads)
     raise
