@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ._support import Row as Row
     from ._support import Table as Table
     from ._support import support_table as support_table
+    from ._sync import SyncReply as SyncReply
+    from ._sync import SyncSession as SyncSession
+    from ._sync import stream_sync as stream_sync
     from ._types import AttemptEnded as AttemptEnded
     from ._types import AttemptReport as AttemptReport
     from ._types import AttemptStarted as AttemptStarted
@@ -75,6 +78,7 @@ _HOMES = {
     "_seam": ("Seam",),
     "_session": ("Session", "stream"),
     "_support": ("Row", "Table", "support_table"),
+    "_sync": ("SyncReply", "SyncSession", "stream_sync"),
     "_types": (
         "AttemptEnded",
         "AttemptReport",
@@ -123,6 +127,8 @@ __all__ = (
     "StatusError",
     "StopReason",
     "Support",
+    "SyncReply",
+    "SyncSession",
     "Table",
     "TextEvent",
     "Timeouts",
@@ -135,6 +141,7 @@ __all__ = (
     "dedupe",
     "dedupe_sync",
     "stream",
+    "stream_sync",
     "support_table",
 )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
+from ._ahead import Ahead
 from ._body import retry_after_s, to_bytes
 from ._clocks import Clocks
 from ._errors import (
@@ -64,7 +65,9 @@ class Attempt:
     `kill()` ends the connection at once, from anywhere.
     """
 
-    def __init__(self, step: Step, ask: Ask, target: Target, transport: Transport, *, total_at: float) -> None:
+    def __init__(
+        self, step: Step, ask: Ask, target: Target, transport: Transport, *, total_at: float, reads_ahead: bool = False
+    ) -> None:
         self.step = step
         self._ask = ask
         self._target = target
@@ -78,6 +81,8 @@ class Attempt:
         self._response: Response | None = None
         self._scope: anyio.CancelScope | None = None
         self._watch: Watch | None = None
+        self._reads_ahead = reads_ahead
+        self._ahead: Ahead | None = None
         self._now = time.monotonic
         # since when the reader has been waiting, as far as that was not counted yet
         self._since = 0.0
@@ -171,6 +176,9 @@ class Attempt:
         self.closes_at_once = self._response.can_kill
         self._wire = decoder_for(headers.get("content-type", ""), self._limits.record_bytes)
         self._receive = self._response.receive
+        if self._reads_ahead:
+            self._ahead = Ahead(self._response.receive, self.loop)
+            self._receive = self._ahead.receive
 
     async def _check_head(self) -> None:
         response = self._response
@@ -249,6 +257,13 @@ class Attempt:
     def resume(self) -> None:
         """The reader waits for us again: its clocks go on."""
         self._since = self._now()
+
+    def has_more(self) -> bool:
+        """Whether `read()` has something to look at already and will not wait for the network."""
+        return bool(
+            not (self.ended or self.failure)
+            and (self._records or self._at < len(self._data) or (self._ahead is not None and self._ahead.has_more()))
+        )
 
     async def read(self) -> list[Delta]:
         """The deltas of one network read, or of a slice of it, perhaps none. `ended` or `failure` may be set then."""
@@ -476,6 +491,8 @@ class Attempt:
         if self._watch is not None:
             self._watch.close()
         try:
+            if self._ahead is not None:
+                await self._ahead.aclose()
             if self._response is not None:
                 await self._response.aclose()
         except Exception as exc:

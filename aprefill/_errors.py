@@ -46,7 +46,7 @@ class ReplyConsumed(UsageError):
     def __init__(self) -> None:
         super().__init__(
             "this reply has already been streamed to its end; "
-            "`await reply.text()` gives the text again, a new stream() asks again"
+            "its `text()` gives the text again, a new stream() asks again"
         )
 
 
@@ -56,7 +56,7 @@ class ReplyClosed(UsageError):
     def __init__(self) -> None:
         super().__init__(
             "this reply was left before its end and its connection is closed; `text_so_far` has what came, "
-            "and `async with stream(...) as reply:` keeps a reply open over several loops"
+            "and a `with` block around a reply (`async with`, if asynchronous) keeps it open over several loops"
         )
 
 

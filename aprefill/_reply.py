@@ -21,7 +21,9 @@ from itertools import takewhile
 from types import TracebackType
 from typing import NoReturn, Self, cast
 
-from ._errors import ReplyClosed, ReplyConsumed
+import anyio
+
+from ._errors import ReplyConsumed
 from ._run import Phase, Run
 from ._types import (
     AttemptReport,
@@ -68,7 +70,7 @@ class Cursor:
         """Become the reply's reader. Raises `UsageError` while there is another one."""
         if self._ended:
             raise StopAsyncIteration
-        self._run.claim(id(self))
+        self._run.claim(id(self), anyio.get_current_task().id)
 
     def _end(self) -> NoReturn:
         self._ended = True
@@ -90,35 +92,34 @@ class Cursor:
                 run.drop()
 
 
-class EventCursor(Cursor):
-    """What one `async for` over `events()` holds."""
+class Events:
+    """Makes events of what is in the transcript, for one loop over `events()`."""
 
-    __slots__ = ("_coalesce", "_held", "_offset")
+    __slots__ = ("_coalesce", "_held", "_offset", "_transcript")
 
-    def __init__(self, run: Run, offset: int, *, coalesce: bool, held: bool) -> None:
-        super().__init__(run)
+    def __init__(self, run: Run, *, coalesce: bool | None, held: bool) -> None:
+        self._transcript = run.transcript
         # where the next new text begins in the whole reply
-        self._offset = offset
-        self._coalesce = coalesce
+        self._offset = max(len(run.transcript.text_so_far), run.prefill_length)
+        self._coalesce = run.coalesces if coalesce is None else coalesce
         self._held = held
 
-    async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
-        run = self._run
-        if run.reader != id(self):
-            self._begin()
+    def begin(self) -> None:
+        """From now on the transcript keeps events."""
+        self._transcript.wants_events = True
+        self._transcript.wants_held = self._held
+
+    def take(self, at: int) -> Event | None:
+        """Hand out the item at `at`, perhaps with some behind it; None: it is of a kind that was not asked for."""
         transcript = self._transcript
-        transcript.wants_events = True
-        transcript.wants_held = self._held
-        while True:
-            at = transcript.next
-            if at == len(transcript.items) and not await run.pull():
-                self._end()
-            item = transcript.items[at]
-            transcript.next = at + 1
-            if self._held or type(item) is not HeldEvent:
-                break  # an earlier cursor asked for these, this one did not
+        item = transcript.items[at]
+        transcript.next = at + 1
         if not isinstance(item, str):
-            if self._coalesce and type(item) is HeldEvent:
+            if type(item) is not HeldEvent:
+                return item
+            if not self._held:
+                return None  # an earlier loop asked for these, this one did not
+            if self._coalesce:
                 following = takewhile(lambda other: type(other) is HeldEvent, transcript.items[at + 1 :])
                 for other in cast("Iterator[HeldEvent]", following):
                     item = HeldEvent(item.text + other.text, item.more) if other.more else other
@@ -135,104 +136,48 @@ class EventCursor(Cursor):
         return TextEvent(item, self._offset - len(item))
 
 
-class Reply:
-    """One reply, streamed. Iterate it once, or use it as an async context manager to keep it over several loops.
+class EventCursor(Cursor):
+    """What one `async for` over `events()` holds."""
 
-    It has one reader at a time, a loop or a `text()`. A second one gets a `UsageError` while the first one has neither
-    ended nor been dropped, and the first one goes on.
+    __slots__ = ("_events",)
 
-    Nothing is sent before the first chunk is asked for. Leaving the loop early in any way, or cancelling the task,
-    closes the provider's connection at once; so do `aclose()`, `cancel()`, and the end of `async with`. What is
-    known is on the attributes, during the stream as far as known and after it.
+    def __init__(self, run: Run, events: Events) -> None:
+        super().__init__(run)
+        self._events = events
 
-    Not possible, and why: an iterator made by hand (`it = aiter(reply)`) closes when it is dropped, not when it is
-    idle; on PyPy, and for reference cycles, dropping means the next collection; over HTTP/2 (only with a `client` of
-    yours) the connection is shared and httpx resets no stream, so the provider goes on to the reply's end.
-    """
+    async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
+        run = self._run
+        if run.reader != id(self):
+            self._begin()
+        transcript = self._transcript
+        self._events.begin()
+        while True:
+            at = transcript.next
+            if at == len(transcript.items) and not await run.pull():
+                self._end()
+            event = self._events.take(at)
+            if event is not None:
+                return event
+
+
+class Known:
+    """What is known of a reply, during the stream as far as known and after it."""
 
     __slots__ = ("_run",)
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def __aiter__(self) -> AsyncIterator[str]:
-        self._check_fresh()
-        return Cursor(self._run)
-
-    def events(self, *, coalesce: bool | None = None, held: bool = False) -> AsyncIterator[Event]:
-        """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
-
-        With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
-        is held. The prefill stays one of its own. None: as `coalesce` of the reply says. With `held` there are also `HeldEvent`s:
-        the model's text that is not handed out yet, for a page that greys it or a log of what the model really wrote
-        first. Begun in the middle of a reply, they tell of what comes from then on.
-        """
-        self._check_fresh()
-        run = self._run
-        offset = max(len(run.transcript.text_so_far), run.prefill_length)
-        return EventCursor(run, offset, coalesce=run.coalesces if coalesce is None else coalesce, held=held)
-
     def _check_fresh(self) -> None:
         run = self._run
         if run.phase is Phase.DONE and not run.owned and run.transcript.next == len(run.transcript.items):
             raise run.with_text(ReplyConsumed())
 
-    async def text(self) -> str:
-        """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
-
-        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
-        while another task reads the reply.
-        """
-        run = self._run
-        transcript = run.transcript
-        if run.is_done():
-            transcript.next = len(transcript.items)
-            return transcript.text_so_far
-        reader = object()
-        before = run.claim(id(reader), joins_task=True)
-        try:
-            transcript.next = len(transcript.items)
-            while not run.is_done():
-                if not await run.pull() and run.phase is Phase.CLOSED:
-                    raise run.with_text(ReplyClosed())
-                transcript.next = len(transcript.items)
-            return transcript.text_so_far
-        finally:
-            run.reader = before
-
-    def cancel(self) -> None:
-        """End the reply from any task of its loop, at once and without awaiting.
-
-        A loop that is reading it ends quietly, `stop_reason` is `StopReason.CANCELLED`; a waiting `text()` raises
-        `ReplyClosed`.
-        """
-        self._run.cancel()
-
-    async def aclose(self) -> None:
-        """End the reply and release its connection. Idempotent; shielded from cancellation, at most a second."""
-        await self._run.aclose()
-
-    async def __aenter__(self) -> Self:
-        self._run.owned = True
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._run.aclose()
-        self._run.owned = False
-
-    def __del__(self) -> None:
-        run = self._run
-        if run.owned and run.phase not in {Phase.NEW, Phase.DONE, Phase.CLOSED}:
-            warnings.warn(f"{self!r} was dropped inside its `async with`", ResourceWarning, stacklevel=2, source=self)
-            run.drop()
-
     def __repr__(self) -> str:
         run = self._run
         target = run.target
         return (
-            f"<Reply {target.row.provider}:{target.model} {run.phase.value}, {run.verdict.value}, "
+            f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, {run.verdict.value}, "
             f"{len(run.transcript.text_so_far)} characters>"
         )
 
@@ -306,3 +251,82 @@ class Reply:
     def message(self) -> Message:
         """The assistant turn for the next request: the text whole, prefill included; tool calls; signed thinking."""
         return self._run.message()
+
+
+class Reply(Known):
+    """One reply, streamed. Iterate it once, or use it as an async context manager to keep it over several loops.
+
+    It has one reader at a time, a loop or a `text()`. A second one gets a `UsageError` while the first one has neither
+    ended nor been dropped, and the first one goes on.
+
+    Nothing is sent before the first chunk is asked for. Leaving the loop early in any way, or cancelling the task,
+    closes the provider's connection at once; so do `aclose()`, `cancel()`, and the end of `async with`. What is
+    known is on the attributes, during the stream as far as known and after it.
+
+    Not possible, and why: an iterator made by hand (`it = aiter(reply)`) closes when it is dropped, not when it is
+    idle; on PyPy, and for reference cycles, dropping means the next collection; over HTTP/2 (only with a `client` of
+    yours) the connection is shared and httpx resets no stream, so the provider goes on to the reply's end.
+    """
+
+    __slots__ = ()
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        self._check_fresh()
+        return Cursor(self._run)
+
+    def events(self, *, coalesce: bool | None = None, held: bool = False) -> AsyncIterator[Event]:
+        """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
+
+        With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
+        is held. The prefill stays one of its own. None: as `coalesce` of the reply says. With `held` there are also `HeldEvent`s:
+        the model's text that is not handed out yet, for a page that greys it or a log of what the model really wrote
+        first. Begun in the middle of a reply, they tell of what comes from then on.
+        """
+        self._check_fresh()
+        return EventCursor(self._run, Events(self._run, coalesce=coalesce, held=held))
+
+    async def text(self) -> str:
+        """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
+
+        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
+        while another task reads the reply.
+        """
+        run = self._run
+        transcript = run.transcript
+        if run.is_done():
+            transcript.next = len(transcript.items)
+            return transcript.text_so_far
+        reader = object()
+        before = run.claim(id(reader), anyio.get_current_task().id, joins_task=True)
+        try:
+            return await run.read_to_end()
+        finally:
+            run.reader = before
+
+    def cancel(self) -> None:
+        """End the reply from any task of its loop, at once and without awaiting.
+
+        A loop that is reading it ends quietly, `stop_reason` is `StopReason.CANCELLED`; a waiting `text()` raises
+        `ReplyClosed`.
+        """
+        self._run.cancel()
+
+    async def aclose(self) -> None:
+        """End the reply and release its connection. Idempotent; shielded from cancellation, at most a second."""
+        await self._run.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._run.owned = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._run.aclose()
+        self._run.owned = False
+
+    def __del__(self) -> None:
+        run = self._run
+        if run.owned and run.phase not in {Phase.NEW, Phase.DONE, Phase.CLOSED}:
+            warnings.warn(f"{self!r} was dropped inside its `async with`", ResourceWarning, stacklevel=2, source=self)
+            run.drop()

@@ -68,6 +68,9 @@ chance = random.random
 #: already is read in these, so that the next request finds the connection in the pool; nobody waits for the network.
 _TURNS = 12
 
+#: So much is taken in one pull by a reader in another thread: what goes to another thread costs less by the piece.
+_ITEMS_A_PULL = 256
+
 
 async def close_all(transports: Sequence[Transport]) -> None:
     """End all runs that are under way over these transports, side by side, and wait for that, at most a second."""
@@ -140,6 +143,8 @@ class Run:
         self._reader_task = 0
         #: used with `async with`: losing a cursor does not end it, `aclose` does
         self.owned = False
+        #: for a reader in another thread: what is there is taken in one pull, and read ahead of it, up to a bound
+        self.reads_ahead = False
         self.transcript = Transcript(ask.prefill)
         self._account = Account()
         # the request under way, or the last one
@@ -175,13 +180,12 @@ class Run:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def claim(self, reader: int, *, joins_task: bool = False) -> int:
-        """Make `reader` the one that reads, and give the one before it, or 0.
+    def claim(self, reader: int, task: int, *, joins_task: bool = False) -> int:
+        """Make `reader` the one that reads, and give the one before it, or 0. `task` is the task or thread that it is in.
 
         Raises `UsageError` while another one has neither ended nor been dropped; with `joins_task` not if that one is of
         the same task, which waits for this reader anyway.
         """
-        task = anyio.get_current_task().id
         before = self.reader
         if before and self.phase not in _OVER and not (joins_task and self._reader_task == task):
             raise self.with_text(
@@ -209,7 +213,7 @@ class Run:
         if attempt is not None:
             attempt.resume()
         try:
-            while len(items) == have:
+            while len(items) == have or (self.reads_ahead and self._has_more(len(items) - have)):
                 if self.phase is _READING:
                     attempt = self._attempt
                     assert attempt is not None
@@ -217,9 +221,7 @@ class Run:
                     # `await` may have ended the run
                     if self.phase is _READING:
                         self._take(deltas)
-                elif self.phase in _OVER:
-                    if self.phase is Phase.CLOSED and not self._cancelled:
-                        raise ReplyClosed
+                elif self.is_over():
                     return False
                 else:
                     await _WAITS[self.phase](self)
@@ -237,6 +239,28 @@ class Run:
             raise
         finally:
             self._pulling = False
+
+    def _has_more(self, taken: int) -> bool:
+        """Whether more of the answer is here, for which nobody has to wait, and a pull that has `taken` items may take it."""
+        return (
+            taken < _ITEMS_A_PULL and self.phase is _READING and self._attempt is not None and self._attempt.has_more()
+        )
+
+    def is_over(self) -> bool:
+        """Whether nothing more will come. Raises `ReplyClosed` for a reply that was left early or has failed."""
+        if self.phase is Phase.CLOSED and not self._cancelled:
+            raise self.with_text(ReplyClosed())
+        return self.phase in _OVER
+
+    async def read_to_end(self) -> str:
+        """Hand everything out, and give the whole text. Raises what went wrong."""
+        transcript = self.transcript
+        transcript.next = len(transcript.items)
+        while not self.is_done():
+            if not await self.pull() and self.phase is Phase.CLOSED:
+                raise self.with_text(ReplyClosed())
+            transcript.next = len(transcript.items)
+        return transcript.text_so_far
 
     async def _begin(self) -> None:
         """NEW: decide on the first request."""
@@ -262,7 +286,9 @@ class Run:
         self._step = step
         self._splice = Splice(step, transcript, lead=lead, coalesce=ask.coalesce, reply_chars=ask.limits.reply_chars)
         self.transport = transport
-        self._attempt = Attempt(step, ask, self.target, transport, total_at=self._total_at)
+        self._attempt = Attempt(
+            step, ask, self.target, transport, total_at=self._total_at, reads_ahead=self.reads_ahead
+        )
         self._released = None
         if transcript.wants_events:
             number = len(self._account.replaced) + 1
@@ -296,6 +322,7 @@ class Run:
         attempt, splice = self._attempt, self._splice
         assert attempt is not None
         assert splice is not None
+        before = len(self.transcript.items)
         try:
             if deltas:
                 splice.take(deltas)
@@ -312,17 +339,29 @@ class Run:
             else:
                 return
         except (PrefillIgnored, Truncated) as error:
-            if not self._replace(error):
+            if self._replace(error):
+                return
+            if self.transcript.next == before:
                 raise
+            # raised when everything is handed out that earlier reads of the same pull gave
+            del self.transcript.items[before:]
+            self._failure = error.with_traceback(None)
+            self._end_early(attempt)
             return
         self._account.note_progress(splice)
-        self._go(Phase.HANDING_OUT)
         if self._failure is not None or splice.stopped:
             # a host would go on past a stop sequence of ours: cut it off before the last text is handed out
-            attempt.kill()
-            self._released = spawn_closing(self._release, self._loop)
+            self._end_early(attempt)
+        else:
+            self._go(Phase.HANDING_OUT)
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(self._report()))
+
+    def _end_early(self, attempt: Attempt) -> None:
+        """End the connection; what came is still to be handed out."""
+        self._go(Phase.HANDING_OUT)
+        attempt.kill()
+        self._released = spawn_closing(self._release, self._loop)
 
     async def _hand_out(self) -> None:
         """HANDING_OUT: all was handed out. Raise what went wrong, or let the connection go back to its pool."""
@@ -428,6 +467,11 @@ class Run:
         return failure
 
     # --- ending -----------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """Shut the connection down, from any thread. `drop` has to follow, in the loop."""
+        if self._attempt is not None and self.phase not in _OVER and os.getpid() == self._pid:
+            self._attempt.kill()
 
     def drop(self) -> None:
         """End it now, from any task or a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.

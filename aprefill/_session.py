@@ -218,6 +218,10 @@ class Session:
         chosen = {name: value for name, value in given.items() if value is not UNSET}
         return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
 
+    def mark_closed(self) -> None:
+        """Begin no more replies; `aclose` has to follow in the session's loop, if it has one."""
+        self._pool.closed = True
+
     async def aclose(self) -> None:
         """End the replies that are open, side by side, and close the pool. Takes about a second at most. Idempotent.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -68,7 +69,8 @@ def _spawn_asyncio(loop: AbstractEventLoop, work: Callable[[], Coroutine[Any, An
     if asyncio._get_running_loop() is loop:
         start()
     else:
-        loop.call_soon_threadsafe(start)
+        # not in the context of this thread, where trio may be running: anyio would take this loop for trio's
+        loop.call_soon_threadsafe(start, context=Context())
 
 
 def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

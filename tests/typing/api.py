@@ -34,6 +34,8 @@ from aprefill import (
     StatusError,
     StopReason,
     Support,
+    SyncReply,
+    SyncSession,
     Table,
     TextEvent,
     Timeouts,
@@ -46,6 +48,7 @@ from aprefill import (
     dedupe,
     dedupe_sync,
     stream,
+    stream_sync,
     support_table,
 )
 from aprefill.web import EventStreamResponse, origin_allowed, sse, websocket
@@ -135,6 +138,36 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         assert_type(session.stream("hi", prefill="x", stop="\n", max_tokens=None), Reply)
         assert_type(session.stream("hi", allow_http=True), Reply)
         assert_type(session.stream("hi", emulate=True, absent="join", recovery=Recovery(retries=0)), Reply)
+
+
+def without_async(table: Table) -> None:
+    reply = stream_sync("hi", prefill="x", model="anthropic:claude-haiku-4-5", timeouts=Timeouts(idle_s=4))
+    assert_type(reply, SyncReply)
+    for chunk in reply:
+        assert_type(chunk, str)
+    for event in stream_sync("hi").events(coalesce=True, held=True):
+        assert_type(event, Event)
+    assert_type(reply.text(), str)
+    assert_type(reply.text_so_far, str)
+    assert_type(reply.verdict, Verdict)
+    assert_type(reply.mode, str | None)
+    assert_type(reply.support, Support | None)
+    assert_type(reply.closes_at_once, bool | None)
+    assert_type(reply.attempts, tuple[AttemptReport, ...])
+    assert_type(reply.usage, Usage | None)
+    assert_type(reply.stop_reason, StopReason | None)
+    assert_type(reply.stop_sequence, str | None)
+    assert_type(reply.timing, Timing)
+    reply.cancel()
+    reply.close()
+    with stream_sync("hi", stop=["\n"]) as owned:
+        assert_type(owned, SyncReply)
+    with SyncSession("anthropic:claude-haiku-4-5", max_tokens=5, table=table) as session:
+        assert_type(session, SyncSession)
+        assert_type(session.stream("hi", prefill="x", max_tokens=None), SyncReply)
+        session.close()
+    stream_sync("hi", prefil="x")  # type: ignore[call-arg]  # the arguments are checked
+    session.stream("hi", max_tokens="5")  # type: ignore[arg-type]
 
 
 def the_values(usage: Usage, recovery: Recovery, emulation: Emulation) -> None:

@@ -1,0 +1,450 @@
+"""Without async: `stream_sync()` and `SyncSession`, the asynchronous engine in a thread with an event loop of its own.
+
+A reply of `stream_sync()` has such a thread from its first chunk to its end; a session has one for all its replies. The
+caller's thread hands out what is there without asking the other one, and waits for it when nothing is.
+"""
+
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC001, TC003
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from contextvars import Context
+from threading import Event as ThreadEvent
+from threading import RLock, Thread, current_thread, get_ident
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from ._errors import ReplyClosed, UsageError
+from ._reply import Events, Known
+from ._run import Phase, Run
+from ._session import Session, stream
+from ._types import Event
+from ._watch import CLOSE_S, native_loop, spawn
+
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+
+#: How long leaving a reply waits for its connection and its thread to end, in seconds. Closing gives up earlier.
+_LEAVE_S = CLOSE_S + 1
+_OVER = (Phase.DONE, Phase.CLOSED)
+
+
+class Ended(Exception):
+    """The thread was asked to end before the call."""
+
+
+async def _nothing() -> None:
+    pass
+
+
+class LoopThread:
+    """An event loop in a thread of its own, which begins with the first `call` and ends with `end`.
+
+    It is a daemon thread, so it does not keep the interpreter from exiting. A forked child does not have it. When
+    nobody refers to this any more, it ends after `at_end`.
+    """
+
+    __slots__ = ("__weakref__", "_at_end", "_ended", "_lock", "_loop", "_pid", "_portal", "_thread")
+
+    def __init__(self, at_end: Callable[[], Awaitable[None]] = _nothing) -> None:
+        self._at_end = at_end
+        # held while a call is handed to the loop; a signal handler may call as well, in the thread that holds it
+        self._lock = RLock()
+        self._thread: Thread | None = None
+        self._portal: BlockingPortal | None = None
+        self._loop: Any = None
+        self._pid = 0
+        self._ended = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has begun, in this process, and was not asked to end."""
+        return self._portal is not None and not self._ended and self._pid == os.getpid()
+
+    def call(self, work: Callable[..., Any]) -> Any:
+        """Run `work` in the loop, wait for it, and give or raise what it gives or raises. Raises `Ended`."""
+        with self._lock:
+            if self._ended:
+                raise Ended
+            if self._portal is None:
+                self._begin()
+            assert self._portal is not None
+            if self._pid != os.getpid():
+                raise UsageError("this reply or session was begun in another process; make a new one after a fork")
+            future = self._portal.start_task_soon(work)
+        return future.result()
+
+    def call_if_begun(self, work: Callable[[], None]) -> None:
+        """Run `work` in the loop and wait for it; here, if the loop has not begun; not at all, if it has ended."""
+        with self._lock:
+            if self._portal is None:
+                work()
+                return
+        if self._thread is current_thread():
+            work()
+        elif self.is_running:
+            with suppress(Ended):
+                self.call(work)
+
+    def _begin(self) -> None:
+        begun: Future[tuple[BlockingPortal, Any]] = Future()
+        # from 3.14 on a thread may take over the context, in which another event loop may be running
+        options: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
+        self._thread = Thread(target=_run_loop, args=(begun,), name="aprefill", daemon=True, **options)
+        self._thread.start()
+        self._pid = os.getpid()
+        try:
+            self._portal, self._loop = begun.result()
+        except BaseException:
+            # an interrupt: if the loop has not begun, it will not
+            if not begun.cancel() and begun.exception() is None:
+                self._portal, self._loop = begun.result()
+            raise
+
+    def end(self, *, wait: bool = True) -> None:
+        """End the loop and its thread, after `at_end`; with `wait` come back then, after two seconds at most.
+
+        Without `wait` it may come from a finaliser.
+        """
+        if self.is_running:
+            self.spawn(self._at_end, wait=False, last=True)
+        self._ended = True
+        thread = self._thread
+        if wait and thread is not None and thread is not current_thread() and self._pid == os.getpid():
+            thread.join(_LEAVE_S)
+
+    def spawn(self, work: Callable[[], Awaitable[None]], *, wait: bool, last: bool = False) -> None:
+        """Run `work`, which must not raise, in the loop if that is running; with `last` end the loop after it.
+
+        With `wait` come back when that is done, after two seconds at most; without, it may come from a finaliser.
+        """
+        portal = self._portal
+        if portal is None or not self.is_running:
+            return
+        self._ended = last
+        done = ThreadEvent()
+
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                done.set()
+                if last:
+                    # a call that is being handed over would otherwise wait for a loop that has ended
+                    while not self._lock.acquire(blocking=False):
+                        await anyio.lowlevel.cancel_shielded_checkpoint()
+                    try:
+                        await portal.stop()
+                    finally:
+                        self._lock.release()
+
+        if spawn(self._loop, run) and wait and self._thread is not current_thread():
+            done.wait(_LEAVE_S)
+
+    def __del__(self) -> None:
+        # the interpreter may be about to end, and a finaliser must not raise
+        with suppress(Exception):
+            self.end(wait=False)
+
+
+def _run_loop(begun: Future[tuple[BlockingPortal, Any]]) -> None:
+    async def run() -> None:
+        async with BlockingPortal() as portal:
+            with suppress(InvalidStateError):  # cancelled
+                begun.set_result((portal, native_loop()))
+                await portal.sleep_until_stopped()
+
+    try:
+        anyio.run(run)
+    except BaseException as exc:
+        if begun.done():
+            raise
+        begun.set_exception(exc)
+
+
+class _Reading:
+    """One run and the thread that it runs in. Refers to neither the `SyncReply` nor a loop over it."""
+
+    __slots__ = ("_owns_thread", "run", "thread")
+
+    def __init__(self, run: Run, thread: LoopThread, *, owns_thread: bool) -> None:
+        self.run = run
+        self.thread = thread
+        self._owns_thread = owns_thread
+
+    def pull(self) -> bool:
+        """Wait for more of the transcript; False at the end. Raises what went wrong. An interrupt ends the reply."""
+        if self.run.is_over():
+            self.settle()
+            return False
+        found: bool = self.call(self.run.pull)
+        return found
+
+    def call(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Wait for `work` of the run in the other thread. Whatever is raised here while it waits ends the reply."""
+        run = self.run
+        try:
+            result = self.thread.call(work)
+        except Ended:
+            if run.phase is not Phase.NEW:
+                raise run.with_text(ReplyClosed()) from None
+            raise UsageError("this session was closed before the reply began; make a new one") from None
+        except UsageError:
+            # somebody else reads, or it is over: of that nothing ends
+            self.settle()
+            raise
+        except BaseException:
+            self.leave(wait=True)
+            raise
+        self.settle()
+        return result
+
+    def settle(self) -> None:
+        """End the reply's own thread if the reply is over."""
+        if self._owns_thread and self.run.phase in _OVER:
+            self.thread.end()
+
+    def leave(self, *, wait: bool) -> None:
+        """End the reply, from any thread or a finaliser; with `wait` until its connection is released."""
+        if self._owns_thread:
+            self.thread.end(wait=wait)
+        elif self.run.phase not in _OVER:
+            self.thread.spawn(self.run.aclose, wait=wait)
+
+    def cancel(self) -> None:
+        """As `Run.cancel`, from any thread."""
+        self.thread.call_if_begun(self.run.cancel)
+
+    def begin(self, reader: object) -> None:
+        """Make `reader` the one that reads."""
+        self.run.claim(id(reader), get_ident())
+
+    def end(self, reader: object, thread: int) -> None:
+        """`reader`, of `thread`, reads no more: it was told the end, or its loop was left, which ends a reply nobody owns."""
+        run = self.run
+        if run.reader != id(reader):
+            return
+        run.reader = 0
+        if not run.owned and run.phase not in _OVER:
+            run.kill()
+            # another thread is here only as a finaliser, which must not wait
+            self.leave(wait=thread == get_ident() and not sys.is_finalizing())
+
+
+def _chunks(reading: _Reading) -> Iterator[str]:
+    """What one `for` holds. Only its stack refers to this, so that leaving the loop ends it."""
+    transcript = reading.run.transcript
+    reader, thread = object(), get_ident()
+    reading.begin(reader)
+    try:
+        while True:
+            at = transcript.next
+            try:
+                item = transcript.items[at]
+            except IndexError:
+                if reading.pull():
+                    continue
+                return
+            transcript.next = at + 1
+            if type(item) is str:
+                yield item
+    finally:
+        reading.end(reader, thread)
+
+
+def _events(reading: _Reading, events: Events) -> Iterator[Event]:
+    """What one `for` over `events()` holds."""
+    transcript = reading.run.transcript
+    reader, thread = object(), get_ident()
+    reading.begin(reader)
+    events.begin()
+    try:
+        while True:
+            try:
+                event = events.take(transcript.next)
+            except IndexError:
+                if reading.pull():
+                    continue
+                return
+            if event is not None:
+                yield event
+    finally:
+        reading.end(reader, thread)
+
+
+class SyncReply(Known):
+    """One reply, streamed without async. Iterate it once, or use it in a `with` block to keep it over several loops.
+
+    It is to a `for` loop what `Reply` is to an `async for` loop: nothing is sent before the first chunk is asked for;
+    leaving the loop in any way, also by Ctrl-C, closes the provider's connection at once, and so do `close()`,
+    `cancel()` and the end of `with`. It has one reader at a time.
+
+    Of `stream_sync()` it has a thread of its own from the first chunk to its end. That is a daemon thread: it does not
+    keep the interpreter from exiting. After a fork the child cannot go on with a reply that the parent has begun. In
+    a coroutine it works as well, and keeps the event loop waiting.
+    """
+
+    __slots__ = ("_reading",)
+
+    def __init__(self, run: Run, thread: LoopThread | None = None) -> None:
+        super().__init__(run)
+        run.reads_ahead = True
+        self._reading = _Reading(run, thread or LoopThread(run.aclose), owns_thread=thread is None)
+
+    def __iter__(self) -> Iterator[str]:
+        self._check_fresh()
+        return _chunks(self._reading)
+
+    def events(self, *, coalesce: bool | None = None, held: bool = False) -> Iterator[Event]:
+        """Typed events in place of bare text, as `Reply.events`. With `coalesce` the text that is there is one event."""
+        self._check_fresh()
+        return _events(self._reading, Events(self._run, coalesce=coalesce, held=held))
+
+    def text(self) -> str:
+        """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
+
+        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
+        while another thread reads the reply.
+        """
+        run = self._run
+        if run.is_done():
+            run.transcript.next = len(run.transcript.items)
+            return run.transcript.text_so_far
+        reader = object()
+        before = run.claim(id(reader), get_ident(), joins_task=True)
+        try:
+            text: str = self._reading.call(run.read_to_end)
+        finally:
+            run.reader = before
+        return text
+
+    def cancel(self) -> None:
+        """End the reply from any thread, at once.
+
+        A loop that is reading it ends quietly, `stop_reason` is `StopReason.CANCELLED`; a waiting `text()` raises
+        `ReplyClosed`.
+        """
+        self._reading.cancel()
+
+    def close(self) -> None:
+        """End the reply and release its connection, from any thread. Idempotent; takes about a second at most."""
+        if self._reading.thread.is_running and self._run.phase is not Phase.NEW:
+            self._reading.leave(wait=True)
+
+    def __enter__(self) -> Self:
+        self._run.owned = True
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        self._run.owned = False
+
+    def __del__(self) -> None:
+        run = self._run
+        if run.owned and run.phase not in {Phase.NEW, *_OVER}:
+            warnings.warn(f"{self!r} was dropped inside its `with`", ResourceWarning, stacklevel=2, source=self)
+            run.kill()
+            self._reading.leave(wait=False)
+
+
+# --- the same arguments -------------------------------------------------------------------------------------------
+
+
+def _takes(original: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Gives a function the signature of `original`, for type checkers, `inspect` and `typing.get_type_hints`."""
+
+    def decorate(function: Callable[..., R]) -> Callable[P, R]:
+        _show_arguments(original, function)
+        return function
+
+    return decorate
+
+
+def _takes_of_method(
+    original: Callable[Concatenate[Any, P], object],
+) -> Callable[[Callable[Concatenate[S, ...], R]], Callable[Concatenate[S, P], R]]:
+    """As `_takes`, for a method."""
+
+    def decorate(function: Callable[Concatenate[S, ...], R]) -> Callable[Concatenate[S, P], R]:
+        _show_arguments(original, function)
+        return function
+
+    return decorate
+
+
+def _show_arguments(original: Any, function: Any) -> None:
+    returns = function.__annotations__["return"]
+    function.__signature__ = inspect.signature(original).replace(return_annotation=returns)
+    # what the annotations name is looked up where `original` is; the class that is returned is not known there
+    function.__annotations__ = {**original.__annotations__, "return": globals().get(returns)}
+    function.__wrapped__ = original
+
+
+def _refuse_client(client: object) -> None:
+    if client is not None:
+        raise UsageError(
+            "client= is for stream() and Session: an asynchronous client belongs to its own event loop, and a synchronous one "
+            "cannot be used; leave client out and pass base_url= and api_key="
+        )
+
+
+@_takes(stream)
+def stream_sync(*args: Any, **options: Any) -> SyncReply:
+    """As `stream`, without async: `for chunk in stream_sync(...)`. The same arguments, but no `client`.
+
+    The asynchronous engine runs in a thread of its own while the reply is read. Use a `SyncSession` for many calls.
+    A `client` is a `UsageError`: an asynchronous one belongs to its own event loop.
+    """
+    _refuse_client(options.get("client"))
+    return SyncReply(stream(*args, **options)._run)
+
+
+class SyncSession:
+    """As `Session`, without async: the same defaults for many replies, over one connection pool and one thread.
+
+    `with SyncSession(model=...) as session: session.stream(...)`. Several threads may use it. Leaving it ends the
+    replies that are still open, and the thread. It takes the same arguments, but no `client`. Make it anew after a fork.
+    """
+
+    @_takes_of_method(Session.__init__)
+    def __init__(self, *args: Any, **defaults: Any) -> None:
+        _refuse_client(defaults.get("client"))
+        self._session = Session(*args, **defaults)
+        self._thread = LoopThread(self._session.aclose)
+
+    @_takes_of_method(Session.stream)
+    def stream(self, *args: Any, **options: Any) -> SyncReply:
+        """As `stream_sync`, with the session's defaults and over its pool."""
+        return SyncReply(self._session.stream(*args, **options)._run, self._thread)
+
+    def close(self) -> None:
+        """End the replies that are open, side by side, close the pool and end the thread. Idempotent.
+
+        Takes about a second at most.
+        """
+        self._session.mark_closed()
+        self._thread.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Sync{repr(self._session).removeprefix('<')}"
