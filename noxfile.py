@@ -1,4 +1,4 @@
-"""The project's chores. `nox` runs the checks on one Python, `.ci/run` the tests on others too; `nox -l` lists the rest."""
+"""The project's chores. `nox` runs the checks on one Python, `.ci/run` those that take longer too; `nox -l` lists the rest."""
 
 from __future__ import annotations
 
@@ -19,6 +19,25 @@ EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "all
 OTHER_PYTHONS = ("3.12", "3.13")
 #: What the tests need beside the test group.
 TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
+#: The tests run in two processes; a test that is slow does not keep the others waiting.
+SIDE_BY_SIDE = ("-n", "2", "--dist", "worksteal")
+#: How often `nox -s slow` repeats what the other sessions do a few times.
+MANY_TIMES = {
+    "APREFILL_CLOSING_TIMES": "100",
+    "APREFILL_SDK_CLOSING_TIMES": "8",
+    "APREFILL_SEAM_CASES": "100000",
+    "APREFILL_STOP_CASES": "20000",
+    "APREFILL_SYNC_TIMES": "1000",
+}
+#: The tests that these are for.
+REPEATED = (
+    "tests/test_closing.py",
+    "tests/test_interrupts.py",
+    "tests/test_seam.py",
+    "tests/test_stop.py",
+    "tests/test_sync.py",
+    "tests/transports/test_sdk_closing.py",
+)
 #: The FastAPI that belongs to the lowest Starlette.
 LOWEST_FASTAPI = "fastapi==0.115.12"
 #: What `nox -s sdks` runs.
@@ -86,20 +105,28 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Every test, on asyncio, uvloop and trio, against the installed wheel. Arguments go to pytest."""
-    run_tests(session)
+    """The tests, on asyncio, uvloop and trio, against the installed wheel. Arguments go to pytest."""
+    run_tests(session, *SIDE_BY_SIDE)
 
 
 @nox.session(python=OTHER_PYTHONS)
 def tests_on(session: nox.Session) -> None:
-    """The same tests on another Python, each way of leaving a reply less often. `.ci/run` names those that it finds."""
-    run_tests(session, APREFILL_CLOSING_TIMES="10")
+    """The same tests on another Python; on the newest with the lines that they reach. `.ci/run` names those it finds."""
+    coverage = ("--cov=aprefill", "--cov-report=term:skip-covered") if session.python == OTHER_PYTHONS[-1] else ()
+    run_tests(session, *SIDE_BY_SIDE, *coverage, COVERAGE_CORE="sysmon")
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Tests that take longer than the others, and those that repeat a proof, many times."""
+    run_tests(session, *SIDE_BY_SIDE, "-m", "slow")
+    session.run("pytest", *SIDE_BY_SIDE, *REPEATED, env={"APREFILL_INSTALLED": "1", **MANY_TIMES})
 
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Tests whose subject is time itself, which need a quiet machine: how late a flood makes a heartbeat."""
-    run_tests(session, "-m", "perf", "tests/test_floods.py")
+    """Tests whose subject is time itself, which need a quiet machine: what a piece costs, how late a heartbeat is."""
+    run_tests(session, "-m", "perf")
 
 
 @nox.session

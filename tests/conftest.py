@@ -77,6 +77,12 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _demo_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo model writes faster than a person reads."""
+    monkeypatch.setattr("aprefill.transports.demo.PACE_S", 0.0001)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins as a new process would: what another has met is forgotten."""
     for module in ("_refusals", "_session"):

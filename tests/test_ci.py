@@ -49,19 +49,19 @@ def test_pythons_of_pyenv_s(tmp_path: Path) -> None:
     """They run after `PYENV_VERSION` names the versions, which is done after the default sessions."""
     shims = {"python3.12": SHIM.format(version="3.12.1"), "python3.13": SHIM.format(version="3.13.0")}
     called, printed = calls(tmp_path, {"pyenv": PYENV, **shims})
-    assert called == ["nox ", "nox --session perf", "nox --session tests_on-3.12 tests_on-3.13"]
+    assert called == ["nox ", "nox --session slow perf", "nox --session tests_on-3.12 tests_on-3.13"]
     assert printed == ""
 
 
 def test_a_python_that_does_not_run_is_no_error(tmp_path: Path) -> None:
     """It is on the path and fails: a line says so, also in continuous integration, and the other one is used."""
     called, printed = calls(tmp_path, {"python3.12": MISSING, "python3.13": "exit 0"})
-    assert called == ["nox ", "nox --session perf", "nox --session tests_on-3.13"]
+    assert called == ["nox ", "nox --session slow perf", "nox --session tests_on-3.13"]
     assert printed == "Python 3.12 is not installed: the tests are not run on it.\n"
 
 
 def test_no_other_python(tmp_path: Path) -> None:
     """The default sessions and the one that needs a quiet machine are all that runs."""
     called, printed = calls(tmp_path, {"python3.12": MISSING, "python3.13": MISSING})
-    assert called == ["nox ", "nox --session perf"]
+    assert called == ["nox ", "nox --session slow perf"]
     assert printed.count("is not installed") == 2

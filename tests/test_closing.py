@@ -31,7 +31,7 @@ from .conftest import LOOPS
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_gc")]
 
 #: How often each way out is taken, a loop and a transport.
-TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "100"))
+TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "8"))
 
 #: A shared machine stands still for 50 ms now and then: such a round is taken again, at most this often. A close that
 #: does not come fails at once, after two seconds.
@@ -296,6 +296,7 @@ async def settle(server: Any) -> None:
 NOTHING = {"descriptors": 0, "tasks": 0, "slots": 0, "live": 0}
 
 
+@pytest.mark.slow
 async def test_two_thousand_mixed_exits_leave_nothing(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No socket, task, file descriptor or pool slot is left after 2,000 replies that were left in every way."""
     async with host(tls=False, monkeypatch=monkeypatch) as server:

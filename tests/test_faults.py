@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from aprefill import ProviderError, Timeouts
+from aprefill import ConnectFailed, ProviderError, Stalled, Timeouts, Truncated
 from aprefill._types import EndDelta
 from aprefill.codecs.anthropic_messages import AnthropicDecoder
 from aprefill.codecs.openai_chat import OpenAIChatDecoder
@@ -52,8 +52,26 @@ async def outcome_of(fault: Fault, wire: str, client: str = "ours") -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize(("fault", "wire"), cases(fault for fault in FAULTS if not fault.slow))
+def through_clients() -> list[Any]:
+    """Each fault and wire through our own transport, those of the network through every client too; `slow`: all of them."""
+    return [
+        pytest.param(
+            *case.values,
+            client,
+            id=f"{case.id}-{client}",
+            marks=() if client == "ours" or is_of_the_network(case.values[0]) else pytest.mark.slow,
+        )
+        for case in cases(fault for fault in FAULTS if not fault.slow)
+        for client in CLIENTS
+    ]
+
+
+def is_of_the_network(fault: Fault) -> bool:
+    """Whether it depends on how the bytes travel, and not on the bytes alone."""
+    return not {ConnectFailed, Stalled, Truncated}.isdisjoint(fault.errors)
+
+
+@pytest.mark.parametrize(("fault", "wire", "client"), through_clients())
 async def test_a_fault_is_a_typed_error_or_the_right_text(fault: Fault, wire: str, client: str) -> None:
     """With the text so far, in time, without the key."""
     check(fault, await outcome_of(fault, wire, client))
@@ -71,6 +89,7 @@ async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str
             group.start_soon(one, client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("wire", WIRES)
 async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:

@@ -86,6 +86,7 @@ async def beats_beside(url: str | None, heart: Any = latest_beat) -> tuple[float
     return took, late[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_neither_outlives_the_total_clock_nor_blocks_the_loop(kind: str) -> None:
     """It ends within two seconds, and no turn of the event loop takes 50 ms."""
@@ -116,6 +117,7 @@ async def test_a_flood_makes_no_heartbeat_late(kind: str) -> None:
     assert late < control + MORE_S
 
 
+@pytest.mark.slow
 async def test_control_a_reply_decoded_in_one_go_blocks_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same look at a reader that gives no turns and decodes all that it has."""
     monkeypatch.setattr("aprefill._attempt.READS_A_TURN", 1 << 30)

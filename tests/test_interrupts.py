@@ -34,7 +34,7 @@ from .loopback import ask, chunks_of, server_has
 pytestmark = pytest.mark.anyio
 
 #: How often a connection is left while it is being opened, a loop and a kind of client.
-TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "60"))
+TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "12"))
 #: How long a caller's response hook takes, in seconds.
 HOOK_S = float(os.environ.get("APREFILL_HOOK_S", "0.02"))
 STALLING = Script(text="one two three four", cuts=4, stall_after=12, prefill="eats")

@@ -300,6 +300,7 @@ def cost_s(prompt: str, text: str) -> float:
     return time.process_time() - began
 
 
+@pytest.mark.perf
 @pytest.mark.parametrize(
     ("unit", "text"),
     [

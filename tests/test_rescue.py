@@ -248,6 +248,7 @@ async def test_one_tenants_odd_400_changes_nothing_for_others() -> None:
         assert (await finished(ask(one, "messages"))).attempts[0].mode == "emulated"
 
 
+@pytest.mark.slow
 async def test_a_thousand_tasks_at_once() -> None:
     """Two hosts, two models each, one of the four refuses: nobody else is emulated, everybody's text is right."""
 

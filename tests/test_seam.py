@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Random cases of the check for minimal holding; APREFILL_SEAM_CASES=5000000 for a long run.
-CASES = int(os.environ.get("APREFILL_SEAM_CASES", "100000"))
+CASES = int(os.environ.get("APREFILL_SEAM_CASES", "10000"))
 SHARES = 10
 
 #: Worked cases of our own, for where `spec/seam-vectors-2.json` is missing: known, rules, raw, cut, emitted, verdict.
@@ -181,6 +181,7 @@ def test_verdict_and_held_are_right_after_every_character() -> None:
         assert not check_state(Seam, group)
 
 
+@pytest.mark.slow
 def test_echoes_behind_chatter_are_short_enough_to_be_met(low_floor: None) -> None:
     """The three checks above with a floor of three characters in rule 5, so that short texts reach it."""
     for seed, group in enumerate(groups(3000, seed=8)):
@@ -207,6 +208,7 @@ BRUTE_FORCE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("known", "rules", "letters", "longest", "ahead"), BRUTE_FORCE)
 def test_no_continuation_at_all_disagrees(
     low_floor: None, known: str, rules: dict[str, Any], letters: str, longest: int, ahead: int
@@ -232,6 +234,7 @@ def test_cuts_do_not_matter() -> None:
         assert not check_cuts(Seam, group, seed)
 
 
+@pytest.mark.slow
 def test_cuts_do_not_matter_beyond_the_bound(slack: Any) -> None:
     """Invariant 5 is counted by character: with a bound of a few characters, every cutting gives the same."""
     for seed, group in enumerate(groups(1200, seed=3)):
@@ -240,6 +243,7 @@ def test_cuts_do_not_matter_beyond_the_bound(slack: Any) -> None:
             assert not check_cuts(Seam, group, seed, slack=more - len(group.known))
 
 
+@pytest.mark.slow
 def test_cuts_do_not_matter_to_a_closing_fence_beyond_the_bound(slack: Any) -> None:
     """The same for white space and backticks without end."""
     rng = random.Random(4)
@@ -353,6 +357,7 @@ def test_an_overlap_stands_when_the_chatter_never_ends() -> None:
     assert seam.verdict is Verdict.OVERLAPPED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 40, 6000])
 @pytest.mark.parametrize(
     ("line", "end", "rules"), [("\n", "x" * 16, {}), ("```\n", "```x", {}), ("```\n", "```x", {"whitespace": True})]

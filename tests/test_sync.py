@@ -682,7 +682,7 @@ def test_one_reader_at_a_time() -> None:
 
 # --- a thousand -----------------------------------------------------------------------------------------------------
 
-TIMES = int(os.environ.get("APREFILL_SYNC_TIMES", "1000"))
+TIMES = int(os.environ.get("APREFILL_SYNC_TIMES", "100"))
 
 
 def many(server: Any, times: int) -> int:
@@ -771,6 +771,7 @@ def test_a_chunk_that_is_there_costs_little_more() -> None:
     assert passed < MOST_US
 
 
+@pytest.mark.perf
 def test_control_of_what_a_chunk_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one question to the other thread for each chunk the same measurement finds more than that."""
     monkeypatch.setattr(aprefill._run, "_ITEMS_A_PULL", 1)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import httpx2
+import pytest
 
 from aprefill import Reply, stream
 from aprefill._splice import Transcript
@@ -15,7 +16,6 @@ from .cost import DOUBLING, cpu_s, doubling
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    import pytest
 
 CHUNKS = 20_000
 #: Four characters a chunk. An emoji makes every character of the text take four bytes, the most there is.
@@ -74,6 +74,7 @@ def ratio(looks: int) -> float:
     return with_it / without
 
 
+@pytest.mark.perf
 def test_reading_it_after_every_chunk_is_cheap() -> None:
     """20,000 chunks take at most 1.5 times the CPU time without."""
     assert ratio(looks=10) <= LIMIT
@@ -128,6 +129,7 @@ def test_the_text_grows_in_place() -> None:
     )
 
 
+@pytest.mark.perf
 def test_control_appending_to_an_attribute_is_quadratic() -> None:
     """The same check fails for a transcript that copies."""
     assert (

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "frozen", "
 
 
 #: How often each way out is taken, a class, a loop and an HTTP stack; and how many mixed exits are looked for leaks.
-TIMES = int(os.environ.get("APREFILL_SDK_CLOSING_TIMES", "8"))
+TIMES = int(os.environ.get("APREFILL_SDK_CLOSING_TIMES", "2"))
 MIXED = len(EXITS) * TIMES
 
 #: Another key of the same class closes the same way.

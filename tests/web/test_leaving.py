@@ -179,6 +179,7 @@ LEAVING = CROWD // 3
 PACED = Script(text="one two three four five six seven eight nine ten " * 4, cuts=10, pace_s=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_gc")
 async def test_two_hundred_clients_a_third_leaves() -> None:
     """200 at once, half of them each way; a third leaves at random: the rest is whole, and nothing stays open."""
@@ -193,6 +194,7 @@ async def test_two_hundred_clients_a_third_leaves() -> None:
     await provider.wait_closed(CLOSED_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_a_reader_task_of_its_own_goes_on() -> None:
     """The same crowd at a back end as it is often written: a task reads, a queue hands over. Nobody's leaving is seen."""

@@ -177,6 +177,7 @@ def test_without_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
         EventStreamDecoder()
 
 
+@pytest.mark.slow
 def test_the_largest_frame_is_bounded() -> None:
     """A frame of exactly the bound passes in any pieces and takes at most 2.2 times its size."""
     stream = frame(b"x" * (BOUND - 16))

@@ -33,6 +33,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STREAMS)
 def test_every_beginning_of_a_stream_is_one(kind: str) -> None:
     """Whole and cut anywhere, in one piece and byte by byte."""

@@ -137,6 +137,7 @@ def check_bounded(new: Callable[[], Decoder], pieces: list[bytes]) -> None:
     assert taken < 2 * BOUND, f"{taken:,} bytes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOODS)
 def test_floods_are_bounded(kind: str) -> None:
     """A line without end trips the bound, and takes less than twice the bound in memory."""

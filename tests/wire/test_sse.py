@@ -273,6 +273,7 @@ def check_bounded(new: Callable[[], Decoder], pieces: Iterable[bytes]) -> None:
     assert taken < 2 * BOUND, f"{taken:,} bytes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOODS)
 def test_floods_are_bounded(kind: str) -> None:
     """A record without end trips the bound, and takes less than twice the bound in memory."""
@@ -289,6 +290,7 @@ COMMENTS: dict[str, list[bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COMMENTS)
 def test_comments_are_free(kind: str) -> None:
     """Comments without end neither trip the bound nor take memory, and a record after them comes out."""
