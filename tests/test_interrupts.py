@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import sys
 import time
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.streams.buffered
+import httpx
 import httpx2
 import pytest
 
@@ -361,12 +364,17 @@ async def test_a_reader_follows_one_that_has_ended_or_was_dropped() -> None:
 
 
 class ClosesAfterOne:
-    """A host that keeps a connection for one answer, and ends it when it sees the next request."""
+    """A host that keeps a connection for one answer, and ends it when it sees the next request.
 
-    def __init__(self, *, on_first: bool = False) -> None:
+    Before it ends the first such connection it sends `part`. With `reset` it ends it with a reset.
+    """
+
+    def __init__(self, *, on_first: bool = False, part: bytes = b"", reset: bool = False) -> None:
         self.requests = 0
         self.connections = 0
         self._on_first = on_first
+        self._part = part
+        self._reset = reset
 
     async def __call__(self, stream: Any) -> None:
         self.connections += 1
@@ -384,6 +392,11 @@ class ClosesAfterOne:
                     return
                 self.requests += 1
                 if answered or self._on_first:
+                    if self._part:
+                        await stream.send(self._part)
+                    if self._reset:
+                        sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
                 answered += 1
                 body = b'data: {"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -413,14 +426,16 @@ def sdk_client(url: str) -> Any:
 CLIENTS: list[Any] = [
     pytest.param(None, id="ours"),
     pytest.param(lambda url: httpx2.AsyncClient(trust_env=False), id="httpx2"),
+    pytest.param(lambda url: httpx.AsyncClient(trust_env=False), id="httpx"),
     pytest.param(sdk_client, id="openai"),
 ]
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("make", CLIENTS)
-async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any) -> None:
+async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any, reset: bool) -> None:
     """The request goes out once more at once: with `retries=0` the reply is whole, in one attempt, without a wait."""
-    host = ClosesAfterOne()
+    host = ClosesAfterOne(reset=reset)
     async with anyio.create_task_group() as group:
         url = await running(host, group)
         client = None if make is None else make(url)
@@ -435,6 +450,50 @@ async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any) -> None:
         assert took < 0.3
         if client is not None:
             await (client.close() if make is sdk_client else client.aclose())
+        group.cancel_scope.cancel()
+
+
+PARTS = [b"H", b"HTTP/1.1 2", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("part", PARTS, ids=["one byte", "part of a head", "103"])
+@pytest.mark.parametrize("make", CLIENTS)
+async def test_an_answer_that_has_begun_is_not_asked_for_again(make: Any, part: bytes, reset: bool) -> None:
+    """The host works on that request already, and counts its tokens: a second one in silence would be paid twice."""
+    host = ClosesAfterOne(part=part, reset=reset)
+    async with anyio.create_task_group() as group:
+        url = await running(host, group)
+        client = None if make is None else make(url)
+        options: dict[str, Any] = {} if make is sdk_client else {"base_url": url}
+        async with Session("m", client=client, recovery=Recovery(retries=0), **options) as session:
+            assert await session.stream("hi").text() == "hi"
+            with pytest.raises(ConnectFailed):
+                await session.stream("hi").text()
+        assert (host.requests, host.connections) == (2, 1)
+        if client is not None:
+            await (client.close() if make is sdk_client else client.aclose())
+        group.cancel_scope.cancel()
+
+
+async def test_a_client_with_a_trace_of_its_own_is_asked_again_too() -> None:
+    """The caller's `trace` extension stays the caller's."""
+    events: list[str] = []
+
+    async def trace(name: str, info: Any) -> None:
+        events.append(name)
+
+    class Tracing(httpx2.AsyncClient):
+        def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
+            return super().build_request(*args, **options, extensions={"trace": trace})
+
+    host = ClosesAfterOne()
+    async with anyio.create_task_group() as group:
+        url = await running(host, group)
+        async with Tracing(trust_env=False) as client:
+            session = Session("m", client=client, base_url=url, recovery=Recovery(retries=0))
+            assert await session.stream("hi").text() == await session.stream("hi").text() == "hi"
+        assert (host.requests, events.count("connection.connect_tcp.started")) == (3, 2)
         group.cancel_scope.cancel()
 
 

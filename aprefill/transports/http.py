@@ -15,7 +15,7 @@ from aprefill._watch import CLOSE_S
 
 from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
 from ._kill import KillHandle
-from ._reuse import Trace, broke_before_an_answer
+from ._reuse import is_stale
 
 if TYPE_CHECKING:
     import ssl
@@ -251,29 +251,29 @@ class HttpTransport:
             self._fresh = _make_client(_NOTHING_KEPT)
         return self._fresh
 
-    def _build(self, client: Any, request: Request, trace: Trace | None) -> Any:
+    def _build(self, client: Any, request: Request) -> Any:
         # the client's own clocks stand still but for the connection's, which nobody else can see
         timeout = {"connect": request.connect_s, "read": None, "write": None, "pool": None}
-        extensions: dict[str, Any] = {"timeout": timeout}
-        if trace is not None:
-            extensions["trace"] = trace
         if self._owned:
             # our own client has no defaults to merge in, and merging takes a tenth of a warm first token
             return httpx2.Request(
-                "POST", _url(request.url), headers=request.headers, content=request.body, extensions=extensions
+                "POST",
+                _url(request.url),
+                headers=request.headers,
+                content=request.body,
+                extensions={"timeout": timeout},
             )
         built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
-        built.extensions = {**extensions, **built.extensions, "timeout": timeout}
+        built.extensions = {**built.extensions, "timeout": timeout}
         return built
 
     async def open(self, request: Request) -> Response:
         try:
-            trace = Trace()
             client = self._open_client()
             try:
-                response = await _send(client, self._build(client, request, trace))
+                response = await _send(client, self._build(client, request))
             except Exception as exc:
-                if not (trace.reused and broke_before_an_answer(exc)):
+                if not is_stale(exc):
                     raise
                 again = True
             else:
@@ -281,7 +281,7 @@ class HttpTransport:
             # behind the except clause, so that nothing of the first try is chained to the second
             if again:
                 client = self._client_for_another_try()
-                response = await _send(client, self._build(client, request, None))
+                response = await _send(client, self._build(client, request))
             return as_response(response)
         except UsageError:
             raise
