@@ -18,6 +18,7 @@ import pytest
 
 from aprefill import (
     ConnectFailed,
+    Limits,
     ProviderError,
     Recovery,
     Reply,
@@ -360,6 +361,105 @@ async def test_a_reader_follows_one_that_has_ended_or_was_dropped() -> None:
             assert seen == ["a"]
 
 
+async def test_text_is_judged_by_the_task_that_reads_now() -> None:
+    """A cursor was handed to another task: `text()` there reads on, and in the task that made the cursor it is refused."""
+    async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
+        for make in (Reply.__aiter__, lambda reply: reply.events()):
+            async with ask(server, "chat") as reply, anyio.create_task_group() as group:
+                cursor: Any = make(reply)
+                await anext(cursor)
+                has_read, going_on = anyio.Event(), anyio.Event()
+                whole: list[str] = []
+
+                async def other(
+                    reply: Any = reply,
+                    cursor: Any = cursor,
+                    whole: Any = whole,
+                    has_read: Any = has_read,
+                    go: Any = going_on,
+                ) -> None:
+                    while len(reply.text_so_far) < 3:
+                        await anext(cursor)
+                    has_read.set()
+                    await go.wait()
+                    whole.append(await reply.text())
+
+                group.start_soon(other)
+                await has_read.wait()
+                at = reply._run.transcript.next
+                with pytest.raises(UsageError, match="being read already") as raised:
+                    await reply.text()
+                assert (reply._run.transcript.next, raised.value.text_so_far) == (at, "abc")
+                going_on.set()
+            assert whole == ["abcdef"]
+
+
+async def test_a_task_that_took_a_number_over_is_another_one() -> None:
+    """A task that has ended is gone: the next one often gets its number, and does not get its cursor."""
+    async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
+        async with ask(server, "chat") as reply:
+            cursor = aiter(reply)
+            numbers = set()
+
+            async def begin() -> None:
+                numbers.add(anyio.get_current_task().id)
+                await anext(cursor)
+
+            async def rob() -> None:
+                numbers.add(anyio.get_current_task().id)
+                with pytest.raises(UsageError, match="being read already"):
+                    await reply.text()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(begin)
+            for _ in range(50):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(rob)
+            # the fact that this is about
+            assert len(numbers) < 51
+            assert reply.text_so_far == "a"
+
+
+async def test_text_while_another_pull_waits_changes_nothing() -> None:
+    """What that pull has received is left for its reader."""
+    async with serve(GOOD) as server:
+        reply = ask(server, "chat")
+        run = reply._run
+        run._pulling = True
+        run.transcript.items.append("one ")
+        with pytest.raises(UsageError, match="two tasks"):
+            await reply.text()
+        assert (run.transcript.next, reply.text_so_far) == (0, "")
+
+
+async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After that `text()` nobody reads, and the next reader in any task may."""
+    async with serve(GOOD) as server:
+        async with ask(server, "chat") as reply:
+            cursors = [aiter(reply)]
+            made = reply._run._make_transport
+            drops: list[bool] = [False, True]
+
+            def refuse() -> Any:
+                if drops.pop(0):
+                    cursors.clear()
+                raise UsageError("not yet")
+
+            monkeypatch.setattr(reply._run, "_make_transport", refuse)
+            with pytest.raises(UsageError, match="not yet"):
+                await anext(cursors[0])
+            with pytest.raises(UsageError, match="not yet"):
+                await reply.text()
+            assert not cursors
+            monkeypatch.setattr(reply._run, "_make_transport", made)
+
+            async def next_reader() -> None:
+                assert "".join(await chunks_of(reply)) == GOOD.text
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(next_reader)
+
+
 # --- a connection that the host has just closed -----------------------------------------------------------------
 
 
@@ -550,6 +650,52 @@ async def test_a_reply_that_failed_stays_failed(fault: dict[str, Any]) -> None:
             with pytest.raises(ReplyClosed):
                 await chunks_of(reply)
             assert kept.value.text_so_far == reply.text_so_far
+
+
+@pytest.mark.parametrize("how", ["reply", "cursor", "async with"])
+async def test_after_aclose_a_reply_that_had_not_begun_sends_nothing(how: str) -> None:
+    """Also where a reader was started already and has not run yet. Dropping what was never read is no close."""
+    async with serve(GOOD) as server:
+        reply = ask(server, "chat")
+        async with anyio.create_task_group() as group:
+
+            async def read(cursor: Any = None) -> None:
+                with pytest.raises(ReplyClosed):
+                    await (reply.text() if cursor is None else anext(cursor))
+
+            group.start_soon(read)
+            group.start_soon(read, aiter(reply))
+            if how == "reply":
+                await reply.aclose()
+            elif how == "cursor":
+                cursor: Any = aiter(reply)
+                await cursor.aclose()
+            else:
+                async with reply:
+                    pass
+        await read()
+        await reply.aclose()
+        assert (len(reply.attempts), server.connections) == (0, 0)
+        dropped = ask(server, "chat")
+        aiter(dropped)
+        assert await dropped.text() == GOOD.text
+
+
+async def test_a_body_is_read_on_for_as_long_as_the_caller_says() -> None:
+    """With `drain_s=3` a host may take longer than a second to end its body, and its connection is used again."""
+    async with serve(Script(text="abc", prefill="eats", hold_open_s=1.4)) as server:
+        async with Session("vllm:m", base_url=server.openai_url, limits=Limits(drain_s=3)) as session:
+            began = time.perf_counter()
+            reply = session.stream("hi")
+            assert await reply.text() == "abc"
+            # nobody waits for it
+            await reply.aclose()
+            assert time.perf_counter() - began < 0.5
+            with anyio.fail_after(3):
+                await reply._run.released()
+            assert time.perf_counter() - began > 1.3
+            assert await session.stream("hi").text() == "abc"
+            assert server.connections == 1
 
 
 async def test_after_aclose_a_kept_cursor_blames_nobody() -> None:
