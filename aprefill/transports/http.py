@@ -64,11 +64,11 @@ def _tls_context() -> ssl.SSLContext:
 class HttpResponse:
     """An open httpx2 or httpx response, read below its `aiter_*` layers."""
 
-    __slots__ = ("_body", "_closed", "_kill", "_killed", "_response", "headers", "receive", "status")
+    __slots__ = ("_body", "_closed", "_interrupted", "_kill", "_response", "headers", "receive", "status")
 
     def __init__(self, response: Any) -> None:
         self._response = response
-        self._closed = self._killed = False
+        self._closed = self._interrupted = False
         self._kill = KillHandle.of(response.extensions, response.stream)
         self._body: Any = response.stream.__aiter__()
         self.status: int = response.status_code
@@ -86,10 +86,11 @@ class HttpResponse:
         return self._kill is not None and self._kill.armed
 
     def kill(self) -> bool:
-        if self._kill is None or not self._kill.kill():
+        if self._kill is None or not self._kill.armed:
             return False
-        self._killed = True
-        return True
+        # also where the shutdown fails, as without a file descriptor: the reader is interrupted in another way then
+        self._interrupted = True
+        return self._kill.kill()
 
     async def aclose(self) -> None:
         if self._closed:
@@ -103,7 +104,7 @@ class HttpResponse:
                 # reached under cancellation too: asyncio.run() cancels what is left when the program ends
                 if self._kill is not None:
                     self._kill.disarm()
-                if self._killed:
+                if self._interrupted:
                     await _close_connection(self._response.stream)
                 await self._response.aclose()
 
@@ -140,7 +141,7 @@ async def _close_connection(stream: Any) -> None:
 
     httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this:
     the stream counts as closed, and its connection stays active in the pool for good, where it counts for
-    `max_connections`. To be called after the socket was shut down.
+    `max_connections`. To be called after the reader was interrupted.
     """
     while stream is not None:
         connection = getattr(stream, "_connection", None)
