@@ -73,14 +73,28 @@ _TURNS = 12
 _ITEMS_A_PULL = 256
 
 
+#: So long a session waits for its connections to be closed, also where its replies took the whole second, in seconds.
+_CLOSE_AT_LEAST_S = 0.1
+
+
 async def close_all(transports: Sequence[Transport]) -> None:
-    """End all runs that are under way over these transports, side by side, and wait for that, at most a second."""
+    """End all runs that are under way over these transports, side by side, then close those, side by side too.
+
+    Waits for that, in all about a second; what takes longer goes on in tasks of its own.
+    """
     runs = [run for run in _live if run.transport in transports]
     for run in runs:
         run.drop()
-    with anyio.move_on_after(CLOSE_S, shield=True):
+    deadline = anyio.current_time() + CLOSE_S
+    with anyio.CancelScope(deadline=deadline, shield=True):
         for run in runs:
             await run.released()
+    loop = native_loop()
+    closing = [spawn_closing(transport.aclose, loop) for transport in transports]
+    with anyio.CancelScope(deadline=max(deadline, anyio.current_time() + _CLOSE_AT_LEAST_S), shield=True):
+        for closed in closing:
+            if closed is not None:
+                await closed.wait()
 
 
 async def _wait_for(closed: anyio.Event | None) -> None:

@@ -30,6 +30,7 @@ from aprefill import (
     stream,
 )
 from aprefill._attempt import Attempt
+from aprefill._run import _live
 from aprefill.testing import Script, serve, serve_in_thread
 from aprefill.transports._kill import KillHandle
 
@@ -297,6 +298,41 @@ async def test_a_session_closes_its_replies_side_by_side() -> None:
                 hook.going_on.set()
         assert 0.9 < took < 2
         assert await still_open(server) == 0
+
+
+class Stuck:
+    """A client, or a run, that never comes to its end of closing."""
+
+    def __init__(self, transport: Any = None) -> None:
+        self.transport = transport
+        self.began = 0
+
+    def drop(self) -> None:
+        self.began += 1
+
+    async def released(self) -> None:
+        await anyio.sleep_forever()
+
+    async def aclose(self) -> None:
+        self.began += 1
+        await anyio.sleep_forever()
+
+
+async def test_what_never_closes_takes_a_second_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply and both clients of a pool that hang: one second together, not one each."""
+    async with serve(GOOD) as server:
+        session = Session("vllm:m", base_url=server.openai_url)
+        assert await session.stream("hi").text() == GOOD.text
+        (transport,) = session._pool._transports.values()
+        client, stuck = transport._client, [Stuck(transport), Stuck(), Stuck()]  # type: ignore[attr-defined]
+        transport._client, transport._fresh = stuck[1:]  # type: ignore[attr-defined]
+        monkeypatch.setattr("aprefill._run._live", {*_live, stuck[0]})
+        began = time.perf_counter()
+        await session.aclose()
+        took = time.perf_counter() - began
+        assert [one.began for one in stuck] == [1, 1, 1]
+        assert 0.9 < took < 1.6
+        await client.aclose()
 
 
 def test_a_session_is_closed_in_its_own_loop() -> None:

@@ -300,9 +300,10 @@ class HttpTransport:
             return
         clients = [client for client in (self._client, self._fresh) if client is not None]
         self._client = self._fresh = None
-        for client in clients:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await client.aclose()
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            async with anyio.create_task_group() as group:
+                for client in clients:
+                    group.start_soon(client.aclose)
 
 
 def _make_client(limits: httpx2.Limits) -> httpx2.AsyncClient:
