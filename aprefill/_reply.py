@@ -20,6 +20,7 @@ from contextlib import suppress
 from itertools import takewhile
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
+from weakref import ref
 
 from ._errors import ReplyConsumed
 from ._run import Phase, Run
@@ -64,7 +65,7 @@ class Cursor:
         while True:
             at = transcript.next
             if at == len(transcript.items):
-                run.note_task(self._current_task())
+                run.reader_task = ref(self._current_task())
                 if not await run.pull():
                     self._end()
             item = transcript.items[at]
@@ -158,7 +159,7 @@ class EventCursor(Cursor):
         while True:
             at = transcript.next
             if at == len(transcript.items):
-                run.note_task(self._current_task())
+                run.reader_task = ref(self._current_task())
                 if not await run.pull():
                     self._end()
             event = self._events.take(at)

@@ -160,8 +160,9 @@ class Run:
         self.reader = 0
         # the cursor in whose body the `text()` was called that reads now; 0: none
         self._reader_before = 0
-        # gives the task or the thread that read last. A number of it may be another one's later.
-        self._reader_task: Callable[[], object] = _nobody
+        #: gives the task or the thread that reads, noted before each pull: a cursor may be handed to another one. No number
+        #: of it, which may be another one's later.
+        self.reader_task: Callable[[], object] = _nobody
         #: used with `async with`: losing a cursor does not end it, `aclose` does
         self.owned = False
         #: for a reader in another thread: what is there is taken in one pull, and read ahead of it, up to a bound
@@ -208,7 +209,7 @@ class Run:
         read last in the same task, which waits for this reader anyway. It reads on after `let_go`.
         """
         before = self.reader
-        if before and self.phase not in _OVER and not (joins_task and self._reader_task() is task):
+        if before and self.phase not in _OVER and not (joins_task and self.reader_task() is task):
             raise self.with_text(
                 UsageError(
                     "this reply is being read already; read it in one loop, end that one first, or give each reader its "
@@ -216,15 +217,11 @@ class Run:
                 )
             )
         self.reader, self._reader_before = reader, before if joins_task else 0
-        self.note_task(task)
-
-    def note_task(self, task: object) -> None:
-        """The reader is in this task or thread now: a cursor may be handed to another one. To be called before each pull."""
-        self._reader_task = ref(task)
+        self.reader_task = ref(task)
 
     def is_read_by_thread(self, thread: int) -> bool:
         """Whether the reader is in the thread of this number."""
-        return getattr(self._reader_task(), "ident", None) == thread
+        return getattr(self.reader_task(), "ident", None) == thread
 
     def let_go(self, reader: int) -> bool:
         """`reader` has ended or was dropped; whether it was the one that reads."""
@@ -240,7 +237,8 @@ class Run:
 
         To be called when everything in the transcript was handed out.
         """
-        self._check_alone()
+        if self._pulling:
+            raise self._read_twice()
         self._pulling = True
         items = self.transcript.items
         have = len(items)
@@ -275,11 +273,10 @@ class Run:
         finally:
             self._pulling = False
 
-    def _check_alone(self) -> None:
-        if self._pulling:
-            raise self.with_text(
-                UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
-            )
+    def _read_twice(self) -> AprefillError:
+        return self.with_text(
+            UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
+        )
 
     def _has_more(self, taken: int) -> bool:
         """Whether more of the answer is here, for which nobody has to wait, and a pull that has `taken` items may take it."""
@@ -295,7 +292,8 @@ class Run:
 
     async def read_to_end(self) -> str:
         """Hand everything out, and give the whole text. Raises what went wrong."""
-        self._check_alone()
+        if self._pulling:
+            raise self._read_twice()
         transcript = self.transcript
         transcript.next = len(transcript.items)
         while not self.is_done():

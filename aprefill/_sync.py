@@ -20,6 +20,7 @@ from threading import Event as ThreadEvent
 from threading import RLock, Thread, current_thread, get_ident
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from weakref import ref
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -190,7 +191,7 @@ class _Reading:
         if self.run.is_over():
             self.settle()
             return False
-        self.run.note_task(current_thread())
+        self.run.reader_task = ref(current_thread())
         found: bool = self.call(self.run.pull)
         return found
 
