@@ -15,13 +15,12 @@ Three objects, so that leaving early in any way closes the provider's connection
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from itertools import takewhile
 from types import TracebackType
-from typing import NoReturn, Self, cast
-
-import anyio
+from typing import Any, NoReturn, Self, cast
+from weakref import ref
 
 from ._errors import ReplyConsumed
 from ._run import Phase, Run
@@ -37,17 +36,23 @@ from ._types import (
     Usage,
     Verdict,
 )
+from ._watch import native_loop, task_getter
+
+
+def _no_task() -> None:
+    """In place of a loop's own function, before the loop is known."""
 
 
 class Cursor:
     """What one `async for` over the text holds. Dropping it while it reads a reply that nobody owns ends that reply."""
 
-    __slots__ = ("_ended", "_run", "_transcript")
+    __slots__ = ("_current_task", "_ended", "_run", "_transcript")
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._transcript = run.transcript
         self._ended = False
+        self._current_task: Callable[[], Any] = _no_task
 
     def __aiter__(self) -> Self:
         return self
@@ -59,8 +64,10 @@ class Cursor:
         transcript = self._transcript
         while True:
             at = transcript.next
-            if at == len(transcript.items) and not await run.pull():
-                self._end()
+            if at == len(transcript.items):
+                run.reader_task = ref(self._current_task())
+                if not await run.pull():
+                    self._end()
             item = transcript.items[at]
             transcript.next = at + 1
             if type(item) is str:
@@ -70,11 +77,12 @@ class Cursor:
         """Become the reply's reader. Raises `UsageError` while there is another one."""
         if self._ended:
             raise StopAsyncIteration
-        self._run.claim(id(self), anyio.get_current_task().id)
+        self._current_task = task_getter(native_loop())
+        self._run.claim(id(self), self._current_task())
 
     def _end(self) -> NoReturn:
         self._ended = True
-        self._run.reader = 0
+        self._run.let_go(id(self))
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -83,10 +91,7 @@ class Cursor:
 
     def __del__(self) -> None:
         run = self._run
-        if run.reader != id(self):
-            return
-        run.reader = 0
-        if not run.owned:
+        if run.let_go(id(self)) and not run.owned:
             # at interpreter exit half of the modules are gone, and a finaliser must not raise
             with suppress(Exception):
                 run.drop()
@@ -153,8 +158,10 @@ class EventCursor(Cursor):
         self._events.begin()
         while True:
             at = transcript.next
-            if at == len(transcript.items) and not await run.pull():
-                self._end()
+            if at == len(transcript.items):
+                run.reader_task = ref(self._current_task())
+                if not await run.pull():
+                    self._end()
             event = self._events.take(at)
             if event is not None:
                 return event
@@ -289,19 +296,19 @@ class Reply(Known):
         """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
 
         Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
-        while another task reads the reply.
+        while another task reads the reply. It may be called in the body of a loop over the reply: which task reads a loop
+        is what counts, not where the loop was made.
         """
         run = self._run
-        transcript = run.transcript
         if run.is_done():
-            transcript.next = len(transcript.items)
-            return transcript.text_so_far
+            # all of it was handed out
+            return run.transcript.text_so_far
         reader = object()
-        before = run.claim(id(reader), anyio.get_current_task().id, joins_task=True)
+        run.claim(id(reader), task_getter(native_loop())(), joins_task=True)
         try:
             return await run.read_to_end()
         finally:
-            run.reader = before
+            run.let_go(id(reader))
 
     def cancel(self) -> None:
         """End the reply from any task of its loop, at once and without awaiting.
@@ -312,7 +319,10 @@ class Reply(Known):
         self._run.cancel()
 
     async def aclose(self) -> None:
-        """End the reply and release its connection. Idempotent; shielded from cancellation, at most a second."""
+        """End the reply and release its connection. Idempotent; shielded from cancellation, at most a second.
+
+        Of a reply that has not begun, nothing is sent any more.
+        """
         await self._run.aclose()
 
     async def __aenter__(self) -> Self:

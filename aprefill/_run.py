@@ -14,6 +14,7 @@ from dataclasses import replace
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import anyio
 
@@ -72,14 +73,28 @@ _TURNS = 12
 _ITEMS_A_PULL = 256
 
 
+#: So long a session waits for its connections to be closed, also where its replies took the whole second, in seconds.
+_CLOSE_AT_LEAST_S = 0.1
+
+
 async def close_all(transports: Sequence[Transport]) -> None:
-    """End all runs that are under way over these transports, side by side, and wait for that, at most a second."""
+    """End all runs that are under way over these transports, side by side, then close those, side by side too.
+
+    Waits for that, in all about a second; what takes longer goes on in tasks of its own.
+    """
     runs = [run for run in _live if run.transport in transports]
     for run in runs:
         run.drop()
-    with anyio.move_on_after(CLOSE_S, shield=True):
+    deadline = anyio.current_time() + CLOSE_S
+    with anyio.CancelScope(deadline=deadline, shield=True):
         for run in runs:
             await run.released()
+    loop = native_loop()
+    closing = [spawn_closing(transport.aclose, loop) for transport in transports]
+    with anyio.CancelScope(deadline=max(deadline, anyio.current_time() + _CLOSE_AT_LEAST_S), shield=True):
+        for closed in closing:
+            if closed is not None:
+                await closed.wait()
 
 
 async def _wait_for(closed: anyio.Event | None) -> None:
@@ -124,6 +139,10 @@ _OVER = frozenset({Phase.DONE, Phase.CLOSED})
 _READING = Phase.READING
 
 
+def _nobody() -> None:
+    """In place of a weak reference."""
+
+
 class Run:
     """One reply under way: asks for deltas, has them spliced, ends the connection.
 
@@ -139,8 +158,11 @@ class Run:
         self.phase = Phase.NEW
         #: who reads: the id of a cursor or of a call of `text()`; 0: nobody
         self.reader = 0
-        # the task in which the reader began
-        self._reader_task = 0
+        # the cursor in whose body the `text()` was called that reads now; 0: none
+        self._reader_before = 0
+        #: gives the task or the thread that reads, noted before each pull: a cursor may be handed to another one. No number
+        #: of it, which may be another one's later.
+        self.reader_task: Callable[[], object] = _nobody
         #: used with `async with`: losing a cursor does not end it, `aclose` does
         self.owned = False
         #: for a reader in another thread: what is there is taken in one pull, and read ahead of it, up to a bound
@@ -180,22 +202,35 @@ class Run:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def claim(self, reader: int, task: int, *, joins_task: bool = False) -> int:
-        """Make `reader` the one that reads, and give the one before it, or 0. `task` is the task or thread that it is in.
+    def claim(self, reader: int, task: object, *, joins_task: bool = False) -> None:
+        """Make `reader` the one that reads. `task` is the task or thread that it is in.
 
-        Raises `UsageError` while another one has neither ended nor been dropped; with `joins_task` not if that one is of
-        the same task, which waits for this reader anyway.
+        Raises `UsageError` while another one has neither ended nor been dropped; with `joins_task` not if that one was
+        read last in the same task, which waits for this reader anyway. It reads on after `let_go`.
         """
         before = self.reader
-        if before and self.phase not in _OVER and not (joins_task and self._reader_task == task):
+        if before and self.phase not in _OVER and not (joins_task and self.reader_task() is task):
             raise self.with_text(
                 UsageError(
                     "this reply is being read already; read it in one loop, end that one first, or give each reader its "
                     "own stream()"
                 )
             )
-        self.reader, self._reader_task = reader, task
-        return before
+        self.reader, self._reader_before = reader, before if joins_task else 0
+        self.reader_task = ref(task)
+
+    def is_read_by_thread(self, thread: int) -> bool:
+        """Whether the reader is in the thread of this number."""
+        return getattr(self.reader_task(), "ident", None) == thread
+
+    def let_go(self, reader: int) -> bool:
+        """`reader` has ended or was dropped; whether it was the one that reads."""
+        if self.reader == reader:
+            self.reader, self._reader_before = self._reader_before, 0
+            return True
+        if self._reader_before == reader:
+            self._reader_before = 0
+        return False
 
     async def pull(self) -> bool:
         """Wait for more of the transcript, one network read at a time; False at the end. Raises what went wrong.
@@ -203,9 +238,7 @@ class Run:
         To be called when everything in the transcript was handed out.
         """
         if self._pulling:
-            raise self.with_text(
-                UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
-            )
+            raise self._read_twice()
         self._pulling = True
         items = self.transcript.items
         have = len(items)
@@ -240,6 +273,11 @@ class Run:
         finally:
             self._pulling = False
 
+    def _read_twice(self) -> AprefillError:
+        return self.with_text(
+            UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
+        )
+
     def _has_more(self, taken: int) -> bool:
         """Whether more of the answer is here, for which nobody has to wait, and a pull that has `taken` items may take it."""
         return (
@@ -254,6 +292,8 @@ class Run:
 
     async def read_to_end(self) -> str:
         """Hand everything out, and give the whole text. Raises what went wrong."""
+        if self._pulling:
+            raise self._read_twice()
         transcript = self.transcript
         transcript.next = len(transcript.items)
         while not self.is_done():
@@ -374,7 +414,9 @@ class Run:
         self._tell(logging.DEBUG, "complete, %d characters", len(self.transcript.text_so_far))
         self._go(Phase.DONE)
         if self._released is None:
-            self._released = spawn_closing(self._drain_and_release, self._loop)
+            # nobody waits for it, so it may take the time that the caller gives it
+            within_s = self._ask.limits.drain_s + CLOSE_S
+            self._released = spawn_closing(self._drain_and_release, self._loop, within_s=within_s)
         turns = _TURNS
         while turns and self._released is not None and not self._released.is_set():
             # the reply is complete: a cancellation takes nothing of it away
@@ -476,7 +518,8 @@ class Run:
     def drop(self) -> None:
         """End it now, from any task or a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
 
-        A reader that waits comes back. A reply of which nobody has asked for a chunk yet stays as it is.
+        A reader that waits comes back. A reply of which nobody has asked for a chunk yet stays as it is: for that there is
+        `close_unsent`.
         """
         if self.phase is Phase.NEW or self.phase in _OVER or os.getpid() != self._pid:
             return
@@ -499,6 +542,11 @@ class Run:
         if attempt is None or self._released is None:
             # between two requests; or the loop is gone, and its sockets with it
             _live.discard(self)
+
+    def close_unsent(self) -> None:
+        """Close a reply of which nobody has asked for a chunk yet, so that it sends nothing. In its loop, if it has one."""
+        if self.phase is Phase.NEW:
+            self._go(Phase.CLOSED)
 
     async def _release(self) -> None:
         """Close the attempt's connection, or give it back to its pool if it was read to its end."""
@@ -523,6 +571,7 @@ class Run:
 
     async def aclose(self) -> None:
         """End it now and release its connection. Shielded from cancellation, at most a second, idempotent."""
+        self.close_unsent()
         self.drop()
         if self.phase is Phase.CLOSED or not self.target.keep:
             # a connection that is read to its end for its pool is nothing to wait for
@@ -540,8 +589,7 @@ class Run:
             or self._failure is not None
             or self.transcript.next < len(self.transcript.items)
         )
-        if self.phase is Phase.NEW:
-            self._go(Phase.CLOSED)
+        self.close_unsent()
         self.drop()
 
     def _tell(self, level: int, what: str, *facts: object) -> None:

@@ -270,8 +270,6 @@ class _Pool:
         self.closed = True
         transports, self._transports = list(self._transports.values()), {}
         await close_all(transports)
-        for transport in transports:
-            await transport.aclose()
 
 
 def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, pool: _Pool | None) -> Reply:

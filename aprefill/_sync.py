@@ -20,6 +20,7 @@ from threading import Event as ThreadEvent
 from threading import RLock, Thread, current_thread, get_ident
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from weakref import ref
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -176,18 +177,21 @@ def _run_loop(begun: Future[tuple[BlockingPortal, Any]]) -> None:
 class _Reading:
     """One run and the thread that it runs in. Refers to neither the `SyncReply` nor a loop over it."""
 
-    __slots__ = ("_owns_thread", "run", "thread")
+    __slots__ = ("_lock", "_owns_thread", "run", "thread")
 
     def __init__(self, run: Run, thread: LoopThread, *, owns_thread: bool) -> None:
         self.run = run
         self.thread = thread
         self._owns_thread = owns_thread
+        # held while a thread becomes the reader; a signal handler may try as well, in the thread that holds it
+        self._lock = RLock()
 
     def pull(self) -> bool:
         """Wait for more of the transcript; False at the end. Raises what went wrong. An interrupt ends the reply."""
         if self.run.is_over():
             self.settle()
             return False
+        self.run.reader_task = ref(current_thread())
         found: bool = self.call(self.run.pull)
         return found
 
@@ -226,26 +230,24 @@ class _Reading:
         """As `Run.cancel`, from any thread."""
         self.thread.call_if_begun(self.run.cancel)
 
-    def begin(self, reader: object) -> None:
+    def begin(self, reader: object, *, joins_thread: bool = False) -> None:
         """Make `reader` the one that reads."""
-        self.run.claim(id(reader), get_ident())
+        with self._lock:
+            self.run.claim(id(reader), current_thread(), joins_task=joins_thread)
 
-    def end(self, reader: object, thread: int) -> None:
-        """`reader`, of `thread`, reads no more: it was told the end, or its loop was left, which ends a reply nobody owns."""
+    def end(self, reader: object) -> None:
+        """`reader` reads no more: it was told the end, or its loop was left, which ends a reply that nobody owns."""
         run = self.run
-        if run.reader != id(reader):
-            return
-        run.reader = 0
-        if not run.owned and run.phase not in _OVER:
+        if run.let_go(id(reader)) and not run.owned and run.phase not in _OVER:
             run.kill()
-            # another thread is here only as a finaliser, which must not wait
-            self.leave(wait=thread == get_ident() and not sys.is_finalizing())
+            # another thread than the one that reads is here only as a finaliser, which must not wait
+            self.leave(wait=run.is_read_by_thread(get_ident()) and not sys.is_finalizing())
 
 
 def _chunks(reading: _Reading) -> Iterator[str]:
     """What one `for` holds. Only its stack refers to this, so that leaving the loop ends it."""
     transcript = reading.run.transcript
-    reader, thread = object(), get_ident()
+    reader = object()
     reading.begin(reader)
     try:
         while True:
@@ -260,13 +262,13 @@ def _chunks(reading: _Reading) -> Iterator[str]:
             if type(item) is str:
                 yield item
     finally:
-        reading.end(reader, thread)
+        reading.end(reader)
 
 
 def _events(reading: _Reading, events: Events) -> Iterator[Event]:
     """What one `for` over `events()` holds."""
     transcript = reading.run.transcript
-    reader, thread = object(), get_ident()
+    reader = object()
     reading.begin(reader)
     events.begin()
     try:
@@ -280,7 +282,7 @@ def _events(reading: _Reading, events: Events) -> Iterator[Event]:
             if event is not None:
                 yield event
     finally:
-        reading.end(reader, thread)
+        reading.end(reader)
 
 
 class SyncReply(Known):
@@ -319,14 +321,14 @@ class SyncReply(Known):
         """
         run = self._run
         if run.is_done():
-            run.transcript.next = len(run.transcript.items)
+            # all of it was handed out
             return run.transcript.text_so_far
         reader = object()
-        before = run.claim(id(reader), get_ident(), joins_task=True)
+        self._reading.begin(reader, joins_thread=True)
         try:
             text: str = self._reading.call(run.read_to_end)
         finally:
-            run.reader = before
+            run.let_go(id(reader))
         return text
 
     def cancel(self) -> None:
@@ -338,7 +340,11 @@ class SyncReply(Known):
         self._reading.cancel()
 
     def close(self) -> None:
-        """End the reply and release its connection, from any thread. Idempotent; takes about a second at most."""
+        """End the reply and release its connection, from any thread. Idempotent; takes about a second at most.
+
+        Of a reply that has not begun, nothing is sent any more.
+        """
+        self._reading.thread.call_if_begun(self._run.close_unsent)
         if self._reading.thread.is_running and self._run.phase is not Phase.NEW:
             self._reading.leave(wait=True)
 

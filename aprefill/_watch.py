@@ -37,6 +37,17 @@ def clock_of(native: Any) -> Callable[[], float]:
     return anyio.current_time if is_trio(native) else time.monotonic
 
 
+def task_getter(native: Any) -> Callable[[], Any]:
+    """What gives the task that is running in the loop `native`."""
+    if is_trio(native):
+        import trio
+
+        return trio.lowlevel.current_task
+    import asyncio
+
+    return asyncio.current_task
+
+
 #: Closing tasks under way: asyncio itself holds its tasks only weakly.
 _closing: set[Any] = set()
 
@@ -87,17 +98,17 @@ def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> No
         token.run_sync_soon(start)
 
 
-def spawn_closing(close: Callable[[], Awaitable[None]], loop: Any) -> anyio.Event | None:
+def spawn_closing(close: Callable[[], Awaitable[None]], loop: Any, *, within_s: float = CLOSE_S) -> anyio.Event | None:
     """Run `close` in a task of its own and give what is set when it is through; None: the loop is gone.
 
-    In its own task, because a second native `Task.cancel()` goes through every shield, and would strand a pool slot
+    After `within_s` it is given up. In its own task, because a second native `Task.cancel()` goes through every shield, and would strand a pool slot
     half closed.
     """
     closed = anyio.Event()
 
     async def close_quietly() -> None:
         try:
-            with anyio.move_on_after(CLOSE_S, shield=True):
+            with anyio.move_on_after(within_s, shield=True):
                 await close()
         except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
             pass

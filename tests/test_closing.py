@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
+import socket
 import statistics
 import sys
 import time
@@ -318,13 +320,28 @@ async def test_control_a_lazy_close_leaves_pool_slots(anyio_backend_name: str, m
     assert left["slots"] > 0
 
 
+class NoShutdown:
+    """In place of the module `socket`: no socket object can be made, as where the system has no descriptor left."""
+
+    SHUT_RDWR = socket.SHUT_RDWR
+
+    @staticmethod
+    def socket(fileno: int) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("can_shut_down", [True, False], ids=["shut down", "cannot be shut down"])
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=lambda library: library.__name__)
 @pytest.mark.parametrize("anyio_backend", LOOPS[:2])
-async def test_a_second_native_cancel_strands_no_pool_slot(library: Any) -> None:
+async def test_a_second_native_cancel_strands_no_pool_slot(
+    library: Any, can_shut_down: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`Task.cancel()` twice goes through every shield; the slot is free again all the same.
 
     httpx, as httpx2 up to 2.0, is interrupted while it closes its connection and never does so again by itself.
     """
+    if not can_shut_down:
+        monkeypatch.setattr("aprefill.transports._kill.socket", NoShutdown)
     async with serve(STALLING) as server:
         limits = library.Limits(max_connections=1)
         async with library.AsyncClient(limits=limits) as client:

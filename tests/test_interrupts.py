@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import sys
 import time
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.streams.buffered
+import httpx
 import httpx2
 import pytest
 
 from aprefill import (
     ConnectFailed,
+    Limits,
     ProviderError,
     Recovery,
     Reply,
@@ -26,6 +30,7 @@ from aprefill import (
     stream,
 )
 from aprefill._attempt import Attempt
+from aprefill._run import _live
 from aprefill.testing import Script, serve, serve_in_thread
 from aprefill.transports._kill import KillHandle
 
@@ -295,6 +300,41 @@ async def test_a_session_closes_its_replies_side_by_side() -> None:
         assert await still_open(server) == 0
 
 
+class Stuck:
+    """A client, or a run, that never comes to its end of closing."""
+
+    def __init__(self, transport: Any = None) -> None:
+        self.transport = transport
+        self.began = 0
+
+    def drop(self) -> None:
+        self.began += 1
+
+    async def released(self) -> None:
+        await anyio.sleep_forever()
+
+    async def aclose(self) -> None:
+        self.began += 1
+        await anyio.sleep_forever()
+
+
+async def test_what_never_closes_takes_a_second_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply and both clients of a pool that hang: one second together, not one each."""
+    async with serve(GOOD) as server:
+        session = Session("vllm:m", base_url=server.openai_url)
+        assert await session.stream("hi").text() == GOOD.text
+        (transport,) = session._pool._transports.values()
+        client, stuck = transport._client, [Stuck(transport), Stuck(), Stuck()]  # type: ignore[attr-defined]
+        transport._client, transport._fresh = stuck[1:]  # type: ignore[attr-defined]
+        monkeypatch.setattr("aprefill._run._live", {*_live, stuck[0]})
+        began = time.perf_counter()
+        await session.aclose()
+        took = time.perf_counter() - began
+        assert [one.began for one in stuck] == [1, 1, 1]
+        assert 0.9 < took < 1.6
+        await client.aclose()
+
+
 def test_a_session_is_closed_in_its_own_loop() -> None:
     """In another loop that is an error, and it says so."""
 
@@ -357,16 +397,120 @@ async def test_a_reader_follows_one_that_has_ended_or_was_dropped() -> None:
             assert seen == ["a"]
 
 
+async def test_text_is_judged_by_the_task_that_reads_now() -> None:
+    """A cursor was handed to another task: `text()` there reads on, and in the task that made the cursor it is refused."""
+    async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
+        for make in (Reply.__aiter__, lambda reply: reply.events()):
+            async with ask(server, "chat") as reply, anyio.create_task_group() as group:
+                cursor: Any = make(reply)
+                await anext(cursor)
+                has_read, going_on = anyio.Event(), anyio.Event()
+                whole: list[str] = []
+
+                async def other(
+                    reply: Any = reply,
+                    cursor: Any = cursor,
+                    whole: Any = whole,
+                    has_read: Any = has_read,
+                    go: Any = going_on,
+                ) -> None:
+                    while len(reply.text_so_far) < 3:
+                        await anext(cursor)
+                    has_read.set()
+                    await go.wait()
+                    whole.append(await reply.text())
+
+                group.start_soon(other)
+                await has_read.wait()
+                at = reply._run.transcript.next
+                with pytest.raises(UsageError, match="being read already") as raised:
+                    await reply.text()
+                assert (reply._run.transcript.next, raised.value.text_so_far) == (at, "abc")
+                going_on.set()
+            assert whole == ["abcdef"]
+
+
+async def test_a_task_that_took_a_number_over_is_another_one() -> None:
+    """A task that has ended is gone: the next one often gets its number, and does not get its cursor."""
+    async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
+        async with ask(server, "chat") as reply:
+            cursor = aiter(reply)
+            numbers = set()
+
+            async def begin() -> None:
+                numbers.add(anyio.get_current_task().id)
+                await anext(cursor)
+
+            async def rob() -> None:
+                numbers.add(anyio.get_current_task().id)
+                with pytest.raises(UsageError, match="being read already"):
+                    await reply.text()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(begin)
+            for _ in range(50):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(rob)
+            # the fact that this is about
+            assert len(numbers) < 51
+            assert reply.text_so_far == "a"
+
+
+async def test_text_while_another_pull_waits_changes_nothing() -> None:
+    """What that pull has received is left for its reader."""
+    async with serve(GOOD) as server:
+        reply = ask(server, "chat")
+        run = reply._run
+        run._pulling = True
+        run.transcript.items.append("one ")
+        with pytest.raises(UsageError, match="two tasks"):
+            await reply.text()
+        assert (run.transcript.next, reply.text_so_far) == (0, "")
+
+
+async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After that `text()` nobody reads, and the next reader in any task may."""
+    async with serve(GOOD) as server:
+        async with ask(server, "chat") as reply:
+            cursors = [aiter(reply)]
+            made = reply._run._make_transport
+            drops: list[bool] = [False, True]
+
+            def refuse() -> Any:
+                if drops.pop(0):
+                    cursors.clear()
+                raise UsageError("not yet")
+
+            monkeypatch.setattr(reply._run, "_make_transport", refuse)
+            with pytest.raises(UsageError, match="not yet"):
+                await anext(cursors[0])
+            with pytest.raises(UsageError, match="not yet"):
+                await reply.text()
+            assert not cursors
+            monkeypatch.setattr(reply._run, "_make_transport", made)
+
+            async def next_reader() -> None:
+                assert "".join(await chunks_of(reply)) == GOOD.text
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(next_reader)
+
+
 # --- a connection that the host has just closed -----------------------------------------------------------------
 
 
 class ClosesAfterOne:
-    """A host that keeps a connection for one answer, and ends it when it sees the next request."""
+    """A host that keeps a connection for one answer, and ends it when it sees the next request.
 
-    def __init__(self, *, on_first: bool = False) -> None:
+    Before it ends the first such connection it sends `part`. With `reset` it ends it with a reset.
+    """
+
+    def __init__(self, *, on_first: bool = False, part: bytes = b"", reset: bool = False) -> None:
         self.requests = 0
         self.connections = 0
         self._on_first = on_first
+        self._part = part
+        self._reset = reset
 
     async def __call__(self, stream: Any) -> None:
         self.connections += 1
@@ -384,6 +528,11 @@ class ClosesAfterOne:
                     return
                 self.requests += 1
                 if answered or self._on_first:
+                    if self._part:
+                        await stream.send(self._part)
+                    if self._reset:
+                        sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     return
                 answered += 1
                 body = b'data: {"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -413,14 +562,16 @@ def sdk_client(url: str) -> Any:
 CLIENTS: list[Any] = [
     pytest.param(None, id="ours"),
     pytest.param(lambda url: httpx2.AsyncClient(trust_env=False), id="httpx2"),
+    pytest.param(lambda url: httpx.AsyncClient(trust_env=False), id="httpx"),
     pytest.param(sdk_client, id="openai"),
 ]
 
 
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("make", CLIENTS)
-async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any) -> None:
+async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any, reset: bool) -> None:
     """The request goes out once more at once: with `retries=0` the reply is whole, in one attempt, without a wait."""
-    host = ClosesAfterOne()
+    host = ClosesAfterOne(reset=reset)
     async with anyio.create_task_group() as group:
         url = await running(host, group)
         client = None if make is None else make(url)
@@ -435,6 +586,50 @@ async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any) -> None:
         assert took < 0.3
         if client is not None:
             await (client.close() if make is sdk_client else client.aclose())
+        group.cancel_scope.cancel()
+
+
+PARTS = [b"H", b"HTTP/1.1 2", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("part", PARTS, ids=["one byte", "part of a head", "103"])
+@pytest.mark.parametrize("make", CLIENTS)
+async def test_an_answer_that_has_begun_is_not_asked_for_again(make: Any, part: bytes, reset: bool) -> None:
+    """The host works on that request already, and counts its tokens: a second one in silence would be paid twice."""
+    host = ClosesAfterOne(part=part, reset=reset)
+    async with anyio.create_task_group() as group:
+        url = await running(host, group)
+        client = None if make is None else make(url)
+        options: dict[str, Any] = {} if make is sdk_client else {"base_url": url}
+        async with Session("m", client=client, recovery=Recovery(retries=0), **options) as session:
+            assert await session.stream("hi").text() == "hi"
+            with pytest.raises(ConnectFailed):
+                await session.stream("hi").text()
+        assert (host.requests, host.connections) == (2, 1)
+        if client is not None:
+            await (client.close() if make is sdk_client else client.aclose())
+        group.cancel_scope.cancel()
+
+
+async def test_a_client_with_a_trace_of_its_own_is_asked_again_too() -> None:
+    """The caller's `trace` extension stays the caller's."""
+    events: list[str] = []
+
+    async def trace(name: str, info: Any) -> None:
+        events.append(name)
+
+    class Tracing(httpx2.AsyncClient):
+        def build_request(self, *args: Any, **options: Any) -> httpx2.Request:
+            return super().build_request(*args, **options, extensions={"trace": trace})
+
+    host = ClosesAfterOne()
+    async with anyio.create_task_group() as group:
+        url = await running(host, group)
+        async with Tracing(trust_env=False) as client:
+            session = Session("m", client=client, base_url=url, recovery=Recovery(retries=0))
+            assert await session.stream("hi").text() == await session.stream("hi").text() == "hi"
+        assert (host.requests, events.count("connection.connect_tcp.started")) == (3, 2)
         group.cancel_scope.cancel()
 
 
@@ -491,6 +686,52 @@ async def test_a_reply_that_failed_stays_failed(fault: dict[str, Any]) -> None:
             with pytest.raises(ReplyClosed):
                 await chunks_of(reply)
             assert kept.value.text_so_far == reply.text_so_far
+
+
+@pytest.mark.parametrize("how", ["reply", "cursor", "async with"])
+async def test_after_aclose_a_reply_that_had_not_begun_sends_nothing(how: str) -> None:
+    """Also where a reader was started already and has not run yet. Dropping what was never read is no close."""
+    async with serve(GOOD) as server:
+        reply = ask(server, "chat")
+        async with anyio.create_task_group() as group:
+
+            async def read(cursor: Any = None) -> None:
+                with pytest.raises(ReplyClosed):
+                    await (reply.text() if cursor is None else anext(cursor))
+
+            group.start_soon(read)
+            group.start_soon(read, aiter(reply))
+            if how == "reply":
+                await reply.aclose()
+            elif how == "cursor":
+                cursor: Any = aiter(reply)
+                await cursor.aclose()
+            else:
+                async with reply:
+                    pass
+        await read()
+        await reply.aclose()
+        assert (len(reply.attempts), server.connections) == (0, 0)
+        dropped = ask(server, "chat")
+        aiter(dropped)
+        assert await dropped.text() == GOOD.text
+
+
+async def test_a_body_is_read_on_for_as_long_as_the_caller_says() -> None:
+    """With `drain_s=3` a host may take longer than a second to end its body, and its connection is used again."""
+    async with serve(Script(text="abc", prefill="eats", hold_open_s=1.4)) as server:
+        async with Session("vllm:m", base_url=server.openai_url, limits=Limits(drain_s=3)) as session:
+            began = time.perf_counter()
+            reply = session.stream("hi")
+            assert await reply.text() == "abc"
+            # nobody waits for it
+            await reply.aclose()
+            assert time.perf_counter() - began < 0.5
+            with anyio.fail_after(3):
+                await reply._run.released()
+            assert time.perf_counter() - began > 1.3
+            assert await session.stream("hi").text() == "abc"
+            assert server.connections == 1
 
 
 async def test_after_aclose_a_kept_cursor_blames_nobody() -> None:

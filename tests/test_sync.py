@@ -250,7 +250,7 @@ def test_wrong_arguments_raise_at_once() -> None:
 
 
 def test_nothing_is_sent_and_no_thread_begins_before_the_first_chunk_is_asked_for() -> None:
-    """A reply that nobody reads costs nothing, also in a `with` block; it may be read afterwards."""
+    """A reply that nobody reads costs nothing, also in a `with` block; after that it is closed."""
     with serve_in_thread(GOOD) as server:
         before = threading.enumerate()
         with ask_sync(server) as reply, SyncSession("vllm:m", base_url=server.openai_url) as session:
@@ -258,8 +258,11 @@ def test_nothing_is_sent_and_no_thread_begins_before_the_first_chunk_is_asked_fo
             iter(reply)
         reply.close()
         assert new_threads(before) == []
+        for again in (reply.text, lambda: list(reply)):
+            with pytest.raises(ReplyClosed):
+                again()
+        assert new_threads(before) == []
         assert server.exchanges == []
-        assert reply.text() == GOOD.text
         with pytest.raises(UsageError, match="this session is closed"):
             session.stream("hi")
 
@@ -678,6 +681,48 @@ def test_one_reader_at_a_time() -> None:
             thread.join(5)
             assert reply.text() == GOOD.text
         assert (seen, ends) == (["one "], ["one "])
+
+
+def test_text_is_judged_by_the_thread_that_reads_now() -> None:
+    """A loop's iterator was handed to another thread: `text()` there reads on, and `text()` in the first one is refused."""
+    script = Script(text=GOOD.text, cuts=4, pace_s=0.02, prefill="eats")
+    with serve_in_thread(script) as server, nothing_left(server), ask_sync(server) as reply:
+        chunks = iter(reply)
+        next(chunks)
+        has_read, going_on = threading.Event(), threading.Event()
+        whole: list[str] = []
+
+        def other() -> None:
+            next(chunks)
+            has_read.set()
+            going_on.wait(5)
+            whole.append(reply.text())
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert has_read.wait(5)
+        with pytest.raises(UsageError, match="being read already") as raised:
+            reply.text()
+        assert raised.value.text_so_far == reply.text_so_far == "one two "
+        going_on.set()
+        thread.join(5)
+        assert whole == [GOOD.text]
+
+
+def test_close_before_it_began_sends_nothing() -> None:
+    """Of a session's reply too, whose thread runs already; and while another thread is about to begin it."""
+    with serve_in_thread(GOOD) as server, SyncSession("vllm:m", base_url=server.openai_url) as session:
+        assert session.stream("hi").text() == GOOD.text
+        for reads in (SyncReply.text, list):
+            reply = session.stream("hi")
+            chunks = iter(reply)
+            reply.close()
+            with pytest.raises(ReplyClosed):
+                reads(reply)
+            with pytest.raises(ReplyClosed):
+                next(chunks)
+        assert session.stream("hi").text() == GOOD.text
+        assert len(server.exchanges) == 2
 
 
 # --- a thousand -----------------------------------------------------------------------------------------------------

@@ -1,61 +1,82 @@
 """A kept connection that the host has just closed: known, so that the request may go out once more at once.
 
 A host may close an idle connection at any moment. A request that is sent into that moment breaks before any byte of an
-answer, which says nothing about the host. It is sent again once, and does not count as a retry.
+answer, which says nothing about the host. It is sent again once, and does not count as a retry. Where one byte of an
+answer came, the host has taken the request, and may count its tokens: that is a failure.
+
+The HTTP libraries raise the same error for both. What came is known to the connection, and the frames of the error's
+traceback lead to that, for our own client, a caller's and an SDK's. Where they do not, nothing is sent again.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._foreign import chain_of, named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
 
 #: How the HTTP libraries call a connection that ends: by the host, by a reset, while the request is written.
 _BROKEN = ("RemoteProtocolError", "ReadError", "WriteError")
 
 
-def broke_before_an_answer(exc: BaseException) -> bool:
-    """Whether the connection ended before the host had answered, as far as `exc` tells.
-
-    An answer that breaks the HTTP protocol is another matter: there h11 is behind the same error.
-    """
+def is_stale(exc: BaseException) -> bool:
+    """Whether the request that failed with `exc` was sent over a kept connection that ended before any byte of an answer."""
     links = list(chain_of(exc))
-    return any(named(link, *_BROKEN) for link in links) and not any(
-        type(link).__module__.partition(".")[0] == "h11" for link in links
-    )
-
-
-class Trace:
-    """Watches one request of httpx2 or httpx, as their `trace` extension, for whether it got a kept connection."""
-
-    __slots__ = ("connected", "sent")
-
-    def __init__(self) -> None:
-        #: a connection was made for it
-        self.connected = False
-        #: it was given a connection
-        self.sent = False
-
-    @property
-    def reused(self) -> bool:
-        """Whether it was sent over a connection that had been there before."""
-        return self.sent and not self.connected
-
-    async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(("connect_tcp.started", "connect_unix_socket.started")):
-            self.connected = True
-        elif event.endswith("send_request_headers.started"):
-            self.sent = True
-
-
-def has_kept_connection(client: Any) -> bool:
-    """Whether an httpx2 or httpx `client` has an idle connection, which its next request to the same host will get.
-
-    For the SDKs' clients, which take no extensions and talk to one host. It looks into private attributes, and says False
-    where those are others.
-    """
-    pool: Any = getattr(getattr(client, "_transport", None), "_pool", None)
-    try:
-        return any(connection.is_idle() and not connection.has_expired() for connection in pool.connections)
-    except AttributeError:
+    if not any(named(link, *_BROKEN) for link in links):
         return False
+    try:
+        return any(_is_stale_http1(frames) or _is_stale_http2(frames) for frames in map(_frames_of, links))
+    except (AttributeError, KeyError):
+        # a version of a library that is built in another way
+        return False
+
+
+def _frames_of(exc: BaseException) -> dict[str, FrameType]:
+    """The frames of httpcore's, or of httpcore2's, that `exc` came through, by the names of their functions."""
+    return {frame.f_code.co_name: frame for frame in _all_frames(exc) if _module(frame).startswith("httpcore")}
+
+
+def _all_frames(exc: BaseException) -> Iterator[FrameType]:
+    traceback = exc.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+# Only frames that hold no exception are looked into: up to Python 3.12 a frame keeps what `f_locals` once gave, and that
+# would be a cycle.
+
+
+def _is_stale_http1(frames: dict[str, FrameType]) -> bool:
+    reading, head = frames.get("_receive_event"), frames.get("_receive_response_headers")
+    if reading is None or head is None:
+        return False
+    connection: Any = reading.f_locals["self"]
+    received, _ = connection._h11_state.trailing_data
+    # a 1xx is no longer in what was received
+    informed = any(type(value).__name__ == "InformationalResponse" for value in head.f_locals.values())
+    return connection._request_count > 1 and not received and not informed
+
+
+def _is_stale_http2(frames: dict[str, FrameType]) -> bool:
+    """As far as it can be known: a 1xx that came whole leaves no trace here."""
+    ended = frames.get("_read_incoming_data") or frames.get("_write_outgoing_data")
+    asked = frames.get("_receive_response") or frames.get("_send_request_headers") or frames.get("_send_request_body")
+    if ended is None or asked is None:
+        return False
+    connection: Any = ended.f_locals["self"]
+    state = connection._h2_state
+    stream = state.streams.get(asked.f_locals["stream_id"])
+    if stream is None or stream.state_machine.headers_received:
+        return False
+    buffer = vars(state.incoming_buffer)
+    # part of a frame, as h2 and an older one name it; or a head that goes on in the next frame
+    part = buffer.get("_data") or buffer.get("data") or buffer["_headers_buffer"]
+    return connection._request_count > 1 and not part

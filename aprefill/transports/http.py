@@ -15,7 +15,7 @@ from aprefill._watch import CLOSE_S
 
 from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
 from ._kill import KillHandle
-from ._reuse import Trace, broke_before_an_answer
+from ._reuse import is_stale
 
 if TYPE_CHECKING:
     import ssl
@@ -64,11 +64,11 @@ def _tls_context() -> ssl.SSLContext:
 class HttpResponse:
     """An open httpx2 or httpx response, read below its `aiter_*` layers."""
 
-    __slots__ = ("_body", "_closed", "_kill", "_killed", "_response", "headers", "receive", "status")
+    __slots__ = ("_body", "_closed", "_interrupted", "_kill", "_response", "headers", "receive", "status")
 
     def __init__(self, response: Any) -> None:
         self._response = response
-        self._closed = self._killed = False
+        self._closed = self._interrupted = False
         self._kill = KillHandle.of(response.extensions, response.stream)
         self._body: Any = response.stream.__aiter__()
         self.status: int = response.status_code
@@ -86,10 +86,11 @@ class HttpResponse:
         return self._kill is not None and self._kill.armed
 
     def kill(self) -> bool:
-        if self._kill is None or not self._kill.kill():
+        if self._kill is None or not self._kill.armed:
             return False
-        self._killed = True
-        return True
+        # also where the shutdown fails, as without a file descriptor: the reader is interrupted in another way then
+        self._interrupted = True
+        return self._kill.kill()
 
     async def aclose(self) -> None:
         if self._closed:
@@ -103,7 +104,7 @@ class HttpResponse:
                 # reached under cancellation too: asyncio.run() cancels what is left when the program ends
                 if self._kill is not None:
                     self._kill.disarm()
-                if self._killed:
+                if self._interrupted:
                     await _close_connection(self._response.stream)
                 await self._response.aclose()
 
@@ -140,7 +141,7 @@ async def _close_connection(stream: Any) -> None:
 
     httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this:
     the stream counts as closed, and its connection stays active in the pool for good, where it counts for
-    `max_connections`. To be called after the socket was shut down.
+    `max_connections`. To be called after the reader was interrupted.
     """
     while stream is not None:
         connection = getattr(stream, "_connection", None)
@@ -251,29 +252,29 @@ class HttpTransport:
             self._fresh = _make_client(_NOTHING_KEPT)
         return self._fresh
 
-    def _build(self, client: Any, request: Request, trace: Trace | None) -> Any:
+    def _build(self, client: Any, request: Request) -> Any:
         # the client's own clocks stand still but for the connection's, which nobody else can see
         timeout = {"connect": request.connect_s, "read": None, "write": None, "pool": None}
-        extensions: dict[str, Any] = {"timeout": timeout}
-        if trace is not None:
-            extensions["trace"] = trace
         if self._owned:
             # our own client has no defaults to merge in, and merging takes a tenth of a warm first token
             return httpx2.Request(
-                "POST", _url(request.url), headers=request.headers, content=request.body, extensions=extensions
+                "POST",
+                _url(request.url),
+                headers=request.headers,
+                content=request.body,
+                extensions={"timeout": timeout},
             )
         built = client.build_request("POST", request.url, headers=request.headers, content=request.body)
-        built.extensions = {**extensions, **built.extensions, "timeout": timeout}
+        built.extensions = {**built.extensions, "timeout": timeout}
         return built
 
     async def open(self, request: Request) -> Response:
         try:
-            trace = Trace()
             client = self._open_client()
             try:
-                response = await _send(client, self._build(client, request, trace))
+                response = await _send(client, self._build(client, request))
             except Exception as exc:
-                if not (trace.reused and broke_before_an_answer(exc)):
+                if not is_stale(exc):
                     raise
                 again = True
             else:
@@ -281,7 +282,7 @@ class HttpTransport:
             # behind the except clause, so that nothing of the first try is chained to the second
             if again:
                 client = self._client_for_another_try()
-                response = await _send(client, self._build(client, request, None))
+                response = await _send(client, self._build(client, request))
             return as_response(response)
         except UsageError:
             raise
@@ -299,9 +300,10 @@ class HttpTransport:
             return
         clients = [client for client in (self._client, self._fresh) if client is not None]
         self._client = self._fresh = None
-        for client in clients:
-            with anyio.move_on_after(CLOSE_S, shield=True):
-                await client.aclose()
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            async with anyio.create_task_group() as group:
+                for client in clients:
+                    group.start_soon(client.aclose)
 
 
 def _make_client(limits: httpx2.Limits) -> httpx2.AsyncClient:

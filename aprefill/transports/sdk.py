@@ -15,7 +15,7 @@ import msgspec
 from aprefill._errors import UsageError
 
 from ._foreign import ClientFailed, answer_behind, from_network
-from ._reuse import broke_before_an_answer, has_kept_connection
+from ._reuse import is_stale
 from .http import as_response
 
 if TYPE_CHECKING:
@@ -33,11 +33,10 @@ class SdkTransport:
     async def open(self, request: Request) -> Response:
         client = self._client
         try:
-            kept = has_kept_connection(getattr(client, "_client", None))
             try:
                 answer = await self._post(request)
             except Exception as exc:
-                if not (kept and broke_before_an_answer(exc)):
+                if not is_stale(exc):
                     raise
                 again = True
             else:

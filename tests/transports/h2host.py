@@ -1,4 +1,7 @@
-"""A loopback host that speaks HTTP/2 over TLS: replies in three chunks, then silence for those that ask for it."""
+"""A loopback host that speaks HTTP/2 over TLS: replies in three chunks, then silence for those that ask for it.
+
+A request that says "hang up" ends its connection, once; `Host.hang_up` is sent before that.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ class Host:
         self.connections = 0
         self.open_connections = 0
         self.requests = 0
+        #: what is sent before a connection ends for a request that says so; None: it was done
+        self.hang_up: bytes | None = b""
         #: lets every stalling reply go on to its end
         self.go_on = anyio.Event()
 
@@ -77,6 +82,10 @@ async def _serve(host: Host, stream: Any) -> None:
                             bodies[event.stream_id] += event.data
                             h2c.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                         elif isinstance(event, h2.events.StreamEnded):
+                            if b"hang up" in bodies[event.stream_id] and host.hang_up is not None:
+                                part, host.hang_up = host.hang_up, None
+                                await stream.send(part)
+                                return
                             group.start_soon(_answer, host, h2c, send, event.stream_id, bodies[event.stream_id])
                     await send()
             group.cancel_scope.cancel()

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from aprefill import Reply, Stalled, Timeouts, stream
+from aprefill import ConnectFailed, ProtocolError, Recovery, Reply, Stalled, Timeouts, Truncated, stream
 from aprefill.testing import Script, serve
 from aprefill.transports._kill import KillHandle
 
@@ -113,3 +113,32 @@ async def test_over_http1_the_same_client_closes_at_once() -> None:
         reply = stream("hi", model="m", client=client, base_url=server.openai_url)
         assert await reply.text() == "x"
         assert reply.closes_at_once is True
+
+
+async def test_a_kept_connection_that_breaks_is_asked_again(make_client: Any) -> None:
+    """As over HTTP/1.1: nothing of an answer came, so the request goes out once more, without counting as a retry."""
+    async with http2_host() as host, make_client(host) as client:
+        assert await opened(client, host, "hi").text() == WHOLE
+        reply = opened(client, host, "hang up", recovery=Recovery(retries=0))
+        assert await reply.text() == WHOLE
+        assert (len(reply.attempts), host.connections, host.requests) == (1, 2, 3)
+
+
+#: Stream 3 is the second request: part of the frame of a head, a frame of a head that another one would follow, a reset.
+BEGUN = {
+    "part of a frame": b"\x00\x00\x10\x01\x04",
+    "part of a head": b"\x00\x00\x01\x01\x00\x00\x00\x00\x03\x88",
+    "a head": b"\x00\x00\x01\x01\x04\x00\x00\x00\x03\x88",
+    "a reset": b"\x00\x00\x04\x03\x00\x00\x00\x00\x03\x00\x00\x00\x02",
+}
+
+
+@pytest.mark.parametrize("part", BEGUN.values(), ids=BEGUN)
+async def test_an_answer_that_has_begun_is_not_asked_for_again(make_client: Any, part: bytes) -> None:
+    """The host has that request: a second one in silence would be paid twice."""
+    async with http2_host() as host, make_client(host) as client:
+        host.hang_up = part
+        assert await opened(client, host, "hi").text() == WHOLE
+        with pytest.raises((ConnectFailed, Truncated, ProtocolError)):
+            await opened(client, host, "hang up", recovery=Recovery(retries=0)).text()
+        assert (host.connections, host.requests) == (1, 2)
