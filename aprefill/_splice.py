@@ -142,6 +142,7 @@ class Splice:
         "_chars",
         "_coalesce",
         "_decided",
+        "_doubtful",
         "_early",
         "_fed",
         "_held",
@@ -194,6 +195,8 @@ class Splice:
         self._early: list[str] | None = [] if step.mode == "emulated" else None
         # the seam has let text through
         self._decided = False
+        # a delta came while the seam, which had decided, held text: its place depends on what becomes of that
+        self._doubtful = False
         # characters fed to the seam until then
         self._fed = 0
         self._history = History()
@@ -235,7 +238,7 @@ class Splice:
                 if markers is not None:
                     self._end_sides()
                     piece = self._feed_markers(markers, piece)
-                text = feed(piece)
+                text = self._feed_slowly(piece) if self._doubtful else feed(piece)
                 if not self._decided:
                     self._fed += len(piece)
                     if self._early is not None:
@@ -276,8 +279,13 @@ class Splice:
         self._end_sides()
         if self._markers is not None and not self.stopped:
             # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
-            markers, self._markers = self._markers, None
+            markers = self._markers
+            start = self._place() - markers.held - markers.passed
+            markers.taken_at = sys.maxsize
             last = markers.close(cut)
+            if markers.taken_at < sys.maxsize:
+                self._history.clip(start + markers.taken_at)
+            self._markers = None
             self._taken = markers.taken
             if last:
                 self.take([TextDelta(last)])
@@ -353,12 +361,37 @@ class Splice:
 
     def _feed_markers(self, markers: Markers, piece: str) -> str:
         """`piece` without our markers."""
-        held, taken = markers.held, markers.taken
+        held = markers.held
+        if not held:
+            return markers.feed(piece)
+        # where the text that the stage passes on begins in the new text
+        start = self._place() - held - markers.passed
+        markers.taken_at = sys.maxsize
         piece = markers.feed(piece)
-        if held and markers.taken > taken:
-            # What was held was no text of the reply. A delta that came meanwhile stands where it began.
-            self._history.clip(self._place() - markers.held)
+        if markers.taken_at < sys.maxsize:
+            # What was held was no text of the reply. A delta that came meanwhile stands where the marker began.
+            self._history.clip(start + markers.taken_at)
         return piece
+
+    def _feed_slowly(self, piece: str) -> str:
+        """Feed the seam by character, for the places of deltas that came while it held text, until those are known.
+
+        What one character makes it drop stands before everything that it then shows or holds.
+        """
+        seam, history = self.seam, self._history
+        out: list[str] = []
+        place = self._place() - seam.held - (0 if self._markers is None else self._markers.held)
+        for at, c in enumerate(piece):
+            if history.last_place <= place:
+                self._doubtful = False
+                return "".join(out) + seam.feed(piece[at:])
+            held = seam.held
+            text = seam.feed(c)
+            if dropped := held + 1 - len(text) - seam.held:
+                history.drop(place, dropped)
+            place += len(text)
+            out.append(text)
+        return "".join(out)
 
     def _within(self, text: str) -> str:
         """As much of `text` as the caller's bound on the whole reply has room for."""
@@ -477,6 +510,7 @@ class Splice:
             item = len(items)
             items.append(event)
         self._history.note(delta, place=place, item=item)
+        self._doubtful = self._decided and self.seam.held > 0
 
     def _without_markers(self, side: int, text: str) -> str:
         """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""
