@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: A beginning of a marker of so many characters is taken out where the reply ends with it.
 SHORTEST = 8
@@ -38,7 +41,7 @@ class Markers:
     (['{"name": "To', '"', ', "age"'], '')
     """
 
-    __slots__ = ("_beginnings", "_chain", "_closing", "_whole", "passed", "taken", "taken_at")
+    __slots__ = ("_beginnings", "_chain", "_closing", "_shown", "_whole", "passed", "taken", "taken_at")
 
     def __init__(self, name: str) -> None:
         self._beginnings = frozenset(
@@ -50,6 +53,8 @@ class Markers:
         self._chain: list[str] = []
         # Directly behind a name: the part of a closing bracket that has come; None elsewhere.
         self._closing: str | None = None
+        # how many of the characters held were given early
+        self._shown = 0
         #: characters passed on so far, and taken out so far
         self.passed = self.taken = 0
         #: behind how many characters of the text that is passed on something was taken out; the least of them since
@@ -69,6 +74,8 @@ class Markers:
 
     def feed(self, piece: str) -> str:
         """Give the text that can be passed on now."""
+        if self._shown:
+            return self._after_shown(lambda: self.feed(piece))
         out: list[str] = []
         chain = self._chain
         at = 0
@@ -106,8 +113,22 @@ class Markers:
                 self._begin_again(beginning, out)
         return "".join(out)
 
+    def show(self) -> str:
+        """Give what is held early, unless it is long enough to be taken out at the end. It is not given again.
+
+        For text after which something else comes first. If the text goes on to a marker, the rest of that is taken out.
+        """
+        if any(_weight(beginning) >= SHORTEST for beginning in self._chain):
+            return ""
+        held = "".join(self._chain) + (self._closing or "")
+        text = held[self._shown :]
+        self._shown = len(held)
+        return text
+
     def close(self, cut: bool = False) -> str:
         """End it, and give what is left. After a `cut` nothing is: the next request has it written again."""
+        if self._shown:
+            return self._after_shown(lambda: self.close(cut))
         left = self.held
         if not self._closing:
             while self._chain and _weight(self._chain[-1]) >= SHORTEST:
@@ -119,6 +140,15 @@ class Markers:
         if left > len(text):
             self._take(left - len(text))
         return text
+
+    def _after_shown(self, give: Callable[[], str]) -> str:
+        """What `give` gives, without what was given early."""
+        shown, self._shown = self._shown, 0
+        before, self.taken_at = self.passed, sys.maxsize
+        text = give()
+        shown = min(shown, self.taken_at - before)  # the others were part of a marker
+        self._shown = max(0, shown - len(text))
+        return text[shown:]
 
     def _take(self, length: int) -> None:
         """Count `length` characters as taken out behind what is passed on or held now."""
