@@ -142,6 +142,8 @@ ANSWERS = {
     ),
     "plain": lambda text: Script(status=400, body=text.encode(), content_type="text/plain"),
     "200-json": lambda text: Script(body=as_body(text), content_type="application/json"),
+    "200-json-as-sse": lambda text: Script(body=as_body(text), content_type="text/event-stream"),
+    "200-json-untold": lambda text: Script(body=b"\r\n " + as_body(text), content_type=""),
     "200-first": lambda text: Script(body=as_sse(text), content_type="text/event-stream"),
     "200-event": lambda text: Script(text="x", prefill="eats", after=0, error_event=("invalid_request_error", text)),
 }
@@ -188,7 +190,7 @@ async def test_an_error_after_text_is_an_ordinary_one(wire: str) -> None:
         assert (await finished(ask(server, wire))).attempts[0].mode == "native"
 
 
-@pytest.mark.parametrize("answer", ["200-json", "200-first", "200-event", "422"])
+@pytest.mark.parametrize("answer", ["200-json", "200-json-as-sse", "200-first", "200-event", "422"])
 @pytest.mark.parametrize("where", ["prompt", "system"])
 async def test_words_of_the_request_teach_nothing_wherever_they_come(answer: str, where: str) -> None:
     """A host that quotes the request inside a 200, or with another status, says nothing about itself."""
