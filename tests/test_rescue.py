@@ -169,6 +169,37 @@ async def test_a_refusal_that_a_gateway_quotes_is_rescued(model: str, answer: st
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("model", ["openai:gemini-3.6-flash", "openai-compatible:gemini-3.5-flash-lite"])
+async def test_gemini_behind_a_gateway(model: str, answer: str) -> None:
+    """Its name says nothing at another host's door: asked in the prompt; with the caller's word the refusal is rescued."""
+    async with serve([FINE, ANSWERS[answer](GEMINI), FINE]) as server:
+        async with Session(model, base_url=server.openai_url, api_key="k", recovery=Recovery(retries=0)) as session:
+            by_table = session.stream("hi", prefill=SEED)
+            assert await by_table.text() == WHOLE
+            by_word = session.stream("hi", prefill=SEED, support="eats")
+            assert await by_word.text() == WHOLE
+            modes = [[attempt.mode for attempt in reply.attempts] for reply in (by_table, by_word)]
+            assert modes == [["emulated"], ["native", "emulated"]]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize(
+    ("model", "modes"),
+    [("google/gemini-3.5-flash", ["native", "emulated"]), ("google/gemini-2.5-pro", ["native", "emulated"]),
+     ("google/gemini-3.5-flash-lite", ["emulated"]), ("google/gemini-3.6-pro", ["emulated"])],
+)  # fmt: skip
+async def test_gemini_at_openrouter(model: str, modes: list[str], answer: str) -> None:
+    """The table knows which take a prefill; one that refuses it all the same is asked in the prompt."""
+    scripts = [ANSWERS[answer](GEMINI), FINE] if modes[0] == "native" else [FINE]
+    async with serve(scripts) as server:
+        url = server.openai_url
+        async with Session(f"openrouter:{model}", base_url=url, api_key="k", recovery=Recovery(retries=0)) as session:
+            reply = session.stream("hi", prefill=SEED)
+            assert await reply.text() == WHOLE
+            assert [attempt.mode for attempt in reply.attempts] == modes
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
 async def test_a_quoted_refusal_is_an_error_where_nothing_else_may_be_sent(answer: str) -> None:
     """`PrefillRefused` with the status and the host's words."""
     async with serve(ANSWERS[answer](LITELLM)) as server:
