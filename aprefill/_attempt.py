@@ -25,6 +25,7 @@ from .codecs._host_error import error_from
 from .transports import Request
 from .transports._foreign import break_cycles, translate
 from .wire import decoder_for
+from .wire.sse import SseDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -382,6 +383,15 @@ class Attempt:
         self._look(deltas)
         return deltas
 
+    def _json_error(self) -> AprefillError | None:
+        """The error that came as a JSON body though an event stream was announced, if that is what came."""
+        body = self._wire.json_body if isinstance(self._wire, SseDecoder) else b""
+        if not body or self._response is None:
+            return None
+        if not any(self.codec.error(200, body, self._response.headers)):
+            return None
+        return self._in_band(error_from(Record(body)), before_text=True)
+
     def _has_begun(self) -> bool:
         """Whether what came, without a whole event in it, is the beginning of a stream and not something else."""
         assert self._response is not None
@@ -404,7 +414,7 @@ class Attempt:
         try:
             deltas += self._decoder.close()
         except AprefillError:
-            self.failure = error
+            self.failure = (None if self._has_records else self._json_error()) or error
         else:
             self.broken_end = type(error).__name__
         self._look([*before, *deltas])

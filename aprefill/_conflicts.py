@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._errors import UsageError
+from ._types import Support
 
 if TYPE_CHECKING:
     from ._ask import Ask
+    from ._support import Row
 
 #: Body fields of many hosts that constrain the reply: a schema, a grammar, a pattern, a choice.
 _CONSTRAINTS = (
@@ -19,11 +21,26 @@ _CONSTRAINTS = (
 )  # fmt: skip
 
 
-def check_extra(ask: Ask, arguments: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise `UsageError` for a field of `extra` that would undo an argument, in its own spelling or in the host's.
+#: argument -> fields in which some host has the same setting, so that one of them undoes or outvotes the argument.
+#: `stop_token_ids` is not among them: it adds to `stop=`.
+_SAME: dict[str, tuple[str, ...]] = {
+    "max_tokens": ("max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_predict", "num_predict"),
+    "stop": ("stop_sequences",),
+    "thinking": ("enable_thinking", "reasoning", "reasoning_effort", "think", "thinking_budget"),
+    "response_format": (*_CONSTRAINTS, "output_config", "output_format", "grammar", "guided_decoding"),
+}
+#: Keys of `chat_template_kwargs` that switch thinking on and off.
+_TEMPLATE_SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")
+
+
+def check_extra(ask: Ask, arguments: Mapping[str, tuple[str, ...]], row: Row) -> None:
+    """Raise `UsageError` for a field of `extra` that would undo an argument, in its own spelling or in any host's.
 
     `arguments` are the codec's: argument -> the body's fields that it becomes. An argument that was not given leaves
     its field to `extra`. A None removes the field, so it undoes the argument as well.
+
+    ``"tool_choice": "none"`` beside `tools=` is the caller's wish and undoes nothing in silence: an earlier call in the
+    messages needs its tool named, also where no other call is wanted.
     """
     extra = ask.extra
     if not extra:
@@ -31,7 +48,7 @@ def check_extra(ask: Ask, arguments: Mapping[str, tuple[str, ...]]) -> None:
     given: dict[str, object] = {
         "model": True,
         "prompt": True,
-        "system": ask.system is not None,
+        "system": ask.system is not None or any(turn["role"] in {"system", "developer"} for turn in ask.messages),
         "max_tokens": ask.max_tokens is not None,
         "stop": ask.stop,
         "temperature": ask.temperature is not None,
@@ -40,15 +57,63 @@ def check_extra(ask: Ask, arguments: Mapping[str, tuple[str, ...]]) -> None:
         "response_format": ask.response_format is not None,
     }
     for argument, fields in arguments.items():
-        name = next((name for name in (argument, *fields) if name in extra), None)
-        if name is None or not given[argument]:
+        if not given[argument]:
+            continue
+        name = next((name for name in (argument, *fields) if name in extra), None) or _same(argument, extra)
+        if name is None:
             continue
         keep = "leave the field out" if argument in {"model", "prompt"} else "keep one of the two"
         raise UsageError(f"extra[{name!r}] beside {argument}=: the field would undo the argument; {keep}")
     if extra.get("stream", True) is not True:
         raise UsageError("extra['stream']: every reply is streamed; leave the field out")
-    if ask.prefill and not extra.get("continue_final_message", True):
-        raise UsageError("extra['continue_final_message'] beside prefill=: the field would undo the argument; keep one")
+    if ask.prefill:
+        _check_switches(ask, row if ask.support is None else row.forced(ask.support))
+
+
+def _same(argument: str, extra: Mapping[str, Any]) -> str | None:
+    """A field of `extra` that has the same setting as an argument, under another name."""
+    for name in _SAME.get(argument, ()):
+        # what is empty constrains nothing; `enable_thinking` may be False
+        if extra.get(name) if argument == "response_format" else extra.get(name) is not None:
+            return name
+    template = extra.get("chat_template_kwargs")
+    if argument == "thinking" and isinstance(template, Mapping) and not template.keys().isdisjoint(_TEMPLATE_SWITCHES):
+        return "chat_template_kwargs"
+    return None
+
+
+def _check_switches(ask: Ask, row: Row) -> None:
+    """Raise `UsageError` for a field of `extra` that would take away what carries a native prefill.
+
+    The same switch said once more is no error, and neither are the switches with which a caller carries a prefill to a host
+    whose row has none. Without `add_generation_prompt` a host is on its own, and says so with an error where it needs the
+    field. A field that switches on what goes together with no prefill is found by `switched_on`.
+    """
+    extra = ask.extra
+    wanted: dict[str, Any] = {"continue_final_message": True}
+    if row.native:
+        # without this one a template opens a turn of its own, unless it goes on with the last one
+        wanted["add_generation_prompt"] = row.dialect == "continue_final_message"
+        wanted |= row.body_fields
+        if row.support is Support.EATS:
+            wanted["echo"] = False
+    named = switched_on(ask).values()
+    for name, value in wanted.items():
+        if name not in extra or f"extra[{name!r}]" in named:
+            continue
+        if extra[name] is None and name in {"add_generation_prompt", "echo"}:
+            continue
+        if not _agrees(extra[name], value):
+            raise UsageError(f"extra[{name!r}] beside prefill=: the field would undo the argument; keep one")
+
+
+def _agrees(given: Any, wanted: Any) -> bool:
+    """Whether a field says what is wanted: a switch as much, an object at least as much."""
+    if isinstance(wanted, Mapping):
+        return isinstance(given, Mapping) and all(key in given and given[key] == wanted[key] for key in wanted)
+    if isinstance(wanted, bool):
+        return given is not None and bool(given) == wanted
+    return bool(given == wanted)
 
 
 def switched_on(ask: Ask) -> dict[str, str]:

@@ -207,14 +207,16 @@ class Stalled(ProviderError):
 
 
 class LimitExceeded(ProviderError):
-    """The provider sent more than a bound allows. `limit` names the bound, `bound` its value."""
+    """The provider sent more than a bound allows. `limit` names the bound, `bound` its value.
+
+    A bound that can be set has the name of its field in `Limits`, such as "record_bytes".
+    """
 
     def __init__(self, limit: str, bound: int, unit: str) -> None:
         self.limit = limit
         self.bound = bound
         self.unit = unit
-        setting = limit.removeprefix("max_")
-        remedy = f"; Limits({setting}=...) sets this bound" if setting in {"record_bytes", "reply_chars"} else ""
+        remedy = f"; Limits({limit}=...) sets this bound" if limit in {"record_bytes", "reply_chars"} else ""
         super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed{remedy}")
 
 

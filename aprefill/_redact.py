@@ -39,6 +39,13 @@ _ESCAPE = re.compile(
     rf"\\+(?:[uU]([dD][89abAB]{_HEX}{{2}})\\+[uU]([dD][c-fC-F]{_HEX}{{2}})|U({_HEX}{{8}})|[uU]({_HEX}{{4}})"
     rf"|([xX]{_HEX}{{2}}(?:\\+[xX]{_HEX}{{2}})*)|([0abfnrtvABFNRTV]))?"
 )
+# An escape of which a bound has cut off the beginning, or the end. A character may be two escapes, or up to four bytes.
+_PART = rf"(?:\\+(?:[uU][dD][89a-fA-F]{_HEX}{{2}}|[xX][89a-fA-F]{_HEX}))"
+# Behind a blank, digits alone may be a number of the host's own.
+_CUT_BEFORE = re.compile(rf"(?<![0-9A-Za-z\\])(?:(?:[uUxX]?{_HEX}{{1,8}})?{_PART}{{1,3}}\s?|[uUxX]?{_HEX}{{1,8}})\Z")
+_CUT_BEHIND = re.compile(
+    rf"\s?(?:{_PART}{{1,3}}(?:\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?)?)?|\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?))(?![0-9A-Za-z])"
+)
 _TOKEN = re.compile(_ESCAPE.pattern + "|.", re.DOTALL)
 #: Values of ``type`` and ``role`` down to the parts of a message are words of the API, not of the caller.
 _API_DEPTH = 3
@@ -125,7 +132,7 @@ class Redactor:
             spared = [place for name in self._spare for place in _places(text, name)]
             for start, end in self._prompt.runs_in(needle):
                 if not any(first <= start and end <= last for first, last in spared):
-                    spans.append((start, end, "[prompt]"))
+                    spans.append((*_with_cut_escapes(text, start, end), "[prompt]"))
         return _replaced(text, spans)
 
     def _whole_keys(self, text: str) -> Iterator[tuple[int, int]]:
@@ -139,6 +146,17 @@ class Redactor:
                 n = next((n for n in range(len(key) - 1, TAIL_MIN - 1, -1) if text.endswith(key[:n])), 0)
                 if n:
                     yield len(text) - n, len(text)
+
+
+def _with_cut_escapes(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where a run of the prompt begins and ends, with what is left of an escape directly before and behind it.
+
+    >>> _with_cut_escapes("001f600the old house\\\\ud83d", 7, 20)
+    (0, 26)
+    """
+    before = _CUT_BEFORE.search(text, max(0, start - 64), start)
+    behind = _CUT_BEHIND.match(text, end)
+    return (start if before is None else before.start()), (end if behind is None else behind.end())
 
 
 def _places(text: str, word: str) -> Iterator[tuple[int, int]]:
@@ -179,11 +197,20 @@ def _meant(match: re.Match[str]) -> str:
         return chr(number) if number <= 0x10FFFF else ""
     if data:
         octets = bytes.fromhex(re.sub(r"[\\xX]", "", data))
-        try:
-            return octets.decode()  # `repr` of a body in UTF-8
-        except UnicodeDecodeError:
-            return octets.decode("latin-1")  # `ascii` of a text
+        # `repr` of a body in UTF-8, of which a bound may have cut the first or the last character; or `ascii` of a text
+        return _utf8(octets) or octets.decode("latin-1")
     return " " if control else ""
+
+
+def _utf8(octets: bytes) -> str:
+    """The characters in UTF-8 that are whole; ``""`` if it is none."""
+    start = next((at for at, octet in enumerate(octets[:3]) if octet & 0xC0 != 0x80), 3)
+    try:
+        return octets[start:].decode()
+    except UnicodeDecodeError as error:
+        if error.end < len(octets) - start or "unexpected end" not in error.reason:
+            return ""
+        return octets[start : start + error.start].decode()
 
 
 class _Needle:

@@ -704,7 +704,7 @@ class Run:
         if self._attempt is None or self._splice is None:
             return {"role": "assistant", "content": text}
         parts = self._splice.parts(self._new_text(), whole=self._is_whole())
-        return self._attempt.codec.message(parts, lead=text[: self.prefill_length])
+        return self._splice.clean(self._attempt.codec.message(parts, lead=text[: self.prefill_length]))
 
 
 #: Phase -> what a pull waits for there. READING is in `pull` itself: it is on the path of every chunk.

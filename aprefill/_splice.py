@@ -11,7 +11,7 @@ from ._either import Either, is_own_text, seam_for
 from ._errors import LimitExceeded, PrefillIgnored, Truncated
 from ._held import Held
 from ._history import History
-from ._markers import Markers
+from ._markers import Markers, without_markers
 from ._seam import Seam
 from ._stop import StopStage
 from ._types import (
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._plan import Step
-    from ._types import Delta
+    from ._types import Delta, Message
 
 #: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
 _LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
 #: Stands for the reasoning among the indices of tool calls.
 _REASONING = -1
+#: Parts of a message that hold no marker any more, or that the host would refuse if they were changed.
+_AS_IT_CAME = frozenset({"text", "thinking", "redacted_thinking"})
 #: For an estimate where the host counts nothing.
 CHARS_A_TOKEN = 4
 
@@ -142,6 +144,7 @@ class Splice:
         "_chars",
         "_coalesce",
         "_decided",
+        "_doubtful",
         "_early",
         "_fed",
         "_held",
@@ -194,6 +197,8 @@ class Splice:
         self._early: list[str] | None = [] if step.mode == "emulated" else None
         # the seam has let text through
         self._decided = False
+        # a delta came while the seam, which had decided, held text: its place depends on what becomes of that
+        self._doubtful = False
         # characters fed to the seam until then
         self._fed = 0
         self._history = History()
@@ -233,9 +238,9 @@ class Splice:
                     continue
                 self.has_text = self.has_token = True
                 if markers is not None:
-                    self._end_sides()
+                    self._show_side()
                     piece = self._feed_markers(markers, piece)
-                text = feed(piece)
+                text = self._feed_slowly(piece) if self._doubtful else feed(piece)
                 if not self._decided:
                     self._fed += len(piece)
                     if self._early is not None:
@@ -276,8 +281,13 @@ class Splice:
         self._end_sides()
         if self._markers is not None and not self.stopped:
             # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
-            markers, self._markers = self._markers, None
+            markers = self._markers
+            start = self._place() - markers.held - markers.passed
+            markers.taken_at = sys.maxsize
             last = markers.close(cut)
+            if markers.taken_at < sys.maxsize:
+                self._history.clip(start + markers.taken_at)
+            self._markers = None
             self._taken = markers.taken
             if last:
                 self.take([TextDelta(last)])
@@ -331,6 +341,20 @@ class Splice:
             count = max(count, history.count_until(len(text) if self.stopped else sys.maxsize))
         return history.parts(text, self._transcript.next, count)
 
+    def clean(self, message: Message) -> Message:
+        """`message`, made of `parts`, without a marker of ours in what the host's own tools were given and gave back.
+
+        Thinking that is signed stays as it came, with a marker if the model has written one: the host refuses what does
+        not fit the signature.
+        """
+        content = message["content"]
+        if not self._step.marker or not isinstance(content, list):
+            return message
+        cleaned = [
+            part if part["type"] in _AS_IT_CAME else without_markers(part, self._step.marker) for part in content
+        ]
+        return {**message, "content": cleaned}
+
     def _merge(self, start: int) -> None:
         """One chunk a network read, if that was asked for."""
         if self._coalesce and not self._transcript.wants_events:
@@ -353,12 +377,37 @@ class Splice:
 
     def _feed_markers(self, markers: Markers, piece: str) -> str:
         """`piece` without our markers."""
-        held, taken = markers.held, markers.taken
+        held = markers.held
+        if not held:
+            return markers.feed(piece)
+        # where the text that the stage passes on begins in the new text
+        start = self._place() - held - markers.passed
+        markers.taken_at = sys.maxsize
         piece = markers.feed(piece)
-        if held and markers.taken > taken:
-            # What was held was no text of the reply. A delta that came meanwhile stands where it began.
-            self._history.clip(self._place() - markers.held)
+        if markers.taken_at < sys.maxsize:
+            # What was held was no text of the reply. A delta that came meanwhile stands where the marker began.
+            self._history.clip(start + markers.taken_at)
         return piece
+
+    def _feed_slowly(self, piece: str) -> str:
+        """Feed the seam by character, for the places of deltas that came while it held text, until those are known.
+
+        What one character makes it drop stands before everything that it then shows or holds.
+        """
+        seam, history = self.seam, self._history
+        out: list[str] = []
+        place = self._place() - seam.held - (0 if self._markers is None else self._markers.held)
+        for at, c in enumerate(piece):
+            if history.last_place <= place:
+                self._doubtful = False
+                return "".join(out) + seam.feed(piece[at:])
+            held = seam.held
+            text = seam.feed(c)
+            if dropped := held + 1 - len(text) - seam.held:
+                history.drop(place, dropped)
+            place += len(text)
+            out.append(text)
+        return "".join(out)
 
     def _within(self, text: str) -> str:
         """As much of `text` as the caller's bound on the whole reply has room for."""
@@ -452,12 +501,12 @@ class Splice:
                 self._keep(delta, ReasoningEvent(shown) if shown else None)
             case ToolDelta():
                 self.has_token = self.has_tool = True
-                self._end_side(_REASONING)
-                if self._markers is not None and delta.arguments:
+                self._show_side()
+                if self._markers is not None:
                     arguments = self._without_markers(delta.index, delta.arguments)
                     if not (arguments or delta.id or delta.name):
                         return
-                    delta = ToolDelta(delta.index, delta.id, delta.name, arguments)
+                    delta = ToolDelta(delta.index, delta.id, without_markers(delta.name, self._step.marker), arguments)
                 self._keep(delta, ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
             case UsageDelta():
                 self.usage = delta.usage
@@ -477,6 +526,7 @@ class Splice:
             item = len(items)
             items.append(event)
         self._history.note(delta, place=place, item=item)
+        self._doubtful = self._decided and self.seam.held > 0
 
     def _without_markers(self, side: int, text: str) -> str:
         """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""
@@ -484,12 +534,22 @@ class Splice:
             self._sides[side] = Markers(self._step.marker)
         return self._sides[side].feed(text)
 
+    def _show_side(self) -> None:
+        """Something else than reasoning comes: what is held of that is shown before it, unless it is most of a marker.
+
+        Arguments wait until more of them comes: where they are whole, nothing of them is held.
+        """
+        stage = self._sides.get(_REASONING)
+        text = "" if stage is None else stage.show()
+        if text and self._transcript.wants_events:
+            self._transcript.items.append(ReasoningEvent(text))
+
     def _end_sides(self) -> None:
+        """Nothing more comes of the reasoning or of a tool call: what is held of it is its end."""
         for side in (_REASONING, *self._sides.copy()):
             self._end_side(side)
 
     def _end_side(self, side: int) -> None:
-        """Nothing more comes of the reasoning or of a tool call: what is held of it is its end."""
         stage = self._sides.pop(side, None)
         text = "" if stage is None else stage.close()
         if text and side != _REASONING:

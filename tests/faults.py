@@ -265,7 +265,7 @@ FAULTS: tuple[Fault, ...] = (
             script=replace(GOOD, after=len(BEFORE), endless_line=mib * MIB),
             errors=(LimitExceeded,),
             kept=BEFORE,
-            facts={"limit": "max_record_bytes"},
+            facts={"limit": "record_bytes"},
             within_bytes=_BOUND,
             weighs=True,
             note=_BOUNDED,

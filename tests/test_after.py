@@ -45,7 +45,7 @@ ERRORS: dict[str, tuple[AprefillError, bool]] = {
         f"stalled-{clock}": (Stalled(clock, 1), False) for clock in ("first_token_s", "progress_s", "idle_s", "total_s")
     },
     "protocol-error": (ProtocolError("no stream"), False),
-    "limit-exceeded": (LimitExceeded("max_record_bytes", 1, "bytes"), False),
+    "limit-exceeded": (LimitExceeded("record_bytes", 1, "bytes"), False),
     "usage-error": (UsageError("wrong"), False),
     "reply-closed": (ReplyClosed(), False),
 }

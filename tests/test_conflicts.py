@@ -355,6 +355,155 @@ def test_what_carries_a_prefill_cannot_be_taken_away() -> None:
             stream("Hi", prefill="[", **options)
 
 
+#: argument -> values that say something, and fields in which some host has the same setting
+SAME: dict[str, tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]] = {
+    "thinking": (
+        ({"type": "disabled"}, {"type": "enabled", "budget_tokens": 1024}),
+        (
+            ("enable_thinking", True),
+            ("enable_thinking", False),
+            ("think", False),
+            ("thinking_budget", 0),
+            ("reasoning", {"effort": "none"}),
+            ("reasoning", {"enabled": True}),
+            ("reasoning_effort", "none"),
+            ("reasoning_effort", "high"),
+            ("chat_template_kwargs", {"enable_thinking": False}),
+            ("chat_template_kwargs", {"thinking": True}),
+            ("chat_template_kwargs", {"reasoning_effort": "low", "other": 1}),
+        ),
+    ),
+    "response_format": (
+        (SCHEMA, {"type": "text"}),
+        (
+            ("guided_json", {"type": "object"}),
+            ("guided_regex", "[0-9]+"),
+            ("guided_grammar", "root ::= [0-9]"),
+            ("guided_choice", ["a"]),
+            ("guided_decoding", {"regex": "x"}),
+            ("structured_outputs", {"regex": "x"}),
+            ("grammar", "root ::= [0-9]"),
+            ("json_schema", {"type": "object"}),
+            ("format", "json"),
+            ("regex", "x"),
+            ("ebnf", "x"),
+            ("structural_tag", {"a": 1}),
+            ("output_config", {"format": {"type": "json_schema"}}),
+            ("output_format", {"type": "json_schema"}),
+        ),
+    ),
+    "stop": (("END", ["a", "b"]), (("stop_sequences", ["x"]), ("stop_sequences", []), ("stop", "x"))),
+    "max_tokens": (
+        (9,),
+        tuple(
+            (name, value)
+            for name in ("max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_predict", "num_predict")
+            for value in (0, 99)
+        ),
+    ),
+    "system": (("Be brief.",), (("system", "x"), ("messages", []))),
+    "temperature": ((0.5, 0), (("temperature", 1),)),
+    "tools": (([TOOL],), (("tools", []), ("tools", None))),
+}
+SAME_CASES = [
+    pytest.param(argument, value, field, id=f"{argument}-{n}-{field[0]}-{m}")
+    for argument, (values, fields) in SAME.items()
+    for n, value in enumerate(values)
+    for m, field in enumerate(fields)
+]
+#: calls with a field of `extra` that undoes nothing
+HARMLESS: list[dict[str, Any]] = [
+    {"stop": "END", "extra": {"stop_token_ids": [2]}},
+    {"tools": [TOOL], "extra": {"tool_choice": "none"}},
+    {"tools": [TOOL], "extra": {"parallel_tool_calls": False}},
+    {"thinking": {"type": "disabled"}, "extra": {"chat_template_kwargs": {"date": "today"}}},
+    {"thinking": {"type": "disabled"}, "extra": {"chat_template_kwargs": None, "reasoning_effort": None}},
+    {"thinking": {"type": "disabled"}, "extra": {"guided_json": {}, "max_new_tokens": 9, "stop_sequences": ["x"]}},
+    {"response_format": SCHEMA, "extra": {"guided_json": None, "grammar": "", "guided_choice": [], "regex": None}},
+    {"response_format": SCHEMA, "extra": {"reasoning_effort": "low", "n_predict": 9}},
+    {"max_tokens": 9, "extra": {"min_tokens": 1, "max_thinking_tokens": 5, "num_predict": None}},
+    {"temperature": 0.5, "extra": {"top_p": 0.5, "seed": 1}},
+    {"system": "Be brief.", "extra": {"user": "u", "metadata": {"messages": "m"}}},
+    {"extra": {"stream_options": None, "service_tier": "flex", "echo": True, "add_generation_prompt": True}},
+]
+
+
+@pytest.mark.parametrize("wire", MODELS)
+@pytest.mark.parametrize(("argument", "value", "field"), SAME_CASES)
+def test_a_field_of_some_host_that_says_the_same(wire: str, argument: str, value: Any, field: tuple[str, Any]) -> None:
+    """A `UsageError` that names both, on both protocols: hosts take the fields of others, or ignore one of the two."""
+    options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
+    name, instead = field
+    with pytest.raises(UsageError, match=re.escape(f"extra[{name!r}] beside ")):
+        stream("Hi", **options, **{argument: value}, extra={name: instead})
+    if name != "messages":
+        stream("Hi", **options, extra={name: instead})
+    stream("Hi", **options, **{argument: value})
+
+
+@pytest.mark.parametrize("wire", MODELS)
+@pytest.mark.parametrize("options", HARMLESS)
+def test_a_field_that_undoes_nothing(wire: str, options: dict[str, Any]) -> None:
+    """It goes to the host as it is: the control of the table above."""
+    stream("Hi", model=MODELS[wire], api_key="k", **options)
+
+
+@pytest.mark.parametrize("wire", MODELS)
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_prompt_among_the_messages(wire: str, role: str) -> None:
+    """Is undone by a field just as `system=` is: on messages it becomes that field."""
+    prompt = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    with pytest.raises(UsageError, match=re.escape("extra['system'] beside ")):
+        stream(prompt, model=MODELS[wire], api_key="k", extra={"system": "x"})
+
+
+#: model, what else is passed, and fields that take away what carries its prefill
+SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("vllm:m", {}, {"add_generation_prompt": True}),
+    ("vllm:m", {}, {"continue_final_message": False}),
+    ("vllm:m", {}, {"echo": True}),
+    ("llama_cpp:m", {}, {"add_generation_prompt": True}),
+    ("sglang:m", {}, {"add_generation_prompt": False}),
+    ("sglang:m", {}, {"continue_final_message": None}),
+    ("openai-compatible:m", {"support": "eats", "base_url": "http://127.0.0.1/v1"}, {"add_generation_prompt": True}),
+    ("openai-compatible:m", {"support": "eats", "base_url": "http://127.0.0.1/v1"}, {"echo": True}),
+    ("vllm:qwen3-8b", {}, {"chat_template_kwargs": {"date": "today"}}),
+    ("vllm:qwen3-8b", {}, {"chat_template_kwargs": None}),
+    ("deepseek:deepseek-chat", {}, {"thinking": None}),
+]
+#: The same, with fields that leave the prefill alone.
+NO_SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("vllm:m", {}, {"add_generation_prompt": False, "continue_final_message": True, "echo": False}),
+    ("vllm:m", {}, {"add_generation_prompt": None}),
+    ("vllm:m", {"support": "echoes"}, {"echo": True}),
+    ("vllm:m", {"support": "emulated"}, {"add_generation_prompt": True, "echo": True}),
+    ("vllm:m", {"prefill": ""}, {"add_generation_prompt": True, "continue_final_message": False, "echo": True}),
+    ("sglang:m", {}, {"add_generation_prompt": True}),
+    (
+        "openai-compatible:m",
+        {"support": "eats", "base_url": "http://127.0.0.1/v1"},
+        {"add_generation_prompt": False, "continue_final_message": True},
+    ),
+    ("openai:gpt-4o", {}, {"add_generation_prompt": True}),
+    ("vllm:qwen3-8b", {}, {"chat_template_kwargs": {"enable_thinking": False, "date": "today"}}),
+    ("deepseek:deepseek-chat", {}, {"thinking": {"type": "disabled", "note": 1}}),
+]
+
+
+@pytest.mark.parametrize(("model", "options", "fields"), SWITCHES)
+def test_a_field_that_takes_a_prefill_s_switch(model: str, options: dict[str, Any], fields: dict[str, Any]) -> None:
+    """A `UsageError` where the host would begin a turn of its own, think, or repeat what the seam does not look for."""
+    says = re.escape(f"extra[{next(iter(fields))!r}] beside prefill=")
+    with pytest.raises(UsageError, match=says):
+        stream("Hi", **{"model": model, "api_key": "k", "prefill": "[", **options}, extra=fields)
+
+
+@pytest.mark.parametrize(("model", "options", "fields"), NO_SWITCHES)
+def test_a_field_that_leaves_a_prefill_s_switch(model: str, options: dict[str, Any], fields: dict[str, Any]) -> None:
+    """The same switch once more, a caller's own for a host without a row, and any where nothing is carried natively."""
+    stream("Hi", **{"model": model, "api_key": "k", "prefill": "[", **options}, extra=fields)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_codec_says_what_its_arguments_become(protocol: str) -> None:
     """Each argument that goes into the body is in the codec's list, with the field that `encode` makes of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from aprefill._fence import AnyOpener, is_opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 KNOWN = "The first line of a long text.\nAnd the last line of it is "
 END = "And the last line of it is "
@@ -84,6 +86,26 @@ def test_an_opener_of_any_language(known: str, raw: str, text: str, verdict: Ver
     """Is dropped; a fence that closes the model's own code is not."""
     for pieces in cuts(raw):
         assert through(lambda: AnyOpener(known), pieces) == (text, verdict)
+
+
+def test_a_seam_alone_knows_the_opener_that_was_asked_for() -> None:
+    """Another language's is the model's own text to it, by the rules of the seam; only behind it the other reading counts."""
+    rules: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 120}
+    for pieces in cuts("```js\n{}"):
+        assert through(lambda: Seam("```json\n", **rules), pieces) == ("```js\n{}", Verdict.ABSENT)
+        assert through(lambda: seam_for("```json\n", rules), pieces) == ("{}", Verdict.ECHOED)
+
+
+def test_the_vectors_hold_with_the_second_reading(shared: Path) -> None:
+    """Every case of the specification gives the same where it is asked of both, as emulation does."""
+    openers = 0
+    for case in json.loads((shared / "spec" / "seam-vectors-2.json").read_text(encoding="utf-8")):
+        known, rules, raw, cut = case["known"], case["rules"], case["raw"], case["cut"]
+        openers += is_opener(known)
+        for pieces in ([raw], list(raw)):
+            text, verdict = through(lambda: seam_for(known, rules), pieces, cut=cut)  # noqa: B023
+            assert (text, verdict.value) == (case["emitted"], case["verdict"])
+    assert openers
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from typing import Any
+from zlib import crc32
 
 import anyio
 import pytest
 
 from aprefill import LimitExceeded, Limits, Session, StatusError, TextEvent, UsageError, stream
 from aprefill.testing import Script, serve
+from aprefill.wire import decoder_for
 
 from .bodies import DONE, chat, host
 from .loopback import chunks_of
@@ -17,6 +20,12 @@ from .loopback import chunks_of
 pytestmark = pytest.mark.anyio
 
 IMAGE = "x" * 2_000_000
+#: content type -> the beginning of a record of more than 16 bytes
+LONG_RECORDS = {
+    "text/event-stream": b"data: 0123456789abcdef",
+    "application/x-ndjson": b'{"a": "0123456789abcdef',
+    "application/vnd.amazon.eventstream": (99).to_bytes(4) + bytes(4) + crc32((99).to_bytes(4) + bytes(4)).to_bytes(4),
+}
 
 
 async def test_a_record_of_two_megabytes_passes_when_asked_for() -> None:
@@ -29,6 +38,19 @@ async def test_a_record_of_two_megabytes_passes_when_asked_for() -> None:
         assert await ask("chat", limits=Limits(record_bytes=3_000_000)).text() == "one two"
         with pytest.raises(LimitExceeded):
             await ask("chat", limits=Limits(record_bytes=1_999_999)).text()
+
+
+@pytest.mark.parametrize("content_type", LONG_RECORDS)
+def test_an_error_names_the_setting(content_type: str) -> None:
+    """`LimitExceeded.limit` is the field of `Limits` to raise, whatever the stream is framed as."""
+    names = {field.name for field in fields(Limits)}
+    with pytest.raises(LimitExceeded) as met:
+        decoder_for(content_type, 16).feed(LONG_RECORDS[content_type])
+    assert met.value.limit == "record_bytes"
+    assert met.value.limit in names
+    assert f"Limits({met.value.limit}=" in str(met.value)
+    assert "reply_chars" in names
+    assert "Limits(reply_chars=" in str(LimitExceeded("reply_chars", 1, "characters"))
 
 
 @pytest.mark.parametrize("coalesce", [False, True])

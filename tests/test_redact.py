@@ -168,6 +168,65 @@ def test_control_a_broken_rule_lets_pieces_through(
     assert left_of(QUOTED[how], seed=1, rounds=200)
 
 
+def left_of_a_cut(how: Callable[[str], str], seed: int, rounds: int) -> list[str]:
+    """What is shown of a quotation that the host has truncated at either end, in an escape too, beside `[prompt]`."""
+    rng = random.Random(seed)
+    shown = []
+    for _ in range(rounds):
+        prompt = " ".join(rng.choices(["Jane", "Roe", "1970", "born", "caf\u00e9", "\u65e5\u672c", "\U0001f600"], k=60))
+        quoted = how(prompt)
+        start = rng.randrange(len(quoted) - 140)
+        piece = quoted[start : start + rng.randrange(100, 140)].strip()
+        if len(re.sub(r"\\+\w+|\W", "", piece)) < RUN_MIN:
+            continue
+        text = Redactor("", [prompt])(f"<<<{piece}>>>")
+        # a backslash says nothing, and what of an escape stands before a blank may be the host's own
+        text = re.sub(r"^<<<[uUxX]?[0-9a-fA-F]{1,8} ", "<<<", text.replace("\\", "")).replace(" >", ">")
+        if text != "<<<[prompt]>>>":
+            shown.append(f"{piece!r}: {text!r}")
+    return shown
+
+
+@pytest.mark.parametrize("how", set(QUOTED) - {"joined"})
+def test_no_part_of_an_escape_survives(how: str) -> None:
+    """Where a bound has cut one in two, at the beginning of the run or at its end."""
+    assert left_of_a_cut(QUOTED[how], seed=2, rounds=400) == []
+
+
+def test_control_without_the_rule_parts_of_escapes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same check, with the runs alone."""
+    monkeypatch.setattr(_redact, "_with_cut_escapes", lambda text, start, end: (start, end))
+    assert left_of_a_cut(QUOTED["ascii"], seed=2, rounds=400)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("in 'the old house by the sea', line 3", "in '[prompt]', line 3"),
+        ("beef the old house by the sea cafe", "beef [prompt] cafe"),
+        ("line 12 the old house by the sea=users", "line 12 [prompt]=users"),
+        ("face=the old house by the sea=\\u12", "face=[prompt]=\\u12"),
+    ],
+)
+def test_what_stands_beside_a_run_stays(said: str, expected: str) -> None:
+    """Unless it may be a part of an escape."""
+    assert Redactor("", ["I look at the old house by the sea\nwith you"])(said) == expected
+
+
+@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("last", range(3))
+def test_bytes_that_are_cut_in_a_character(first: int, last: int) -> None:
+    """A text without ASCII is one run of escapes: half a character at an end of it hides none of the others."""
+    prompt = (
+        "\u4eca\u65e5\u306f\u5929\u6c17\u304c\u826f\u3044\u306e\u3067\u6563\u6b69\u3092\u3057\u307e\u3057\u3087\u3046"
+    )
+    octets = prompt.encode()
+    said = f"no: {octets[first : len(octets) - last]!r}"
+    assert Redactor("", [prompt])(said) == "no: b'[prompt]'"
+    assert Redactor("", [prompt])(said[:-2]) == "no: b'[prompt]"
+    assert Redactor("", ["\xc9\xe9" * 20])(ascii("\xc9\xe9" * 12)) == "'[prompt]'"
+
+
 @pytest.mark.parametrize("offset", range(9))
 def test_the_place_in_the_prompt_makes_no_difference(offset: int) -> None:
     """A run of exactly 16 characters is found at every offset; one of 15 stays."""

@@ -142,6 +142,8 @@ ANSWERS = {
     ),
     "plain": lambda text: Script(status=400, body=text.encode(), content_type="text/plain"),
     "200-json": lambda text: Script(body=as_body(text), content_type="application/json"),
+    "200-json-as-sse": lambda text: Script(body=as_body(text), content_type="text/event-stream"),
+    "200-json-untold": lambda text: Script(body=b"\r\n " + as_body(text), content_type=""),
     "200-first": lambda text: Script(body=as_sse(text), content_type="text/event-stream"),
     "200-event": lambda text: Script(text="x", prefill="eats", after=0, error_event=("invalid_request_error", text)),
 }
@@ -167,6 +169,37 @@ async def test_a_refusal_that_a_gateway_quotes_is_rescued(model: str, answer: st
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("model", ["openai:gemini-3.6-flash", "openai-compatible:gemini-3.5-flash-lite"])
+async def test_gemini_behind_a_gateway(model: str, answer: str) -> None:
+    """Its name says nothing at another host's door: asked in the prompt; with the caller's word the refusal is rescued."""
+    async with serve([FINE, ANSWERS[answer](GEMINI), FINE]) as server:
+        async with Session(model, base_url=server.openai_url, api_key="k", recovery=Recovery(retries=0)) as session:
+            by_table = session.stream("hi", prefill=SEED)
+            assert await by_table.text() == WHOLE
+            by_word = session.stream("hi", prefill=SEED, support="eats")
+            assert await by_word.text() == WHOLE
+            modes = [[attempt.mode for attempt in reply.attempts] for reply in (by_table, by_word)]
+            assert modes == [["emulated"], ["native", "emulated"]]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize(
+    ("model", "modes"),
+    [("google/gemini-3.5-flash", ["native", "emulated"]), ("google/gemini-2.5-pro", ["native", "emulated"]),
+     ("google/gemini-3.5-flash-lite", ["emulated"]), ("google/gemini-3.6-pro", ["emulated"])],
+)  # fmt: skip
+async def test_gemini_at_openrouter(model: str, modes: list[str], answer: str) -> None:
+    """The table knows which take a prefill; one that refuses it all the same is asked in the prompt."""
+    scripts = [ANSWERS[answer](GEMINI), FINE] if modes[0] == "native" else [FINE]
+    async with serve(scripts) as server:
+        url = server.openai_url
+        async with Session(f"openrouter:{model}", base_url=url, api_key="k", recovery=Recovery(retries=0)) as session:
+            reply = session.stream("hi", prefill=SEED)
+            assert await reply.text() == WHOLE
+            assert [attempt.mode for attempt in reply.attempts] == modes
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
 async def test_a_quoted_refusal_is_an_error_where_nothing_else_may_be_sent(answer: str) -> None:
     """`PrefillRefused` with the status and the host's words."""
     async with serve(ANSWERS[answer](LITELLM)) as server:
@@ -188,7 +221,7 @@ async def test_an_error_after_text_is_an_ordinary_one(wire: str) -> None:
         assert (await finished(ask(server, wire))).attempts[0].mode == "native"
 
 
-@pytest.mark.parametrize("answer", ["200-json", "200-first", "200-event", "422"])
+@pytest.mark.parametrize("answer", ["200-json", "200-json-as-sse", "200-first", "200-event", "422"])
 @pytest.mark.parametrize("where", ["prompt", "system"])
 async def test_words_of_the_request_teach_nothing_wherever_they_come(answer: str, where: str) -> None:
     """A host that quotes the request inside a 200, or with another status, says nothing about itself."""

@@ -146,9 +146,9 @@ class EventStreamDecoder:
         try:
             return next(self._frame, None)
         except self._botocore.InvalidHeadersLength as error:
-            raise LimitExceeded("max_header_bytes", MAX_HEADER_BYTES, "bytes") from error
+            raise LimitExceeded("header_bytes", MAX_HEADER_BYTES, "bytes") from error
         except self._botocore.InvalidPayloadLength as error:
-            raise LimitExceeded("max_record_bytes", self._max, "bytes") from error
+            raise LimitExceeded("record_bytes", self._max, "bytes") from error
         except (self._botocore.ParserError, struct.error, LookupError, ValueError) as error:
             raise ProtocolError(f"not an AWS event stream, or a damaged one: {error}") from error
 
@@ -157,9 +157,9 @@ class EventStreamDecoder:
         total = int.from_bytes(prelude[:4], "big")
         headers = int.from_bytes(prelude[4:8], "big")
         if headers > MAX_HEADER_BYTES:
-            raise LimitExceeded("max_header_bytes", MAX_HEADER_BYTES, "bytes")
+            raise LimitExceeded("header_bytes", MAX_HEADER_BYTES, "bytes")
         if total > self._max:
-            raise LimitExceeded("max_record_bytes", self._max, "bytes")
+            raise LimitExceeded("record_bytes", self._max, "bytes")
         if total < _PRELUDE_BYTES + headers + _CHECKSUM_BYTES:
             raise ProtocolError(f"an event stream frame says {total} bytes with {headers} bytes of headers")
         return total - _PRELUDE_BYTES

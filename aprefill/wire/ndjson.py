@@ -109,5 +109,5 @@ class NdjsonDecoder:
         size = self._partial.tell() + len(piece)
         # A CR at the end may be half of the line's end and counts once something else follows it.
         if size - piece.endswith(b"\r") > self._max:
-            raise LimitExceeded("max_record_bytes", self._max, "bytes")
+            raise LimitExceeded("record_bytes", self._max, "bytes")
         self._partial.write(piece)

@@ -16,6 +16,9 @@ from aprefill._types import Record
 #: A longer event name or id is an error, in bytes: decoded, a hostile one takes four times its size.
 MAX_NAME_BYTES = 4096
 
+#: How much is kept of a body that is JSON, an error mostly, in bytes.
+MAX_JSON_BYTES = 65_536
+
 #: How much of a stream is kept to know whether it began as one, in bytes.
 _HEAD_BYTES = 32
 #: What a line of an event stream begins with.
@@ -23,6 +26,8 @@ _FIELDS = (b":", b"data", b"event", b"id", b"retry")
 
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = b"\r\n"
+#: What JSON begins with that hosts send in place of a stream.
+_JSON_BEGINS = (b"{", b"[")
 
 # Larger pieces are worked off in slices of this many bytes: as a list, lines of two bytes take 20 times their
 # size, 0.3 MiB a slice.
@@ -66,6 +71,8 @@ class SseDecoder:
         self._error: LimitExceeded | None = None
         # The first bytes, for `has_begun`.
         self._head = b""
+        # What came, if it begins as JSON does.
+        self._json: BytesIO | None = None
         # The first bytes while they may still become a BOM; None afterwards.
         self._start: bytes | None = b""
         # The last piece ended in CR: an LF now is the second half of that line end.
@@ -92,6 +99,14 @@ class SseDecoder:
             return not name or name in _FIELDS
         return any(field.startswith(name) for field in _FIELDS)
 
+    @property
+    def json_body(self) -> bytes:
+        """What came, if it begins as JSON does and no event stream: at most `MAX_JSON_BYTES` of it; else ``b""``.
+
+        It is decoded as a stream all the same.
+        """
+        return b"" if self._json is None else self._json.getvalue()
+
     def feed(self, data: bytes) -> list[Record]:
         """Records completed by `data`, in order.
 
@@ -101,8 +116,10 @@ class SseDecoder:
             raise RuntimeError("feed() after close()")
         if self._error is not None:
             raise self._error
-        if len(self._head) < _HEAD_BYTES:
-            self._head += data[:_HEAD_BYTES]
+        if self._json is not None:
+            self._keep_json(data)
+        elif len(self._head) < _HEAD_BYTES:
+            self._look_at_head(data)
         out: list[Record] = []
         try:
             if len(data) <= self._slice:
@@ -131,6 +148,24 @@ class SseDecoder:
         last = [self._partial.getvalue()] if self._partial is not None else []
         self._run([*last, b""], out)
         return out[-1] if out else None
+
+    def _look_at_head(self, data: bytes) -> None:
+        """Keep the first bytes, and see whether they begin JSON. White space before that is nothing in either kind."""
+        may_begin = not self._first_ink()
+        self._head += data[:_HEAD_BYTES]
+        if may_begin and (ink := self._first_ink()) in _JSON_BEGINS:
+            self._json = BytesIO()
+            self._keep_json(data[data.index(ink) :])
+
+    def _first_ink(self) -> bytes:
+        head = self._head
+        if len(head) < len(_BOM) and _BOM.startswith(head):
+            return b""
+        return head.removeprefix(_BOM).lstrip()[:1]
+
+    def _keep_json(self, data: bytes) -> None:
+        assert self._json is not None
+        self._json.write(data[: MAX_JSON_BYTES - self._json.tell()])
 
     def _take(self, data: bytes, out: list[Record]) -> None:
         """Decode one slice."""
@@ -171,7 +206,7 @@ class SseDecoder:
         first = lines.index(b"") if b"" in lines else len(lines)
         size = self._record_bytes + _size(lines[:first])
         if size > self._max:
-            raise LimitExceeded("max_record_bytes", self._max, "bytes")
+            raise LimitExceeded("record_bytes", self._max, "bytes")
         self._run(lines, out)
         if first < len(lines):
             last = len(lines) - 1
@@ -187,7 +222,7 @@ class SseDecoder:
         if self._partial is _COMMENT:
             return
         if self._record_bytes + self._partial.tell() + len(piece) > self._max:
-            raise LimitExceeded("max_record_bytes", self._max, "bytes")
+            raise LimitExceeded("record_bytes", self._max, "bytes")
         self._partial.write(piece)
 
     def _run(self, lines: list[bytes], out: list[Record]) -> None:
@@ -238,5 +273,5 @@ def _size(lines: list[bytes]) -> int:
 
 def _text(value: bytes) -> str:
     if len(value) > MAX_NAME_BYTES:
-        raise LimitExceeded("max_name_bytes", MAX_NAME_BYTES, "bytes")
+        raise LimitExceeded("name_bytes", MAX_NAME_BYTES, "bytes")
     return value.decode("utf-8", "replace")

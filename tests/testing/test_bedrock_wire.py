@@ -14,6 +14,7 @@ from anyio import fail_after
 
 pytest.importorskip("botocore.eventstream", reason="botocore is not installed")
 
+from aprefill import Recovery, stream
 from aprefill._errors import ProtocolError, Truncated
 from aprefill._types import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, StopReason, TextDelta, UsageDelta
 from aprefill.codecs._host_error import body_error
@@ -158,6 +159,36 @@ async def test_the_sdk_reads_thinking_and_tool_calls_from_bedrock() -> None:
         thinking, text, tool = (block.model_dump() for block in message.content)
         assert (thinking["thinking"], text["text"], tool["input"]) == ("Hm, hm.", "I look.", CALL.arguments)
         assert (message.stop_reason, message.id[:9], tool["id"][:11]) == ("tool_use", "msg_bdrk_", "toolu_bdrk_")
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+async def test_a_bedrock_stream_that_is_cut_is_tried_again(framing: Any) -> None:
+    """Over the SDK's own client, from the first byte on: in a frame's head, its headers, its payload and between two.
+
+    `Truncated`, and with leave to try again the whole reply. After text has come nothing is sent again.
+    """
+    content = await sent(Script(text=STATES))
+    first = int.from_bytes(content[:4])
+    kind = "application/vnd.amazon.eventstream"
+    for kept in (1, 4, 11, 12, 13, 40, first - 1, first, first + 5):
+        cut = Script(body=content[:kept], content_type=kind, framing=framing)
+        with fail_after(10):
+            async with serve([cut, cut, Script(text=STATES)]) as server, bedrock_client(server) as client:
+                with pytest.raises(Truncated):
+                    await stream("hi", model=MODEL, client=client, recovery=Recovery(retries=0)).text()
+                reply = stream("Name two states.", prefill='["', model=MODEL, client=client)
+                assert await reply.text() == '["' + STATES
+                assert [attempt.error for attempt in reply.attempts] == ["Truncated", ""]
+                assert (reply.mode, server.exchanges[-1].prefill) == ("native", '["')
+    late = Script(body=content[: len(content) // 2], content_type=kind, framing=framing)
+    with fail_after(10):
+        async with serve([late, Script(text=STATES)]) as server, bedrock_client(server) as client:
+            with pytest.raises(Truncated) as cut_late:
+                await stream("Name two states.", prefill='["', model=MODEL, client=client).text()
+            text = cut_late.value.text_so_far
+            assert text.startswith('["A')
+            assert ('["' + STATES).startswith(text)
+            assert len(server.exchanges) == 1
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 30])

@@ -158,7 +158,7 @@ def test_nothing_complete_is_lost() -> None:
     decoder = EventStreamDecoder()
     assert decoder.feed(STREAM + prelude(BOUND + 1, 0)) == RECORDS
     for _ in range(2):
-        with pytest.raises(LimitExceeded, match="max_record_bytes = 1048576 bytes"):
+        with pytest.raises(LimitExceeded, match="record_bytes = 1048576 bytes"):
             decoder.feed(STREAM)
     with pytest.raises(LimitExceeded):
         decoder.close()

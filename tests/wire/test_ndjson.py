@@ -111,7 +111,7 @@ def test_nothing_complete_is_lost() -> None:
     decoder = NdjsonDecoder(4)
     assert decoder.feed(b"1\n2\n12345\n3\n") == [Record(b"1"), Record(b"2")]
     for _ in range(2):
-        with pytest.raises(LimitExceeded, match=r"max_record_bytes = 4 bytes"):
+        with pytest.raises(LimitExceeded, match=r"record_bytes = 4 bytes"):
             decoder.feed(b"")
     with pytest.raises(LimitExceeded):
         decoder.close()

@@ -217,7 +217,7 @@ def test_nothing_complete_is_lost() -> None:
         Record(b"a"),
         Record(b"b"),
     ]
-    with pytest.raises(LimitExceeded, match=r"max_record_bytes = 16 bytes"):
+    with pytest.raises(LimitExceeded, match=r"record_bytes = 16 bytes"):
         decoder.feed(b"")
     with pytest.raises(LimitExceeded):
         decoder.feed(b"data: d\n\n")
