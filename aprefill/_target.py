@@ -37,6 +37,9 @@ _SDK_ALONE = {"vertex", "bedrock"}
 #: Host whose SDK takes its base URL from the environment -> the variable. It is honoured here too.
 URL_ENV = {("openai", "chat"): "OPENAI_BASE_URL", ("anthropic", "messages"): "ANTHROPIC_BASE_URL"}
 
+#: Host whose SDK also takes a bearer token from the environment, where no key is there -> the variable.
+TOKEN_ENV = {("anthropic", "messages"): "ANTHROPIC_AUTH_TOKEN"}
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -50,6 +53,8 @@ class Target:
     #: the caller gave the base URL, so the row's own URLs do not apply
     own_url: bool = False
     _key: str = field(default="", repr=False)
+    #: the key is a token, which is sent as `Authorization: Bearer` also where the row sends keys in another header
+    is_token: bool = False
     #: what else must not be repeated: an SDK's client's own
     _secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -80,9 +85,11 @@ class Target:
             "user-agent": f"aprefill/{__version__}",
             **self.row.headers,
         }
-        if self._key and self.row.auth == "bearer":
+        if not self._key or self.row.auth == "none":
+            return headers
+        if self.is_token or self.row.auth == "bearer":
             headers["authorization"] = f"Bearer {self._key}"
-        elif self._key and self.row.auth != "none":
+        else:
             headers[self.row.auth] = self._key
         return headers
 
@@ -131,7 +138,8 @@ def resolve(
     if not bare:
         raise UsageError(f"model={name!r} has no name after the colon")
     row = table.row(provider, bare, api)
-    own_url, key_env = base_url, row.key_env
+    token_env = TOKEN_ENV.get((row.provider, row.api))
+    own_url, key_env = base_url, (*row.key_env, *((token_env,) if token_env else ()))
     if base_url is None:
         own_url = _url_from_environment(row, allow_http=allow_http)
         if own_url is not None:
@@ -157,13 +165,16 @@ def resolve(
         check_url(url, allow_http=allow_http)
         if own_url is None and row.prefill_base_url:
             check_url(row.prefill_base_url, allow_http=allow_http, source="prefill_base_url in the support table")
+    required = row.key_required and base_url is None and client is None
+    key, source = _key(row, api_key, key_env, required=required)
     return Target(
         row=row,
         model=bare,
         base_url=url,
         keep=keep,
         own_url=own_url is not None and (base_url is not None or not _is_usual(row, own_url)),
-        _key=_key(row, api_key, key_env, required=row.key_required and base_url is None and client is None),
+        is_token=source == token_env,
+        _key=key,
     )
 
 
@@ -266,7 +277,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _key(row: Row, given: str | None, variables: tuple[str, ...], *, required: bool) -> str:
+def _key(row: Row, given: str | None, variables: tuple[str, ...], *, required: bool) -> tuple[str, str]:
+    """The key and where it is from: "api_key" for the argument, else the variable. Without a key both are empty."""
     source, key = "api_key", given
     if key is None:
         for source in variables:
@@ -277,10 +289,10 @@ def _key(row: Row, given: str | None, variables: tuple[str, ...], *, required: b
         if required:
             how = f"set {' or '.join(variables)}, or pass api_key=" if variables else "pass api_key="
             raise UsageError(f"no key for {row.provider}: {how}")
-        return ""
+        return "", ""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(
             f"the key from {source} has white space around it, a control character or a non-ASCII character in it "
             "(often a trailing newline); store it without"
         )
-    return key
+    return key, source

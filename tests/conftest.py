@@ -94,7 +94,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, model or proxy of the machine's reaches a test."""
     for name in list(os.environ):
         if (
-            name.endswith(("_API_KEY", "_BASE_URL"))
+            name.endswith(("_API_KEY", "_AUTH_TOKEN", "_BASE_URL"))
             or name.startswith("APREFILL_MODEL")
             or name.lower().endswith("_proxy")
         ):

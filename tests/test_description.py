@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,38 @@ def test_the_code_of_the_readme_is_as_it_was(hook: Any) -> None:
     block = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert block.findall(built(hook, None)) == block.findall(readme) == block.findall(built(hook, SOURCE))
+
+
+class _Addresses(HTMLParser):
+    """The addresses of a page's links and images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in {"href", "src"}]
+
+
+def rendered(markdown: str) -> list[str]:
+    """The addresses on the page that an index makes of a description, which no pattern of ours has to find."""
+    renderer = pytest.importorskip("readme_renderer.markdown", reason="readme-renderer[md] is in the test group")
+    html = renderer.render(markdown)
+    assert html
+    assert html.count("<h2 ") == len(re.findall("^## ", markdown, re.MULTILINE)) > 5
+    page = _Addresses()
+    page.feed(html)
+    return page.found
+
+
+@pytest.mark.parametrize("source", [None, SOURCE])
+def test_as_an_index_page_shows_it(hook: Any, source: str | None) -> None:
+    """Rendered by the library that package indexes use: every link and image leads to a site or to the page itself."""
+    addresses = rendered(built(hook, source))
+    assert [one for one in addresses if not one.startswith(("https://", "#user-content-"))] == []
+    assert "https://llm.datasette.io/" in addresses
+    # control: the README as it is
+    assert "docs/support.md" in rendered((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def test_the_built_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

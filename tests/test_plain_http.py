@@ -267,6 +267,54 @@ def test_the_key_that_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "authorization" not in target_of("openai:m").headers()
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_anthropic_s_token(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
+    """ANTHROPIC_AUTH_TOKEN goes out as the SDK sends it: as a bearer token, and only where there is no key."""
+    recorder, of_the_sdk = Recorder(), Recorder(library := http_of(anthropic))
+    if elsewhere:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.test")
+
+    async def sent() -> str:
+        async with httpx2.AsyncClient(transport=recorder.transport) as client:
+            assert await stream("hi", model="anthropic:m", client=client).text() == "hello"
+        http = library.AsyncClient(transport=of_the_sdk.transport)
+        async with http, anthropic.AsyncAnthropic(http_client=http) as sdk:
+            messages: Any = [{"role": "user", "content": "hi"}]
+            raw = await sdk.messages.with_raw_response.create(model="m", max_tokens=9, messages=messages, stream=True)
+            await raw.http_response.aclose()
+        assert recorder.urls[-1] == of_the_sdk.urls[-1]
+        return recorder.keys[-1]
+
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token")
+    assert await sent() == of_the_sdk.keys[-1] == "Bearer token"
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "")
+    assert await sent() == of_the_sdk.keys[-1] == "Bearer token"
+    assert target_of("anthropic:m", api_key=KEY).headers()["x-api-key"] == KEY
+    assert "authorization" not in target_of("anthropic:m", api_key=KEY).headers()
+    assert "'token'" not in repr(target_of("anthropic:m"))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    assert await sent() == KEY
+    assert of_the_sdk.keys[-1].removeprefix("Bearer ") == KEY  # newer SDKs send keys as tokens too
+    assert "authorization" not in target_of("anthropic:m").headers()
+
+
+def test_a_token_is_nobody_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is Anthropic's alone; a wrong one is an error that does not repeat it, and a missing one is named."""
+    with pytest.raises(UsageError, match="no key for anthropic: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, or"):
+        target_of("anthropic:m")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token")
+    assert target_of("anthropic:m").headers()["authorization"] == "Bearer token"
+    assert "authorization" not in target_of("vllm:m").headers()
+    assert "authorization" not in target_of("m", base_url="https://host.test").headers()
+    with pytest.raises(UsageError, match="no key for openai: set OPENAI_API_KEY, or pass"):
+        target_of("openai:m")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", KEY + "\n")
+    with pytest.raises(UsageError, match="the key from ANTHROPIC_AUTH_TOKEN has white space") as error:
+        target_of("anthropic:m")
+    assert KEY not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import aprefill
 
 from .._errors import UsageError
-from .._target import URL_ENV
+from .._target import TOKEN_ENV, URL_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def choose_model(model: str | None, base_url: str | None) -> str | None:
         if os.environ.get(variable):
             raise UsageError(f"no model, and {variable} is set: pass -m {provider}:NAME, or try -m demo:")
     for row in rows:
-        for variable in row.key_env:
+        for variable in filter(None, (*row.key_env, TOKEN_ENV.get((row.provider, row.api)))):
             if os.environ.get(variable):
                 raise UsageError(
                     f"no model, and {variable} is set: pass {_example(row.provider, rows)}, "

@@ -184,7 +184,7 @@ def _chat(model: Any, host: Host, turn: dict[str, Any], body_fields: dict[str, A
         return {**built, "extra_body": {**(built.get("extra_body") or {}), **body_fields}} if body_fields else built
 
     clone.build_kwargs = fields
-    if host.row.prefill_base_url and clone.api_base:
+    if host.row.prefill_base_url and host.base_url:
         clone.api_base = host.row.prefill_base_url
     return clone
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .._support import builtin_table
+from .._target import URL_ENV
 
 if TYPE_CHECKING:
     from .._support import Row
@@ -48,7 +49,8 @@ def host_of(model: Any) -> Host:
     if plugin == "llm_anthropic":
         # the plugin refuses its own option where it has its adaptive thinking, which began with Claude 4.6
         takes = _has_option(model, "prefill") and not getattr(model, "supports_adaptive_thinking", False)
-        return _host("anthropic", model.claude_model_id, model.base_url, "prefill" if takes else None)
+        base_url = model.base_url or _sdk_url("anthropic", "messages")
+        return _host("anthropic", model.claude_model_id, base_url, "prefill" if takes else None, api="messages")
     if plugin == "llm_mistral":
         return _host("mistral", model.mistral_model_id, None, "prefix" if _has_option(model, "prefix") else None)
     if plugin == "llm_ollama":
@@ -57,7 +59,8 @@ def host_of(model: Any) -> Host:
         return _host("ollama", model.model_id, None, "built")  # before 0.18
     if plugin == "llm":
         name = model.model_name or model.model_id
-        found = _host("openai", name, model.api_base, "chat" if _is_chat(model) else None)
+        base_url = model.api_base or _sdk_url("openai", "chat")
+        found = _host("openai", name, base_url, "chat" if _is_chat(model) else None, api="chat")
         return replace(found, on_responses=hasattr(model, "_build_responses_input"))
     if plugin == "llm_groq":
         found = _host("groq", model.groq_model_id, os.environ.get("GROQ_BASE_URL"), "built")
@@ -97,11 +100,19 @@ def _is_chat(model: Any) -> bool:
     return type(model).execute in ours
 
 
-def _host(provider: str, name: str, base_url: str | None, door: Door) -> Host:
+def _sdk_url(provider: str, api: str) -> str | None:
+    """The URL from the environment variable that the provider's SDK reads where it is given none."""
+    return os.environ.get(URL_ENV[provider, api])
+
+
+def _host(provider: str, name: str, base_url: str | None, door: Door, *, api: str | None = None) -> Host:
+    """The host at `base_url`, or the provider's own; `api` is the protocol that the plugin speaks, None the provider's default."""
     table = builtin_table()
     if base_url:
-        # whose table row it is, the address decides, not the name of a plugin's class
+        # the address decides whose table row applies, not the name of a plugin's class
         provider = table.provider_of_url(base_url) or ""
+        if api not in (None, *table.apis(provider)):
+            provider = ""
     if not provider:
-        return Host("", name, table.row("openai-compatible", name))
-    return Host(provider, name, table.row(provider, name), door, base_url or "")
+        return Host("", name, table.row("openai-compatible", name, api))
+    return Host(provider, name, table.row(provider, name, api), door, base_url or "")

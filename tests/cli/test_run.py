@@ -161,6 +161,7 @@ def test_a_key_without_a_model_is_not_answered_by_the_demo(cli: Cli, monkeypatch
     """Who has a key wants a real model, and is told how to name one; no model is chosen for them."""
     for variable, says in [
         ("ANTHROPIC_API_KEY", "-m anthropic:claude-haiku-4-5"),
+        ("ANTHROPIC_AUTH_TOKEN", "-m anthropic:claude-haiku-4-5"),
         ("OPENAI_API_KEY", "-m openai:NAME"),
         ("APREFILL_API_KEY", "-m NAME --base-url URL"),
     ]:

@@ -72,7 +72,6 @@ def playing(monkeypatch: pytest.MonkeyPatch, scripts: Scripts, *, ollama: bool =
 
 def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> None:
     for name, value in {
-        "ANTHROPIC_BASE_URL": server.url,
         "ANTHROPIC_API_KEY": "any",
         "OPENAI_BASE_URL": server.openai_url,
         "OPENAI_API_KEY": "any",
@@ -80,9 +79,25 @@ def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> 
         **({"OLLAMA_HOST": server.url} if ollama else {}),
     }.items():
         monkeypatch.setenv(name, value)
-    for name, bend in {"llm_mistral": _bend_mistral, "llm_gemini": _bend_gemini}.items():
+    for name, bend in {
+        "llm_anthropic": _bend_anthropic,
+        "llm_mistral": _bend_mistral,
+        "llm_gemini": _bend_gemini,
+    }.items():
         if importlib.util.find_spec(name):
             bend(monkeypatch, importlib.import_module(name), server.url)
+
+
+def _bend_anthropic(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
+    """Not by ANTHROPIC_BASE_URL: a host that it names is not taken for Anthropic's."""
+    for name in ("Anthropic", "AsyncAnthropic"):
+        real = _real(getattr(module, name))
+
+        def client(*, base_url: str | None, _real: Any = real, **rest: Any) -> Any:
+            return _real(base_url=base_url or url, **rest)
+
+        client.of = real  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, name, client)
 
 
 def _bend_mistral(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 
 Chunks = list[Any]
 
+#: The prefill of LLM's pull request 473, and its six cases: the chunks that the model writes, parted by `|`, and the reply.
+#: Where the model leaves the prefill out, the pull request had a space before `is` that nobody wrote; here there is none.
+FAVE = "My fave color"
+PULL_REQUEST_473 = [
+    ("is| orange", "My fave coloris orange"),
+    ("My| fave| is| orange", "My fave colorMy fave is orange"),
+    ("My| fave| color| is| orange", "My fave color is orange"),
+    ("fave| color| is| orange", "My fave colorfave color is orange"),
+    ("My fave color is orange", "My fave color is orange"),
+    ("My fave color| is orange", "My fave color is orange"),
+]
+
 
 @dataclass
 class Stage:

@@ -16,6 +16,8 @@ from llm.plugins import pm
 
 from aprefill._emulate import BEGIN
 
+from .mocks import FAVE, PULL_REQUEST_473
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -39,6 +41,17 @@ def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str
     assert stage.asked().endswith('\n\n["')
     assert stage.asked().startswith("States\n\n")
     assert stage.prompts[0].prompt.endswith('\n\n["')  # for plugins that do not look at the messages
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("chunks", "reply"), PULL_REQUEST_473)
+def test_the_cases_of_pull_request_473(run: Run, stage: Stage, chunks: str, reply: str, way: tuple[str, ...]) -> None:
+    """What is printed, logged and in the next turn is the same text."""
+    stage.play(*chunks.split("|"))
+    assert run("-m", "mock", "Which?", "--prefill", FAVE, *way).stdout == reply + "\n"
+    assert run("logs", "-r").stdout == reply + "\n"
+    run("-c", "Why?")
+    assert [part.text for part in stage.prompts[-1].messages[1].parts] == [reply]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -215,3 +215,47 @@ def test_loading_is_cheap() -> None:
     times = [int(match[1]) for match in re.finditer(r"time:\s+(\d+) \|\s+\d+ \|\s+aprefill", done.stderr)]
     assert len(times) >= 3
     assert sum(times) < 30_000  # microseconds
+
+
+NO_TRANSPORT = """
+import asyncio, sys, threading
+import llm
+from llm.plugins import pm
+
+class Mock(llm.Model):
+    model_id = "mock"
+    def execute(self, prompt, stream, response, conversation):
+        yield "City: "
+        yield "Oslo"
+
+class AsyncMock(llm.AsyncModel):
+    model_id = "mock"
+    async def execute(self, prompt, stream, response, conversation):
+        yield "City: "
+        yield "Oslo"
+
+class Plugin:
+    @llm.hookimpl
+    def register_models(self, register):
+        register(Mock(), AsyncMock())
+
+pm.register(Plugin(), name="mocks")
+USE
+print(sorted(name for name in sys.modules if name.startswith("aprefill.")
+    and name.split(".")[1] in ("transports", "_run", "_reply", "_session", "_sync", "_attempt")), threading.active_count())
+"""
+SYNC_USE = 'assert llm.get_model("prefill/mock").prompt("x", prefill="City: ").text() == "City: Oslo"'
+ASYNC_USE = """
+async def main():
+    assert await llm.get_async_model("prefill/mock").prompt("x", prefill="City: ").text() == "City: Oslo"
+asyncio.run(main())"""
+
+
+@pytest.mark.parametrize("use", [SYNC_USE, ASYNC_USE])
+def test_it_has_no_transport_of_its_own(use: str) -> None:
+    """A reply is made without the library's own transports and replies, and without a thread: the model's plugin sends the request."""
+    said = python("-c", NO_TRANSPORT.replace("USE", use), load="aprefill")
+    assert said.strip() == "[] 1"
+    # control: the same look finds a reply of the library's own
+    with_reply = NO_TRANSPORT.replace("USE", "from aprefill import stream_sync; stream_sync('x', model='demo:').text()")
+    assert "'aprefill._run'" in python("-c", with_reply, load="aprefill")

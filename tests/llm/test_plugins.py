@@ -356,6 +356,79 @@ def test_an_unknown_address_is_asked(run: Run, user_path: Path) -> None:
         assert listed[:2] == ["old", "emulated"]
 
 
+CHAT_4O = ("gpt-4o", "OPENAI_BASE_URL")
+CLAUDE = ("anthropic/claude-haiku-4-5-20251001", "ANTHROPIC_BASE_URL")
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "provider", "native"),
+    [
+        (CHAT_4O, None, "openai", False),
+        (CHAT_4O, "https://api.openai.com/v1", "openai", False),
+        (CHAT_4O, "https://gateway.test/v1", "", False),
+        (CHAT_4O, "http://localhost:11434/v1", "ollama", False),
+        (CHAT_4O, "https://api.groq.com/openai/v1", "groq", False),
+        (CLAUDE, None, "anthropic", True),
+        (CLAUDE, "https://api.anthropic.com", "anthropic", True),
+        (CLAUDE, "https://gateway.test", "", False),
+        # a host of the table that speaks another protocol than this plugin
+        (CLAUDE, "https://api.groq.com/openai/v1", "", False),
+    ],
+)
+def test_the_sdks_variables_name_the_host(
+    monkeypatch: pytest.MonkeyPatch, model: tuple[str, str], url: str | None, provider: str, native: bool
+) -> None:
+    """OPENAI_BASE_URL and ANTHROPIC_BASE_URL count: the row is that of the host they name, else of an unknown one."""
+    model_id, variable = model
+    if model is CLAUDE:
+        plugin("llm_anthropic")
+    monkeypatch.delenv(variable, raising=False)
+    if url:
+        monkeypatch.setenv(variable, url)
+    host = _hosts.host_of(llm.get_model(model_id))
+    assert (host.provider, host.native) == (provider, native)
+    assert host.row.provider == (provider or "openai-compatible")
+    assert host.row.api == ("messages" if model is CLAUDE else "chat")
+
+
+@pytest.mark.asyncio
+@ways
+@pytest.mark.parametrize("beta", [False, True])
+async def test_openai_s_model_at_a_host_that_takes_a_prefill(
+    monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool, beta: bool
+) -> None:
+    """The host that OPENAI_BASE_URL names gets it natively, at its address for prefills where it has one."""
+    with serve_in_thread(functools.partial(script, prefill="eats")) as server:
+        table = Table.load(
+            f'[[host]]\nprovider = "deepseek"\napi = "chat"\nhosts = ["{server.url.removeprefix("http://")}"]\n'
+            f'prefill_base_url = "{server.url}{"/beta" if beta else "/v1"}"\n'
+            '[[host.model]]\nmatch = ["gpt-4o"]\nsupport = "eats"\nevidence = "doc"\nsource = "s"\ndate = 2026-11-28\n'
+        )
+        monkeypatch.setattr(_hosts, "builtin_table", lambda: table)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "any")
+        response, text = await ask("gpt-4o", asynchronous=asynchronous, stream=stream, prefill='["')
+        assert (text, how(response)) == (STATES, ("native", "absent"))
+        asked = server.exchanges[0]
+        assert asked.path == ("/beta/chat/completions" if beta else "/v1/chat/completions")
+        assert (asked.json["messages"][-1]["role"], asked.json["messages"][-1]["content"]) == ("assistant", '["')
+
+
+@pytest.mark.asyncio
+@ways
+async def test_claude_behind_an_unknown_address_is_asked(
+    monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool
+) -> None:
+    """ANTHROPIC_BASE_URL names a gateway: nobody knows what it does with a native prefill."""
+    plugin("llm_anthropic")
+    with serve_in_thread(functools.partial(script, prefill="eats")) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
+        response, text = await ask(CLAUDE[0], asynchronous=asynchronous, stream=stream, prefill='["')
+        assert (text, how(response)) == (STATES, ("emulated", "echoed"))
+        assert not server.exchanges[0].ends_with_assistant
+
+
 def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
     """A class on top of LLM's chat model that makes the request itself cannot be told of a last turn."""
     from llm.default_plugins.openai_models import Chat
@@ -382,8 +455,9 @@ def test_a_completion_model_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) 
         assert server.exchanges[-1].json["prompt"].count('\n\n["') == 1
 
 
-def test_what_llm_prefill_models_says(run: Run, ollama: Server) -> None:
+def test_what_llm_prefill_models_says(run: Run, ollama: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table's word for each, by provider and name."""
+    monkeypatch.delenv("OPENAI_BASE_URL")
     for name in ("llm_anthropic", "llm_mistral", "llm_gemini", "llm_ollama"):
         plugin(name)
     listed = {one["model_id"]: one for one in json.loads(run("prefill", "models", "--json").output)}

@@ -14,11 +14,13 @@ from aprefill._either import is_own_text, seam_for
 from aprefill._emulate import DEFAULT, emulate
 from aprefill.llm_plugin._splice import Cut, Ignored, Splice
 
+from .mocks import FAVE, PULL_REQUEST_473
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: prefill, what the model writes, what the reply is. LLM's pull request 473 had these to solve: the prefill repeated or not, in
-#: one chunk or several, among empty ones, or nothing at all; and where it is left out, it put a space that nobody wrote.
+#: Prefill, what the model writes, and the reply. These go beyond the cases of LLM's pull request 473: empty chunks, and no
+#: text at all.
 CASES = [
     pytest.param('["', ['Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="left out"),
     pytest.param('["', ['["Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="repeated"),
@@ -42,12 +44,23 @@ def joined(splice: Splice, chunks: Sequence[str | None]) -> str:
 
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
-def test_what_pull_request_473_had_to_solve(prefill: str, chunks: list[str | None], reply: str) -> None:
+def test_the_prefill_comes_once(prefill: str, chunks: list[str | None], reply: str) -> None:
     """Exact text, asked for in the prompt and, where the host leaves the prefill out or repeats it, natively."""
     assert joined(emulated(prefill), chunks) == reply
     repeats = "".join(filter(None, chunks)).startswith(prefill)
     rules: dict[str, Any] = {} if repeats else {"echo": "never"}
     assert joined(Splice(prefill, lambda: Seam(prefill, **rules)), chunks) == reply
+
+
+@pytest.mark.parametrize(("chunks", "reply"), PULL_REQUEST_473)
+def test_the_cases_of_pull_request_473(chunks: str, reply: str) -> None:
+    """The six replies to the prefill `My fave color`, asked for in the prompt and natively, at any other cut too."""
+    parts = chunks.split("|")
+    text = "".join(parts)
+    cuts = [parts, [text], list(text), *([text[:at], text[at:]] for at in range(1, len(text)))]
+    for cut in cuts:
+        assert joined(emulated(FAVE), cut) == reply
+        assert joined(Splice(FAVE, lambda: Seam(FAVE)), cut) == reply
 
 
 def test_white_space_at_the_joint() -> None:
