@@ -14,7 +14,6 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from ._dedupe import dedupe as dedupe
     from ._dedupe import dedupe_sync as dedupe_sync
-    from ._emulate import Emulation as Emulation
     from ._errors import AprefillError as AprefillError
     from ._errors import ConnectFailed as ConnectFailed
     from ._errors import LimitExceeded as LimitExceeded
@@ -28,37 +27,40 @@ if TYPE_CHECKING:
     from ._errors import StatusError as StatusError
     from ._errors import Truncated as Truncated
     from ._errors import UsageError as UsageError
+    from ._events import AttemptEnded as AttemptEnded
+    from ._events import AttemptReport as AttemptReport
+    from ._events import AttemptStarted as AttemptStarted
+    from ._events import Event as Event
+    from ._events import HeldEvent as HeldEvent
+    from ._events import ReasoningEvent as ReasoningEvent
+    from ._events import TextEvent as TextEvent
+    from ._events import Timing as Timing
+    from ._events import ToolEvent as ToolEvent
+    from ._hosts.row import SupportRow as SupportRow
+    from ._hosts.table import SupportTable as SupportTable
+    from ._hosts.table import support_table as support_table
+    from ._plan.emulate import Emulation as Emulation
     from ._reply import Reply as Reply
-    from ._seam import Seam as Seam
+    from ._seam.seam import Seam as Seam
     from ._session import Session as Session
     from ._session import stream as stream
-    from ._support import Row as Row
-    from ._support import Table as Table
-    from ._support import support_table as support_table
+    from ._settings import Limits as Limits
+    from ._settings import Recovery as Recovery
+    from ._settings import Timeouts as Timeouts
     from ._sync import SyncReply as SyncReply
     from ._sync import SyncSession as SyncSession
     from ._sync import stream_sync as stream_sync
-    from ._types import AttemptEnded as AttemptEnded
-    from ._types import AttemptReport as AttemptReport
-    from ._types import AttemptStarted as AttemptStarted
-    from ._types import Event as Event
-    from ._types import HeldEvent as HeldEvent
-    from ._types import Limits as Limits
-    from ._types import ReasoningEvent as ReasoningEvent
-    from ._types import Recovery as Recovery
     from ._types import StopReason as StopReason
     from ._types import Support as Support
-    from ._types import TextEvent as TextEvent
-    from ._types import Timeouts as Timeouts
-    from ._types import Timing as Timing
-    from ._types import ToolEvent as ToolEvent
     from ._types import Usage as Usage
     from ._types import Verdict as Verdict
 
 #: Where each public name lives. Resolved on first use (PEP 562), so that `import aprefill` costs next to nothing.
 _HOMES = {
-    "_dedupe": ("dedupe", "dedupe_sync"),
-    "_emulate": ("Emulation",),
+    "_dedupe": (
+        "dedupe",
+        "dedupe_sync",
+    ),
     "_errors": (
         "AprefillError",
         "ConnectFailed",
@@ -74,26 +76,42 @@ _HOMES = {
         "Truncated",
         "UsageError",
     ),
-    "_reply": ("Reply",),
-    "_seam": ("Seam",),
-    "_session": ("Session", "stream"),
-    "_support": ("Row", "Table", "support_table"),
-    "_sync": ("SyncReply", "SyncSession", "stream_sync"),
-    "_types": (
+    "_events": (
         "AttemptEnded",
         "AttemptReport",
         "AttemptStarted",
         "Event",
         "HeldEvent",
-        "Limits",
         "ReasoningEvent",
-        "Recovery",
-        "StopReason",
-        "Support",
         "TextEvent",
-        "Timeouts",
         "Timing",
         "ToolEvent",
+    ),
+    "_hosts.row": ("SupportRow",),
+    "_hosts.table": (
+        "SupportTable",
+        "support_table",
+    ),
+    "_plan.emulate": ("Emulation",),
+    "_reply": ("Reply",),
+    "_seam.seam": ("Seam",),
+    "_session": (
+        "Session",
+        "stream",
+    ),
+    "_settings": (
+        "Limits",
+        "Recovery",
+        "Timeouts",
+    ),
+    "_sync": (
+        "SyncReply",
+        "SyncSession",
+        "stream_sync",
+    ),
+    "_types": (
+        "StopReason",
+        "Support",
         "Usage",
         "Verdict",
     ),
@@ -120,16 +138,16 @@ __all__ = (
     "Reply",
     "ReplyClosed",
     "ReplyConsumed",
-    "Row",
     "Seam",
     "Session",
     "Stalled",
     "StatusError",
     "StopReason",
     "Support",
+    "SupportRow",
+    "SupportTable",
     "SyncReply",
     "SyncSession",
-    "Table",
     "TextEvent",
     "Timeouts",
     "Timing",

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ._errors import UsageError
-from ._seam import Seam, Verdict
+from ._seam.seam import Seam, Verdict
 
 Echo: TypeAlias = Literal["maybe", "never"]
 ShowWhen: TypeAlias = Literal["now", "decided", "never"]

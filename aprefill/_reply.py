@@ -11,7 +11,7 @@ Three objects, so that leaving early in any way closes the provider's connection
 """
 
 # Imported at run time, so that `typing.get_type_hints` works on what is public.
-# ruff: noqa: TC003
+# ruff: noqa: TC001, TC003
 from __future__ import annotations
 
 import warnings
@@ -22,21 +22,13 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 from weakref import ref
 
+from ._deltas import Message
+from ._engine.deadline import task_getter
+from ._engine.run import Phase, Run
 from ._errors import ReplyConsumed
-from ._run import Phase, Run
-from ._types import (
-    AttemptReport,
-    Event,
-    HeldEvent,
-    Message,
-    StopReason,
-    Support,
-    TextEvent,
-    Timing,
-    Usage,
-    Verdict,
-)
-from ._watch import native_loop, task_getter
+from ._events import AttemptReport, Event, HeldEvent, TextEvent, Timing
+from ._loops import native_loop
+from ._types import StopReason, Support, Usage, Verdict
 
 
 def _no_task() -> None:
@@ -208,14 +200,14 @@ class Known:
 
         None before the first request. What other requests there were is in `attempts`.
         """
-        step = self._run.step
-        return None if step is None else step.mode
+        plan = self._run.plan
+        return None if plan is None else plan.mode
 
     @property
     def support(self) -> Support | None:
         """What the host does with a prefill, as the attempt took it that the text is from; None before the first."""
-        step = self._run.step
-        return None if step is None else step.support
+        plan = self._run.plan
+        return None if plan is None else plan.support
 
     @property
     def closes_at_once(self) -> bool | None:

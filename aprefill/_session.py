@@ -1,28 +1,35 @@
 """The front door: `stream()` for one reply, `Session` for many over one connection pool."""
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
-# ruff: noqa: TC001, TC003
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
-from ._ask import Absent, ShowWhen, ask
-from ._clients import describe, transport_for
-from ._conflicts import check_extra
-from ._emulate import Emulation
+from ._codecs import codec
+from ._engine.run import Run, close_all
 from ._errors import UsageError
-from ._refusals import Refusals, of_this_process
+from ._hosts.clients import describe
+from ._hosts.refusals import RefusalMemory, of_this_process
+from ._hosts.table import SupportTable, builtin_table
+from ._hosts.target import DEMO_SCHEME, resolve
+from ._loops import native_loop
+from ._plan.conflicts import check_extra
+from ._plan.emulate import Emulation
+from ._plan.request import Absent, ShowWhen, make_request
 from ._reply import Reply
-from ._run import Run, close_all
-from ._support import Table, builtin_table
-from ._target import DEMO_SCHEME, resolve
-from ._types import Limits, Recovery, Support, Timeouts
-from ._watch import native_loop
-from .codecs import codec
-from .transports import Transport
+from ._settings import Limits, Recovery, Timeouts
+from ._transports import Transport
+from ._types import Support
+
+if TYPE_CHECKING:
+    from ._transports import Transport
+
+
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC001, TC003
+
 
 T = TypeVar("T")
 
@@ -162,7 +169,7 @@ class Session:
         recovery: Recovery = Recovery(),  # noqa: B008 - frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         limits: Limits = Limits(),  # noqa: B008 - frozen
-        table: Table | None = None,
+        table: SupportTable | None = None,
     ) -> None:
         self._defaults: dict[str, Any] = {
             "allow_http": allow_http,
@@ -250,7 +257,7 @@ class _Pool:
         self._loop: Any = None
         self.closed = False
         #: what hosts have refused in this session
-        self.refusals = Refusals()
+        self.refusals = RefusalMemory()
 
     def transport(self, *, demo: bool) -> Transport:
         if self.closed:
@@ -272,12 +279,12 @@ class _Pool:
         await close_all(transports)
 
 
-def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, pool: _Pool | None) -> Reply:
+def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: SupportTable, pool: _Pool | None) -> Reply:
     names = ("model", "base_url", "api_key", "api", "allow_http")
     target_options = {name: options.pop(name) for name in names}
     client = options.pop("client")
     described = describe(client)
-    asked = ask(prompt, prefill=prefill, **options)
+    asked = make_request(prompt, prefill=prefill, **options)
     target = resolve(table, client=described, keep=pool is not None or client is not None, **target_options)
     check_extra(asked, codec(target.row.codec).arguments, target.row)
     demo = target.base_url.startswith(DEMO_SCHEME)
@@ -287,3 +294,19 @@ def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Table, 
 
     refusals = of_this_process if pool is None else pool.refusals
     return Reply(Run(asked, target, transport, refusals))
+
+
+def transport_for(client: Any, *, demo: bool) -> Transport:
+    """A transport that sends with `client`, or with a client of its own; or the built-in model's."""
+    if demo:
+        from ._transports.demo import DemoTransport
+
+        return DemoTransport()
+    described = describe(client)
+    if described is not None and described.api:
+        from ._transports.sdk import SdkTransport
+
+        return SdkTransport(client)
+    from ._transports.http import HttpTransport
+
+    return HttpTransport(client)

@@ -25,12 +25,12 @@ from weakref import ref
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from ._engine.run import Phase, Run
 from ._errors import ReplyClosed, UsageError
+from ._events import Event
+from ._loops import CLOSE_S, native_loop, spawn
 from ._reply import Events, Known
-from ._run import Phase, Run
 from ._session import Session, stream
-from ._types import Event
-from ._watch import CLOSE_S, native_loop, spawn
 
 P = ParamSpec("P")
 S = TypeVar("S")

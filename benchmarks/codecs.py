@@ -12,8 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from aprefill._types import Record, TextDelta
-from aprefill.codecs import anthropic_messages, codec, openai_chat
+from aprefill._codecs import anthropic_messages, codec, openai_chat
+from aprefill._deltas import Record, TextDelta
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from aprefill import Seam
-from aprefill._stop import StopStage
+from aprefill._seam.stop import StopStage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,10 +13,10 @@ from timeit import repeat
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from aprefill._types import Record
-from aprefill.wire.eventstream import EventStreamDecoder
-from aprefill.wire.ndjson import NdjsonDecoder
-from aprefill.wire.sse import SseDecoder
+from aprefill._deltas import Record
+from aprefill._wire.eventstream import EventStreamDecoder
+from aprefill._wire.ndjson import NdjsonDecoder
+from aprefill._wire.sse import SseDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is installed
 
 from aprefill import Emulation, Verdict, __version__
-from aprefill._either import seam_for
-from aprefill._emulate import AGAIN, BEGIN, CONTINUE, WHOLE_MAX, Asked, emulate, room
-from aprefill._markers import SHORTEST, Markers
+from aprefill._plan.emulate import AGAIN, BEGIN, CONTINUE, WHOLE_MAX, EmulatedPrompt, emulate, room
+from aprefill._seam.fallback import seam_for
+from aprefill._seam.markers import SHORTEST, Markers
 from tests.support.engine import Engine, versions
 from tests.support.pairs import LONG, SHORT
 
@@ -114,7 +114,7 @@ class Tally:
 @dataclass
 class Answer:
     raw: str
-    asked: Asked
+    asked: EmulatedPrompt
     prefill: str
 
     @property

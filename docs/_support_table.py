@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout's table, whatever is installed
 
-from aprefill._support import support_table
+from aprefill._hosts.table import support_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aprefill._support import Row
+    from aprefill._hosts.row import SupportRow
 
 TARGET = Path(__file__).with_name("support.md")
 
 INTRO = """\
 # What each host does with a prefill
 
-Written by `docs/_support_table.py` from `aprefill/models.toml`; change that file, not this one.
+Written by `docs/_support_table.py` from `aprefill/_hosts/models.toml`; change that file, not this one.
 In a program, `aprefill.support_table()` gives the same rows.
 
 **Models** are shell patterns for the lower-cased name, tried from top to bottom; *any other* is what is left. (`:*`)
@@ -73,13 +73,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def render(rows: Iterable[Row]) -> str:
+def render(rows: Iterable[SupportRow]) -> str:
     parts = [INTRO]
     parts.extend(_host(list(group)) for _, group in groupby(rows, key=lambda row: (row.provider, row.api)))
     return "\n".join(parts)
 
 
-def _host(rows: list[Row]) -> str:
+def _host(rows: list[SupportRow]) -> str:
     first = rows[0]
     facts = [f"Base URL `{first.base_url}`" if first.base_url else "Base URL: yours"]
     facts.extend(
@@ -106,7 +106,7 @@ def _host(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *notes, *([""] if notes else [])])
 
 
-def _models(row: Row, *, alone: bool) -> str:
+def _models(row: SupportRow, *, alone: bool) -> str:
     if row.models == ("*",):
         return "*any*" if alone else "*any other*"
     # "name" beside "name:*" is one name with or without its tag.
@@ -114,13 +114,13 @@ def _models(row: Row, *, alone: bool) -> str:
     return ", ".join(f"`{name}`" + ("(`:*`)" if f"{name}:*" in row.models else "") for name in names)
 
 
-def _prefill(row: Row) -> str:
+def _prefill(row: SupportRow) -> str:
     if row.guess:
         return f"unknown (guess: {row.guess.value})"
     return "unknown" if row.evidence == "unknown" else row.support.value
 
 
-def _sent(row: Row) -> str:
+def _sent(row: SupportRow) -> str:
     if not row.native:
         return ""
     parts = ["trailing turn"]
@@ -133,7 +133,7 @@ def _sent(row: Row) -> str:
     return ", ".join(parts)
 
 
-def _conflicts(row: Row) -> str:
+def _conflicts(row: SupportRow) -> str:
     if not row.native:
         return ""
     if row.conflicts and set(row.conflicts.values()) == {"unknown"}:

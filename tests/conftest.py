@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis  # noqa: F401 - before the heap is frozen: it asks the collector who refers to trio's random numbers
 import pytest
 
-from aprefill._refusals import Refusals
+from aprefill._hosts.refusals import RefusalMemory
 
 from .names import Names, resolve_from
 
@@ -73,20 +73,20 @@ def no_gc() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request is sent again at once: nearly all tests ask what happens, not how long it was waited."""
-    monkeypatch.setattr("aprefill._plan.FIRST_WAIT_S", 0.005)
+    monkeypatch.setattr("aprefill._plan.next.FIRST_WAIT_S", 0.005)
 
 
 @pytest.fixture(autouse=True)
 def _demo_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo model writes faster than a person reads."""
-    monkeypatch.setattr("aprefill.transports.demo.PACE_S", 0.0001)
+    monkeypatch.setattr("aprefill._transports.demo.PACE_S", 0.0001)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins as a new process would: what another has met is forgotten."""
-    for module in ("_refusals", "_session"):
-        monkeypatch.setattr(f"aprefill.{module}.of_this_process", Refusals())
+    for module in ("_hosts.refusals", "_session"):
+        monkeypatch.setattr(f"aprefill.{module}.of_this_process", RefusalMemory())
 
 
 @pytest.fixture(autouse=True)

@@ -90,7 +90,7 @@ def without(extra: str) -> None:
             raise AssertionError("aprefill.web was imported without starlette")
     if "botocore" in absent:
         from aprefill import UsageError
-        from aprefill.wire.eventstream import EventStreamDecoder
+        from aprefill._wire.eventstream import EventStreamDecoder
 
         try:
             EventStreamDecoder()
@@ -125,7 +125,7 @@ def with_(extra: str) -> None:
     if "aiohttp" in BRINGS[extra]:
         over_aiohttp()
     if "botocore" in BRINGS[extra]:
-        from aprefill.wire.eventstream import EventStreamDecoder
+        from aprefill._wire.eventstream import EventStreamDecoder
 
         assert EventStreamDecoder()
     if "click" in BRINGS[extra]:

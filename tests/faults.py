@@ -23,7 +23,7 @@ from aprefill import (
     Truncated,
 )
 from aprefill.testing import Received, Script
-from aprefill.testing.answer import answer
+from aprefill.testing._answer import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

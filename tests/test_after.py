@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,10 +22,14 @@ from aprefill import (
     Truncated,
     UsageError,
 )
-from aprefill._emulate import AGAIN, BEGIN
-from aprefill._plan import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Past, Step, after, first, may_pass
+from aprefill._plan.emulate import AGAIN, BEGIN
+from aprefill._plan.first import plan_first
+from aprefill._plan.next import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Outcome, may_pass, plan_next
 
 from .test_plan import acme, asked
+
+if TYPE_CHECKING:
+    from aprefill._plan.step import AttemptPlan
 
 #: Each error, and whether the same request may well succeed a little later.
 ERRORS: dict[str, tuple[AprefillError, bool]] = {
@@ -57,13 +61,13 @@ def _short_waits() -> None:
     """Not here: the waits themselves are looked at."""
 
 
-def following(error: AprefillError, row: Any = None, *, chance: float = 0.0, **told: Any) -> Step | None:
-    """What comes after `error`; `told` are `Past`'s facts, and what was asked."""
-    facts = {name: told.pop(name) for name in ("step", "has_token", "retries", "left_s") if name in told}
+def following(error: AprefillError, row: Any = None, *, chance: float = 0.0, **told: Any) -> AttemptPlan | None:
+    """What comes after `error`; `told` are `Outcome`'s facts, and what was asked."""
+    facts = {name: told.pop(name) for name in ("plan", "has_token", "retries", "left_s") if name in told}
     ask = asked(**{"prefill": "[", **told})
-    step = facts.pop("step", None) or first(ask, row or acme(), "m")
+    step = facts.pop("plan", None) or plan_first(ask, row or acme(), "m")
     usual: dict[str, Any] = {"has_token": False, "retries": 0, "left_s": math.inf}
-    return after(ask, Past(step=step, error=error, **{**usual, **facts}), chance)
+    return plan_next(ask, Outcome(plan=step, error=error, **{**usual, **facts}), chance)
 
 
 def waits(error: AprefillError, **told: Any) -> float | None:
@@ -79,8 +83,8 @@ def waits(error: AprefillError, **told: Any) -> float | None:
 @pytest.mark.parametrize("support", ["eats", "echoes", "emulated"])
 def test_what_may_pass_is_sent_again(error: AprefillError, passes: bool, prefill: str, support: str) -> None:
     """The same request, with a wait before it; native, emulated or without a prefill. Of the others, none."""
-    before = first(asked(prefill=prefill), acme(support=support), "m")
-    again = following(error, step=before, prefill=prefill)
+    before = plan_first(asked(prefill=prefill), acme(support=support), "m")
+    again = following(error, plan=before, prefill=prefill)
     assert may_pass(error) is passes
     assert again == (replace(before, wait_s=FIRST_WAIT_S) if passes else None)
 
@@ -210,7 +214,7 @@ def test_a_refusal_is_answered_by_asking_in_the_prompt(refusal: PrefillRefused, 
         step = following(refusal, acme(support=support), max_tokens=9, **more)
         assert step is not None
         assert (step.mode, step.wait_s, step.sends_prefill) == ("emulated", 0, False)
-        (turn,) = step.call.messages
+        (turn,) = step.model_input.messages
         assert turn["role"] == "user"
         assert turn["content"].startswith("Hi\n\n" + BEGIN.partition("{")[0])
         assert AGAIN.partition("{")[0] not in turn["content"]
@@ -235,9 +239,9 @@ def test_a_refusal_is_the_callers_where_it_cannot_be_asked_for() -> None:
     """After a tool's result the refusal says more than an error about the messages would."""
     messages = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "4"}]
     ask = asked(messages, prefill="[")
-    past = Past(step=first(ask, acme(), "m"), error=REFUSALS[0], has_token=False, retries=0, left_s=math.inf)
-    assert past.step.mode == "native"
-    assert after(ask, past, 0.5) is None
+    outcome = Outcome(plan=plan_first(ask, acme(), "m"), error=REFUSALS[0], has_token=False, retries=0, left_s=math.inf)
+    assert outcome.plan.mode == "native"
+    assert plan_next(ask, outcome, 0.5) is None
 
 
 # --- no echo -----------------------------------------------------------------------------------------------------
@@ -251,8 +255,8 @@ def test_a_missing_echo_is_asked_for_once_more() -> None:
         step = following(ignored, row, absent="retry", **more)
         assert step is not None
         assert (step.mode, step.absent, step.wait_s) == ("emulated", "join", 0)
-        assert step.call.messages[-1]["content"].startswith("Hi\n\n" + AGAIN.partition("{")[0])
-        assert following(ignored, row, absent="retry", step=step) is None
+        assert step.model_input.messages[-1]["content"].startswith("Hi\n\n" + AGAIN.partition("{")[0])
+        assert following(ignored, row, absent="retry", plan=step) is None
 
 
 def test_a_missing_echo_is_the_callers_otherwise() -> None:
@@ -267,7 +271,7 @@ def test_a_request_in_other_words_is_sent_again_as_it_is() -> None:
     """A failure that may pass does not make it the first one again, nor does it ask a third time."""
     in_other_words = following(PrefillIgnored("m"), acme(support="emulated"), absent="retry")
     assert in_other_words is not None
-    again = following(StatusError(500), step=in_other_words, absent="retry")
+    again = following(StatusError(500), plan=in_other_words, absent="retry")
     assert again == replace(in_other_words, wait_s=FIRST_WAIT_S)
 
 
@@ -276,6 +280,6 @@ def test_a_refused_prefill_may_still_be_asked_for_once_more() -> None:
     emulated = following(REFUSALS[0], absent="retry")
     assert emulated is not None
     assert emulated.absent == "retry"
-    in_other_words = following(PrefillIgnored("m"), step=emulated, absent="retry")
+    in_other_words = following(PrefillIgnored("m"), plan=emulated, absent="retry")
     assert in_other_words is not None
     assert in_other_words.absent == "join"

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from aprefill import ReasoningEvent, Recovery, Stalled, TextEvent, Timeouts
-from aprefill._attempt import Attempt
+from aprefill._engine.attempt import Attempt
 from aprefill.testing import Script, serve
 
 from .conftest import LOOPS

@@ -23,10 +23,10 @@ import pytest
 import trio
 
 from aprefill import Reply, Session, StopReason, Truncated, stream
-from aprefill._run import _live
+from aprefill._engine.run import _live
+from aprefill._transports._kill import KillHandle
+from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve, serve_in_thread
-from aprefill.transports._kill import KillHandle
-from aprefill.transports.http import HttpResponse
 
 from .conftest import LOOPS
 
@@ -341,7 +341,7 @@ async def test_a_second_native_cancel_strands_no_pool_slot(
     httpx, as httpx2 up to 2.0, is interrupted while it closes its connection and never does so again by itself.
     """
     if not can_shut_down:
-        monkeypatch.setattr("aprefill.transports._kill.socket", NoShutdown)
+        monkeypatch.setattr("aprefill._transports._kill.socket", NoShutdown)
     async with serve(STALLING) as server:
         limits = library.Limits(max_connections=1)
         async with library.AsyncClient(limits=limits) as client:

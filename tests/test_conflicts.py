@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import PrefillRefused, Recovery, Reply, Session, Support, Table, UsageError, stream
-from aprefill._ask import Ask, ask
-from aprefill._conflicts import switched_on
-from aprefill._plan import first
-from aprefill._types import Call
-from aprefill.codecs import PROTOCOLS, codec
+from aprefill import PrefillRefused, Recovery, Reply, Session, Support, SupportTable, UsageError, stream
+from aprefill._codecs import PROTOCOLS, codec
+from aprefill._deltas import ModelInput
+from aprefill._plan.conflicts import switched_on
+from aprefill._plan.first import plan_first
+from aprefill._plan.request import Request, make_request
 from aprefill.testing import Script, serve
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ EVERY = ("thinking", "grammar", "tools", "tool_choice", "response_format")
 DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(ask).parameters and name != "prompt"
+    if name in inspect.signature(make_request).parameters and name != "prompt"
 }
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
 TOOL = {"name": "f"}
 
 
-def asked(**options: Any) -> Ask:
-    return ask("Hi", **{**DEFAULTS, "prefill": "[", **options})
+def asked(**options: Any) -> Request:
+    return make_request("Hi", **{**DEFAULTS, "prefill": "[", **options})
 
 
 def extra(name: str, value: Any) -> tuple[str, dict[str, Any]]:
@@ -174,10 +174,10 @@ def test_all_of_them_at_once() -> None:
 # --- what becomes of it ------------------------------------------------------------------------------------------
 
 
-def table(server: Server | None, **conflicts: str) -> Table:
+def table(server: Server | None, **conflicts: str) -> SupportTable:
     """A host named acme with these conflicts, at the loopback server."""
     said = ", ".join(f'{setting} = "{word}"' for setting, word in conflicts.items())
-    return Table.load(
+    return SupportTable.load(
         '[[host]]\nprovider = "acme"\napi = "chat"\ncodec = "openai_chat"\nauth = "none"\nkey_required = false\n'
         f'base_url = "{server.openai_url if server else "https://acme.example/v1"}"\nconflicts = {{ {said} }}\n'
         '[[host.model]]\nmatch = ["echoes"]\nsupport = "echoes"\nevidence = "engine"\nsource = "s"\ndate = 2026-01-01\n'
@@ -191,7 +191,7 @@ ROWS = {word: {setting: table(None, **{setting: word}) for setting in EVERY} for
 
 def mode(word: str, setting: str, model: str = "m", **options: Any) -> str:
     """How the prefill is carried where `setting` breaks it, or may."""
-    return first(asked(**options), ROWS[word][setting].row("acme", model), model).mode
+    return plan_first(asked(**options), ROWS[word][setting].row("acme", model), model).mode
 
 
 @pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
@@ -251,7 +251,7 @@ def test_a_known_break_counts_more_than_an_unknown_one() -> None:
         row = table(None, thinking=words[0], tools=words[1]).row("acme", "m")
         setting = ("thinking", "tools")[words.index("breaks")]
         with pytest.raises(UsageError, match=f"with {setting};"):
-            first(asked(**both), row, "m")
+            plan_first(asked(**both), row, "m")
 
 
 # --- on the way to the host --------------------------------------------------------------------------------------
@@ -509,12 +509,12 @@ def test_a_codec_says_what_its_arguments_become(protocol: str) -> None:
     """Each argument that goes into the body is in the codec's list, with the field that `encode` makes of it."""
     it = codec(protocol)
     base: dict[str, Any] = {"model": "m", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 1}
-    plain = it.encode(Call(**base))
+    plain = it.encode(ModelInput(**base))
     values = {name: value for name, (value, *_) in UNDONE.items()}
     given = {**values, "stop": ("END",), "tools": (TOOL,), "max_tokens": 9}
     assert it.arguments.keys() == {"model", "prompt", *given}
     for argument, value in given.items():
-        made = it.encode(Call(**{**base, argument: value}))
+        made = it.encode(ModelInput(**{**base, argument: value}))
         changed = {field for field in made if made[field] != plain.get(field)}
         assert changed
         assert changed <= {*it.arguments[argument]}

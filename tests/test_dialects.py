@@ -10,7 +10,7 @@ import anthropic
 import pytest
 
 from aprefill import Session, stream
-from aprefill._support import Table, builtin_table
+from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill.testing import Script, serve
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ SDK_CASES: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def table(server: Server) -> Table:
+def table(server: Server) -> SupportTable:
     """The built-in hosts with their own paths, all of them moved to the loopback server."""
     lines = []
     hosts = {(row.provider, row.api): row for row in builtin_table().rows() if row.provider != "demo" and row.base_url}
@@ -267,7 +267,7 @@ def table(server: Server) -> Table:
         lines.append(f'base_url = "{moved(row.base_url, server)}"')
         if row.prefill_base_url:
             lines.append(f'prefill_base_url = "{moved(row.prefill_base_url, server)}"')
-    return Table.load("\n".join(lines))
+    return SupportTable.load("\n".join(lines))
 
 
 def moved(url: str, server: Server) -> str:

@@ -23,7 +23,7 @@ import pytest
 from starlette.routing import WebSocketRoute
 
 import aprefill
-from aprefill import Table
+from aprefill import SupportTable
 from aprefill.testing import Received, Script, serve_in_thread
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             f'[[host]]\nprovider = "{provider}"\napi = "{api}"\nbase_url = "{url}"\n'
             for provider, api, url in (("anthropic", "messages", server.url), ("vllm", "chat", server.openai_url))
         )
-        table = Table.load(over)
+        table = SupportTable.load(over)
         monkeypatch.setattr("aprefill._session.builtin_table", lambda: table)
-        real_resolve = importlib.import_module("aprefill._target").resolve
+        real_resolve = importlib.import_module("aprefill._hosts.target").resolve
 
-        def resolve(table: Table, *, base_url: str | None, **rest: Any) -> Any:
+        def resolve(table: SupportTable, *, base_url: str | None, **rest: Any) -> Any:
             # a testing server that a block started itself is asked as it stands there
             moved = (
                 base_url if base_url and base_url.startswith("http://127.0.0.1:") else base_url and server.openai_url

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import Seam, Verdict
-from aprefill._either import Either, is_own_text, seam_for
-from aprefill._fence import AnyOpener, is_opener
+from aprefill._seam.fallback import FallbackSeam, is_own_text, seam_for
+from aprefill._seam.opener import FenceOpenerSeam, is_opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,9 +19,9 @@ KNOWN = "The first line of a long text.\nAnd the last line of it is "
 END = "And the last line of it is "
 
 
-def both() -> Either:
+def both() -> FallbackSeam:
     rules: dict[str, Any] = {"whitespace": True, "fence": True}
-    return Either(Seam(KNOWN, **rules, overlap=16), Seam(END, **rules, preamble=200, stripped=" "))
+    return FallbackSeam(Seam(KNOWN, **rules, overlap=16), Seam(END, **rules, preamble=200, stripped=" "))
 
 
 def cuts(raw: str) -> Iterator[list[str]]:
@@ -85,7 +85,7 @@ OPENERS = [
 def test_an_opener_of_any_language(known: str, raw: str, text: str, verdict: Verdict) -> None:
     """Is dropped; a fence that closes the model's own code is not."""
     for pieces in cuts(raw):
-        assert through(lambda: AnyOpener(known), pieces) == (text, verdict)
+        assert through(lambda: FenceOpenerSeam(known), pieces) == (text, verdict)
 
 
 def test_a_seam_alone_knows_the_opener_that_was_asked_for() -> None:
@@ -114,7 +114,7 @@ def test_the_vectors_hold_with_the_second_reading(shared: Path) -> None:
 )
 def test_text_is_shown_as_soon_as_it_can_be_no_opener(raw: str) -> None:
     """And not one character earlier: what it was before that could have gone on to an opener."""
-    seam = AnyOpener("```python\n")
+    seam = FenceOpenerSeam("```python\n")
     assert [seam.feed(c) for c in raw[:-1]] == [""] * (len(raw) - 1)
     assert seam.verdict is Verdict.UNDECIDED
     assert seam.feed(raw[-1]) == raw

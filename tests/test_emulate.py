@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import Emulation, UsageError, Verdict
-from aprefill._either import seam_for
-from aprefill._emulate import (
+from aprefill._json import texts_of
+from aprefill._plan.emulate import (
     AGAIN,
     BEGIN,
     CONTINUE,
@@ -20,13 +20,13 @@ from aprefill._emulate import (
     END_MAX,
     END_MIN,
     PREAMBLE,
-    Asked,
+    EmulatedPrompt,
     emulate,
     end_of,
     markers,
     room,
-    texts_of,
 )
+from aprefill._seam.fallback import seam_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def test_markers_are_made_anew() -> None:
 def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prefill, every message at any depth, and the words of the request themselves."""
     drawn = iter(["aa", "bb"])
-    monkeypatch.setattr("aprefill._emulate.markers", lambda texts: markers(texts, lambda: next(drawn)))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda texts: markers(texts, lambda: next(drawn)))
     taken = "text-aa"
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "document", "source": {"data": [""]}}]},
@@ -374,7 +374,7 @@ def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
 @pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}])
 def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any]) -> None:
     """No echo of it could be seen. The model may still begin with it: that is dropped."""
-    assert emulate(DEFAULT, [last], known) == Asked((last,), "", known, {"stripped": known})
+    assert emulate(DEFAULT, [last], known) == EmulatedPrompt((last,), "", known, {"stripped": known})
 
 
 @pytest.mark.parametrize("known", ["a", "x" + WHOLE, "x" * 5000], ids=["begin", "continue", "very-long"])
@@ -471,7 +471,7 @@ def test_a_long_text_that_is_started_over_has_room() -> None:
 # --- what the seam makes of the answer ---------------------------------------------------------------------------
 
 
-def spliced(asked: Asked, known: str, pieces: list[str]) -> tuple[str, Verdict]:
+def spliced(asked: EmulatedPrompt, known: str, pieces: list[str]) -> tuple[str, Verdict]:
     seam = seam_for(known, asked.rules, asked.end, asked.end_rules)
     text = "".join(map(seam.feed, pieces)) + seam.close()
     return text, seam.verdict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aprefill._markers import SHORTEST, Markers
+from aprefill._seam.markers import SHORTEST, Markers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

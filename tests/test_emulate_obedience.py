@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aprefill import Verdict
-from aprefill._emulate import DEFAULT, emulate
+from aprefill._plan.emulate import DEFAULT, emulate
 
 PATH = Path(__file__).parents[1] / "docs/_obedience.py"
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import Emulation, HeldEvent, ReasoningEvent, StopReason, TextEvent, ToolEvent, Verdict
-from aprefill._splice import Splice, Transcript
-from aprefill._types import FinishDelta, ReasoningDelta, TextDelta, ToolDelta, Usage, UsageDelta
+from aprefill._deltas import FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
+from aprefill._engine.splice import Splice
+from aprefill._engine.transcript import Transcript
+from aprefill._types import Usage
 from aprefill.testing import Script, serve
 
 from .loopback import WIRES
@@ -21,7 +23,7 @@ from .test_splice import planned
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aprefill._plan import Step
+    from aprefill._plan.step import AttemptPlan
 
 NAME = "text-e9c0123456789abc"
 LONG = "The first of many lines.\n" * 9 + 'and then the last line: {"name": "'
@@ -32,7 +34,7 @@ END = FinishDelta(StopReason.END, "stop")
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
-    monkeypatch.setattr("aprefill._emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def run(
@@ -44,7 +46,7 @@ def run(
     events: bool = False,
     **options: Any,
 ) -> tuple[Splice, list[Any]]:
-    step: Step = planned(prefill, **options)
+    step: AttemptPlan = planned(prefill, **options)
     transcript = Transcript(prefill)
     transcript.accepted = True
     transcript.wants_held = held

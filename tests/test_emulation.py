@@ -24,7 +24,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._emulate import AGAIN, BEGIN, end_of
+from aprefill._plan.emulate import AGAIN, BEGIN, end_of
 from aprefill.testing import Script, ToolCall, serve
 
 from .loopback import QUESTION, WIRES, chunks_of

@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from aprefill import (
-    PrefillIgnored,
-    StopReason,
-    Truncated,
-    Verdict,
-    stream,
-)
+from aprefill import PrefillIgnored, StopReason, Truncated, Verdict, stream
 from aprefill.testing import Script, serve
 
 from .loopback import WIRES

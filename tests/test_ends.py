@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from aprefill import ProtocolError, Recovery, StatusError, StopReason, Truncated
-from aprefill.testing.eventstream import chunk
+from aprefill.testing._wires.aws_frames import chunk
 
 from .bodies import DONE, STOP, block, chat, event, finish, host, piece
 

@@ -31,7 +31,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._run import Run
+from aprefill._engine.run import Run
 from aprefill.testing import Script, serve
 
 from .loopback import STATES, WIRES, ask, chunks_of

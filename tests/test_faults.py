@@ -14,12 +14,12 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from aprefill import ConnectFailed, ProviderError, Stalled, Timeouts, Truncated
-from aprefill._types import EndDelta
-from aprefill.codecs.anthropic_messages import AnthropicDecoder
-from aprefill.codecs.openai_chat import OpenAIChatDecoder
+from aprefill._codecs.anthropic_messages import AnthropicDecoder
+from aprefill._codecs.openai_chat import OpenAIChatDecoder
+from aprefill._deltas import EndDelta
+from aprefill._transports import _foreign
+from aprefill._wire.sse import SseDecoder
 from aprefill.testing import serve
-from aprefill.transports import _foreign
-from aprefill.wire.sse import SseDecoder
 
 from .conftest import LOOPS, ROOT
 from .fault_runs import CLIENTS, KEY, check, options_of, own_stream_of, places_of_key, through_aprefill, through_sdk
@@ -131,7 +131,7 @@ async def test_a_flood_takes_no_memory(fault: Fault, wire: str) -> None:
 @one_loop
 async def test_control_a_flood_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder's own bound is what the memory test measures."""
-    monkeypatch.setattr("aprefill._attempt.decoder_for", lambda content_type, bound: SseDecoder(1 << 40))
+    monkeypatch.setattr("aprefill._engine.attempt.decoder_for", lambda content_type, bound: SseDecoder(1 << 40))
     fault = fault_for("a line of 32 MiB", "chat")
     assert fault.within_bytes is not None
     assert await peak_of(fault, "chat") > fault.within_bytes

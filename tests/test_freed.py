@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from aprefill import AprefillError, Recovery, Reply, Session, Timeouts
-from aprefill._run import _live
+from aprefill._engine.run import _live
 from aprefill.testing import Script, serve
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_gc")]

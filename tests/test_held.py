@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from aprefill import AttemptEnded, HeldEvent, StatusError, TextEvent, Verdict
-from aprefill._splice import Splice, Transcript
-from aprefill._types import FinishDelta, StopReason, TextDelta
+from aprefill._deltas import FinishDelta, TextDelta
+from aprefill._engine.splice import Splice
+from aprefill._engine.transcript import Transcript
+from aprefill._types import StopReason
 from aprefill.testing import Script, serve
 
 from .loopback import WIRES, ask

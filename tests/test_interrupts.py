@@ -29,10 +29,10 @@ from aprefill import (
     UsageError,
     stream,
 )
-from aprefill._attempt import Attempt
-from aprefill._run import _live
+from aprefill._engine.attempt import Attempt
+from aprefill._engine.run import _live
+from aprefill._transports._kill import KillHandle
 from aprefill.testing import Script, serve, serve_in_thread
-from aprefill.transports._kill import KillHandle
 
 from .loopback import ask, chunks_of, server_has
 
@@ -326,7 +326,7 @@ async def test_what_never_closes_takes_a_second_in_all(monkeypatch: pytest.Monke
         (transport,) = session._pool._transports.values()
         client, stuck = transport._client, [Stuck(transport), Stuck(), Stuck()]  # type: ignore[attr-defined]
         transport._client, transport._fresh = stuck[1:]  # type: ignore[attr-defined]
-        monkeypatch.setattr("aprefill._run._live", {*_live, stuck[0]})
+        monkeypatch.setattr("aprefill._engine.run._live", {*_live, stuck[0]})
         began = time.perf_counter()
         await session.aclose()
         took = time.perf_counter() - began

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aprefill import PrefillRefused, ProtocolError, Recovery, StatusError
-from aprefill.wire.sse import MAX_JSON_BYTES, SseDecoder
+from aprefill._wire.sse import MAX_JSON_BYTES, SseDecoder
 
 from .bodies import DONE, chat, host
 from .wire import ways

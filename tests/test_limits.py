@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from aprefill import LimitExceeded, Limits, Session, StatusError, TextEvent, UsageError, stream
+from aprefill._wire import decoder_for
 from aprefill.testing import Script, serve
-from aprefill.wire import decoder_for
 
 from .bodies import DONE, chat, host
 from .loopback import chunks_of

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import ReasoningEvent, TextEvent, ToolEvent
-from aprefill._markers import SHORTEST, Markers, without_markers
-from aprefill._splice import Splice
-from aprefill._types import ReasoningDelta, TextDelta, ToolDelta
+from aprefill._deltas import ReasoningDelta, TextDelta, ToolDelta
+from aprefill._engine.splice import Splice
+from aprefill._seam.markers import SHORTEST, Markers, without_markers
 
 from .bodies import STOP, block, end, event, finish, host, piece
 from .test_emulate_stream import END, LONG, NAME, run, text_of
@@ -31,7 +31,7 @@ CALL = ToolDelta(7, "b", "other", "{}")
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
-    monkeypatch.setattr("aprefill._emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def pieces(raw: str) -> list[list[str]]:

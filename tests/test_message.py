@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import ReasoningEvent, Reply, StopReason, TextEvent, ToolEvent, Truncated
-from aprefill._run import Run
-from aprefill._types import ToolDelta
-from aprefill.codecs import codec
+from aprefill._codecs import codec
+from aprefill._deltas import ToolDelta
+from aprefill._engine.run import Run
 
 from .bodies import DONE, STOP, block, call, chat, end, event, finish, host, piece
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aprefill import UsageError, stream
-from aprefill._names import meant_by
-from aprefill._support import builtin_table
+from aprefill._hosts.names import meant_by
+from aprefill._hosts.table import builtin_table
 
 from .test_plain_http import target_of
 

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill._history import History
-from aprefill._splice import Splice, Transcript
-from aprefill._types import FinishDelta, StopReason, TextDelta, ToolDelta
+from aprefill._deltas import FinishDelta, TextDelta, ToolDelta
+from aprefill._engine.history import History
+from aprefill._engine.splice import Splice
+from aprefill._engine.transcript import Transcript
+from aprefill._types import StopReason
 
 from .test_splice import planned
 
 if TYPE_CHECKING:
-    from aprefill._plan import Step
+    from aprefill._plan.step import AttemptPlan
 
 NAME = "text-e9c0123456789abc"
 LONG = "The first of many lines.\n" * 9 + 'and then the last line: {"name": "'
@@ -37,12 +39,12 @@ CASES = {
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
-    monkeypatch.setattr("aprefill._emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def places(parts: list[Any]) -> tuple[str, list[int]]:
     """The text that these parts make, and where the deltas among them stand in what is new of it."""
-    step: Step = planned(LONG)
+    step: AttemptPlan = planned(LONG)
     transcript = Transcript(LONG)
     transcript.accepted = True
     splice = Splice(step, transcript, lead=LONG, coalesce=False)

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from aprefill import Recovery, Session, Table, UsageError, stream
+from aprefill import Recovery, Session, SupportTable, UsageError, stream
 from aprefill.testing import Script, serve
 
 from .sdk_http import http_of
@@ -177,7 +177,7 @@ async def test_through_real_sockets_and_past_the_environment_s_proxy(
 
 def test_a_prefill_url_of_a_table_of_one_s_own() -> None:
     """It gets key and prompt as well, and is checked as well."""
-    table = Table.load(
+    table = SupportTable.load(
         '[[host]]\nprovider = "mine"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://host.test"\n'
         'prefill_base_url = "http://other.test"\nauth = "bearer"\nkey_required = false\n'
     )

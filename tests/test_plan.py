@@ -5,52 +5,57 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aprefill import stream
-from aprefill._ask import Ask, ask
+from aprefill._deltas import ModelInput
 from aprefill._errors import PrefillRefused, UsageError
-from aprefill._plan import Step, first
-from aprefill._seam import Seam
-from aprefill._support import Row, Table, builtin_table
-from aprefill._types import Call, Support, Verdict
+from aprefill._hosts.table import SupportTable, builtin_table
+from aprefill._plan.first import plan_first
+from aprefill._plan.request import Request, make_request
+from aprefill._plan.step import AttemptPlan
+from aprefill._seam.seam import Seam
+from aprefill._types import Support, Verdict
+
+if TYPE_CHECKING:
+    from aprefill._hosts.row import SupportRow
 
 USER = {"role": "user", "content": "Hi"}
 #: What `stream()` passes on when the caller says nothing.
 DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(ask).parameters and name != "prompt"
+    if name in inspect.signature(make_request).parameters and name != "prompt"
 }
 
 
-def asked(prompt: Any = "Hi", **options: Any) -> Ask:
-    return ask(prompt, **{**DEFAULTS, **options})
+def asked(prompt: Any = "Hi", **options: Any) -> Request:
+    return make_request(prompt, **{**DEFAULTS, **options})
 
 
 @cache
-def acme(keys: str = "", support: str = "eats") -> Row:
+def acme(keys: str = "", support: str = "eats") -> SupportRow:
     """The row of a host that is not built in, with these lines of TOML and no others."""
     entry = f'match = ["*"]\nsupport = "{support}"\nevidence = "engine"\nsource = "ours"\ndate = 2026-11-23\n'
     host = (
         'provider = "acme"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://acme.example/v1"\nauth = "none"\n'
     )
-    return Table.load(f"[[host]]\n{host}{keys}\n[[host.model]]\n{entry}").row("acme", "m")
+    return SupportTable.load(f"[[host]]\n{host}{keys}\n[[host.model]]\n{entry}").row("acme", "m")
 
 
-def known(model: str) -> Row:
+def known(model: str) -> SupportRow:
     """A built-in row, by "provider:model"."""
     provider, _, name = model.partition(":")
     return builtin_table().row(provider, name)
 
 
-def step(row: Row, prompt: Any = "Hi", **options: Any) -> Step:
-    return first(asked(prompt, **options), row, "m")
+def step(row: SupportRow, prompt: Any = "Hi", **options: Any) -> AttemptPlan:
+    return plan_first(asked(prompt, **options), row, "m")
 
 
-def rules(planned: Step) -> tuple[str, bool, str]:
+def rules(planned: AttemptPlan) -> tuple[str, bool, str]:
     """What the seam is told: the echo, whether its white space may differ, what was stripped."""
     told = dict(planned.rules)
     seen = told.pop("echo", "maybe"), told.pop("whitespace", False), told.pop("stripped", "")
@@ -79,9 +84,9 @@ def test_a_plan_whole_with_a_prefill() -> None:
         response_format={"type": "json_object"},
         extra={"seed": 1},
     )
-    assert planned == Step(
+    assert planned == AttemptPlan(
         row=row,
-        call=Call(
+        model_input=ModelInput(
             model="m",
             messages=(USER, {"role": "assistant", "content": '["', "prefix": True}),
             system="be brief",
@@ -109,9 +114,9 @@ def test_a_plan_whole_with_a_prefill() -> None:
 def test_a_plan_whole_without_a_prefill(support: str) -> None:
     """No turn, no field of the dialect and no echo to look for, whatever the host does with prefills."""
     row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', support)
-    assert step(row, stop=["x"], extra={"seed": 1}) == Step(
+    assert step(row, stop=["x"], extra={"seed": 1}) == AttemptPlan(
         row=row,
-        call=Call(model="m", messages=(USER,), stop=("x",), fields={"seed": 1}),
+        model_input=ModelInput(model="m", messages=(USER,), stop=("x",), fields={"seed": 1}),
         mode="none",
         support=Support(support),
         known="",
@@ -248,7 +253,7 @@ FIELDS = [
 def test_fields(keys: str, prefill: str, extra: dict[str, Any], fields: dict[str, Any]) -> None:
     """The host's fields first, the dialect's over them, the caller's `extra` over all; a None stands for removal."""
     given = dict(extra)
-    assert step(acme(keys), prefill=prefill, extra=extra).call.fields == fields
+    assert step(acme(keys), prefill=prefill, extra=extra).model_input.fields == fields
     assert extra == given
 
 
@@ -264,13 +269,13 @@ def test_fields(keys: str, prefill: str, extra: dict[str, Any], fields: dict[str
 @pytest.mark.parametrize("prefill", ["[", ""])
 def test_max_tokens(model: str, prefill: str, given: int | None, expected: tuple[int | None, str]) -> None:
     """The row's number where the caller gives none, and only where the API demands one."""
-    call = step(known(model), prefill=prefill, max_tokens=given).call
+    call = step(known(model), prefill=prefill, max_tokens=given).model_input
     assert (call.max_tokens, call.token_field) == expected
 
 
 def test_openai_counts_under_another_name() -> None:
     """`max_completion_tokens` on OpenAI itself."""
-    call = step(known("openai:gpt-4o"), max_tokens=5).call
+    call = step(known("openai:gpt-4o"), max_tokens=5).model_input
     assert (call.max_tokens, call.token_field) == (5, "max_completion_tokens")
 
 
@@ -295,7 +300,7 @@ def test_what_the_seam_is_told(keys: str, support: str, prefill: str, told: tupl
     assert rules(planned) == told
     assert (planned.known, planned.mode, planned.support.value) == (prefill, "native", support)
     assert planned.sends_prefill is sent
-    turns = [m for m in planned.call.messages if m["role"] == "assistant"]
+    turns = [m for m in planned.model_input.messages if m["role"] == "assistant"]
     assert turns == ([{"role": "assistant", "content": prefill.removesuffix(told[2])}] if sent else [])
 
 
@@ -315,7 +320,7 @@ def test_white_space_alone_makes_an_ordinary_request() -> None:
         'whitespace = "strip"\ndialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"'
     )
     planned = step(acme(keys), prefill="\n ")
-    assert planned.call == Call(model="m", messages=(USER,))
+    assert planned.model_input == ModelInput(model="m", messages=(USER,))
     assert planned.sends_prefill is False
     assert planned.known == "\n "
 
@@ -384,11 +389,11 @@ def test_a_row_that_is_not_native_is_refused(model: str, known_as: str, no: dict
     """`PrefillRefused` says what the table knows, where it may not be asked for in the prompt; a guess that the host
     eats is not believed."""
     with pytest.raises(PrefillRefused) as refused:
-        first(asked(prefill="[", **no), known(model), "its-name")
+        plan_first(asked(prefill="[", **no), known(model), "its-name")
     assert (refused.value.model, refused.value.status, refused.value.why) == ("its-name", None, "model")
     assert known_as in str(refused.value)
-    assert first(asked(**no), known(model), "its-name").mode == "none"
-    assert first(asked(prefill="["), known(model), "its-name").mode == "emulated"
+    assert plan_first(asked(**no), known(model), "its-name").mode == "none"
+    assert plan_first(asked(prefill="["), known(model), "its-name").mode == "emulated"
 
 
 @pytest.mark.parametrize("no", NOT_EMULATED)
@@ -412,7 +417,7 @@ def test_a_callers_word_wins(word: str | Support, row_support: str) -> None:
     """`support=` stands in place of the table's, in the host's own dialect."""
     planned = step(acme('dialect = "partial"', row_support), prefill="[", support=word)
     assert planned.support is planned.row.support is Support(word)
-    assert planned.call.messages[-1] == {"role": "assistant", "content": "[", "partial": True}
+    assert planned.model_input.messages[-1] == {"role": "assistant", "content": "[", "partial": True}
     assert rules(planned)[0] == ("never" if planned.support is Support.EATS else "maybe")
     assert (planned.row.evidence, planned.sends_prefill) == ("caller", True)
 
@@ -448,4 +453,4 @@ def test_a_conflict_is_judged_by_what_is_sent() -> None:
 def test_repeated_stop_sequences_count_once() -> None:
     """They do not use up what the host takes."""
     planned = step(acme("max_stop = 2"), stop=["a", "a", "a", "b", "c"])
-    assert (planned.call.stop, planned.stop) == (("a", "b"), ("c",))
+    assert (planned.model_input.stop, planned.stop) == (("a", "b"), ("c",))

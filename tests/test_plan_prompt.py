@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from aprefill._emulate import BEGIN, room
+from aprefill._deltas import ModelInput
 from aprefill._errors import UsageError
-from aprefill._plan import Step, first
-from aprefill._types import Call, Support
+from aprefill._plan.emulate import BEGIN, room
+from aprefill._plan.first import plan_first
+from aprefill._plan.step import AttemptPlan
+from aprefill._types import Support
 
 from .test_plan import USER, acme, asked, known, step
 
@@ -35,7 +37,7 @@ def test_a_trailing_assistant_turn_is_the_prefill(content: Any, prefill: str) ->
     messages = [USER, TURN, USER, {"role": "assistant", "content": content}]
     taken = asked(messages)
     assert (taken.messages, taken.prefill, taken.shown) == ((USER, TURN, USER), prefill, prefill)
-    sent = step(acme('dialect = "prefix"'), messages).call.messages
+    sent = step(acme('dialect = "prefix"'), messages).model_input.messages
     assert sent == (USER, TURN, USER, {"role": "assistant", "content": prefill, "prefix": True})
     assert len(messages) == 4
 
@@ -45,7 +47,7 @@ def test_a_turn_that_calls_tools_is_no_prefill(turn: dict[str, Any]) -> None:
     """It goes to the host as it is."""
     taken = asked([USER, turn])
     assert (taken.messages, taken.prefill) == ((USER, turn), "")
-    assert step(acme(), [USER, turn]).call.messages == (USER, turn)
+    assert step(acme(), [USER, turn]).model_input.messages == (USER, turn)
 
 
 @pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}, {"role": "user", "content": [TEXT_PART]}])
@@ -53,7 +55,7 @@ def test_only_the_assistants_last_turn_is_a_prefill(last: dict[str, Any]) -> Non
     """A last turn of anyone else stays, and so does an assistant turn before it."""
     assert asked([USER, TURN, last]).messages == (USER, TURN, last)
     assert asked([USER, TURN, last], prefill="[").prefill == "["
-    assert step(acme(), [USER, TURN, last], prefill="[").call.messages[:-1] == (USER, TURN, last)
+    assert step(acme(), [USER, TURN, last], prefill="[").model_input.messages[:-1] == (USER, TURN, last)
 
 
 def test_two_prefills_are_one_too_many() -> None:
@@ -116,15 +118,15 @@ def test_stop_sequences_where_it_is_asked_for(keys: str, prefill: str, stop: lis
     """The host is told none that could end the repetition, in a fence or behind white space; those are applied here."""
     planned = step(acme(keys, "emulated"), prefill=prefill, stop=stop)
     assert planned.mode == "emulated"
-    assert planned.call.stop == tuple(told)
+    assert planned.model_input.stop == tuple(told)
     assert planned.stop == tuple(one for one in stop if one not in told)
 
 
 def test_control_without_a_repetition_they_are_told() -> None:
     """A host that leaves the prefill out is told all of these, and one that is asked no prefill is."""
     stop = ["`", "\n", " ", "json", "ne t"]
-    assert step(acme(), prefill="one two", stop=stop).call.stop == tuple(stop)
-    assert step(acme(support="emulated"), stop=stop).call.stop == tuple(stop)
+    assert step(acme(), prefill="one two", stop=stop).model_input.stop == tuple(stop)
+    assert step(acme(support="emulated"), stop=stop).model_input.stop == tuple(stop)
 
 
 PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_tokens"'
@@ -145,7 +147,7 @@ PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_token
 )
 def test_a_prediction(keys: str, options: dict[str, Any], predicted: str | None) -> None:
     """Only where the row says that the host takes one, of what is to be repeated; not with tools or a token limit."""
-    fields = step(acme(keys, "emulated"), **options).call.fields
+    fields = step(acme(keys, "emulated"), **options).model_input.fields
     assert fields == ({} if predicted is None else {"prediction": {"type": "content", "content": predicted}})
 
 
@@ -153,8 +155,8 @@ def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
     """`extra` wins over it; a native prefill has none."""
     for own in (None, {"type": "content", "content": "mine"}):
         planned = step(acme(PREDICTS, "emulated"), prefill='["', extra={"prediction": own})
-        assert planned.call.fields == {"prediction": own}
-    assert step(acme(PREDICTS), prefill='["').call.fields == {}
+        assert planned.model_input.fields == {"prediction": own}
+    assert step(acme(PREDICTS), prefill='["').model_input.fields == {}
 
 
 @pytest.mark.parametrize(
@@ -173,17 +175,17 @@ def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
 )
 def test_max_tokens_gets_room_for_the_repetition(model: str, prefill: str, given: int | None, sent: int | None) -> None:
     """It limits the new text, whoever set it; the number of a row with native models is the most that they can write."""
-    assert step(known(model), prefill=prefill, max_tokens=given).call.max_tokens == sent
+    assert step(known(model), prefill=prefill, max_tokens=given).model_input.max_tokens == sent
 
 
 def test_a_plan_whole_where_it_is_asked_for() -> None:
     """No turn and no field of the dialect, the ordinary base URL; the request in the user's turn."""
     row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', "emulated")
     planned = step(row, prefill='["', system="be brief", stop=["END", "`"], temperature=0.5, extra={"seed": 1})
-    (turn,) = planned.call.messages
-    assert planned == Step(
+    (turn,) = planned.model_input.messages
+    assert planned == AttemptPlan(
         row=row,
-        call=Call(model="m", messages=({"role": "user", "content": turn["content"]},), system="be brief",
+        model_input=ModelInput(model="m", messages=({"role": "user", "content": turn["content"]},), system="be brief",
                   stop=("END",), temperature=0.5, fields={"seed": 1}),
         mode="emulated",
         support=Support.EMULATED,
@@ -198,6 +200,6 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
 def test_a_refusal_met_lately_is_not_met_again() -> None:
     """The prefill is asked for at once; a caller who wants no emulation gets the host's own answer."""
     for options, mode in (({}, "emulated"), ({"emulate": False}, "native"), ({"strict": True}, "native")):
-        planned = first(asked(prefill="[", **options), acme(), "m", refused=True)
+        planned = plan_first(asked(prefill="[", **options), acme(), "m", refused=True)
         assert planned.mode == mode
-    assert first(asked(), acme(), "m", refused=True).mode == "none"
+    assert plan_first(asked(), acme(), "m", refused=True).mode == "none"

@@ -42,7 +42,7 @@ STOPS = [
 def test_stop_sequences(keys: str, support: str, prefill: str, stop: Any, told: list[str]) -> None:
     """The host is told the sequences that it takes and that cannot match known text; the others are applied here."""
     planned = step(acme(keys, support), prefill=prefill, stop=stop)
-    assert planned.call.stop == tuple(told)
+    assert planned.model_input.stop == tuple(told)
     wanted = (stop,) if isinstance(stop, str) else tuple(stop)
     assert planned.stop == tuple(one for one in wanted if one not in told)
 
@@ -59,7 +59,7 @@ def test_stop_sequences(keys: str, support: str, prefill: str, stop: Any, told: 
 )
 def test_stop_sequences_of_known_hosts(model: str, prefill: str, told: tuple[str, ...]) -> None:
     """OpenAI and Groq take four, newer OpenAI none, Anthropic none of white space, Mistral would stop in its echo."""
-    assert step(known(model), prefill=prefill, stop=["a", "\n", "b", "c", "d", "e"]).call.stop == told
+    assert step(known(model), prefill=prefill, stop=["a", "\n", "b", "c", "d", "e"]).model_input.stop == told
 
 
 def test_a_callers_word_decides_which_stop_sequences_are_told() -> None:

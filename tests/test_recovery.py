@@ -30,7 +30,7 @@ from aprefill import (
     UsageError,
     stream,
 )
-from aprefill._run import _live
+from aprefill._engine.run import _live
 from aprefill.testing import Script, serve
 
 from .conftest import LOOPS

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import _redact
-from aprefill._redact import LOOKED_AT, RUN_MIN, TAIL_MIN, WHOLE_MIN, Redactor, written
-from aprefill.codecs._host_error import body_error
+from aprefill._codecs._host_error import body_error
+from aprefill._hosts import redact as _redact
+from aprefill._hosts.redact import LOOKED_AT, RUN_MIN, TAIL_MIN, WHOLE_MIN, Redactor, written
 
 from .test_plan import asked
 from .test_support import SHARED, needs_recordings

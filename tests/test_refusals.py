@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill._plan import Refused, refusal_of
-from aprefill._refusals import BELIEVED_S, KEPT, Refusals, of_this_process
-from aprefill._support import builtin_table
+from aprefill._hosts.refusals import BELIEVED_S, KEPT, RefusalKey, RefusalMemory, of_this_process
+from aprefill._hosts.table import builtin_table
+from aprefill._plan.first import refusal_key
 
 from .test_plan import asked
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOST = "https://api.anthropic.com"
-WHAT = Refused("anthropic_messages", HOST, "claude-next", False)
+WHAT = RefusalKey("anthropic_messages", HOST, "claude-next", False)
 
 
 class Clock:
@@ -33,18 +33,18 @@ class Clock:
         return self.now
 
 
-def model(number: int) -> Refused:
+def model(number: int) -> RefusalKey:
     return WHAT._replace(model=f"m{number}")
 
 
-def kept(memory: Refusals, numbers: range) -> list[int]:
+def kept(memory: RefusalMemory, numbers: range) -> list[int]:
     """Which are remembered, without a look that would count as use."""
     return [number for number in numbers if model(number) in memory._until]
 
 
 def test_what_was_refused_is_remembered() -> None:
     """And nothing else; adding it again adds nothing."""
-    memory = Refusals()
+    memory = RefusalMemory()
     assert WHAT not in memory
     assert len(memory) == 0
     assert not memory
@@ -62,7 +62,7 @@ def test_what_was_refused_is_remembered() -> None:
 )
 def test_each_part_of_it_counts(other: dict[str, Any]) -> None:
     """Another protocol, host or model, or thinking the other way, is another matter."""
-    memory = Refusals()
+    memory = RefusalMemory()
     memory.add(WHAT)
     assert WHAT._replace(**other) not in memory
     memory.add(WHAT._replace(**other))
@@ -71,7 +71,7 @@ def test_each_part_of_it_counts(other: dict[str, Any]) -> None:
 
 def test_the_one_used_longest_ago_goes_first() -> None:
     """A look is a use, and so is another refusal."""
-    memory = Refusals(kept=3)
+    memory = RefusalMemory(kept=3)
     for number in range(3):
         memory.add(model(number))
     assert model(0) in memory
@@ -84,7 +84,7 @@ def test_the_one_used_longest_ago_goes_first() -> None:
 
 def test_it_never_holds_more_than_its_bound() -> None:
     """1024 of them, the last ones."""
-    memory = Refusals()
+    memory = RefusalMemory()
     for number in range(KEPT * 3):
         memory.add(model(number))
         assert len(memory) <= KEPT
@@ -95,7 +95,7 @@ def test_it_never_holds_more_than_its_bound() -> None:
 def test_a_refusal_is_believed_for_an_hour() -> None:
     """From the last time it was met; a look does not make it longer, and what is over is forgotten."""
     clock = Clock()
-    memory = Refusals(clock=clock)
+    memory = RefusalMemory(clock=clock)
     memory.add(WHAT)
     clock.now += BELIEVED_S - 1
     assert BELIEVED_S == 3600
@@ -113,7 +113,7 @@ def test_a_refusal_is_believed_for_an_hour() -> None:
 def test_another_time_can_be_set() -> None:
     """Each refusal has its own end."""
     clock = Clock()
-    memory = Refusals(believed_s=10, clock=clock)
+    memory = RefusalMemory(believed_s=10, clock=clock)
     memory.add(model(0))
     clock.now += 6
     memory.add(model(1))
@@ -138,7 +138,7 @@ def used_by_threads(lock: Any = None) -> tuple[list[Exception], list[int]]:
         time.sleep(0)  # the others' turn, in the middle of a look
         return clock()
 
-    memory = Refusals(kept=8, believed_s=2, clock=slow)
+    memory = RefusalMemory(kept=8, believed_s=2, clock=slow)
     memory._lock = lock or memory._lock
     errors: list[Exception] = []
     sizes: list[int] = []
@@ -182,7 +182,7 @@ def test_control_without_a_lock_threads_collide() -> None:
 
 def test_bare_calls_share_one() -> None:
     """Of this process, with the usual bounds."""
-    assert isinstance(of_this_process, Refusals)
+    assert isinstance(of_this_process, RefusalMemory)
     assert (of_this_process._kept, of_this_process._believed_s) == (KEPT, BELIEVED_S)
 
 
@@ -200,5 +200,5 @@ def test_bare_calls_share_one() -> None:
 def test_what_a_refusal_is_about(options: dict[str, Any], thinking: bool) -> None:
     """Protocol, address, model and thinking; neither the prefill nor anything else that was asked."""
     row = builtin_table().row("anthropic", "claude-next")
-    about = refusal_of(asked(**{"prefill": "[", **options}), row, HOST, "claude-next")
-    assert about == Refused("anthropic_messages", HOST, "claude-next", thinking)
+    about = refusal_key(asked(**{"prefill": "[", **options}), row, HOST, "claude-next")
+    assert about == RefusalKey("anthropic_messages", HOST, "claude-next", thinking)

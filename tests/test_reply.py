@@ -10,16 +10,7 @@ import anyio
 import httpx2
 import pytest
 
-from aprefill import (
-    Reply,
-    ReplyClosed,
-    ReplyConsumed,
-    StopReason,
-    TextEvent,
-    ToolEvent,
-    UsageError,
-    stream,
-)
+from aprefill import Reply, ReplyClosed, ReplyConsumed, StopReason, TextEvent, ToolEvent, UsageError, stream
 from aprefill.testing import Script, ToolCall, serve
 
 from .loopback import STATES, WHOLE, ask, chunks_of, server_has
@@ -293,7 +284,7 @@ async def test_a_source_that_never_waits_does_not_starve_a_heartbeat(
 ) -> None:
     """Other tasks have a turn at least once in 32 reads. The control is a reader that leaves that to its source."""
     if not gives_turns:
-        monkeypatch.setattr("aprefill._attempt.READS_A_TURN", 1 << 30)
+        monkeypatch.setattr("aprefill._engine.attempt.READS_A_TURN", 1 << 30)
     async with httpx2.AsyncClient(transport=source_without_checkpoints(10_000)) as client:
         count, beats = await beats_during(stream("hi", model="m", client=client, base_url="https://host.test"))
     assert count == 10_000

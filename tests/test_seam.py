@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill import Seam, Verdict, _closing, _seam
-from aprefill._chatter import Chatter
-from aprefill._echo import Search, agree, longest_tail
+from aprefill import Seam, Verdict
+from aprefill._seam import closing as _closing
+from aprefill._seam import seam as _seam
+from aprefill._seam.chatter import Chatter
+from aprefill._seam.finders import Search, agree, longest_tail
 
 from .seam_reference import (
     Batch,

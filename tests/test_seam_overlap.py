@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aprefill import Seam
-from aprefill._echo import safe_overlap
+from aprefill._seam.finders import safe_overlap
 
 from .seam_reference import through
 

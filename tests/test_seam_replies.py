@@ -19,7 +19,7 @@ from .test_splice import END, LIMIT, Done, planned
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aprefill._plan import Step
+    from aprefill._plan.step import AttemptPlan
 
 #: An opener in the making, or one with nothing behind it.
 PART_OF_AN_OPENER = re.compile(r"\s*(?:`{1,2}|```[^`\r\n]{0,64}(?:\r?\n\s*|\r?))\Z")
@@ -55,7 +55,7 @@ def is_in_the_making(raw: str, known: str, rules: dict[str, Any]) -> bool:
     return any(tail.startswith(raw) for tail in batch.tails)
 
 
-def may_be_dropped(raw: str, step: Step) -> bool:
+def may_be_dropped(raw: str, step: AttemptPlan) -> bool:
     seams = [(step.known, dict(step.rules))] + ([(step.end, dict(step.end_rules))] if step.end else [])
     if any(is_in_the_making(raw, known, rules) for known, rules in seams):
         return True
@@ -89,7 +89,7 @@ def test_control_a_limit_that_drops_whatever_is_held(
     replies: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the question whose text it is, the same check finds at least 30 replies that are lost."""
-    monkeypatch.setattr("aprefill._splice.is_own_text", lambda *_: False)
+    monkeypatch.setattr("aprefill._engine.splice.is_own_text", lambda *_: False)
     assert sum(map(bool, map(lost, (reply for reply in replies if reply["finish"] == "length")))) >= 30
 
 

@@ -10,12 +10,7 @@ import httpx
 import httpx2
 import pytest
 
-from aprefill import (
-    ReplyClosed,
-    Session,
-    UsageError,
-    stream,
-)
+from aprefill import ReplyClosed, Session, UsageError, stream
 from aprefill.testing import Script, serve
 
 from .loopback import QUESTION, STATES, WHOLE, WIRES, ask, server_has

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,13 +17,17 @@ from aprefill import (
     Usage,
     Verdict,
 )
-from aprefill._plan import Step, first
-from aprefill._splice import Splice, Transcript
-from aprefill._types import Delta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
+from aprefill._deltas import Delta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
+from aprefill._engine.splice import Splice
+from aprefill._engine.transcript import Transcript
+from aprefill._plan.first import plan_first
 from aprefill.testing import Script, serve
 
 from .loopback import ask
 from .test_plan import acme, asked
+
+if TYPE_CHECKING:
+    from aprefill._plan.step import AttemptPlan
 
 LIMIT = FinishDelta(StopReason.MAX_TOKENS, "length")
 WINDOW = FinishDelta(StopReason.CONTEXT_WINDOW, "model_context_window_exceeded")
@@ -31,14 +35,14 @@ END = FinishDelta(StopReason.END, "stop")
 LETTER = "Dear Ann, thank you for "
 
 
-def planned(prefill: str, support: str = "emulated", **options: Any) -> Step:
-    return first(asked(prefill=prefill, **options), acme(support=support), "m")
+def planned(prefill: str, support: str = "emulated", **options: Any) -> AttemptPlan:
+    return plan_first(asked(prefill=prefill, **options), acme(support=support), "m")
 
 
 class Done:
     """What is left of an attempt."""
 
-    def __init__(self, step: Step, *parts: str | Delta, cut: bool = False, coalesce: bool = False) -> None:
+    def __init__(self, step: AttemptPlan, *parts: str | Delta, cut: bool = False, coalesce: bool = False) -> None:
         transcript = Transcript(step.known)
         transcript.accepted = True
         self.splice = Splice(step, transcript, lead=step.known, coalesce=coalesce)

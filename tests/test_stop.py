@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill._stop import StopStage
+from aprefill._seam.stop import StopStage
 
 from .cost import DOUBLING, doubling, over_an_empty_call
 from .seam_reference import common_prefix, cuttings

@@ -8,23 +8,19 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from aprefill._conflicts import rule
 from aprefill._errors import UsageError
-from aprefill._support import (
-    Row,
-    Table,
-    _builtin_raw,
-    builtin_table,
-    carry,
-    split_model,
-    support_table,
-)
+from aprefill._hosts.prefill import attach_prefill
+from aprefill._hosts.table import SupportTable, _builtin_raw, builtin_table, split_model, support_table
+from aprefill._plan.conflicts import rule
 from aprefill._types import Support
+
+if TYPE_CHECKING:
+    from aprefill._hosts.row import SupportRow
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("APREFILL_SHARED") or ROOT.parent / "shared")
@@ -36,12 +32,12 @@ needs_recordings = pytest.mark.skipif(
 )
 
 
-def row(provider: str, model: str, api: str | None = None) -> Row:
+def row(provider: str, model: str, api: str | None = None) -> SupportRow:
     return builtin_table().row(provider, model, api)
 
 
-def body(found: Row, model: str, prefill: str, messages: tuple[dict[str, Any], ...] = MESSAGES) -> bytes:
-    carried = carry(found, messages, prefill)
+def body(found: SupportRow, model: str, prefill: str, messages: tuple[dict[str, Any], ...] = MESSAGES) -> bytes:
+    carried = attach_prefill(found, messages, prefill)
     return msgspec.json.encode({"model": model, "messages": carried.messages, **carried.body_fields})
 
 
@@ -138,8 +134,8 @@ def test_the_host_decides_not_the_wire() -> None:
     """llama-server leaves the prefill out on chat; on the wire of Anthropic its builds differ, so the caller must say."""
     found = row("llama_cpp", "any", "messages")
     assert (found.support, found.evidence) == (Support.EMULATED, "engine")
-    assert found.forced(Support.ECHOES).native
-    assert found.forced(Support.EATS).native
+    assert found.with_support(Support.ECHOES).native
+    assert found.with_support(Support.EATS).native
     assert row("llama_cpp", "any", "chat").support is Support.EATS
 
 
@@ -172,7 +168,7 @@ def test_the_calendar_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table says the same in the year 2033."""
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
     assert datetime.date.today().year == 2033  # the control: who asked for the date would see it
-    later = Table(_builtin_raw())
+    later = SupportTable(_builtin_raw())
     assert later.rows() == support_table()
     for model in ("claude-sonnet-4-5", "claude-opus-4-5"):
         assert later.row("anthropic", model).support is Support.EATS
@@ -246,10 +242,10 @@ def test_a_guess_is_not_believed() -> None:
 )
 def test_the_caller_s_word_takes_the_host_s_dialect(provider: str, model: str, rest: bytes) -> None:
     """`support=` on a model that is not known to take a prefill sends it the way this host would want it."""
-    found = row(provider, model).forced(Support.EATS)
+    found = row(provider, model).with_support(Support.EATS)
     assert (found.native, found.evidence, found.guess) == (True, "caller", None)
     assert body(found, model, "{").endswith(b'"content":"Hi"},' + rest)
-    back = found.forced(Support.EMULATED)
+    back = found.with_support(Support.EMULATED)
     assert (back.native, back.dialect) == (False, "prompt")
 
 
@@ -272,7 +268,7 @@ def test_anthropic_takes_no_stop_sequence_of_white_space() -> None:
 
 
 @pytest.mark.parametrize("found", support_table(), ids=lambda r: f"{r.provider}-{r.api}-{r.models[0]}")
-def test_every_row_is_whole(found: Row) -> None:
+def test_every_row_is_whole(found: SupportRow) -> None:
     """Evidence, source and date stand on every row that claims something, and every word is one of its list."""
     assert found.evidence in {"recording", "engine", "doc", "issue", "guess", "unknown"}
     if found.evidence != "unknown":

@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aprefill._errors import UsageError
-from aprefill._support import (
-    Table,
-    builtin_table,
-    carry,
-    refusal,
-)
+from aprefill._hosts.prefill import attach_prefill, known_refusal
+from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._types import Support
 
 from .test_support import MESSAGES, ROOT, body, row
@@ -73,16 +69,16 @@ date = 2026-11-23
 
 def test_a_caller_s_table_wins_and_the_rest_stays() -> None:
     """A caller's entries come first, new hosts join, and what it does not name is as built in."""
-    table = Table.load(OWN)
+    table = SupportTable.load(OWN)
     assert table.row("anthropic", "claude-opus-9").support is Support.EATS
-    assert carry(table.row("anthropic", "claude-opus-9"), MESSAGES, "a ").stripped == " "
+    assert attach_prefill(table.row("anthropic", "claude-opus-9"), MESSAGES, "a ").stripped == " "
     assert table.row("anthropic", "claude-haiku-4-5").support is Support.UNSUPPORTED
     assert table.row("anthropic", "claude-haiku-4-5-20251001").support is Support.EATS
     assert table.row("anthropic", "claude-opus-4-6").support is Support.EMULATED
     acme = table.row("acme", "m1")
     assert (acme.support, acme.dialect, acme.whitespace_echo) == (Support.ECHOES, "partial", True)
-    assert refusal(acme, 409, "sorry, we do not do  prefills here.")
-    assert refusal(acme, 400, REFUSALS[0][2])
+    assert known_refusal(acme, 409, "sorry, we do not do  prefills here.")
+    assert known_refusal(acme, 400, REFUSALS[0][2])
     assert table.provider_of_url("https://llm.acme.example/v1") == "acme"
     assert table.providers == (*builtin_table().providers, "acme")
     assert builtin_table().row("anthropic", "claude-haiku-4-5").support is Support.EATS
@@ -90,7 +86,7 @@ def test_a_caller_s_table_wins_and_the_rest_stays() -> None:
 
 def test_a_caller_may_move_a_built_in_host() -> None:
     """A [[host]] that exists needs only what differs, and a known address may be given another owner."""
-    table = Table.load(
+    table = SupportTable.load(
         '[[host]]\nprovider = "vllm"\napi = "chat"\nbase_url = "https://gpu.example/v1"\nkey_env = ["GPU_KEY"]\n'
     )
     found = table.row("vllm", "x")
@@ -98,16 +94,16 @@ def test_a_caller_may_move_a_built_in_host() -> None:
     assert body(found, "x", "{") == body(row("vllm", "x"), "x", "{")
     assert table.provider_of_url("https://gpu.example") == "vllm"
     own = OWN.replace("https://llm.acme.example/v1", "https://api.groq.com/own")
-    assert Table.load(own).provider_of_url("https://api.groq.com") == "acme"
+    assert SupportTable.load(own).provider_of_url("https://api.groq.com") == "acme"
 
 
 def test_a_caller_s_table_from_a_file(tmp_path: Path) -> None:
     """A path, as a str or a Path, is read; one that is not there is the caller's error."""
     path = tmp_path / "own.toml"
     path.write_text(OWN)
-    assert Table.load(path).rows() == Table.load(str(path)).rows() == Table.load(OWN).rows()
+    assert SupportTable.load(path).rows() == SupportTable.load(str(path)).rows() == SupportTable.load(OWN).rows()
     with pytest.raises(UsageError, match="cannot read it"):
-        Table.load(tmp_path / "absent.toml")
+        SupportTable.load(tmp_path / "absent.toml")
 
 
 ENTRY = """
@@ -179,10 +175,10 @@ turn_fields = {}
 )
 def test_a_wrong_table_is_told_where_it_is_wrong(old: str, new: str, parts: list[str]) -> None:
     """A mistake in a table is a `UsageError` that names the host, the entry and the key."""
-    assert Table.load(ENTRY).row("acme", "m-1").support is Support.EATS
+    assert SupportTable.load(ENTRY).row("acme", "m-1").support is Support.EATS
     assert ENTRY.count(old) >= 1
     with pytest.raises(UsageError) as caught:
-        Table.load(ENTRY.replace(old, new))
+        SupportTable.load(ENTRY.replace(old, new))
     message = str(caught.value)
     assert not [part for part in parts if part not in message], message
 
@@ -196,7 +192,7 @@ def test_the_file_is_read_at_the_first_question_and_once() -> None:
 import sys
 opened = []
 sys.addaudithook(lambda event, args: event == "open" and str(args[0]).endswith("models.toml") and opened.append(1))
-import aprefill._support as support
+import aprefill._hosts.table as support
 counts = [len(opened)]
 support.support_table()
 counts.append(len(opened))

@@ -6,10 +6,8 @@ import msgspec
 import pytest
 
 from aprefill._errors import UsageError
-from aprefill._support import (
-    carry,
-    support_table,
-)
+from aprefill._hosts.prefill import attach_prefill
+from aprefill._hosts.table import support_table
 
 from .test_support import MESSAGES, SHARED, USER, body, needs_recordings, row
 
@@ -87,7 +85,7 @@ def test_llama_server_body_is_the_one_that_was_recorded() -> None:
     """The body for llama.cpp is, byte for byte, the one that the real server was seen to continue."""
     name = "llama-server-chat-prefill-EAT-continue_final_message.request.json"
     recorded = (SHARED / "recordings/_local" / name).read_bytes().strip()
-    carried = carry(row("llama_cpp", "x"), ({"role": "user", "content": "hello there"},), "the word is")
+    carried = attach_prefill(row("llama_cpp", "x"), ({"role": "user", "content": "hello there"},), "the word is")
     sent = {"messages": carried.messages, "stream": True, "max_tokens": 12, "temperature": 0, **carried.body_fields}
     assert msgspec.json.encode(sent) == recorded
 
@@ -100,33 +98,33 @@ def test_only_deepseek_moves_to_another_base_url() -> None:
 
 
 def test_the_caller_s_messages_and_the_table_stay_as_they_were() -> None:
-    """`carry` gives fresh objects: changing what it gave changes neither the input nor the next request."""
+    """`attach_prefill` gives fresh objects: changing what it gave changes neither the input nor the next request."""
     found = row("deepseek", "deepseek-chat")
     messages = [dict(USER)]
-    carried = carry(found, messages, "x")
+    carried = attach_prefill(found, messages, "x")
     carried.body_fields["thinking"]["type"] = "enabled"
     carried.messages[-1]["content"] = "y"
     assert messages == [USER]
-    assert carry(found, messages, "x").body_fields == {"thinking": {"type": "disabled"}}
+    assert attach_prefill(found, messages, "x").body_fields == {"thinking": {"type": "disabled"}}
 
 
 def test_the_turn_s_content_is_a_string_beside_list_contents() -> None:
     """SGLang ignores list content, so the trailing turn is a str whatever the other turns are."""
     listed = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
-    carried = carry(row("sglang", "any"), (listed,), "{")
+    carried = attach_prefill(row("sglang", "any"), (listed,), "{")
     assert carried.messages == (listed, {"role": "assistant", "content": "{"})
 
 
 def test_two_trailing_assistant_turns_are_refused() -> None:
     """llama.cpp answers 400 to them and Ollama puts a blank line between: never send them."""
     with pytest.raises(UsageError, match="assistant turn"):
-        carry(row("llama_cpp", "any"), (USER, {"role": "assistant", "content": "a"}), "b")
+        attach_prefill(row("llama_cpp", "any"), (USER, {"role": "assistant", "content": "a"}), "b")
 
 
 def test_a_row_without_native_support_carries_nothing() -> None:
-    """Asking `carry` for a host without native prefill is a fault here, not a request."""
+    """Asking `attach_prefill` for a host without native prefill is a fault here, not a request."""
     with pytest.raises(ValueError, match="no native prefill"):
-        carry(row("openai", "gpt-4o"), MESSAGES, "{")
+        attach_prefill(row("openai", "gpt-4o"), MESSAGES, "{")
 
 
 # --- white space ----------------------------------------------------------------------------------------------
@@ -144,7 +142,7 @@ def test_a_row_without_native_support_carries_nothing() -> None:
 def test_white_space_at_the_end_stays_here_where_the_host_refuses_it(prefill: str, sent: str, stripped: str) -> None:
     """Anthropic and Ollama get the prefill without its trailing white space, and the seam is told what is missing."""
     for found in (row("anthropic", "claude-haiku-4-5"), row("ollama", "qwen3.5:9b")):
-        carried = carry(found, MESSAGES, prefill)
+        carried = attach_prefill(found, MESSAGES, prefill)
         assert (carried.sent, carried.stripped) == (sent, stripped)
         assert carried.messages[-1]["content"] == sent
 
@@ -154,17 +152,17 @@ def test_white_space_goes_out_where_the_host_keeps_it() -> None:
     kept = [r for r in support_table() if r.native and r.whitespace == "keep"]
     assert {r.provider for r in kept} >= {"mistral", "deepseek", "vllm", "sglang", "llama_cpp", "moonshot", "dashscope"}
     for found in kept:
-        assert carry(found, MESSAGES, "a \n")[2:] == ("a \n", "")
+        assert attach_prefill(found, MESSAGES, "a \n")[2:] == ("a \n", "")
 
 
 @pytest.mark.parametrize("prefill", [" \n\t", ""])
 def test_nothing_left_to_send_is_an_ordinary_request(prefill: str) -> None:
     """White space alone, stripped, leaves no turn and no flags; `stripped` still lets the seam drop it."""
-    carried = carry(row("anthropic", "claude-haiku-4-5"), MESSAGES, prefill)
+    carried = attach_prefill(row("anthropic", "claude-haiku-4-5"), MESSAGES, prefill)
     assert carried == (MESSAGES, {}, "", prefill)
 
 
 def test_no_prefill_needs_no_native_support() -> None:
     """An empty prefill adds nothing, whatever the host does with prefills."""
     for found in support_table():
-        assert carry(found, MESSAGES, "") == (MESSAGES, {}, "", "")
+        assert attach_prefill(found, MESSAGES, "") == (MESSAGES, {}, "", "")

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aprefill._support import (
-    Refusal,
-    refusal,
-    support_table,
-)
+from aprefill._hosts.prefill import known_refusal
+from aprefill._hosts.row import KnownRefusal
+from aprefill._hosts.table import support_table
 from aprefill._types import Support
 
 from .test_support import SHARED, needs_recordings, row
@@ -91,14 +89,14 @@ REFUSALS = [
 def test_known_refusals(provider: str, why: str, text: str) -> None:
     """The real texts are known, in any case, with any white space, with any status of 400 to 499 and inside a 200."""
     found = row(provider, "any")
-    known = refusal(found, 400, text)
-    assert isinstance(known, Refusal)
+    known = known_refusal(found, 400, text)
+    assert isinstance(known, KnownRefusal)
     assert known.why == why
-    assert refusal(found, 400, text.upper().replace(" ", "\n  ")) is known
+    assert known_refusal(found, 400, text.upper().replace(" ", "\n  ")) is known
     for status in (200, 401, 403, 404, 409, 413, 422, 429, 499):
-        assert refusal(found, status, text) is known
+        assert known_refusal(found, status, text) is known
     for status in (101, 201, 204, 301, 307, 399, 500, 502, 503, 529):
-        assert not refusal(found, status, text)
+        assert not known_refusal(found, status, text)
 
 
 #: How gateways wrap what their upstream said.
@@ -133,7 +131,7 @@ WRAPPED: dict[str, Callable[[str], str]] = {
 def test_the_words_of_any_row_are_known_on_every_host(how: str, provider: str, why: str, text: str) -> None:
     """Whatever wraps them, on every row of the table; the words of a row that has some of its own are those."""
     wrapped = WRAPPED[how](text)
-    assert {known.why if (known := refusal(r, 400, wrapped)) else None for r in support_table()} == {why}
+    assert {known.why if (known := known_refusal(r, 400, wrapped)) else None for r in support_table()} == {why}
 
 
 @pytest.mark.parametrize(
@@ -148,9 +146,9 @@ def test_the_words_of_any_row_are_known_on_every_host(how: str, provider: str, w
 def test_an_error_about_a_field_of_the_caller_s_is_no_refusal(field: str, text: str) -> None:
     """Without the prefill the same field would be refused in the same words."""
     found = row("openai", "any")
-    assert refusal(found, 400, text, ())
-    assert refusal(found, 400, text, {"temperature"})
-    assert not refusal(found, 400, text, {field})
+    assert known_refusal(found, 400, text, ())
+    assert known_refusal(found, 400, text, {"temperature"})
+    assert not known_refusal(found, 400, text, {field})
 
 
 @pytest.mark.parametrize(
@@ -175,7 +173,7 @@ def test_an_error_about_a_field_of_the_caller_s_is_no_refusal(field: str, text: 
 def test_other_errors_are_no_refusals(text: str) -> None:
     """The control: errors about other things, though they speak of assistant messages, teach nothing about prefill."""
     for status in (200, 400, 422):
-        assert not [(r.provider, r.models) for r in support_table() if refusal(r, status, text)]
+        assert not [(r.provider, r.models) for r in support_table() if known_refusal(r, status, text)]
 
 
 @needs_recordings
@@ -187,7 +185,7 @@ def test_no_recorded_error_is_taken_for_a_refusal() -> None:
         status = json.loads(path.read_bytes())["status"]
         text = path.with_suffix(".body").read_text("utf-8", "replace")
         for like in (status, 200, 400, 422):
-            assert not [r.provider for r in support_table() if refusal(r, like, text)], path.name
+            assert not [r.provider for r in support_table() if known_refusal(r, like, text)], path.name
 
 
 @needs_recordings
@@ -195,8 +193,8 @@ def test_recorded_errors_of_llama_server() -> None:
     """Its 400 about the flags is known; its 400 about two assistant turns is another matter."""
     local = SHARED / "recordings/_local"
     found = row("llama_cpp", "any")
-    assert refusal(found, 400, (local / "llama-server-chat-400.sse").read_text())
-    assert not refusal(found, 400, (local / "llama-server-chat-two-assistants.sse").read_text())
+    assert known_refusal(found, 400, (local / "llama-server-chat-400.sse").read_text())
+    assert not known_refusal(found, 400, (local / "llama-server-chat-two-assistants.sse").read_text())
 
 
 @needs_recordings

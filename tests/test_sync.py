@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-import aprefill._run
+import aprefill._engine.run
 import aprefill._sync
 from aprefill import (
     AttemptEnded,
@@ -44,7 +44,7 @@ from aprefill import (
     stream,
     stream_sync,
 )
-from aprefill._ahead import AHEAD_BYTES, Ahead
+from aprefill._engine.ahead import AHEAD_BYTES, Ahead
 from aprefill.testing import Script, serve_in_thread
 
 from .loopback import QUESTION, STATES, WHOLE, ask
@@ -819,7 +819,7 @@ def test_a_chunk_that_is_there_costs_little_more() -> None:
 @pytest.mark.perf
 def test_control_of_what_a_chunk_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one question to the other thread for each chunk the same measurement finds more than that."""
-    monkeypatch.setattr(aprefill._run, "_ITEMS_A_PULL", 1)
+    monkeypatch.setattr(aprefill._engine.run, "_ITEMS_A_PULL", 1)
     with burst_host() as url:
         assert max(more_a_chunk_us(url, looks=3)) > MOST_US
 
@@ -838,7 +838,7 @@ async def test_reading_ahead_is_bounded() -> None:
         received += 1000
         return b"x" * 1000
 
-    from aprefill._watch import native_loop
+    from aprefill._loops import native_loop
 
     ahead = Ahead(receive, native_loop())
     assert not ahead.has_more()
@@ -867,7 +867,7 @@ async def test_the_end_of_reading_ahead_comes_behind_what_was_received(failure: 
             raise failure
         return pieces.pop(0)
 
-    from aprefill._watch import native_loop
+    from aprefill._loops import native_loop
 
     ahead = Ahead(receive, native_loop())
     assert [await ahead.receive(), await ahead.receive()] == [b"a", b"b"]

@@ -13,7 +13,7 @@ import pytest
 from anyio.abc import SocketAttribute
 
 from aprefill import AprefillError, ConnectFailed, Reply, Session, StatusError, UsageError, stream
-from aprefill._target import check_url
+from aprefill._hosts.target import check_url
 from aprefill.testing import Script, serve
 
 KEY = "sk-very-secret-0123456789"

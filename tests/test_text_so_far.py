@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from aprefill import Reply, stream
-from aprefill._splice import Transcript
+from aprefill._engine.transcript import Transcript
 
 from .cost import DOUBLING, cpu_s, doubling
 

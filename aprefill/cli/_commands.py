@@ -99,7 +99,7 @@ def run(**options: Any) -> Job:
     Keys come from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY, ...): on a command line every user of the
     machine could read them.
     """
-    from ._run import Request, run  # loads anyio and the front door, which --help can do without
+    from ._run import Request, run
 
     return partial(run, Request(**options))
 
@@ -114,6 +114,6 @@ def models(provider: str | None, *, as_json: bool) -> Job:
     prefill is sent and on what evidence. "emulated" with the evidence "unknown" or "guess" means that nobody has
     looked.
     """
-    from ._models import models  # loads the table, which --help can do without
+    from ._models import models
 
     return partial(models, provider, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import aprefill
 
 from .._errors import UsageError
-from .._names import ALIASES
+from .._hosts.names import ALIASES
 from ._json import to_json
 from ._output import Output
 
@@ -30,7 +30,7 @@ def models(provider: str | None, *, as_json: bool) -> None:
     output.write(to_json([_facts(row) for row in rows]) if as_json else _columns(rows))
 
 
-def _columns(rows: Sequence[aprefill.Row]) -> str:
+def _columns(rows: Sequence[aprefill.SupportRow]) -> str:
     """A line a pattern, so that grep finds a model."""
     lines = [
         _HEAD,
@@ -44,7 +44,7 @@ def _columns(rows: Sequence[aprefill.Row]) -> str:
     return "".join("  ".join(map(str.ljust, line, widths)).rstrip() + "\n" for line in lines)
 
 
-def _facts(row: aprefill.Row) -> dict[str, Any]:
+def _facts(row: aprefill.SupportRow) -> dict[str, Any]:
     return {
         "provider": row.provider,
         "api": row.api,

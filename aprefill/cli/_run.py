@@ -11,14 +11,14 @@ import anyio
 import aprefill
 
 from .._errors import ProviderError
+from ._default_model import DEMO, DEMO_NOTE, choose_model
 from ._input import prompt_of
 from ._json import to_json
-from ._model import DEMO, DEMO_NOTE, choose_model
 from ._output import Output, say
 from ._wording import in_options
 
 if TYPE_CHECKING:
-    from .._types import Timing
+    from .._events import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

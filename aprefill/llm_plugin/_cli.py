@@ -9,31 +9,15 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._scope import LISTING, RUN, TELL, CommandScope
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-@dataclass(slots=True)
-class Run:
-    """One run of `llm prompt` or `llm chat` in which a prefill may be carried."""
-
-    #: only the first reply begins with the prefill
-    first_only: bool
-    delivered: bool = False
-
-
-#: set while such a run lasts
-RUN: ContextVar[Run | None] = ContextVar("aprefill_llm_run", default=None)
-#: set while `llm prompt` or `llm chat` runs: prints a note about a reply on stderr
-TELL: ContextVar[Callable[[str], None] | None] = ContextVar("aprefill_llm_tell", default=None)
-#: set while `llm models` or `llm aliases` lists: `prefill/<id>` would show every model twice
-LISTING: ContextVar[bool] = ContextVar("aprefill_llm_listing", default=False)
 
 _PREFILL = "Begin the reply with this text"
 _PREFILL_CHAT = "Begin the first reply with this text"
@@ -108,14 +92,14 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
                     "-x looks for the fence in what is printed, and --hide-prefill hides it; leave one of them out"
                 )
             options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))
-        with _running(Run(first_only=is_chat)):
+        with _running(CommandScope(first_only=is_chat)):
             return callback(*args, **{**kwargs, "options": options})
 
     return run
 
 
 @contextmanager
-def _running(run: Run) -> Iterator[None]:
+def _running(run: CommandScope) -> Iterator[None]:
     token = RUN.set(run)
     try:
         with _errors_in_a_line():

@@ -11,11 +11,11 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .._support import builtin_table
-from .._target import URL_ENV
+from .._hosts.table import builtin_table
+from .._hosts.target import URL_ENV
 
 if TYPE_CHECKING:
-    from .._support import Row
+    from .._hosts.row import SupportRow
 
 #: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, by
 #: changing what LLM's own class for chat completions sends, or by adding to the messages that the plugin builds (llm-groq,
@@ -25,12 +25,12 @@ Door: TypeAlias = Literal["prefill", "prefix", "message", "chat", "built"] | Non
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class Route:
     """Where a model's requests go. `provider` is "" for one that the table does not know."""
 
     provider: str
     name: str
-    row: Row
+    row: SupportRow
     door: Door = None
     #: "": the plugin's own
     base_url: str = ""
@@ -43,7 +43,7 @@ class Host:
         return self.row.native and self.door is not None
 
 
-def host_of(model: Any) -> Host:
+def route_of(model: Any) -> Route:
     """Where this model's requests go."""
     plugin = _plugin_of(model)
     if plugin == "llm_anthropic":
@@ -105,7 +105,7 @@ def _sdk_url(provider: str, api: str) -> str | None:
     return os.environ.get(URL_ENV[provider, api])
 
 
-def _host(provider: str, name: str, base_url: str | None, door: Door, *, api: str | None = None) -> Host:
+def _host(provider: str, name: str, base_url: str | None, door: Door, *, api: str | None = None) -> Route:
     """The host at `base_url`, or the provider's own; `api` is the protocol that the plugin speaks, None the provider's default."""
     table = builtin_table()
     if base_url:
@@ -114,5 +114,5 @@ def _host(provider: str, name: str, base_url: str | None, door: Door, *, api: st
         if api not in (None, *table.apis(provider)):
             provider = ""
     if not provider:
-        return Host("", name, table.row("openai-compatible", name, api))
-    return Host(provider, name, table.row(provider, name, api), door, base_url or "")
+        return Route("", name, table.row("openai-compatible", name, api))
+    return Route(provider, name, table.row(provider, name, api), door, base_url or "")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import llm
 
 from .._types import Support
-from ._cli import LISTING
-from ._hosts import host_of
+from ._hosts import route_of
+from ._scope import LISTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ._hosts import Host
+    from ._hosts import Route
 
 _HOW = {
     "prefill": "by the plugin's option prefill",
@@ -36,7 +36,7 @@ def listing(queries: Sequence[str], *, async_: bool, as_json: bool) -> Iterator[
     for one in found:
         model = one.async_model if async_ else one.model
         if model is not None and all(one.matches(query) for query in queries):
-            rows.append(_row(model.model_id, host_of(model)))
+            rows.append(_row(model.model_id, route_of(model)))
     if as_json:
         yield json.dumps(rows, indent=2)
         return
@@ -46,7 +46,7 @@ def listing(queries: Sequence[str], *, async_: bool, as_json: bool) -> Iterator[
         yield f"{row['model_id']:<{width}}  {row['mode']:<8}  {row['what']}{known}"
 
 
-def _row(model_id: str, host: Host) -> dict[str, Any]:
+def _row(model_id: str, host: Route) -> dict[str, Any]:
     known = f"{host.provider}:{host.name}" if host.provider else None
     if host.native:
         repeats = "repeats it" if host.row.support is Support.ECHOES else "leaves it out"

@@ -12,12 +12,12 @@ from llm.models import ModelWithAliases
 from pydantic import Field, create_model
 from pydantic.json_schema import SkipJsonSchema
 
-from ._cli import LISTING, RUN
+from ._scope import LISTING, RUN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from ._cli import Run
+    from ._scope import CommandScope
 
 PREFIX = "prefill/"
 
@@ -39,7 +39,7 @@ def register_all(register: Callable[..., None], known: list[Any]) -> None:
             known[i] = ModelWithAliases(*same, one.aliases)
 
 
-def wrap(model: Any, *, run: Run | None = None, model_id: str | None = None) -> Any:
+def wrap(model: Any, *, run: CommandScope | None = None, model_id: str | None = None) -> Any:
     """`model` with a prefill. Raises `TypeError` for what is no model of LLM's."""
     if isinstance(model, Prefill):
         return model
@@ -65,7 +65,7 @@ class Prefill:
     needs_key = _of_inner("needs_key")
     key_env_var = _of_inner("key_env_var")
 
-    def __init__(self, inner: Any, *, run: Run | None, model_id: str) -> None:
+    def __init__(self, inner: Any, *, run: CommandScope | None, model_id: str) -> None:
         self._inner = inner
         self._run = run
         self._options: Any = None
@@ -119,14 +119,14 @@ def _options(base: Any) -> Any:
 
 
 def _execute(owner: Prefill, prompt: Any, rest: dict[str, Any]) -> Iterator[Any]:
-    from ._turn import events, whole  # at every start of LLM's it would be 15 ms, for models that are only looked up
+    from ._turn import events, whole
 
     rest["conversation"] = whole(rest["conversation"])
     return events(owner, prompt, rest["response"], lambda model, inner: model.execute(inner, **rest))
 
 
 def _execute_async(owner: Prefill, prompt: Any, rest: dict[str, Any]) -> AsyncIterator[Any]:
-    from ._turn import AsyncEvents, whole  # as above
+    from ._turn import AsyncEvents, whole
 
     rest["conversation"] = whole(rest["conversation"])
     return AsyncEvents(owner, prompt, rest["response"], lambda model, inner: model.execute(inner, **rest))

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .._markers import Markers
-from .._stop import StopStage
+from .._seam.markers import Markers
+from .._seam.stop import StopStage
 from .._types import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._either import Either
-    from .._seam import Seam
+    from .._seam.fallback import FallbackSeam
+    from .._seam.seam import Seam
 
 
 class Ignored(Exception):
@@ -27,7 +27,7 @@ class Cut(Exception):
     """A token limit was met inside the repetition of the prefill: nothing new came."""
 
 
-class Splice:
+class ChunkSplicer:
     """`take` chunks, then `end` or `cut` once; all give what to yield. Events that are not text keep their place.
 
     The text between two tool calls is a *passage*. The answer begins with the prefill, not what leads to a tool call: so
@@ -45,7 +45,7 @@ class Splice:
     def __init__(
         self,
         prefill: str,
-        make: Callable[[], Seam | Either],
+        make: Callable[[], Seam | FallbackSeam],
         *,
         is_own: Callable[[str], bool] = lambda _: False,
         hidden: bool = False,

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import StreamEvent
 
-from .. import _refusals
-from .._plan import LASTING, is_quoted
-from .._support import refusal
+from .._hosts import refusals as _refusals
+from .._hosts.prefill import known_refusal
+from .._plan.next import LASTING, is_quoted
 from .._types import Verdict
-from ._carry import OURS, carried, is_delivered, plain, refused
-from ._cli import TELL
 from ._errors import PrefillError
-from ._hosts import host_of
-from ._splice import Cut, Ignored, Splice
+from ._hosts import route_of
+from ._prepare import OURS, is_delivered, plain, prepared, refused
+from ._scope import TELL
+from ._splice import ChunkSplicer, Cut, Ignored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from .._support import Refusal
-    from ._hosts import Host
+    from .._hosts.row import KnownRefusal
+    from ._hosts import Route
     from ._models import Prefill
 
 
@@ -43,7 +43,7 @@ class _Turn:
         self._is_unfinished = False
         #: where among the reply's events the prefill stands
         self._at = 0
-        self._host: Host | None = None
+        self._host: Route | None = None
         self._carried: Any = None
         self._prefill = prompt.options.prefill
         run = owner._run
@@ -52,9 +52,9 @@ class _Turn:
         ):
             self._prefill = None
         if self._prefill:
-            self._host = host_of(owner._inner)
+            self._host = route_of(owner._inner)
             known = refused(self._host, prompt) in _refusals.of_this_process
-            self._carried = carried(owner._inner, self._host, prompt, natively=not known)
+            self._carried = prepared(owner._inner, self._host, prompt, natively=not known)
 
     @property
     def request(self) -> tuple[Any, Any]:
@@ -86,14 +86,14 @@ class _Turn:
 
     def cut(self) -> list[Any]:
         """What to yield ahead of an error."""
-        return [] if self._carried is None else self._spliced(Splice.cut)
+        return [] if self._carried is None else self._spliced(ChunkSplicer.cut)
 
     @property
     def clients(self) -> list[Any]:
         """What was opened for this reply."""
         return [] if self._carried is None else self._carried.clients
 
-    def _spliced(self, step: Callable[[Splice], list[Any]]) -> list[Any]:
+    def _spliced(self, step: Callable[[ChunkSplicer], list[Any]]) -> list[Any]:
         splice = self._carried.splice
         was_delivered = splice.delivered
         try:
@@ -150,7 +150,7 @@ class _Turn:
             return False
         opened = self.clients
         try:
-            self._carried = carried(self._owner._inner, self._host, self._prompt, natively=False)
+            self._carried = prepared(self._owner._inner, self._host, self._prompt, natively=False)
         except PrefillError:
             return False  # the refusal says more
         self.clients.extend(opened)
@@ -164,10 +164,10 @@ class _Turn:
         return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, and {why}")
 
 
-def _refusal(host: Host, error: BaseException) -> Refusal | None:
+def _refusal(host: Route, error: BaseException) -> KnownRefusal | None:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return refusal(host.row, status, f"{error} {getattr(error, 'body', '')}")
+        return known_refusal(host.row, status, f"{error} {getattr(error, 'body', '')}")
     # httpx's own error, of a plugin without an SDK: it holds the host's answer
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
@@ -177,7 +177,7 @@ def _refusal(host: Host, error: BaseException) -> Refusal | None:
         said = str(getattr(response, "text", ""))
     except Exception:  # a stream that was not read
         said = ""
-    return refusal(host.row, status, said)
+    return known_refusal(host.row, status, said)
 
 
 def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:

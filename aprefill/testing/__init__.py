@@ -4,10 +4,10 @@ async with serve(Script(text='Alabama", "Alaska"]')) as server:
     ...  # point your client at server.openai_url (OpenAI and kin) or server.url (all others)
 """
 
-from .exchange import Exchange, Outcome, Received
-from .script import Script, ToolCall
-from .server import Scripts, Server, serve
-from .thread import serve_in_thread
+from ._exchange import Exchange, Outcome, Received
+from ._script import Script, ToolCall
+from ._server import Scripts, Server, serve
+from ._thread import serve_in_thread
 
 __all__ = (
     "Exchange",

@@ -10,8 +10,8 @@ import anyio
 import msgspec
 
 from .._errors import UsageError
-from .script import Script, ToolCall
-from .server import serve
+from ._script import Script, ToolCall
+from ._server import serve
 
 
 async def _run(script: Script, *, tls: bool, port: int) -> None:

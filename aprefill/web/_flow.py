@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from .. import Event
-    from ._records import Record, Records
+    from .._records import Record, Records
 
 log = logging.getLogger("aprefill.web")
 

@@ -14,12 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .. import Reply, UsageError
+from .._records import AttemptRecord, ErrorRecord, HeldRecord, Records, as_event, as_json, http_status
 from ._flow import ClientGone, Clocks, Flow, check_reply
-from ._records import AttemptRecord, ErrorRecord, HeldRecord, Records, as_event, as_json, http_status
 
 if TYPE_CHECKING:
     from .. import AprefillError
-    from ._records import Record
+    from .._records import Record
 
 log = logging.getLogger("aprefill.web")
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from .. import Reply, UsageError
+from .._records import PING, Records, as_json, close_code
 from ._flow import ClientGone, Clocks, Flow, check_reply
 from ._origin import Origins, origin_allowed
-from ._records import PING, Records, as_json, close_code
 
 if TYPE_CHECKING:
     from .. import AprefillError
-    from ._records import Record
+    from .._records import Record
 
 log = logging.getLogger("aprefill.web")
 

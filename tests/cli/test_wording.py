@@ -20,14 +20,16 @@ from aprefill import (
     Truncated,
     UsageError,
 )
+from aprefill._deltas import FinishDelta, ModelInput, TextDelta
+from aprefill._engine.splice import Splice
+from aprefill._engine.transcript import Transcript
 from aprefill._errors import _REMEDIES
-from aprefill._plan import Step
-from aprefill._splice import Splice, Transcript
-from aprefill._support import builtin_table
-from aprefill._target import check_url
-from aprefill._types import Call, FinishDelta, StopReason, Support, TextDelta
+from aprefill._hosts.table import builtin_table
+from aprefill._hosts.target import check_url
+from aprefill._plan.step import AttemptPlan
+from aprefill._transports._foreign import translate
+from aprefill._types import StopReason, Support
 from aprefill.cli._wording import _PHRASES, in_options
-from aprefill.transports._foreign import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +43,9 @@ def test_each_phrase_is_one_that_the_library_writes() -> None:
 
 
 def limit_inside_the_echo() -> Truncated:
-    step = Step(
+    step = AttemptPlan(
         row=builtin_table().row("demo", "eats"),
-        call=Call(model="m", messages=()),
+        model_input=ModelInput(model="m", messages=()),
         mode="emulated",
         support=Support.EMULATED,
         known="Dear Ann, ",

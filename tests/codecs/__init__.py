@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from aprefill._types import (
+from aprefill._codecs import codec
+from aprefill._deltas import (
     BlockDelta,
     EndDelta,
     ErrorDelta,
@@ -17,13 +18,12 @@ from aprefill._types import (
     ToolDelta,
     UsageDelta,
 )
-from aprefill.codecs import codec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aprefill._types import Delta
-    from aprefill.codecs import Decoder
+    from aprefill._codecs import Decoder
+    from aprefill._deltas import Delta
 
 D = TypeVar("D")
 

@@ -6,19 +6,19 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from aprefill._errors import ProtocolError, Truncated, UsageError
-from aprefill._types import (
+from aprefill._codecs.anthropic_messages import CODEC, STOP_REASONS, AnthropicDecoder
+from aprefill._deltas import (
     BlockDelta,
-    Call,
     EndDelta,
     FinishDelta,
+    ModelInput,
     ReasoningDelta,
-    StopReason,
     TextDelta,
     ToolDelta,
     UsageDelta,
 )
-from aprefill.codecs.anthropic_messages import CODEC, STOP_REASONS, AnthropicDecoder
+from aprefill._errors import ProtocolError, Truncated, UsageError
+from aprefill._types import StopReason
 
 from . import calls, decode, feed, only, reasoning, record, text, turn_of
 
@@ -80,7 +80,7 @@ WHOLE = [
 
 def body(**fields: Any) -> bytes:
     fields = {"model": "claude", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 5, **fields}
-    return msgspec.json.encode(CODEC.encode(Call(**fields)))
+    return msgspec.json.encode(CODEC.encode(ModelInput(**fields)))
 
 
 def test_a_small_request_byte_by_byte() -> None:
@@ -117,26 +117,26 @@ def test_fields_win_and_none_removes() -> None:
 def test_leading_system_messages_become_the_system_field() -> None:
     """Only the leading ones: the protocol has no system role in its list. Blocks stay blocks."""
     system, user = {"role": "system", "content": "B"}, {"role": "user", "content": "Hi"}
-    one = CODEC.encode(Call(model="c", messages=(system, user, system), system="A", max_tokens=1))
+    one = CODEC.encode(ModelInput(model="c", messages=(system, user, system), system="A", max_tokens=1))
     assert one["system"] == "A\n\nB"
     assert one["messages"] == [user, system]
     blocks = {
         "role": "system",
         "content": [{"type": "text", "text": "C", "cache_control": {"type": "ephemeral"}}],
     }
-    two = CODEC.encode(Call(model="c", messages=(blocks, system, user), max_tokens=1))
+    two = CODEC.encode(ModelInput(model="c", messages=(blocks, system, user), max_tokens=1))
     assert two["system"] == [*blocks["content"], {"type": "text", "text": "B"}]
-    assert "system" not in CODEC.encode(Call(model="c", messages=(user,), max_tokens=1))
+    assert "system" not in CODEC.encode(ModelInput(model="c", messages=(user,), max_tokens=1))
 
 
 def test_without_a_token_limit_nothing_is_sent() -> None:
     """The protocol demands max_tokens; `fields` may bring it."""
-    call = Call(model="c", messages=())
+    call = ModelInput(model="c", messages=())
     with pytest.raises(UsageError, match="max_tokens"):
         CODEC.encode(call)
     with pytest.raises(UsageError, match="max_tokens"):
-        CODEC.encode(Call(model="c", messages=(), max_tokens=3, fields={"max_tokens": None}))
-    assert CODEC.encode(Call(model="c", messages=(), fields={"max_tokens": 3}))["max_tokens"] == 3
+        CODEC.encode(ModelInput(model="c", messages=(), max_tokens=3, fields={"max_tokens": None}))
+    assert CODEC.encode(ModelInput(model="c", messages=(), fields={"max_tokens": 3}))["max_tokens"] == 3
 
 
 # --- what comes back ------------------------------------------------------------------------------------------

@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 
+from aprefill._codecs.anthropic_messages import AnthropicDecoder
+from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, Record
 from aprefill._errors import Truncated
-from aprefill._types import (
-    EndDelta,
-    ErrorDelta,
-    FinishDelta,
-    Record,
-    StopReason,
-)
-from aprefill.codecs.anthropic_messages import AnthropicDecoder
+from aprefill._types import StopReason
 
 from . import feed, record, text
 from .test_anthropic_messages import STOP, WHOLE, finish, said, start

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aprefill._codecs import codec
+from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, Record, TextDelta, ToolDelta
 from aprefill._errors import ProtocolError, Truncated
-from aprefill._types import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, Record, TextDelta, ToolDelta
-from aprefill.codecs import codec
 
 from . import BOTH, DELTAS, turn_of
 from .grammar import anthropic_event, anything, awkward, openai_chunk
 
 if TYPE_CHECKING:
-    from aprefill._types import Delta
-    from aprefill.codecs import Decoder
+    from aprefill._codecs import Decoder
+    from aprefill._deltas import Delta
 
 SHAPES = {"anthropic_messages": anthropic_event, "openai_chat": openai_chunk}
 

@@ -8,18 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill._types import Record
-from aprefill.codecs import codec
-from aprefill.codecs._host_error import (
-    KEPT,
-    STATUS,
-    body_error,
-    error_delta,
-    names_error,
-    said,
-    says_error,
-    status_of,
-)
+from aprefill._codecs import codec
+from aprefill._codecs._host_error import KEPT, STATUS, body_error, error_delta, names_error, said, says_error, status_of
+from aprefill._deltas import Record
 
 from . import BOTH
 from .grammar import anything, error

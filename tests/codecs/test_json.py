@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aprefill._codecs import anthropic_messages, codec, openai_chat
+from aprefill._codecs._json import UNREADABLE, Reader, dumps, loads, overlay
+from aprefill._deltas import Record
 from aprefill._errors import ProtocolError
-from aprefill._types import Record
-from aprefill.codecs import anthropic_messages, codec, openai_chat
-from aprefill.codecs._json import REFUSED, Reader, dumps, loads, overlay
 
 from .grammar import anthropic_event, openai_chunk
 
@@ -34,7 +34,7 @@ def both(reader: Reader[Any], data: bytes) -> tuple[Any, Any]:
     """What the two paths make of a record, None where a path refuses it."""
     try:
         fast = reader.fast(data)
-    except REFUSED:
+    except UNREADABLE:
         fast = None
     try:
         slow = reader.slow(data)
@@ -105,7 +105,7 @@ def test_a_disagreement_would_be_seen() -> None:
 def test_what_msgspec_refuses_is_read(data: bytes) -> None:
     """A lone surrogate, NaN, a control character, a bad byte: refused by msgspec, read by the slow path."""
     reader = READERS["openai_chat"]
-    with pytest.raises(REFUSED):
+    with pytest.raises(UNREADABLE):
         reader.fast(data)
     assert set(reader.read(data).usage) == {"a"}
 

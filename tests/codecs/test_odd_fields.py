@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aprefill._codecs import codec, openai_chat
+from aprefill._codecs._json import Reader
+from aprefill._deltas import ErrorDelta, Record
 from aprefill._errors import AprefillError, ProtocolError
-from aprefill._types import ErrorDelta, Record
-from aprefill.codecs import codec, openai_chat
-from aprefill.codecs._json import Reader
-from aprefill.wire.sse import SseDecoder
+from aprefill._wire.sse import SseDecoder
 
 from . import calls, decode, text, turn_of
 from .test_openai_chat import DONE, chunk

@@ -5,19 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from aprefill._codecs.openai_chat import CODEC, FAILURES, STOP_REASONS, OpenAIChatDecoder
+from aprefill._deltas import EndDelta, FinishDelta, ModelInput, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
 from aprefill._errors import ProtocolError, Truncated
-from aprefill._types import (
-    Call,
-    EndDelta,
-    FinishDelta,
-    ReasoningDelta,
-    StopReason,
-    TextDelta,
-    ToolDelta,
-    Usage,
-    UsageDelta,
-)
-from aprefill.codecs.openai_chat import CODEC, FAILURES, STOP_REASONS, OpenAIChatDecoder
+from aprefill._types import StopReason, Usage
 
 from . import calls, decode, feed, only, reasoning, record, text, turn_of
 
@@ -47,7 +38,7 @@ def called(*pieces: Any) -> dict[int, tuple[str, str, str]]:
 
 def body(**fields: Any) -> bytes:
     return msgspec.json.encode(
-        CODEC.encode(Call(**{"model": "m", "messages": ({"role": "user", "content": "Hi"},), **fields}))
+        CODEC.encode(ModelInput(**{"model": "m", "messages": ({"role": "user", "content": "Hi"},), **fields}))
     )
 
 
@@ -83,8 +74,8 @@ def test_a_full_request_byte_by_byte() -> None:
 
 def test_the_token_limit_goes_where_the_row_says() -> None:
     """max_tokens, or max_completion_tokens."""
-    assert CODEC.encode(Call(model="m", messages=(), max_tokens=5))["max_tokens"] == 5
-    new = CODEC.encode(Call(model="m", messages=(), max_tokens=5, token_field="max_completion_tokens"))
+    assert CODEC.encode(ModelInput(model="m", messages=(), max_tokens=5))["max_tokens"] == 5
+    new = CODEC.encode(ModelInput(model="m", messages=(), max_tokens=5, token_field="max_completion_tokens"))
     assert new["max_completion_tokens"] == 5
     assert "max_tokens" not in new
 

@@ -7,18 +7,10 @@ from typing import Any
 
 import pytest
 
+from aprefill._codecs.openai_chat import CODEC, OpenAIChatDecoder
+from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, Record, TextDelta, UsageDelta
 from aprefill._errors import Truncated
-from aprefill._types import (
-    EndDelta,
-    ErrorDelta,
-    FinishDelta,
-    Record,
-    StopReason,
-    TextDelta,
-    Usage,
-    UsageDelta,
-)
-from aprefill.codecs.openai_chat import CODEC, OpenAIChatDecoder
+from aprefill._types import StopReason, Usage
 
 from . import decode, feed, only, record, text
 from .test_openai_chat import DONE, NAME, STOP, chunk

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from aprefill._codecs import codec
+from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta
 from aprefill._errors import AprefillError, Truncated
-from aprefill._support import builtin_table
-from aprefill._types import EndDelta, ErrorDelta, FinishDelta
-from aprefill.codecs import codec
-from aprefill.wire.eventstream import EventStreamDecoder
-from aprefill.wire.sse import SseDecoder
+from aprefill._hosts.table import builtin_table
+from aprefill._wire.eventstream import EventStreamDecoder
+from aprefill._wire.sse import SseDecoder
 
 from . import only, reasoning, text, turn_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aprefill._types import Delta, Record
-    from aprefill.wire import WireDecoder
+    from aprefill._deltas import Delta, Record
+    from aprefill._wire import WireDecoder
 
 CODECS = {"openai-chat": "openai_chat", "anthropic": "anthropic_messages"}
 WIRES: dict[str, type[WireDecoder]] = {"sse": SseDecoder, "eventstream": EventStreamDecoder}

@@ -5,8 +5,8 @@ from importlib import resources
 
 import pytest
 
+from aprefill._codecs import PROTOCOLS, codec
 from aprefill._errors import UsageError
-from aprefill.codecs import PROTOCOLS, codec
 
 from . import BOTH
 
@@ -27,7 +27,7 @@ def test_an_unknown_name_is_the_callers_error() -> None:
 
 def test_the_table_names_codecs_and_end_rules_that_exist() -> None:
     """Each host row of models.toml that names one of these protocols gets a decoder with its end rule."""
-    rows = tomllib.loads((resources.files("aprefill") / "models.toml").read_text())["host"]
+    rows = tomllib.loads((resources.files("aprefill._hosts") / "models.toml").read_text())["host"]
     ours = [row for row in rows if row["codec"] in BOTH]
     assert ours
     for row in ours:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aprefill._types import EndDelta, FinishDelta, TextDelta
-from aprefill.codecs import codec
-from aprefill.codecs._surrogates import Joiner, mend, mend_all
+from aprefill._codecs import codec
+from aprefill._codecs._surrogates import Joiner, mend, mend_all
+from aprefill._deltas import EndDelta, FinishDelta, TextDelta
 
 from . import calls, decode, feed, only, reasoning, text, turn_of
 

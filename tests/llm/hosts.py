@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill._emulate import BEGIN
+from aprefill._plan.emulate import BEGIN
 from aprefill.testing import Script, serve_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aprefill.testing import Received, Server
-    from aprefill.testing.server import Scripts
+    from aprefill.testing._server import Scripts
 
 NEW = 'Alabama", "Alaska"]'
 STATES = '["' + NEW

@@ -14,7 +14,7 @@ import yaml
 from llm.parts import StreamEvent, TextPart
 from llm.plugins import pm
 
-from aprefill._emulate import BEGIN
+from aprefill._plan.emulate import BEGIN
 
 from .mocks import FAVE, PULL_REQUEST_473
 

@@ -12,7 +12,7 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
 import llm
 
-from aprefill import Table
+from aprefill import SupportTable
 from aprefill.llm_plugin import _hosts
 from aprefill.testing import serve_in_thread
 
@@ -109,7 +109,9 @@ def groq(monkeypatch: pytest.MonkeyPatch, user_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def at_groq(groq: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The same, and the table takes its address for Groq's."""
-    table = Table.load(f'[[host]]\nprovider = "groq"\napi = "chat"\nhosts = ["{groq.url.removeprefix("http://")}"]\n')
+    table = SupportTable.load(
+        f'[[host]]\nprovider = "groq"\napi = "chat"\nhosts = ["{groq.url.removeprefix("http://")}"]\n'
+    )
     monkeypatch.setattr(_hosts, "builtin_table", lambda: table)
     return groq
 

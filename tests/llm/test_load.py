@@ -258,4 +258,4 @@ def test_it_has_no_transport_of_its_own(use: str) -> None:
     assert said.strip() == "[] 1"
     # control: the same look finds a reply of the library's own
     with_reply = NO_TRANSPORT.replace("USE", "from aprefill import stream_sync; stream_sync('x', model='demo:').text()")
-    assert "'aprefill._run'" in python("-c", with_reply, load="aprefill")
+    assert "'aprefill._engine.run'" in python("-c", with_reply, load="aprefill")

@@ -16,8 +16,8 @@ pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 import httpx
 import llm
 
-from aprefill import Table
-from aprefill._emulate import BEGIN
+from aprefill import SupportTable
+from aprefill._plan.emulate import BEGIN
 from aprefill.llm_plugin import _hosts, with_prefill
 from aprefill.llm_plugin._turn import _refusal
 from aprefill.testing import Script, Server, serve_in_thread
@@ -324,7 +324,7 @@ def test_openai_compatible_hosts(
     """extra-openai-models.yaml: the address says whose row of the table it is, and the dialect is sent."""
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:
         # the beta address of DeepSeek's prefills would not be this server's
-        table = Table.load(
+        table = SupportTable.load(
             f'[[host]]\nprovider = "{provider}"\napi = "chat"\nhosts = ["{server.url.removeprefix("http://")}"]\n'
             + (f'prefill_base_url = "{server.openai_url}"\n' if provider == "deepseek" else "")
         )
@@ -399,7 +399,7 @@ async def test_openai_s_model_at_a_host_that_takes_a_prefill(
 ) -> None:
     """The host that OPENAI_BASE_URL names gets it natively, at its address for prefills where it has one."""
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:
-        table = Table.load(
+        table = SupportTable.load(
             f'[[host]]\nprovider = "deepseek"\napi = "chat"\nhosts = ["{server.url.removeprefix("http://")}"]\n'
             f'prefill_base_url = "{server.url}{"/beta" if beta else "/v1"}"\n'
             '[[host.model]]\nmatch = ["gpt-4o"]\nsupport = "eats"\nevidence = "doc"\nsource = "s"\ndate = 2026-11-28\n'

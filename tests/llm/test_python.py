@@ -17,7 +17,7 @@ import llm
 from llm.parts import StreamEvent
 from pydantic import ConfigDict, PrivateAttr
 
-from aprefill._emulate import BEGIN
+from aprefill._plan.emulate import BEGIN
 from aprefill.llm_plugin import with_prefill
 from aprefill.llm_plugin._turn import is_limited
 

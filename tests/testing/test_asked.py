@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from aprefill import Emulation, Reply, UsageError, Verdict, stream
-from aprefill._emulate import DEFAULT, emulate
+from aprefill._plan.emulate import DEFAULT, emulate
 from aprefill.testing import Script, serve
-from aprefill.testing.asked import find_asked, insists
+from aprefill.testing._asked import find_asked, insists
 
 from . import asking, asking_others
 from .asking import client_of

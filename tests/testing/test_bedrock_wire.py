@@ -15,12 +15,13 @@ from anyio import fail_after
 pytest.importorskip("botocore.eventstream", reason="botocore is not installed")
 
 from aprefill import Recovery, stream
+from aprefill._codecs._host_error import body_error
+from aprefill._codecs.anthropic_messages import AnthropicDecoder
+from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, TextDelta, UsageDelta
 from aprefill._errors import ProtocolError, Truncated
-from aprefill._types import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, StopReason, TextDelta, UsageDelta
-from aprefill.codecs._host_error import body_error
-from aprefill.codecs.anthropic_messages import AnthropicDecoder
+from aprefill._types import StopReason
+from aprefill._wire.eventstream import EventStreamDecoder
 from aprefill.testing import Script, Server, ToolCall, serve
-from aprefill.wire.eventstream import EventStreamDecoder
 
 from ..sdk_http import http_of
 from .asking import REFUSAL, client_of, deltas, is_whole
@@ -28,7 +29,7 @@ from .asking import REFUSAL, client_of, deltas, is_whole
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from aprefill._types import Delta
+    from aprefill._deltas import Delta
 
 pytestmark = [
     pytest.mark.anyio,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aprefill.testing import Received
-from aprefill.testing.endpoint import endpoint_of
+from aprefill.testing._endpoint import endpoint_of
 
 VERTEX = "/v1/projects/p/locations/global/publishers/anthropic/models/"
 ARN = "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude"

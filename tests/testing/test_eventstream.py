@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 pytest.importorskip("botocore.eventstream", reason="botocore is not installed")
 from botocore.eventstream import EventStreamBuffer
 
+from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded
-from aprefill._types import Record
-from aprefill.testing.eventstream import EventStream, chunk, exception, frame, prelude
-from aprefill.wire.eventstream import EventStreamDecoder
+from aprefill._wire.eventstream import EventStreamDecoder
+from aprefill.testing._wires.aws_frames import EventStream, chunk, exception, frame, prelude
 
 
 def read(stream: bytes) -> list[Any]:

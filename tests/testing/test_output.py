@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aprefill.testing import Received, Script, ToolCall
-from aprefill.testing.output import ModelOutput, speak
+from aprefill.testing._output import ModelOutput, speak
 
 from .asking import body
 

@@ -17,7 +17,7 @@ import msgspec
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSListener
 
-from aprefill.testing.tls import Certificate
+from aprefill.testing._tls import Certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,11 +10,8 @@ import httpx2
 import openai
 import pytest
 
-from aprefill import (
-    UsageError,
-    stream,
-)
-from aprefill._clients import describe
+from aprefill import UsageError, stream
+from aprefill._hosts.clients import describe
 from aprefill.testing import serve
 
 from .sdks import BY_NAME, KEY, QUESTION, needs

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from aprefill import ConnectFailed, Recovery, Reply, StatusError, UsageError, stream
+from aprefill._transports._foreign import ClientFailed, from_network, translate
 from aprefill.testing import Script, serve
-from aprefill.transports._foreign import ClientFailed, from_network, translate
 
 from ..loopback import ask
 from .sdks import BY_NAME, KEY
@@ -188,7 +188,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("aprefill._run.anyio.sleep", sleep)
+    monkeypatch.setattr("aprefill._engine.run.anyio.sleep", sleep)
     return waits
 
 

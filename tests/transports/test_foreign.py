@@ -17,8 +17,8 @@ import httpx2
 import pytest
 
 from aprefill import AprefillError, ConnectFailed, Stalled, Truncated, UsageError
-from aprefill._redact import Redactor
-from aprefill.transports._foreign import _REASONS, ClientFailed, break_cycles, from_network, translate
+from aprefill._hosts.redact import Redactor
+from aprefill._transports._foreign import _REASONS, ClientFailed, break_cycles, from_network, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

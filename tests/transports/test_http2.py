@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from aprefill import ConnectFailed, ProtocolError, Recovery, Reply, Stalled, Timeouts, Truncated, stream
+from aprefill._transports._kill import KillHandle
 from aprefill.testing import Script, serve
-from aprefill.transports._kill import KillHandle
 
 pytest.importorskip("h2", reason="the tests over HTTP/2 need h2, of the dependency group test")
 

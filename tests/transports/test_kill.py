@@ -11,8 +11,8 @@ import anyio
 import httpx2
 import pytest
 
+from aprefill._transports._kill import KillHandle
 from aprefill.testing import Script, serve
-from aprefill.transports._kill import KillHandle
 
 pytestmark = pytest.mark.anyio
 

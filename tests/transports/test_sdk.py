@@ -11,13 +11,8 @@ import anyio
 import openai
 import pytest
 
-from aprefill import (
-    Session,
-    Support,
-    UsageError,
-    stream,
-)
-from aprefill._support import Table
+from aprefill import Session, Support, UsageError, stream
+from aprefill._hosts.table import SupportTable
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
@@ -155,7 +150,7 @@ async def test_a_client_that_writes_into_the_body() -> None:
 async def test_a_prefill_goes_to_the_host_s_other_address() -> None:
     """DeepSeek takes one at another base URL: so with a client for DeepSeek, not with one for elsewhere."""
     async with serve(STATES) as server:
-        table = Table.load(
+        table = SupportTable.load(
             f'[[host]]\nprovider = "deepseek"\napi = "chat"\nbase_url = "{server.url}"\n'
             f'prefill_base_url = "{server.url}/beta"\n'
         )

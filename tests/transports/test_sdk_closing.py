@@ -12,10 +12,10 @@ import httpx2
 import pytest
 
 from aprefill import Session
-from aprefill._run import _live
+from aprefill._engine.run import _live
+from aprefill._transports._kill import KillHandle
+from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve
-from aprefill.transports._kill import KillHandle
-from aprefill.transports.http import HttpResponse
 
 from ..conftest import LOOPS
 from ..test_closing import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle

@@ -26,7 +26,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._clients import describe
+from aprefill._hosts.clients import describe
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS

@@ -27,16 +27,16 @@ from aprefill import (
     Reply,
     ReplyClosed,
     ReplyConsumed,
-    Row,
     Seam,
     Session,
     Stalled,
     StatusError,
     StopReason,
     Support,
+    SupportRow,
+    SupportTable,
     SyncReply,
     SyncSession,
-    Table,
     TextEvent,
     Timeouts,
     Timing,
@@ -54,7 +54,7 @@ from aprefill import (
 from aprefill.web import EventStreamResponse, origin_allowed, sse, websocket
 
 
-async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
+async def the_front_door(client: httpx2.AsyncClient, table: SupportTable) -> None:
     reply = stream("hi", prefill="x", model="anthropic:claude-haiku-4-5")
     assert_type(reply, Reply)
     async for chunk in reply:
@@ -140,7 +140,7 @@ async def the_front_door(client: httpx2.AsyncClient, table: Table) -> None:
         assert_type(session.stream("hi", emulate=True, absent="join", recovery=Recovery(retries=0)), Reply)
 
 
-def without_async(table: Table) -> None:
+def without_async(table: SupportTable) -> None:
     reply = stream_sync("hi", prefill="x", model="anthropic:claude-haiku-4-5", timeouts=Timeouts(idle_s=4))
     assert_type(reply, SyncReply)
     for chunk in reply:
@@ -187,7 +187,7 @@ def the_stages() -> None:
     assert_type(seam.verdict, Verdict)
     assert_type(seam.held, int)
     assert_type(seam.overlap_length, int)
-    assert_type(support_table(), tuple[Row, ...])
+    assert_type(support_table(), tuple[SupportRow, ...])
 
 
 async def the_buffer(chunks: AsyncIterator[str | None], plain: Iterator[str | None]) -> None:

@@ -20,7 +20,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from aprefill._run import _live
+from aprefill._engine.run import _live
 from aprefill.testing import Script, serve
 from aprefill.web._sse import _EventChannel
 from aprefill.web._websocket import _SocketChannel

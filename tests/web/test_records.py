@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aprefill import Timing, Usage, Verdict, web
-from aprefill.web._records import (
+from aprefill._records import (
     EndRecord,
     ErrorRecord,
     HeldRecord,
@@ -25,7 +25,7 @@ from .site import events_in
 from .test_flow import Server
 
 if TYPE_CHECKING:
-    from aprefill.web._records import Record
+    from aprefill._records import Record
 
 pytestmark = pytest.mark.anyio
 

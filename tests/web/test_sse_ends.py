@@ -11,8 +11,8 @@ import pytest
 from starlette.background import BackgroundTask
 
 from aprefill import ConnectFailed, UsageError, stream, web
+from aprefill._records import Records
 from aprefill.testing import Script, serve
-from aprefill.web._records import Records
 
 from ..conftest import LOOPS
 from .site import Raw, application, events_in, get, session_of, site

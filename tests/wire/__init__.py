@@ -17,7 +17,7 @@ from aprefill._errors import LimitExceeded, ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from aprefill._types import Record
+    from aprefill._deltas import Record
 
 #: Files shared between the parts of the project; they are not in the package.
 SHARED = Path(os.environ.get("APREFILL_SHARED") or Path(__file__).parents[2].parent / "shared")

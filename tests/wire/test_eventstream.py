@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded, ProtocolError, UsageError
-from aprefill._types import Record
 
 from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytest.importorskip("botocore.eventstream", reason="botocore is not installed")
-from aprefill.wire.eventstream import MAX_HEADER_BYTES, EventStreamDecoder
+from aprefill._wire.eventstream import MAX_HEADER_BYTES, EventStreamDecoder
 
 BOUND = 1_048_576
 

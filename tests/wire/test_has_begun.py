@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from aprefill.testing.eventstream import chunk
-from aprefill.wire import decoder_for
+from aprefill._wire import decoder_for
+from aprefill.testing._wires.aws_frames import chunk
 
 SSE, NDJSON, BEDROCK = "text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream"
 

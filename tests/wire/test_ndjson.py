@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded
-from aprefill._types import Record
-from aprefill.wire.ndjson import NdjsonDecoder
+from aprefill._wire.ndjson import NdjsonDecoder
 
 from . import SHARED, Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 

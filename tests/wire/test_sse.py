@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded
-from aprefill._types import Record
-from aprefill.wire.sse import MAX_NAME_BYTES, SseDecoder
+from aprefill._wire.sse import MAX_NAME_BYTES, SseDecoder
 
 from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 

@@ -1,0 +1,188 @@
+"""The assistant turn of a Messages stream, put together from what was handed out so that it can be sent back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aprefill._codecs._json import loads
+from aprefill._codecs._surrogates import mend, mend_all
+from aprefill._deltas import BlockDelta, FinishDelta, ReasoningDelta, ToolDelta
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aprefill._deltas import Delta, Message
+
+#: The key Anthropic's guide on fine-grained tool streaming uses to send arguments back that are not JSON.
+INVALID_JSON = "INVALID_JSON"
+
+_THINKING = ("thinking", "redacted_thinking")
+#: Blocks that lead a turn: the prefill goes behind them.
+_LEADING = (*_THINKING, "compaction", "fallback")
+
+
+class _Block:
+    """One content block: how it started, and the pieces that followed."""
+
+    __slots__ = ("has_ended", "is_call", "parts", "signature", "spoiled", "start")
+
+    def __init__(self, start: dict[str, Any], *, is_call: bool = False) -> None:
+        self.start = start
+        #: a call of the caller's own tools
+        self.is_call = is_call
+        #: the text of a thinking block, the JSON text of an input
+        self.parts: list[str] = []
+        self.signature: str | None = None
+        #: nothing of it is missing at its end
+        self.has_ended = False
+        #: something of it could not be read
+        self.spoiled = False
+
+    @property
+    def kind(self) -> Any:
+        return self.start["type"]
+
+    def content(self) -> dict[str, Any] | None:
+        """The block as the next request carries it; None if it must stay out.
+
+        Anthropic refuses thinking without its signature or with a piece missing, and what a tool of the host's own has
+        only begun. A call of the caller's tools was handed out, so it stays whatever there is of it.
+        """
+        comes_in_pieces = self.kind in _LEADING or "input" in self.start
+        if not self.is_call and (self.spoiled or (comes_in_pieces and not self.has_ended)):
+            return None
+        if self.kind == "thinking":
+            signature = self.signature or self.start.get("signature")
+            return {"type": "thinking", "thinking": "".join(self.parts), "signature": signature} if signature else None
+        if self.is_call or "input" in self.start or self.parts:
+            return {**self.start, "input": self._input()}
+        return self.start
+
+    def _input(self) -> dict[str, Any]:
+        """Arguments that are no JSON object (cut by a token limit) come whole under `INVALID_JSON`."""
+        joined = mend("".join(self.parts))
+        if self.is_call:  # what it started with counts only once it was handed out
+            value = loads(joined) if joined else {}
+        else:
+            value = loads(joined) if joined else self.start.get("input") or {}
+        # an escape in the arguments may stand for half a surrogate pair
+        try:
+            return mend_all(value) if isinstance(value, dict) else {INVALID_JSON: joined or value}
+        except RecursionError:
+            return {INVALID_JSON: joined}
+
+
+def turn_of(parts: Sequence[str | Delta], lead: str) -> Message:
+    """All blocks in the host's order; text between two of them is one block of text.
+
+    `lead`, the prefill, is the first text: it stands behind the thinking that opens the turn. Only text: the content is
+    the str. Blocks of the host's own tools stay as they came, thinking stays if it is signed and whole, and is never
+    last. Citations are dropped: they belong to text blocks that are not the same any more.
+
+    >>> turn_of(["llo", ToolDelta(0, "t", "look", "{}")], "He")["content"]
+    [{'type': 'text', 'text': 'Hello'}, {'type': 'tool_use', 'id': 't', 'name': 'look', 'input': {}}]
+    """
+    content: list[str | dict[str, Any]] = []
+    for block in _blocks(parts):
+        kept = block if isinstance(block, str) else block.content()
+        if kept is not None:
+            content.append(kept)
+    at = next((i for i, kept in enumerate(content) if isinstance(kept, str) or kept["type"] not in _LEADING), None)
+    content.insert(len(content) if at is None else at, lead)
+    content = _with_ink(content)
+    while content and not isinstance(content[-1], str) and content[-1]["type"] in _THINKING:
+        content.pop()
+    if all(isinstance(kept, str) for kept in content):
+        return {"role": "assistant", "content": lead + "".join(part for part in parts if isinstance(part, str))}
+    return {
+        "role": "assistant",
+        "content": [{"type": "text", "text": kept} if isinstance(kept, str) else kept for kept in content],
+    }
+
+
+def _blocks(parts: Sequence[str | Delta]) -> list[str | _Block]:
+    """The blocks that `parts` make, in the order in which they started."""
+    blocks: list[str | _Block] = []
+    by_number: dict[int, _Block] = {}
+    calls: dict[int, _Block] = {}
+    last: _Block | None = None
+    # what a call has beside id, name and arguments
+    more: dict[str, Any] = {}
+
+    def begin(block: _Block | None) -> None:
+        """What comes after a block ends it, on hosts that stop no blocks."""
+        nonlocal last
+        if last is not None:
+            last.has_ended = True
+        last = block
+        if block is not None:
+            blocks.append(block)
+
+    for part in parts:
+        if isinstance(part, str):
+            begin(None)
+            blocks.append(part)
+        elif isinstance(part, ReasoningDelta):
+            if last is None or last.kind != "thinking":
+                begin(_Block({"type": "thinking"}))
+            assert last is not None
+            last.parts.append(part.text)
+        elif isinstance(part, ToolDelta):
+            call = calls.get(part.index)
+            if call is None:
+                start = {"type": "tool_use", **more, "id": part.id, "name": part.name}
+                calls[part.index] = call = _Block(start, is_call=True)
+                more = {}
+                begin(call)
+            call.parts.append(part.arguments)
+        elif isinstance(part, FinishDelta):
+            begin(None)
+        elif isinstance(part, BlockDelta):
+            if part.step == "restart":
+                blocks = [block for block in blocks if isinstance(block, str)]
+                by_number, calls, last = {}, {}, None
+            elif part.step == "start":
+                if part.value["type"] == "tool_use":
+                    more = part.value
+                else:
+                    by_number[part.number] = block = _Block(part.value)
+                    begin(block)
+            elif (known := by_number.get(part.number)) is not None:
+                _take(known, part)
+    return blocks
+
+
+def _take(block: _Block, part: BlockDelta) -> None:
+    match part.step:
+        case "input":
+            block.parts.append(part.value)
+        case "signature":
+            block.signature = part.value
+        case "fill":
+            block.start = {**block.start, **part.value}
+        case "spoiled":
+            block.spoiled = True
+        case "stop":
+            block.has_ended = True
+
+
+def _with_ink(content: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+    """Neighbouring text joined, and no text of white space alone, which Anthropic refuses: it joins the text before it.
+
+    Before the first text with ink it joins that one. Where there is none at all, it is left out.
+    """
+    joined: list[str | dict[str, Any]] = []
+    blank = ""
+    at: int | None = None
+    for kept in content:
+        if not isinstance(kept, str):
+            joined.append(kept)
+        elif at is not None and (at == len(joined) - 1 or not kept.strip()):
+            joined[at] = f"{joined[at]}{kept}"
+        elif kept.strip():
+            at = len(joined)
+            joined.append(blank + kept)
+            blank = ""
+        else:
+            blank += kept
+    return joined

@@ -1,0 +1,403 @@
+"""Chat completions, as OpenAI began it and some thirty hosts and engines speak it.
+
+The end is `data: [DONE]` or, on hosts that leave it out, the body's end, once a `finish_reason` was seen; without one
+the stream was cut. What comes between the two still counts: usage does on every host, and some repeat the finish.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from aprefill._codecs._host_error import STATUS, body_error, error_delta, error_from, names_error, says_error
+from aprefill._codecs._json import UNREADABLE, Reader, loads, overlay
+from aprefill._codecs._openai_calls import CallPiece, Calls, FunctionPiece, turn_of
+from aprefill._codecs._surrogates import Joiner, mend
+from aprefill._codecs._usage import count
+from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
+from aprefill._errors import ProtocolError, Truncated, UsageError
+from aprefill._types import StopReason, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aprefill._deltas import Delta, Message, ModelInput, Record
+
+#: finish_reason -> ours
+STOP_REASONS = {
+    "stop": StopReason.END,
+    "length": StopReason.MAX_TOKENS,
+    "tool_calls": StopReason.TOOL_USE,
+    "function_call": StopReason.TOOL_USE,
+    "content_filter": StopReason.REFUSAL,
+    # Mistral (mistralai 3.7.0, completionresponsestreamchoice.py)
+    "model_length": StopReason.CONTEXT_WINDOW,
+    # TGI and Together hand their engine's word on
+    "eos_token": StopReason.END,
+    "eos": StopReason.END,
+    "stop_sequence": StopReason.STOP_SEQUENCE,
+    # Zhipu
+    "sensitive": StopReason.REFUSAL,
+    "model_context_window_exceeded": StopReason.CONTEXT_WINDOW,
+    # gateways that hand Anthropic's words on
+    "end_turn": StopReason.END,
+    "max_tokens": StopReason.MAX_TOKENS,
+    "tool_use": StopReason.TOOL_USE,
+    "refusal": StopReason.REFUSAL,
+}
+#: Finish reasons that mean the host failed: Mistral and OpenRouter, DeepSeek, Zhipu.
+FAILURES = {"error", "insufficient_system_resource", "network_error"}
+
+#: Usage field -> where hosts count it.
+_COUNTS = {
+    "input_tokens": (("prompt_tokens",),),
+    "output_tokens": (("completion_tokens",),),
+    "cache_read_tokens": (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("prompt_cache_hit_tokens",),  # DeepSeek
+        ("cached_tokens",),  # Moonshot
+        ("cache_read_input_tokens",),  # Databricks
+    ),
+    "cache_write_tokens": (("prompt_tokens_details", "cache_write_tokens"), ("cache_creation_input_tokens",)),
+    "reasoning_tokens": (("completion_tokens_details", "reasoning_tokens"),),
+}
+
+#: End rules: `strict` as above; `done` for hosts whose complete replies carry `finish_reason: null` (Ollama):
+#: there [DONE] alone is the end.
+END_RULES = ("strict", "done")
+
+_DONE = b"[DONE]"
+_DONE_ALONE = '[DONE] came without a finish_reason (for a host that never sends one, set end = "done" in its row of the support table)'
+#: Names that say nothing about a record without `choices`: the chunk's own, and the event stream's defaults.
+_CHUNK_NAMES = {"", "message", "data", "chunk", "chat.completion.chunk", "chat.completion"}
+
+
+class _Delta(Struct, gc=False):
+    content: str | list[Any] | None = None
+    reasoning_content: str | list[Any] | None = None
+    reasoning: Any = None  # on some hosts an object, which is not text
+    tool_calls: list[CallPiece] | None = None
+    refusal: str | None = None
+    function_call: FunctionPiece | None = None
+
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("content",)
+
+
+class _Choice(Struct, gc=False):
+    index: int | str | None = None  # some hosts send it as text
+    delta: _Delta | None = None
+    message: _Delta | None = None  # gateways that make a stream of a whole reply
+    text: str | None = None  # those that stream the completions API behind this one
+    finish_reason: str | None = None
+    stop_reason: Any = None  # vLLM: the sequence or token that stopped it
+    matched_stop: Any = None  # SGLang: the same
+    usage: Any = None  # Moonshot
+
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("delta",) if value.get("delta") is not None else ("message", "text")
+
+
+class _Chunk(Struct, gc=False):
+    choices: list[_Choice] | UnsetType | None = UNSET
+    usage: Any = None
+    error: Any = None
+    x_groq: Any = None
+
+    @staticmethod
+    def needs(value: dict[str, Any]) -> tuple[str, ...]:
+        return ("choices",)
+
+
+_READER: Reader[_Chunk] = Reader(_Chunk)
+_fast = _READER.fast
+
+
+class OpenAIChatDecoder:
+    """Decodes one chat completions stream.
+
+    >>> from aprefill._deltas import Record
+    >>> decoder = OpenAIChatDecoder()
+    >>> decoder.decode(Record(b'{"choices":[{"delta":{"content":"Hi"}}]}'))
+    [TextDelta(text='Hi')]
+    >>> decoder.decode(Record(b'{"choices":[{"delta":{},"finish_reason":"stop"}]}'))
+    [FinishDelta(reason=<StopReason.END: 'end'>, raw='stop', sequence=None)]
+    >>> decoder.decode(Record(b"[DONE]"))
+    [EndDelta()]
+
+    The reply is choice 0; others are passed over. A refusal (`delta.refusal`) is text of the reply: it is what the
+    model answers, and the reply would be empty without it; the stop reason is then `REFUSAL`. A host that repeats
+    `finish_reason` gives a `FinishDelta` each time. A finish that means failure gives it and an `ErrorDelta`.
+    """
+
+    def __init__(self, *, end: str = "strict") -> None:
+        self._done_suffices = end == "done"
+        self._over = False
+        self._finished = False
+        self._declined = False
+        self._calls: Calls | None = None
+        # set by the first record that msgspec refuses; only such records can hold half a surrogate pair
+        self._joiner: Joiner | None = None
+
+    # --- the protocol of a decoder ----------------------------------------------------------------------------
+
+    def decode(self, record: Record) -> Sequence[Delta]:
+        if self._over:
+            return ()
+        try:
+            chunk = _fast(record.data)
+        except UNREADABLE:
+            pass  # outside of the except clause nothing is chained: a UnicodeDecodeError carries the text
+        else:
+            return self._map(chunk, record)
+        return self._decode_refused(record)
+
+    def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
+        if self._over:
+            return ()
+        deltas: Sequence[Delta] = ()
+        if undispatched is not None and self._is_terminal(undispatched):
+            deltas = self.decode(undispatched)
+            if deltas and type(deltas[-1]) in {EndDelta, ErrorDelta}:
+                return deltas
+        if not self._finished:
+            raise Truncated("no finish_reason came, nor [DONE]")
+        return [*deltas, *self._end()]
+
+    # --- records ----------------------------------------------------------------------------------------------
+
+    def _decode_refused(self, record: Record) -> Sequence[Delta]:
+        data = record.data.strip()
+        if data == _DONE:
+            if self._finished or self._done_suffices:
+                return self._end()
+            raise Truncated(_DONE_ALONE)
+        if names_error(record.event, record.data):
+            return self._fail(error_from(record), [])
+        if not data:
+            return ()
+        try:
+            chunk = _READER.slow(data)
+        except ProtocolError:
+            if says_error(loads(data)):  # Google's list around it, or a field of another type beside it
+                return self._fail(error_from(record), [])
+            raise
+        if self._joiner is None:
+            self._joiner = Joiner()
+        return self._map(chunk, record)
+
+    def _map(self, chunk: _Chunk, record: Record) -> Sequence[Delta]:
+        deltas: list[Delta] = []
+        failure = ""
+        choices = chunk.choices
+        if choices:
+            for choice in choices:
+                if not choice.index or choice.index == "0":
+                    failure = self._choose(choice, deltas) or failure
+        elif (choices is None or choices is UNSET) and chunk.usage is None and chunk.x_groq is None:
+            return self._without_choices(record)
+        if chunk.usage is not None:
+            self._count(chunk.usage, deltas)
+        if isinstance(chunk.x_groq, dict):
+            self._count(chunk.x_groq.get("usage"), deltas)
+            if says_error(chunk.x_groq):
+                return self._fail(error_delta(chunk.x_groq), deltas)
+        if chunk.error or (record.event and names_error(record.event, record.data)):
+            return self._fail(error_from(record), deltas)
+        if failure:
+            return self._fail(ErrorDelta(STATUS[failure], failure, ""), deltas)
+        return deltas
+
+    def _without_choices(self, record: Record) -> Sequence[Delta]:
+        """An error in one of its many shapes, or an event of another kind."""
+        value = loads(record.data)
+        if names_error(record.event, record.data) or says_error(value):
+            return self._fail(error_from(record), [])
+        # A name of its own, other than the chunk's, makes it an event of the host's making.
+        value = value if isinstance(value, dict) else {}
+        names = (record.event, value.get("type"), value.get("object"))
+        if "choices" in value or any(isinstance(name, str) and name not in _CHUNK_NAMES for name in names):
+            return ()
+        if value.get("message") or value.get("detail"):
+            return self._fail(error_from(record), [])
+        raise ProtocolError("a chunk has no `choices`")
+
+    def _choose(self, choice: _Choice, deltas: list[Delta]) -> str:
+        """Adds the deltas of one choice; gives the finish reason if it means that the host failed."""
+        delta = choice.delta if choice.delta is not None else choice.message
+        if choice.text and delta is None:
+            self._say(choice.text, deltas)
+        if delta is not None:
+            thought = delta.reasoning_content or delta.reasoning  # the same text on hosts that send both
+            if thought:
+                self._think(thought, deltas)
+            content = delta.content
+            if content:
+                if isinstance(content, str):
+                    self._say(content, deltas)
+                else:
+                    self._parts(content, deltas)
+            if delta.refusal:
+                self._declined = True
+                self._say(delta.refusal, deltas)
+            if delta.tool_calls:
+                for piece in delta.tool_calls:
+                    self._call(piece, deltas)
+            if delta.function_call is not None:
+                self._call(CallPiece(0, None, delta.function_call), deltas)
+        if choice.usage is not None:
+            self._count(choice.usage, deltas)
+        reason = choice.finish_reason
+        if not reason:  # some hosts send "" for null
+            return ""
+        self._finished = True
+        sequence = choice.stop_reason if isinstance(choice.stop_reason, str) else choice.matched_stop
+        sequence = mend(sequence) if isinstance(sequence, str) and sequence else None
+        ours = STOP_REASONS.get(reason, StopReason.OTHER)
+        if ours is StopReason.END:
+            if self._declined:
+                ours = StopReason.REFUSAL
+            elif sequence is not None:
+                ours = StopReason.STOP_SEQUENCE
+        deltas.append(FinishDelta(ours, mend(reason), sequence))
+        return reason if reason in FAILURES else ""
+
+    def _is_terminal(self, record: Record) -> bool:
+        """Whether a record that was never dispatched is whole, and is the end itself."""
+        if record.data.strip() == _DONE:
+            return True
+        try:
+            chunk = _READER.read(record.data)
+        except ProtocolError:
+            return False
+        if chunk.error:
+            return True
+        return any((not choice.index or choice.index == "0") and choice.finish_reason for choice in chunk.choices or ())
+
+    # --- values -----------------------------------------------------------------------------------------------
+
+    def _say(self, text: str, deltas: list[Delta]) -> None:
+        if self._joiner is not None:
+            text = self._joiner.feed("text", text)
+        if text:
+            deltas.append(TextDelta(text))
+
+    def _think(self, thought: Any, deltas: list[Delta]) -> None:
+        if not isinstance(thought, str):
+            thought = _plain(thought)
+        if self._joiner is not None:
+            thought = self._joiner.feed("reasoning", thought)
+        if thought:
+            deltas.append(ReasoningDelta(thought))
+
+    def _parts(self, parts: list[Any], deltas: list[Delta]) -> None:
+        """Mistral's content as a list: text and thinking parts; references and other kinds carry no text.
+
+        A kind that is not known here but has a `text` is text: losing it in silence would be worse.
+        """
+        for part in parts:
+            if isinstance(part, str):
+                self._say(part, deltas)
+            elif isinstance(part, dict):
+                if part.get("type") == "thinking":
+                    self._think(part.get("thinking"), deltas)
+                elif part.get("type") == "text":
+                    text = part.get("text")
+                    if not isinstance(text, str):
+                        raise ProtocolError("a text part has no `text`")
+                    self._say(text, deltas)
+                elif isinstance(part.get("text"), str):
+                    self._say(part["text"], deltas)
+
+    def _call(self, piece: CallPiece, deltas: list[Delta]) -> None:
+        if self._calls is None:
+            self._calls = Calls()
+        delta = self._calls.feed(piece)
+        if delta is not None and self._joiner is not None:
+            arguments = self._joiner.feed(delta.index, delta.arguments)
+            delta = ToolDelta(delta.index, delta.id, delta.name, arguments)
+        if delta is not None:
+            deltas.append(delta)
+
+    def _count(self, usage: Any, deltas: list[Delta]) -> None:
+        found = count(usage, _COUNTS)
+        if found:
+            deltas.append(UsageDelta(Usage(**found)))
+
+    def _end(self) -> list[Delta]:
+        self._over = True
+        rest: list[Delta] = [] if self._joiner is None else self._joiner.close()
+        return [*rest, EndDelta()]
+
+    def _fail(self, error: Delta, deltas: list[Delta]) -> list[Delta]:
+        self._over = True
+        return [*deltas, error]
+
+
+def _plain(parts: Any) -> str:
+    """The text of a list of text parts, `[{"type": "text", "text": ...}]`; of anything else, nothing."""
+    if not isinstance(parts, list):
+        return parts if isinstance(parts, str) else ""
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+class OpenAIChat:
+    """The codec. Tools, `response_format` and `thinking` go out as the caller wrote them."""
+
+    name = "openai_chat"
+    path = "/chat/completions"
+    arguments: Mapping[str, tuple[str, ...]] = {
+        "model": ("model",),
+        "prompt": ("messages",),
+        "system": ("messages",),
+        "max_tokens": ("max_tokens", "max_completion_tokens"),
+        "stop": ("stop",),
+        "temperature": ("temperature",),
+        "thinking": ("thinking",),
+        "tools": ("tools",),
+        "response_format": ("response_format",),
+    }
+
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        messages = list(model_input.messages)
+        if model_input.system is not None:
+            messages.insert(0, {"role": "system", "content": model_input.system})
+        body: dict[str, Any] = {"model": model_input.model, "messages": messages}
+        if model_input.max_tokens is not None:
+            body[model_input.token_field] = model_input.max_tokens
+        if model_input.stop:
+            body["stop"] = list(model_input.stop)
+        if model_input.temperature is not None:
+            body["temperature"] = model_input.temperature
+        if model_input.thinking is not None:
+            body["thinking"] = model_input.thinking
+        if model_input.tools:
+            body["tools"] = list(model_input.tools)
+        if model_input.response_format is not None:
+            body["response_format"] = model_input.response_format
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+        return overlay(body, model_input.fields)
+
+    def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
+        if end not in END_RULES:
+            raise UsageError(f"openai_chat has no end rule {end!r}; it has {', '.join(map(repr, END_RULES))}")
+        return OpenAIChatDecoder(end=end)
+
+    def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
+        """Reasoning is left out: Mistral refuses a request that carries it, DeepSeek's older models too."""
+        text = lead + "".join(part for part in parts if isinstance(part, str))
+        calls = turn_of(part for part in parts if isinstance(part, ToolDelta))
+        if not calls:
+            return {"role": "assistant", "content": text}
+        return {"role": "assistant", "content": text or None, "tool_calls": calls}
+
+    def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
+        return body_error(status, body, headers)
+
+
+CODEC = OpenAIChat()

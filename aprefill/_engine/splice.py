@@ -1,0 +1,460 @@
+"""From deltas to what may be handed out: the seam and the stop stage of one attempt, and the text of the reply."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .._deltas import BlockDelta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
+from .._errors import LimitExceeded, PrefillIgnored, Truncated
+from .._events import Event, ReasoningEvent, ToolEvent
+from .._seam.fallback import FallbackSeam, is_own_text, seam_for
+from .._seam.held import Held
+from .._seam.markers import Markers, without_markers
+from .._seam.seam import Seam
+from .._seam.stop import StopStage
+from .._types import StopReason, Usage, Verdict
+from .history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._deltas import Delta, Message
+    from .._plan.step import AttemptPlan
+    from .transcript import Transcript
+
+#: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
+_LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
+#: Stands for the reasoning among the indices of tool calls.
+_REASONING = -1
+#: Parts of a message that hold no marker any more, or that the host would refuse if they were changed.
+_AS_IT_CAME = frozenset({"text", "thinking", "redacted_thinking"})
+#: For an estimate where the host counts nothing.
+CHARS_A_TOKEN = 4
+
+
+class Splice:
+    """One attempt's deltas, spliced onto the known text and written to the reply's transcript.
+
+    `take` deltas, then `close` once. Afterwards `finish` and `usage` are what the host said last.
+    """
+
+    __slots__ = (
+        "_begins",
+        "_chars",
+        "_coalesce",
+        "_decided",
+        "_doubtful",
+        "_early",
+        "_fed",
+        "_held",
+        "_history",
+        "_lead",
+        "_markers",
+        "_measured",
+        "_most",
+        "_plan",
+        "_room",
+        "_sides",
+        "_stop",
+        "_taken",
+        "_transcript",
+        "echo_length",
+        "exceeded",
+        "finish",
+        "has_shown",
+        "has_text",
+        "has_token",
+        "has_tool",
+        "seam",
+        "stopped",
+        "usage",
+    )
+
+    def __init__(
+        self, plan: AttemptPlan, transcript: Transcript, *, lead: str, coalesce: bool, reply_chars: int | None = None
+    ) -> None:
+        self._plan = plan
+        self._transcript = transcript
+        # the prefill, if it is to be shown with the first new text
+        self._lead = lead
+        self._coalesce = coalesce
+        self.seam: Seam | FallbackSeam = (
+            seam_for(plan.known, plan.rules, plan.end, plan.end_rules)
+            if plan.mode == "emulated"
+            else Seam(plan.known, **plan.rules)
+        )
+        # takes the markers that are in the prompt out of the reply, if there are any
+        self._markers = Markers(plan.marker) if plan.marker else None
+        # characters that it has taken out
+        self._taken = 0
+        # the same for what is no text: a stage for each tool call, by its index, and one for the reasoning
+        self._sides: dict[int, Markers] = {}
+        self._stop = StopStage(plan.stop) if plan.stop else None
+        # where in the transcript this attempt begins
+        self._begins = len(transcript.items)
+        # what the model wrote until the seam let something through, if the prompt asked for an echo
+        self._early: list[str] | None = [] if plan.mode == "emulated" else None
+        # the seam has let text through
+        self._decided = False
+        # a delta came while the seam, which had decided, held text: its place depends on what becomes of that
+        self._doubtful = False
+        # characters fed to the seam until then
+        self._fed = 0
+        self._history = History()
+        # new text in the transcript's first `_measured` items, in characters
+        self._chars = 0
+        self._measured = self._begins
+        # `Limits.reply_chars`, and how many characters of it are left
+        self._most = reply_chars
+        self._room = None if reply_chars is None else reply_chars - len(plan.known)
+        # what was told of the text that is held, if that was asked for
+        self._held: Held | None = None
+        #: characters of an emulated prefill's repetition, with what stood around it
+        self.echo_length = 0
+        self.finish: FinishDelta | None = None
+        self.usage: Usage | None = None
+        #: a stop sequence of ours has fired: the host is to be cut off
+        self.stopped = False
+        #: the reply is longer than the caller allows: the host is to be cut off
+        self.exceeded: LimitExceeded | None = None
+        #: the model has produced a token of any kind; text; a tool call; text that could be handed out
+        self.has_token = self.has_text = self.has_tool = self.has_shown = False
+
+    def take(self, deltas: Sequence[Delta]) -> None:
+        """Take one read's deltas. Raises `PrefillIgnored` where there is no echo and joining is not wanted."""
+        items = self._transcript.items
+        before = len(items)
+        feed = self.seam.feed
+        stop = self._stop
+        markers = self._markers
+        if self._held is None and self._transcript.wants_held:
+            self._held = Held()
+        held = self._held
+        for delta in deltas:
+            if type(delta) is TextDelta:
+                piece = delta.text
+                if not piece:
+                    continue
+                self.has_text = self.has_token = True
+                if markers is not None:
+                    self._show_side()
+                    piece = self._feed_markers(markers, piece)
+                text = self._feed_slowly(piece) if self._doubtful else feed(piece)
+                if not self._decided:
+                    self._fed += len(piece)
+                    if self._early is not None:
+                        self._early.append(piece)
+                    if text:
+                        self._look(text)
+                if stop is not None:
+                    text = self._until_stop(stop, text)
+                if self._room is not None:
+                    text = self._within(text)
+                if text:
+                    if held is not None:
+                        self.settle_held()
+                    if not self.has_shown:
+                        self._first()
+                    items.append(text)
+                if self.stopped or self.exceeded is not None:
+                    break
+                if held is not None:
+                    event = held.feed(
+                        piece,
+                        self.seam.held + (0 if stop is None else stop.held),
+                        "" if markers is None else markers.doubtful,
+                    )
+                    if event is not None:
+                        items.append(event)
+            else:
+                self._note(delta)
+        self._merge(before)
+
+    def close(self, *, cut: bool) -> None:
+        """The attempt is over, cut or cleanly; what the stages still hold is the last text, or is dropped.
+
+        Raises `PrefillIgnored` as `take` does, and `Truncated` when a token limit left nothing but a part of the
+        repetition that was asked for: going on from there would meet it again.
+        """
+        before = len(self._transcript.items)
+        self._end_sides()
+        if self._markers is not None and not self.stopped:
+            # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
+            markers = self._markers
+            start = self._place() - markers.held - markers.passed
+            markers.taken_at = sys.maxsize
+            last = markers.close(cut)
+            if markers.taken_at < sys.maxsize:
+                self._history.clip(start + markers.taken_at)
+            self._markers = None
+            self._taken = markers.taken
+            if last:
+                self.take([TextDelta(last)])
+        self.settle_held()
+        if not self.stopped and self.exceeded is None:
+            limited = self.finish is not None and self.finish.reason in _LIMITS
+            own_text = limited and self._is_own_text()
+            text = self.seam.close(cut or (limited and not own_text))
+            if limited and not cut and self._plan.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
+                self._estimate()
+                raise Truncated(
+                    f"the token limit was met inside the repetition of the prefill, after {self._count_early()} characters",
+                    remedy="raise max_tokens, and what extra= sets; nothing new came, and the same request would end there again",
+                )
+            if text and not self._decided:
+                self._look(text)
+            if self._stop is not None:
+                text = self._until_stop(self._stop, text)
+                if not self.stopped:
+                    text += self._stop.close()
+            if self._room is not None:
+                text = self._within(text)
+            if text:
+                if not self.has_shown:
+                    self._first()
+                self._transcript.items.append(text)
+        if not cut:
+            unseen = not self._decided and self.seam.verdict is Verdict.ABSENT
+            if unseen and self._wants_echo() and not self.has_tool:
+                raise self._ignored()
+            self._show_lead()
+        self._estimate()
+        self._merge(before)
+
+    def handed_out(self, text: str) -> tuple[Usage | None, FinishDelta | None]:
+        """What the host had counted, and why it had stopped, when the last of `text`, the new text, was handed out."""
+        history = self._history
+        count = history.count(len(text), self._transcript.next)
+        counted = history.last(UsageDelta, count)
+        return None if counted is None else counted.usage, history.last(FinishDelta, count)
+
+    def parts(self, text: str, *, whole: bool) -> list[str | Delta]:
+        """`text`, the new text that was handed out, with the host's other deltas in their places.
+
+        With `whole` the reader got everything, so that what came after the text counts too, but nothing after the place
+        where a stop sequence of ours has cut it.
+        """
+        history = self._history
+        count = history.count(len(text), self._transcript.next)
+        if whole:
+            count = max(count, history.count_until(len(text) if self.stopped else sys.maxsize))
+        return history.parts(text, self._transcript.next, count)
+
+    def clean(self, message: Message) -> Message:
+        """`message`, made of `parts`, without a marker of ours in what the host's own tools were given and gave back.
+
+        Thinking that is signed stays as it came, with a marker if the model has written one: the host refuses what does
+        not fit the signature.
+        """
+        content = message["content"]
+        if not self._plan.marker or not isinstance(content, list):
+            return message
+        cleaned = [
+            part if part["type"] in _AS_IT_CAME else without_markers(part, self._plan.marker) for part in content
+        ]
+        return {**message, "content": cleaned}
+
+    def _merge(self, start: int) -> None:
+        """One chunk a network read, if that was asked for."""
+        if self._coalesce and not self._transcript.wants_events:
+            self._place()
+            self._transcript.merge(start)
+            self._measured = len(self._transcript.items)
+
+    def _place(self) -> int:
+        """How many characters of new text come before a delta that comes now: those held are among them."""
+        marked = 0 if self._markers is None else self._markers.held
+        if not self._decided:
+            return self._fed + marked
+        transcript = self._transcript
+        for item in transcript.items[self._measured :]:
+            if isinstance(item, str):
+                self._chars += len(item)
+        self._measured = len(transcript.items)
+        lead = transcript.lead_length if transcript.lead_at >= self._begins else 0
+        return self._chars - lead + self.seam.held + (0 if self._stop is None else self._stop.held) + marked
+
+    def _feed_markers(self, markers: Markers, piece: str) -> str:
+        """`piece` without our markers."""
+        held = markers.held
+        if not held:
+            return markers.feed(piece)
+        # where the text that the stage passes on begins in the new text
+        start = self._place() - held - markers.passed
+        markers.taken_at = sys.maxsize
+        piece = markers.feed(piece)
+        if markers.taken_at < sys.maxsize:
+            # What was held was no text of the reply. A delta that came meanwhile stands where the marker began.
+            self._history.clip(start + markers.taken_at)
+        return piece
+
+    def _feed_slowly(self, piece: str) -> str:
+        """Feed the seam by character, for the places of deltas that came while it held text, until those are known.
+
+        What one character makes it drop stands before everything that it then shows or holds.
+        """
+        seam, history = self.seam, self._history
+        out: list[str] = []
+        place = self._place() - seam.held - (0 if self._markers is None else self._markers.held)
+        for at, c in enumerate(piece):
+            if history.last_place <= place:
+                self._doubtful = False
+                return "".join(out) + seam.feed(piece[at:])
+            held = seam.held
+            text = seam.feed(c)
+            if dropped := held + 1 - len(text) - seam.held:
+                history.drop(place, dropped)
+            place += len(text)
+            out.append(text)
+        return "".join(out)
+
+    def _within(self, text: str) -> str:
+        """As much of `text` as the caller's bound on the whole reply has room for."""
+        assert self._room is not None
+        assert self._most is not None
+        if len(text) > self._room:
+            self.exceeded = LimitExceeded("reply_chars", self._most, "characters")
+            text = text[: self._room]
+        self._room -= len(text)
+        return text
+
+    def settle_held(self) -> None:
+        """Say that nothing is held any more, if something was."""
+        event = None if self._held is None else self._held.settle()
+        if event is not None:
+            self._transcript.items.append(event)
+
+    def _is_own_text(self) -> bool:
+        """Whether what is held is held only because chatter may stand before an echo that has not begun.
+
+        Then a token limit has cut the model's own text, or chatter, and not a repetition.
+        """
+        if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
+            return False
+        plan = self._plan
+        return is_own_text("".join(self._early), plan.known, plan.rules, plan.end, plan.end_rules)
+
+    def _look(self, new: str) -> None:
+        """The seam has decided and let `new` through, the first text of the model's that is no repetition."""
+        self._decided = True
+        self._history.drop_front(self._fed - len(new) - self.seam.held)
+        if self._early is not None:
+            self.echo_length = self._count_early() - len(new) - self.seam.held
+            self._early = None
+        if self.seam.verdict is Verdict.ABSENT and self._wants_echo():
+            raise self._ignored()
+
+    def _wants_echo(self) -> bool:
+        # after a tool call nothing is asked for again: it was handed out, or will be made twice
+        absent = self._plan.absent
+        return absent == "raise" or (absent == "retry" and not self.has_tool)
+
+    def _ignored(self) -> PrefillIgnored:
+        self._estimate()
+        return PrefillIgnored(self._plan.model_input.model, strict=self._plan.mode == "native")
+
+    def _count_early(self) -> int:
+        return sum(map(len, self._early or ()))
+
+    def _first(self) -> None:
+        """What stands before the first new text."""
+        self.has_shown = True
+        self._show_lead()
+
+    def _show_lead(self) -> None:
+        if self._lead:
+            self._transcript.show(self._lead)
+            self._lead = ""
+
+    def _estimate(self) -> None:
+        """Add to the usage what of the output was the repetition that the prompt asked for, by its share of the text."""
+        if self._plan.mode != "emulated":
+            return
+        # without any new text, all of it was the repetition, or nothing was
+        echo = (self.echo_length or self._count_early()) + self._taken
+        if self._markers is not None:
+            echo += self._markers.taken
+        new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))
+        if self._transcript.lead_at >= self._begins:
+            new -= self._transcript.lead_length
+        tokens = math.ceil(echo / CHARS_A_TOKEN)
+        if self.usage is not None and self.usage.output_tokens is not None and echo + new:
+            text_tokens = max(0, self.usage.output_tokens - (self.usage.reasoning_tokens or 0))
+            tokens = math.ceil(text_tokens * echo / (echo + new))
+        self.usage = replace(self.usage or Usage(), echo_tokens=tokens)
+
+    def _until_stop(self, stop: StopStage, text: str) -> str:
+        text = stop.feed(text)
+        if stop.fired is not None:
+            self.stopped = True
+            self.finish = FinishDelta(StopReason.STOP_SEQUENCE, "stop", stop.fired)
+        return text
+
+    def _note(self, delta: Delta) -> None:
+        """Take a delta that is not text."""
+        match delta:
+            case ReasoningDelta():
+                self.has_token = self.has_token or bool(delta.text)
+                # signed thinking goes back to the host as it was
+                shown = delta.text if self._markers is None else self._without_markers(_REASONING, delta.text)
+                self._keep(delta, ReasoningEvent(shown) if shown else None)
+            case ToolDelta():
+                self.has_token = self.has_tool = True
+                self._show_side()
+                if self._markers is not None:
+                    arguments = self._without_markers(delta.index, delta.arguments)
+                    if not (arguments or delta.id or delta.name):
+                        return
+                    delta = ToolDelta(delta.index, delta.id, without_markers(delta.name, self._plan.marker), arguments)
+                self._keep(delta, ToolEvent(delta.index, delta.id, delta.name, delta.arguments))
+            case UsageDelta():
+                self.usage = delta.usage
+                self._keep(delta)
+            case FinishDelta():
+                self.finish = delta
+                self._keep(delta)
+            case BlockDelta():
+                self._keep(delta)
+
+    def _keep(self, delta: Delta, event: Event | None = None) -> None:
+        """Note the delta for the history, and write its event if it has one and events are wanted."""
+        items = self._transcript.items
+        place = self._place()
+        item = -1
+        if event is not None and self._transcript.wants_events:
+            item = len(items)
+            items.append(event)
+        self._history.note(delta, place=place, item=item)
+        self._doubtful = self._decided and self.seam.held > 0
+
+    def _without_markers(self, side: int, text: str) -> str:
+        """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""
+        if side not in self._sides:
+            self._sides[side] = Markers(self._plan.marker)
+        return self._sides[side].feed(text)
+
+    def _show_side(self) -> None:
+        """Something else than reasoning comes: what is held of that is shown before it, unless it is most of a marker.
+
+        Arguments wait until more of them comes: where they are whole, nothing of them is held.
+        """
+        stage = self._sides.get(_REASONING)
+        text = "" if stage is None else stage.show()
+        if text and self._transcript.wants_events:
+            self._transcript.items.append(ReasoningEvent(text))
+
+    def _end_sides(self) -> None:
+        """Nothing more comes of the reasoning or of a tool call: what is held of it is its end."""
+        for side in (_REASONING, *self._sides.copy()):
+            self._end_side(side)
+
+    def _end_side(self, side: int) -> None:
+        stage = self._sides.pop(side, None)
+        text = "" if stage is None else stage.close()
+        if text and side != _REASONING:
+            self._keep(ToolDelta(side, arguments=text), ToolEvent(side, "", "", text))
+        elif text and self._transcript.wants_events:
+            self._transcript.items.append(ReasoningEvent(text))

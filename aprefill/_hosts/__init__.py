@@ -1,0 +1,1 @@
+"""What hosts do and how they are reached."""

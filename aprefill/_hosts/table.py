@@ -1,0 +1,221 @@
+"""What each host does with a prefill, and how a prefill travels there.
+
+The knowledge is in `models.toml`, read once, at the first question; this module reads and checks it, finds the
+row for a model, and builds the trailing turn. Pure: it decides nothing that only the host's bytes can tell.
+"""
+
+# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# ruff: noqa: TC003
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from .._errors import UsageError
+from .._types import Support
+from .row import KnownRefusal, SupportRow, _believing
+from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert
+
+#: The field that is the dialect: on the turn, or in the body.
+_TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
+_BODY_SWITCH: dict[str, dict[str, Any]] = {"continue_final_message": {"continue_final_message": True}}
+
+
+# --- the table -----------------------------------------------------------------------------------------------
+
+
+class SupportTable:
+    """The support table: `row()` for one model, `rows()` for all that is known.
+
+    `SupportTable.load()` gives the built-in one with the caller's rows in front of it.
+    """
+
+    __slots__ = ("_addresses", "_found", "_rows")
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        file = convert(raw, File)
+        known = {name: convert(one, RefusalText, f"refusal {name}") for name, one in file.refusal.items()}
+        refusals = {name: KnownRefusal(one.status, one.text, one.why, tuple(one.unless)) for name, one in known.items()}
+        #: by (provider, api), in the order in which they are tried; the last is any other model's
+        self._rows: dict[tuple[str, str], tuple[SupportRow, ...]] = {}
+        self._addresses: dict[str, str] = {}
+        self._found: dict[tuple[str, str, str | None], SupportRow] = {}
+        for one in file.host:
+            where = _name(one)
+            host = convert(one, Host, where)
+            if missing := [name for name in host.refusals if name not in refusals]:
+                raise UsageError(f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]")
+            rest = _rest(host, tuple(refusals[name] for name in dict.fromkeys([*host.refusals, *refusals])))
+            shared = {key: one[key] for key in Manner.__struct_fields__ if key in one}
+            rows = [
+                _row(rest, convert(shared | entry, Model, f"{where}, model entry {number} {entry.get('match', '')}"))
+                for number, entry in enumerate(host.model, 1)
+            ]
+            covered = any("*" in row.models for row in rows)
+            self._rows[host.provider, host.api] = tuple(rows if covered else [*rows, rest])
+            for where_found in addresses(host):
+                self._addresses[where_found] = host.provider
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> SupportTable:
+        """The built-in table with the caller's rows over it, from a file or from TOML text.
+
+        A str without a line end is a path. A [[host]] that exists needs only the keys that differ; its model
+        entries come before the built-in ones. Raises `UsageError` that names the row and the key.
+        """
+        try:
+            if isinstance(source, os.PathLike) or "\n" not in source:
+                with open(source, "rb") as file:
+                    over = tomllib.load(file)
+            else:
+                over = tomllib.loads(source)
+        except (OSError, ValueError) as exc:
+            raise UsageError(f"support table: cannot read it: {exc}") from exc
+        return cls(_merge(_builtin_raw(), over))
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Every provider's name, in the table's order."""
+        return tuple(dict.fromkeys(provider for provider, _ in self._rows))
+
+    def apis(self, provider: str) -> tuple[str, ...]:
+        """The apis of one provider, its default one first; none for an unknown one."""
+        return tuple(api for owner, api in self._rows if owner == provider)
+
+    def rows(self) -> tuple[SupportRow, ...]:
+        """All rows, host by host, in the order in which they are tried; the last of a host covers the rest."""
+        return tuple(row for rows in self._rows.values() for row in rows)
+
+    def row(self, provider: str, model: str, api: str | None = None) -> SupportRow:
+        """The row for one model. `api=None`: the provider's default api. Raises `UsageError` for unknown names."""
+        found = self._found.get((provider, model, api))
+        if found is not None:
+            return found
+        apis = self.apis(provider)
+        if not apis:
+            raise UsageError(f"unknown provider {provider!r}; known are {', '.join(self.providers)}")
+        if api is not None and api not in apis:
+            raise UsageError(f"{provider} has no api {api!r}; it has {', '.join(apis)}")
+        name = model.lower()
+        rows = self._rows[provider, api or apis[0]]
+        row = next(row for row in rows if any(fnmatchcase(name, pattern) for pattern in row.models))
+        if len(self._found) < 1024:  # a service that passes its users' model names on must not grow it for ever
+            self._found[provider, model, api] = row
+        return row
+
+    def provider_of_url(self, base_url: str) -> str | None:
+        """The provider whose host `base_url` names, or None. The whole host name counts, never a part of it."""
+        return self._addresses.get(address(base_url))
+
+
+def _manner(how: Manner) -> dict[str, Any]:
+    return {
+        "native_dialect": how.dialect,
+        "turn_fields": MappingProxyType(_TURN_SWITCH.get(how.dialect, {}) | how.turn_fields),
+        "body_fields": MappingProxyType(_BODY_SWITCH.get(how.dialect, {}) | how.body_fields),
+        "prefill_base_url": how.prefill_base_url,
+        "whitespace": how.whitespace,
+        "whitespace_echo": how.whitespace_echo,
+        "conflicts": MappingProxyType(how.conflicts),
+        "sends_stop": how.sends_stop,
+        "blank_stop": how.blank_stop,
+        "max_stop": how.max_stop,
+        "prediction": how.prediction,
+    }
+
+
+def _rest(host: Host, refusals: tuple[KnownRefusal, ...]) -> SupportRow:
+    """The row of the models that no entry names."""
+    return SupportRow(
+        provider=host.provider,
+        api=host.api,
+        codec=host.codec,
+        base_url=host.base_url,
+        key_env=tuple(host.key_env),
+        key_required=host.key_required,
+        auth=host.auth,
+        headers=MappingProxyType(host.headers),
+        max_tokens=host.max_tokens,
+        token_field=host.token_field,
+        end=host.end,
+        asks_usage=host.asks_usage,
+        support=Support.EMULATED,
+        dialect="prompt",
+        refusals=refusals,
+        evidence="unknown",
+        source="",
+        date="",
+        **_manner(host),
+    )
+
+
+def _row(rest: SupportRow, model: Model) -> SupportRow:
+    guess = model.support if model.evidence == "guess" else None
+    row = replace(
+        rest,
+        models=tuple(model.match),
+        evidence=model.evidence,
+        source=model.source,
+        date=model.date.isoformat(),
+        guess=guess,
+        note=model.note,
+        **_manner(model),
+    )
+    return _believing(row, Support.EMULATED if guess else model.support)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    hosts = {(one["provider"], one["api"]): one for one in base["host"]}
+    for one in convert(over, File).host:
+        if not {"provider", "api"} <= one.keys():
+            raise UsageError(f"support table, {_name(one)}: keys `provider` and `api` say which host this is")
+        known = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
+        models = one.get("model", [])
+        if isinstance(models, list):  # else the schema says what is wrong
+            models = [*models, *known.get("model", [])]
+        hosts[key] = {**known, **one, "model": models}
+    return {"host": list(hosts.values()), "refusal": base["refusal"] | over.get("refusal", {})}
+
+
+def _name(host: Mapping[str, Any]) -> str:
+    return f"host {host.get('provider', '?')}/{host.get('api', '?')}"
+
+
+@cache
+def _builtin_raw() -> Mapping[str, Any]:
+    return tomllib.loads(resources.files(__package__).joinpath("models.toml").read_text("utf-8"))
+
+
+@cache
+def builtin_table() -> SupportTable:
+    """The table of `models.toml`, read at the first call."""
+    return SupportTable(_builtin_raw())
+
+
+def support_table() -> tuple[SupportRow, ...]:
+    """What is known about every host, as rows with their evidence, source and date.
+
+    Rows stand in the order in which they are tried; the last row of a host is what happens to any other model.
+    A row with evidence ``"guess"`` counts as unknown: see its `guess`.
+    """
+    return builtin_table().rows()
+
+
+# --- use -----------------------------------------------------------------------------------------------------------
+
+
+def split_model(text: str, known: Iterable[str]) -> tuple[str | None, str]:
+    """``(provider, name)`` of ``"provider:name"``; the provider is None unless `known` has it.
+
+    >>> split_model("ollama:llama3.2:1b", ["ollama"]), split_model("llama3.2:1b", ["ollama"])
+    (('ollama', 'llama3.2:1b'), (None, 'llama3.2:1b'))
+    """
+    left, colon, right = text.partition(":")
+    return (left, right) if colon and left in known else (None, text)

@@ -1,0 +1,299 @@
+"""Whom to ask and with which key: a model's name, the table, the environment and the caller's word."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from .._errors import UsageError
+from .._version import __version__
+from .names import meant_by, parse
+from .redact import Redactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .clients import Client
+    from .row import SupportRow
+    from .table import SupportTable
+
+
+#: The built-in model's base URL: no network, no key.
+DEMO_SCHEME = "demo:"
+
+#: Host without a URL of its own -> whose client knows it.
+_SDK_OF = {
+    ("azure", "chat"): "an AsyncAzureOpenAI",
+    ("foundry", "messages"): "an AsyncAnthropicFoundry",
+    ("vertex", "messages"): "an AsyncAnthropicVertex",
+    ("bedrock", "messages"): "an AsyncAnthropicBedrock",
+}
+#: Those of them that also write the model into the URL, or sign the request: nothing else can ask there.
+_SDK_ALONE = {"vertex", "bedrock"}
+
+#: Host whose SDK takes its base URL from the environment -> the variable. It is honoured here too.
+URL_ENV = {("openai", "chat"): "OPENAI_BASE_URL", ("anthropic", "messages"): "ANTHROPIC_BASE_URL"}
+
+#: Host whose SDK also takes a bearer token from the environment, where no key is there -> the variable.
+TOKEN_ENV = {("anthropic", "messages"): "ANTHROPIC_AUTH_TOKEN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host, a model and a key. The key is never shown: not by repr, and not in the errors made here."""
+
+    row: SupportRow
+    model: str
+    base_url: str
+    #: whether the connection may outlive the reply: it belongs to a session's pool, or to a client of the caller's
+    keep: bool
+    #: the caller gave the base URL, so the row's own URLs do not apply
+    own_url: bool = False
+    _key: str = field(default="", repr=False)
+    #: the key is a token, which is sent as `Authorization: Bearer` also where the row sends keys in another header
+    is_token: bool = False
+    #: what else must not be repeated: an SDK's client's own
+    _secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host's name, for messages."""
+        return urlsplit(self.base_url).hostname or self.base_url
+
+    @property
+    def port(self) -> int | None:
+        """The port that is connected to, for messages; None for the built-in model."""
+        parts = urlsplit(self.base_url)
+        return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+    def url(self, path: str, *, with_prefill: bool) -> str:
+        """Where to send a request; some hosts take a prefill at another base URL."""
+        base = self.base_url
+        if with_prefill and not self.own_url and self.row.prefill_base_url:
+            base = self.row.prefill_base_url
+        return base.rstrip("/") + path
+
+    def headers(self) -> dict[str, str]:
+        """The request's headers, the key among them."""
+        headers = {
+            "accept": "text/event-stream",
+            "accept-encoding": "identity",
+            "content-type": "application/json",
+            "user-agent": f"aprefill/{__version__}",
+            **self.row.headers,
+        }
+        if not self._key or self.row.auth == "none":
+            return headers
+        if self.is_token or self.row.auth == "bearer":
+            headers["authorization"] = f"Bearer {self._key}"
+        else:
+            headers[self.row.auth] = self._key
+        return headers
+
+    def redactor(self, prompt: Iterable[str], sent: Iterable[str] = (), names: Iterable[str] = ()) -> Redactor:
+        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says.
+
+        The model's name stays, and so do the `names` of the body's fields.
+        """
+        return Redactor((self._key, *self._secrets, *sent), prompt, spare=(self.model, *names))
+
+
+def resolve(
+    table: SupportTable,
+    *,
+    model: str | None,
+    base_url: str | None,
+    api_key: str | None,
+    api: str | None,
+    client: Client | None,
+    keep: bool,
+    allow_http: bool = False,
+) -> Target:
+    """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
+    if not isinstance(allow_http, bool):
+        raise UsageError(f"allow_http: pass True or False, not a {type(allow_http).__name__}")
+    for argument, value in (("model", model), ("base_url", base_url), ("api_key", api_key), ("api", api)):
+        if not isinstance(value, str | None):
+            raise UsageError(f"{argument}: pass a str, not a {type(value).__name__}")
+    name = model or os.environ.get("APREFILL_MODEL")
+    if not name:
+        raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
+    provider, bare, alias_url = parse(name, table.providers)
+    if client is not None and client.api:
+        check_url(client.base_url, allow_http=allow_http, source=f"the base_url of client={client.name}")
+        return _of_sdk(table, client, provider, bare, name, base_url=base_url, api_key=api_key, api=api, keep=keep)
+    if provider is None:
+        if base_url is None and client is None:
+            meant = meant_by(name, table.providers)
+            instead = (
+                f'did you mean "{meant}"?'
+                if meant
+                else f"write provider:name with one of {', '.join(table.providers)}, or pass base_url="
+            )
+            raise UsageError(f"model={name!r} names no known provider; {instead}")
+        provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
+    if not bare:
+        raise UsageError(f"model={name!r} has no name after the colon")
+    row = table.row(provider, bare, api)
+    token_env = TOKEN_ENV.get((row.provider, row.api))
+    own_url, key_env = base_url, (*row.key_env, *((token_env,) if token_env else ()))
+    if base_url is None:
+        own_url = _url_from_environment(row, allow_http=allow_http)
+        if own_url is not None:
+            # what the host at this URL does is what counts; as with the SDK, it gets the key of the SDK's variable
+            named = table.provider_of_url(own_url) or "openai-compatible"
+            row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
+            key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
+        elif alias_url and row.api == "chat":
+            own_url = alias_url
+    url = row.base_url if own_url is None else own_url
+    sdk = _SDK_OF.get((provider, row.api))
+    if sdk and provider in _SDK_ALONE and not row.base_url:
+        raise UsageError(f"{provider} is reached through its SDK alone; pass {sdk} as client=")
+    if not url and own_url is None:
+        how = f"pass {sdk} as client=, or base_url=" if sdk else "pass base_url="
+        raise UsageError(f"{provider} has no base URL of its own; {how}")
+    demo = row.base_url.startswith(DEMO_SCHEME)
+    if demo and base_url is not None:
+        raise UsageError(f"{provider} is the built-in model and has no URL; leave base_url out")
+    if demo and client is not None:
+        raise UsageError(f"{provider} is the built-in model and sends nothing; leave client out")
+    if not demo:
+        check_url(url, allow_http=allow_http)
+        if own_url is None and row.prefill_base_url:
+            check_url(row.prefill_base_url, allow_http=allow_http, source="prefill_base_url in the support table")
+    required = row.key_required and base_url is None and client is None
+    key, source = _key(row, api_key, key_env, required=required)
+    return Target(
+        row=row,
+        model=bare,
+        base_url=url,
+        keep=keep,
+        own_url=own_url is not None and (base_url is not None or not _is_usual(row, own_url)),
+        is_token=source == token_env,
+        _key=key,
+    )
+
+
+def _url_from_environment(row: SupportRow, *, allow_http: bool) -> str | None:
+    """The URL that the environment has for this provider in place of its own; None: the variable is not set.
+
+    An empty one is an error: the owner wanted another host, and the provider's own must not get the prompt instead.
+    """
+    variable = URL_ENV.get((row.provider, row.api))
+    url = None if variable is None else os.environ.get(variable)
+    if variable is None or url is None:
+        return None
+    if not url:
+        raise UsageError(f"{variable} is set and empty; unset it, or give it the URL of the API")
+    check_url(url, allow_http=allow_http, source=variable)
+    return url
+
+
+def _is_usual(row: SupportRow, url: str) -> bool:
+    """Whether `url` is the row's own. OpenAI's clients are often given it with /v1 where the host takes both."""
+    url = url.rstrip("/")
+    return row.base_url.rstrip("/") in {url, url.removesuffix("/v1")}
+
+
+def _of_sdk(
+    table: SupportTable,
+    client: Client,
+    provider: str | None,
+    model: str,
+    name: str,
+    *,
+    base_url: str | None,
+    api_key: str | None,
+    api: str | None,
+    keep: bool,
+) -> Target:
+    """The target of an SDK's client: its URL and key are its own, its class names the protocol."""
+    for argument, value in (("base_url", base_url), ("api_key", api_key)):
+        if value is not None:
+            raise UsageError(f"{argument}= beside client={client.name}: make the client with it, and leave it out here")
+    if api is not None and api != client.api:
+        raise UsageError(
+            f"api={api!r}: client={client.name} speaks {client.api!r}; leave api out, or pass another client"
+        )
+    if not model:
+        raise UsageError(f"model={name!r} has no name after the colon")
+    if provider is None:
+        provider = client.provider or table.provider_of_url(client.base_url)
+        if provider is None or client.api not in table.apis(provider):
+            provider = "openai-compatible"
+    elif client.api not in table.apis(provider) or table.row(provider, model, client.api).base_url == DEMO_SCHEME:
+        raise UsageError(
+            f"model={name!r}: {provider} has no api {client.api!r}, which client={client.name} speaks; "
+            f"pass the model's bare name, or another client"
+        )
+    row = table.row(provider, model, client.api)
+    return Target(
+        row=row,
+        model=model,
+        base_url=client.base_url,
+        keep=keep,
+        own_url=not _is_usual(row, client.base_url),
+        _secrets=client.secrets,
+    )
+
+
+@lru_cache(maxsize=256)
+def check_url(url: str, *, allow_http: bool = False, source: str = "base_url") -> None:
+    """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment.
+
+    `allow_http` takes plain http to any host; `source` is what the URL is from.
+    """
+    if not url.isprintable() or " " in url:
+        raise UsageError(f"{source} holds white space or a control character; write https://host/path")
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        raise UsageError(f"{source} is not a URL; write https://host/path") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise UsageError(f"{source} must begin with https:// (or http://) and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(f"{source} holds user info; pass the key as api_key= or in the environment")
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        raise UsageError(f"{source} holds a query or a fragment; pass the bare base URL")
+    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+        raise UsageError(
+            f"{source} is plain http to {host}, which would send the key and the prompt in clear; use https, or pass "
+            "allow_http=True if you trust the network on the way there"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _key(row: SupportRow, given: str | None, variables: tuple[str, ...], *, required: bool) -> tuple[str, str]:
+    """The key and where it is from: "api_key" for the argument, else the variable. Without a key both are empty."""
+    source, key = "api_key", given
+    if key is None:
+        for source in variables:
+            key = os.environ.get(source)
+            if key:
+                break
+    if not key:
+        if required:
+            how = f"set {' or '.join(variables)}, or pass api_key=" if variables else "pass api_key="
+            raise UsageError(f"no key for {row.provider}: {how}")
+        return "", ""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(
+            f"the key from {source} has white space around it, a control character or a non-ASCII character in it "
+            "(often a trailing newline); store it without"
+        )
+    return key, source

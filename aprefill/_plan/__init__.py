@@ -1,0 +1,1 @@
+"""Decides what to send, first and next. Pure."""

@@ -1,0 +1,181 @@
+"""Decides what to send, first and next; `_run` obeys. Pure: what was asked, what is known and what happened in, one
+request out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._deltas import Message, ModelInput
+from .._errors import (
+    PrefillRefused,
+    UsageError,
+)
+from .._hosts.prefill import attach_prefill
+from .._hosts.refusals import RefusalKey
+from .._types import Support
+from .conflicts import rule, switched_on
+from .emulate import emulate
+from .step import AttemptPlan
+from .stops import stops
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._hosts.row import SupportRow
+    from .request import Request
+
+
+#: Body fields that OpenAI takes no prediction with: https://platform.openai.com/docs/guides/predicted-outputs
+_NO_PREDICTION = {
+    "audio", "frequency_penalty", "functions", "logprobs", "max_completion_tokens", "max_tokens", "modalities", "n",
+    "presence_penalty", "tools", "top_logprobs",
+}  # fmt: skip
+
+
+# --- the first request ------------------------------------------------------------------------------------------
+
+
+def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool = False) -> AttemptPlan:
+    """The first request; `refused`: this host has refused a native prefill of this model lately.
+
+    Raises `PrefillRefused` where there is neither native support nor leave to ask in the prompt, `UsageError` on a
+    conflict.
+    """
+    if not request.prefill:
+        host_stop, own_stop = stops(request.stop, row, "", row.support)
+        return AttemptPlan(
+            row=row,
+            model_input=_model_input(request, row, model, request.messages, host_stop=host_stop),
+            mode="none",
+            support=row.support,
+            known="",
+            rules={"echo": "never"},
+            stop=own_stop,
+            show_when=request.show_when or "accepted",
+        )
+    if request.support is not None:
+        row = row.with_support(request.support)
+    if row.support is Support.UNSUPPORTED or (not row.native and request.forbids_emulation):
+        off = "" if row.support is Support.UNSUPPORTED else request.forbids_emulation
+        raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}", off=off)
+    if not row.native or (refused and not request.forbids_emulation):
+        return _emulated(request, row, model)
+    unknown = _conflict(request, row)
+    if unknown is None:
+        return _native(request, row, model)
+    if request.forbids_emulation:
+        known_as = f"whether it goes with {unknown[1]} is not known"
+        raise PrefillRefused(model, known_as=known_as, why=unknown[0], off=request.forbids_emulation)
+    return _emulated(request, row, model)
+
+
+def refusal_key(request: Request, row: SupportRow, base_url: str, model: str) -> RefusalKey:
+    """What a refusal of this request would be about."""
+    return RefusalKey(row.codec, base_url, model, "thinking" in switched_on(request))
+
+
+def _conflict(request: Request, row: SupportRow) -> tuple[str, str] | None:
+    """A setting that is on and may not go together with a native prefill, and what the caller calls it.
+
+    Raises `UsageError` where it is known not to. With `support=` the caller has answered what is unknown.
+    """
+    if not row.conflicts or (row.whitespace == "strip" and request.prefill.isspace()):
+        return None
+    found = {name: spelled for name, spelled in switched_on(request).items() if rule(row.conflicts, name)}
+    for name, spelled in found.items():
+        if rule(row.conflicts, name) == "breaks":
+            raise UsageError(
+                f"{row.provider} cannot combine a native prefill with {name}; switch {spelled} off, leave prefill out, "
+                'or pass support="emulated" to have the prefill asked for in the prompt'
+            )
+    return None if request.support is not None or not found else next(iter(found.items()))
+
+
+def _native(request: Request, row: SupportRow, model: str) -> AttemptPlan:
+    carried = attach_prefill(row, request.messages, request.prefill)
+    rules: dict[str, Any] = {"stripped": carried.stripped}
+    if row.support is Support.EATS:
+        rules["echo"] = "never"
+    else:
+        rules["whitespace"] = row.whitespace_echo
+    must_echo = request.strict and row.support is Support.ECHOES and bool(carried.sent)
+    host_stop, own_stop = stops(request.stop, row, request.prefill, row.support)
+    return AttemptPlan(
+        row=row,
+        model_input=_model_input(request, row, model, carried.messages, carried.body_fields, host_stop=host_stop),
+        mode="native",
+        support=row.support,
+        known=request.prefill,
+        rules=rules,
+        stop=own_stop,
+        show_when=request.show_when or ("decided" if request.strict or request.absent != "join" else "accepted"),
+        sends_prefill=bool(carried.sent),
+        absent="raise" if must_echo else "join",
+    )
+
+
+def _emulated(request: Request, row: SupportRow, model: str, *, again: bool = False) -> AttemptPlan:
+    assert request.emulate is not None
+    asked = emulate(request.emulate, request.messages, request.prefill, again=again)
+    fields: dict[str, Any] = {}
+    if (
+        row.prediction
+        and asked.echo
+        and request.max_tokens is None
+        and not request.tools
+        and not _NO_PREDICTION & request.extra.keys()
+    ):
+        fields["prediction"] = {"type": "content", "content": asked.echo}
+    host_stop, own_stop = stops(request.stop, row, request.prefill, Support.EMULATED)
+    model_input = _model_input(request, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=asked.room)
+    return AttemptPlan(
+        row=row,
+        model_input=model_input,
+        mode="emulated",
+        support=Support.EMULATED,
+        known=asked.known,
+        rules=asked.rules,
+        end=asked.end,
+        end_rules=asked.end_rules,
+        marker=asked.marker,
+        stop=own_stop,
+        show_when=request.show_when or "decided",
+        absent="join" if not asked.echo or (again and request.absent == "retry") else request.absent,
+    )
+
+
+def _model_input(
+    request: Request,
+    row: SupportRow,
+    model: str,
+    messages: tuple[Message, ...],
+    fields: Mapping[str, Any] | None = None,
+    *,
+    host_stop: tuple[str, ...],
+    more_tokens: int = 0,
+) -> ModelInput:
+    return ModelInput(
+        model=model,
+        messages=messages,
+        system=request.system,
+        max_tokens=_limit(request, row, more_tokens),
+        stop=host_stop,
+        temperature=request.temperature,
+        thinking=request.thinking,
+        tools=request.tools,
+        response_format=request.response_format,
+        token_field=row.token_field,
+        fields={**({} if row.asks_usage else {"stream_options": None}), **(fields or {}), **request.extra},
+    )
+
+
+def _limit(request: Request, row: SupportRow, more: int) -> int | None:
+    """The token limit, with room for `more`; the number of a row with native models is the most that these can write."""
+    limit = row.max_tokens if request.max_tokens is None else request.max_tokens
+    return limit if limit is None or (request.max_tokens is None and row.native) else limit + more
+
+
+# --- stop sequences ---------------------------------------------------------------------------------------------
+
+
+# --- the next request -------------------------------------------------------------------------------------------

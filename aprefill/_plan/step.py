@@ -1,0 +1,43 @@
+"""One request that was decided on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._deltas import ModelInput
+    from .._hosts.row import SupportRow
+    from .._types import Support
+    from .request import Absent, ShowWhen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AttemptPlan:
+    """One request to make and how to splice its reply."""
+
+    row: SupportRow
+    model_input: ModelInput
+    #: "native", "emulated", or "none" without a prefill
+    mode: str
+    support: Support
+    #: the text that the reply already has, as the seam is to look for it
+    known: str
+    #: keyword arguments for the seam
+    rules: Mapping[str, Any]
+    #: where the model was asked for the end of a long text alone: that, and the rules of a second seam for it
+    end: str = ""
+    end_rules: Mapping[str, Any] = field(default_factory=dict)
+    #: the name of the markers in the prompt, which are taken out of the reply; empty: there are none
+    marker: str = ""
+    #: the sequences that are applied here, not by the host
+    stop: tuple[str, ...]
+    show_when: ShowWhen
+    #: part of the prefill is in the request, so the host's own base URL for prefills applies
+    sends_prefill: bool = False
+    #: what becomes of a reply without the echo that was asked for
+    absent: Absent = "join"
+    #: how long to wait before it is sent, in seconds
+    wait_s: float = 0.0

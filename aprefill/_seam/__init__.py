@@ -1,0 +1,1 @@
+"""Pure text: where the known text ends and new text begins."""

@@ -1,0 +1,171 @@
+"""The built-in demo model: the chat completions wire without a network, so that the real codec and seam run."""
+
+from __future__ import annotations
+
+import re
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from .._plan.emulate import AGAIN, BEGIN, CONTINUE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from . import HttpRequest
+
+#: Seconds between two pieces, and characters in one: about the pace of a hosted model.
+PACE_S = 0.008
+PIECE = 5
+
+_STATES = (
+    "Alabama Alaska Arizona Arkansas California Colorado Connecticut Delaware Florida Georgia Hawaii Idaho Illinois "
+    "Indiana Iowa Kansas Kentucky Louisiana Maine Maryland Massachusetts Michigan Minnesota Mississippi Missouri "
+    "Montana Nebraska Nevada New_Hampshire New_Jersey New_Mexico New_York North_Carolina North_Dakota Ohio Oklahoma "
+    "Oregon Pennsylvania Rhode_Island South_Carolina South_Dakota Tennessee Texas Utah Vermont Virginia Washington "
+    "West_Virginia Wisconsin Wyoming"
+)
+
+#: A word of the prompt -> the reply to it.
+_REPLIES = {
+    "state": msgspec.json.encode([name.replace("_", " ") for name in _STATES.split()]).decode().replace('","', '", "'),
+    "pelican": 'def pelican():\n    return "A large waterbird with a long bill and a throat pouch for catching fish."\n',
+}
+_OTHERWISE = (
+    "this is the built-in demo model. It knows the US states and a pelican; anything else gets this reply. "
+    "Pass a model to talk to a real one."
+)
+
+
+def continuation(prompt: str, prefill: str) -> str:
+    """What the demo model writes after `prefill`."""
+    for word, reply in _REPLIES.items():
+        if word in prompt.lower():
+            for begins in (prefill, prefill.strip()):
+                if reply.startswith(begins):
+                    return reply[len(begins) :]
+    joint = "" if not prefill or prefill[-1].isspace() else " "
+    return joint + (_OTHERWISE if prefill else _OTHERWISE[0].upper() + _OTHERWISE[1:])
+
+
+#: A text between our markers (`_emulate`), which the caller's own words may ask for: the last one is to be repeated.
+_QUOTED = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What finds the request that `template` makes at the end of a prompt."""
+    fields = {
+        "open": r"<(?P<name>text-[0-9a-f]{16})>",
+        "close": r"</(?P=name)>",
+        "text": r"(?P<text>.*)",
+        "end": r"(?P<end>.*)",
+    }
+    pattern = ""
+    for literal, field, _, _ in Formatter().parse(template):
+        pattern += re.escape(literal) + fields.get(field or "", "")
+        fields["open"] = r"<(?P=name)>" if field == "open" else fields["open"]
+    return re.compile(pattern + r"\Z", re.DOTALL)
+
+
+#: What finds each of our own requests.
+_REQUESTS = tuple(map(_pattern, (CONTINUE, BEGIN, AGAIN)))
+
+
+def _asked(prompt: str) -> tuple[str, list[str]]:
+    """The prompt without the request to begin with some text; and that text, then the part of it that is to be repeated."""
+    for request in _REQUESTS:
+        if found := request.search(prompt):
+            texts = found.groupdict()
+            return prompt[: found.start()], [texts["text"], texts.get("end", texts["text"])]
+    return _QUOTED.sub("", prompt), [match[2] for match in _QUOTED.finditer(prompt)]
+
+
+#: What Claude answers since 4.6.
+_REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
+
+
+class DemoResponse:
+    """An answer made on the spot."""
+
+    can_kill = False
+
+    def __init__(self, status: int, content_type: str, body: AsyncGenerator[bytes, None]) -> None:
+        self._body = body
+        self.status = status
+        self.headers: Mapping[str, str] = {"content-type": content_type}
+        self.receive: Callable[[], Awaitable[bytes]] = body.__anext__
+
+    def secrets(self) -> set[str]:
+        return set()
+
+    def url(self) -> str:
+        return "demo:"
+
+    def kill(self) -> bool:
+        return False
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._body.aclose()
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        await anyio.sleep(PACE_S)
+        yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
+    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(pieces)}
+    yield _event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n"
+
+
+def _event(record: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(record) + b"\n\n"
+
+
+async def _refusal() -> AsyncGenerator[bytes, None]:
+    yield msgspec.json.encode({"error": {"type": "invalid_request_error", "message": _REFUSAL}})
+
+
+class DemoTransport:
+    """Answers like a host of one kind, which is the model's name.
+
+    `eats` and `echoes` take a prefill; `refuses` answers 400 to one, and repeats what the prompt asks for; `emulated`
+    takes none and repeats what the prompt asks for; `ignores` takes none and does not care.
+    """
+
+    async def open(self, request: HttpRequest) -> DemoResponse:
+        body = msgspec.json.decode(request.body)
+        model, messages = body["model"], body["messages"]
+        await anyio.sleep(PACE_S)
+        prefill = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
+        if prefill and model == "refuses":
+            return DemoResponse(400, "application/json", _refusal())
+        prompt = " ".join(_text(message["content"]) for message in messages if message["role"] == "user")
+        text = _reply(model, *_asked(prompt), prefill)
+        for stop in body.get("stop", ()):
+            text = text.partition(stop)[0]
+        pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+        limit = body.get("max_tokens") or len(pieces)
+        finish = "length" if limit < len(pieces) else "stop"
+        return DemoResponse(200, "text/event-stream", _body(pieces[:limit], finish, len(prompt) // 4))
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _reply(model: str, prompt: str, asked: list[str], prefill: str) -> str:
+    """What the demo model writes. `asked` are the texts of a request: all that is known first, what to repeat last."""
+    if model == "ignores":
+        return "Here it is. " + continuation(prompt, "")
+    if asked:
+        return asked[-1] + continuation(prompt, asked[0])
+    return (prefill if model == "echoes" else "") + continuation(prompt, prefill)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(str(part.get("text", "")) for part in content or () if isinstance(part, dict))

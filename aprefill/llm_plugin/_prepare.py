@@ -1,0 +1,305 @@
+"""What is sent for one prompt with a prefill, and how its reply is spliced: the plan of `_plan.py`, for LLM's prompts.
+
+The prompt that the caller has, and LLM logs, stays as it is; the plugin is given a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
+
+from .._errors import UsageError
+from .._hosts.prefill import attach_prefill
+from .._hosts.refusals import RefusalKey
+from .._plan.emulate import DEFAULT, emulate
+from .._plan.stops import stops
+from .._seam.fallback import is_own_text, seam_for
+from .._seam.seam import Seam
+from .._types import Support
+from ._errors import PrefillError
+from ._json_start import impossible
+from ._splice import ChunkSplicer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .._seam.fallback import FallbackSeam
+    from ._hosts import Route
+
+#: What plugins call their stop sequences and their token limits.
+_STOPS = ("stop", "stop_sequences")
+_LIMITS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict")
+#: What plugins call thinking; each with the values that leave it off.
+_THINKING = ("thinking", "think", "thinking_effort", "thinking_budget", "thinking_level", "reasoning_effort")
+_OFF = (None, False, 0, "none")
+#: Our options; a plugin that has one of the same name is told in `prepared`.
+OURS = ("prefill", "hide_prefill", "prefill_strict", "prefill_mode", "prefill_verdict")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One request: the model and the prompt to give the plugin, and the splice for what it yields."""
+
+    model: Any
+    prompt: Any
+    #: "native" or "emulated"
+    mode: str
+    splice: ChunkSplicer
+    #: the prompt asks the model to begin with the prefill
+    is_asked: bool = False
+    #: what LLM's own classes have opened for it, to be closed with the reply
+    clients: list[Any] = field(default_factory=list)
+
+
+def plain(model: Any, prompt: Any) -> Any:
+    """The prompt as the plugin would have had it without us."""
+    inner = copy.copy(prompt)
+    inner.model = model
+    known = model.Options.model_fields
+    given = {name: value for name, value in dict(prompt.options).items() if name in known and name not in OURS}
+    # validated already, by a subclass; a second time may not be wanted (a parsed JSON text is no JSON text)
+    options = model.Options.model_construct(_fields_set=prompt.options.model_fields_set & set(given), **given)
+    for kept in ("__pydantic_extra__", "__pydantic_private__"):
+        if (value := getattr(prompt.options, kept, None)) is not None:
+            object.__setattr__(options, kept, dict(value))
+    inner.options = options
+    return inner
+
+
+def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
+    """Whether this turn's reply has begun with the prefill already: a chain of tool calls has several responses."""
+    since = _since_the_user(messages)
+    said = [part for message in since if message.role == "assistant" for part in message.parts]
+    return any(map(_has_tool, since)) and any(
+        isinstance(part, TextPart) and part.text.startswith(prefill) for part in said
+    )
+
+
+def refused(host: Route, prompt: Any) -> RefusalKey:
+    """What a refusal of this prompt's prefill would be remembered as."""
+    return RefusalKey("llm", f"{host.provider} {host.base_url}", host.name, "thinking" in _switched_on(prompt))
+
+
+def prepared(model: Any, host: Route, prompt: Any, *, natively: bool) -> Prepared:
+    """How this prompt's prefill is carried; not `natively`: this host has refused that lately.
+
+    Raises `PrefillError` where it cannot be, before anything is sent.
+    """
+    options = prompt.options
+    strict = bool(options.prefill_strict)
+    if host.provider == "mistral" and getattr(options, "prefix", None):
+        raise PrefillError(f"{model.model_id}: -o prefix is a prefill as well; leave one of them out")
+    _check_schema(prompt)
+    native = host.native and natively
+    for setting, spelled in _switched_on(prompt).items():
+        rule = host.row.conflicts.get(setting)
+        if native and rule == "breaks":
+            raise PrefillError(f"{model.model_id} cannot combine a prefill with {spelled}; leave one of them out")
+        if native and rule == "unknown":
+            native = False
+    if not native and strict:
+        raise PrefillError(
+            f"{model.model_id} takes no native prefill here; leave prefill_strict out to have it asked for in the prompt"
+        )
+    try:
+        made = _native(model, host, prompt, strict) if native else _emulated(model, host, prompt)
+    except UsageError as exc:
+        raise PrefillError(str(exc)) from exc
+    return _with_clients(made)
+
+
+def _check_schema(prompt: Any) -> None:
+    schema = prompt.schema
+    if not schema and getattr(prompt.options, "json_object", None):
+        schema = {"type": "object"}
+    if schema and (where := impossible(schema, prompt.options.prefill)):
+        what = "-o json_object" if not prompt.schema else "the schema"
+        raise PrefillError(f"no reply can begin with this prefill and keep to {what}: {where}; change one of them")
+
+
+def _with_clients(made: Prepared) -> Prepared:
+    """LLM's classes for OpenAI make a client a call and leave it to the collector, with the connection open."""
+    get_client = getattr(type(made.model), "get_client", None)
+    if getattr(get_client, "__module__", "") != "llm.default_plugins.openai_models":
+        return made  # a plugin's own may be shared
+    clone, clients = copy.copy(made.model), made.clients
+    make = made.model.get_client
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        clients.append(make(*args, **kwargs))
+        return clients[-1]
+
+    clone.get_client = noted
+    return replace(made, model=clone)
+
+
+def _native(model: Any, host: Route, prompt: Any, strict: bool) -> Prepared:
+    prefill = prompt.options.prefill
+    messages = prompt.messages
+    if messages and messages[-1].role == "assistant":
+        raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
+    row = host.row
+    sent = attach_prefill(row, (), prefill)
+    inner = plain(model, prompt)
+    update: dict[str, Any] = {}
+    if not sent.sent:
+        pass
+    elif host.door == "prefill":
+        update = {"prefill": sent.sent, "hide_prefill": True}
+    elif host.door == "prefix":
+        update = {"prefix": sent.sent}
+    elif host.door == "message":
+        inner._explicit_messages = [*messages, Message(role="assistant", parts=[TextPart(text=sent.sent)])]
+    else:
+        model = _chat(model, host, sent.messages[-1], sent.body_fields)
+    rules: dict[str, Any] = {"stripped": sent.stripped}
+    if row.support is Support.EATS:
+        rules["echo"] = "never"
+    else:
+        rules["whitespace"] = row.whitespace_echo
+    own = _stops(inner, host, prefill, row.support, update)
+    inner.options = inner.options.model_copy(update=update)
+    must_echo = strict and row.support is Support.ECHOES and bool(sent.sent)
+    splice = _splice(prompt, lambda: Seam(prefill, **rules), stop=own, must_echo=must_echo)
+    return Prepared(model, inner, "native", splice)
+
+
+def _chat(model: Any, host: Route, turn: dict[str, Any], body_fields: dict[str, Any]) -> Any:
+    """A copy of one of LLM's chat completions models, or of llm-groq's, that sends this last turn and these fields too."""
+    clone = copy.copy(model)
+    build_messages = model.build_messages
+
+    def messages(*args: Any, **kwargs: Any) -> Any:
+        return [*build_messages(*args, **kwargs), turn]
+
+    clone.build_messages = messages
+    if host.door == "built":
+        return clone
+    build_kwargs = model.build_kwargs
+
+    def fields(*args: Any, **kwargs: Any) -> Any:
+        built = build_kwargs(*args, **kwargs)
+        return {**built, "extra_body": {**(built.get("extra_body") or {}), **body_fields}} if body_fields else built
+
+    clone.build_kwargs = fields
+    if host.row.prefill_base_url and host.base_url:
+        clone.api_base = host.row.prefill_base_url
+    return clone
+
+
+def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
+    prefill = prompt.options.prefill
+    messages = list(prompt.messages)
+    at = _last_user(messages)
+    if at < 0:  # a system prompt alone
+        at = len(messages)
+        messages.append(Message(role="user", parts=[]))
+    on = _switched_on(prompt)
+    texts = [text for message in messages for text in _texts(message)]
+    turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
+    asked = emulate(DEFAULT, turns, prefill)
+    request = asked.messages[-1]["content"]
+    inner = plain(model, prompt)
+    update: dict[str, Any] = {}
+    if request:
+        messages[at] = _told(messages[at], request)
+        inner._explicit_messages = messages
+        if prompt.prompt or at == len(messages) - 1:  # plugins that do not look at the messages
+            inner._prompt = f"{prompt._prompt}\n\n{request}" if prompt._prompt else request
+        for name in _LIMITS:
+            limit = getattr(inner.options, name, None)
+            if isinstance(limit, int) and limit > 0:
+                update[name] = limit + asked.room
+    own = _stops(inner, host, prefill, Support.EMULATED, update)
+    inner.options = inner.options.model_copy(update=update)
+    if not asked.echo:
+        return Prepared(model, inner, "emulated", _splice(prompt, lambda: Seam(prefill, **asked.rules), stop=own))
+    wanted = (asked.known, asked.rules, asked.end, asked.end_rules)
+    splice = _splice(
+        prompt,
+        lambda: seam_for(*wanted),
+        is_own=lambda held: is_own_text(held, *wanted),
+        stop=own,
+        # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
+        must_echo="response_format" in on,
+        may_call="tools" in on,
+        marker=asked.marker,
+    )
+    return Prepared(model, inner, "emulated", splice, is_asked=True)
+
+
+def _splice(prompt: Any, make: Callable[[], Seam | FallbackSeam], **rest: Any) -> ChunkSplicer:
+    return ChunkSplicer(prompt.options.prefill, make, hidden=bool(prompt.options.hide_prefill), **rest)
+
+
+def _stops(inner: Any, host: Route, prefill: str, support: Support, update: dict[str, Any]) -> tuple[str, ...]:
+    """Our own share of the stop sequences; what is left for the host goes into `update`."""
+    own: tuple[str, ...] = ()
+    for name in _STOPS:
+        given = getattr(inner.options, name, None)
+        if not given:
+            continue
+        wanted = (given,) if isinstance(given, str) else tuple(given)
+        sent, ours = stops(wanted, host.row, prefill, support)
+        own += ours
+        if sent != wanted:
+            update[name] = list(sent) or None
+    return own
+
+
+# --- LLM's messages ---------------------------------------------------------------------------------------------
+
+
+def _switched_on(prompt: Any) -> dict[str, str]:
+    """The settings of `SupportRow.conflicts` that are on, and what the caller calls each."""
+    on: dict[str, str] = {}
+    options = dict(prompt.options)
+    for name in _THINKING:
+        value = options.get(name)
+        if getattr(value, "value", value) not in _OFF:
+            on.setdefault("thinking", f"-o {name}")
+    if prompt.tools or any(message.role == "tool" for message in _since_the_user(prompt.messages)):
+        on["tools"] = "tools"
+    if prompt.schema:
+        on["response_format"] = "a schema"
+    elif options.get("json_object"):
+        on["response_format"] = "-o json_object"
+    return on
+
+
+def _since_the_user(messages: Sequence[Any]) -> list[Any]:
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    return list(messages[last + 1 :])
+
+
+def _last_user(messages: Sequence[Any]) -> int:
+    """Where the request goes: the last user message, also behind a tool's result, as when the call was asked for.
+
+    Below 0: there is none.
+    """
+    rest = _since_the_user(messages)
+    if any(message.role == "assistant" and not _has_tool(message) for message in rest):
+        raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
+    return len(messages) - len(rest) - 1
+
+
+def _has_tool(message: Any) -> bool:
+    return any(isinstance(part, ToolCallPart | ToolResultPart) for part in message.parts)
+
+
+def _told(message: Any, request: str) -> Any:
+    parts = list(message.parts)
+    for i in reversed(range(len(parts))):
+        if isinstance(parts[i], TextPart):
+            # in the same part: some plugins join the parts of a message with nothing between
+            parts[i] = replace(parts[i], text=f"{parts[i].text}\n\n{request}")
+            return replace(message, parts=parts)
+    return replace(message, parts=[*parts, TextPart(text=request)])
+
+
+def _texts(message: Any) -> list[str]:
+    found = [part.text for part in message.parts if hasattr(part, "text")]
+    return found + [part.output for part in message.parts if isinstance(part, ToolResultPart)]

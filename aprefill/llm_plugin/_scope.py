@@ -1,0 +1,31 @@
+"""What a command of LLM's asks of the models that run inside it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(slots=True)
+class CommandScope:
+    """One run of `llm prompt` or `llm chat` in which a prefill may be carried."""
+
+    #: only the first reply begins with the prefill
+    first_only: bool
+    delivered: bool = False
+
+
+#: set while such a run lasts
+RUN: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_run", default=None)
+
+
+#: set while `llm prompt` or `llm chat` runs: prints a note about a reply on stderr
+TELL: ContextVar[Callable[[str], None] | None] = ContextVar("aprefill_llm_tell", default=None)
+
+
+#: set while `llm models` or `llm aliases` lists: `prefill/<id>` would show every model twice
+LISTING: ContextVar[bool] = ContextVar("aprefill_llm_listing", default=False)
