@@ -6,7 +6,7 @@ Three objects, so that leaving early in any way closes the provider's connection
 - a *cursor* is what one `async for` holds. Only the loop's stack refers to it, so `break`, `return`, an exception
   or a cancel in the body drops it at that instant, even while the reply or a traceback is kept; its finaliser
   shuts the socket down.
-- the *run* (`_run`) owns the connection and the text. It refers to neither of the others, and is held by a module
+- the *run* (`_engine.run`) owns the connection and the text. It refers to neither of the others, and is held by a module
   while its connection is open, so that nothing is collected half closed.
 """
 
@@ -24,7 +24,8 @@ from weakref import ref
 
 from ._deltas import Message
 from ._engine.deadline import task_getter
-from ._engine.run import Phase, Run
+from ._engine.phases import Phase
+from ._engine.run import Run, read_to_end
 from ._errors import ReplyConsumed
 from ._events import AttemptReport, Event, HeldEvent, TextEvent, Timing
 from ._loops import native_loop
@@ -38,10 +39,11 @@ def _no_task() -> None:
 class Cursor:
     """What one `async for` over the text holds. Dropping it while it reads a reply that nobody owns ends that reply."""
 
-    __slots__ = ("_current_task", "_ended", "_run", "_transcript")
+    __slots__ = ("_current_task", "_ended", "_readers", "_run", "_transcript")
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._readers = run.readers
         self._transcript = run.transcript
         self._ended = False
         self._current_task: Callable[[], Any] = _no_task
@@ -50,15 +52,14 @@ class Cursor:
         return self
 
     async def __anext__(self) -> str:
-        run = self._run
-        if run.reader != id(self):
+        if self._readers.now != id(self):
             self._begin()
         transcript = self._transcript
         while True:
             at = transcript.next
             if at == len(transcript.items):
-                run.reader_task = ref(self._current_task())
-                if not await run.pull():
+                self._readers.task = ref(self._current_task())
+                if not await self._run.pull():
                     self._end()
             item = transcript.items[at]
             transcript.next = at + 1
@@ -74,7 +75,7 @@ class Cursor:
 
     def _end(self) -> NoReturn:
         self._ended = True
-        self._run.let_go(id(self))
+        self._readers.let_go(id(self))
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -83,7 +84,7 @@ class Cursor:
 
     def __del__(self) -> None:
         run = self._run
-        if run.let_go(id(self)) and not run.owned:
+        if self._readers.let_go(id(self)) and not run.owned:
             # at interpreter exit half of the modules are gone, and a finaliser must not raise
             with suppress(Exception):
                 run.drop()
@@ -97,8 +98,8 @@ class Events:
     def __init__(self, run: Run, *, coalesce: bool | None, held: bool) -> None:
         self._transcript = run.transcript
         # where the next new text begins in the whole reply
-        self._offset = max(len(run.transcript.text_so_far), run.prefill_length)
-        self._coalesce = run.coalesces if coalesce is None else coalesce
+        self._offset = max(len(run.transcript.text_so_far), run.transcript.prefill_length)
+        self._coalesce = run.request.coalesce if coalesce is None else coalesce
         self._held = held
 
     def begin(self) -> None:
@@ -143,16 +144,15 @@ class EventCursor(Cursor):
         self._events = events
 
     async def __anext__(self) -> Event:  # type: ignore[override]  # the same loop over another kind of item
-        run = self._run
-        if run.reader != id(self):
+        if self._readers.now != id(self):
             self._begin()
         transcript = self._transcript
         self._events.begin()
         while True:
             at = transcript.next
             if at == len(transcript.items):
-                run.reader_task = ref(self._current_task())
-                if not await run.pull():
+                self._readers.task = ref(self._current_task())
+                if not await self._run.pull():
                     self._end()
             event = self._events.take(at)
             if event is not None:
@@ -170,13 +170,13 @@ class Known:
     def _check_fresh(self) -> None:
         run = self._run
         if run.phase is Phase.DONE and not run.owned and run.transcript.next == len(run.transcript.items):
-            raise run.with_text(ReplyConsumed())
+            raise run.transcript.put_on(ReplyConsumed())
 
     def __repr__(self) -> str:
         run = self._run
         target = run.target
         return (
-            f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, {run.verdict.value}, "
+            f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, {run.ledger.verdict.value}, "
             f"{len(run.transcript.text_so_far)} characters>"
         )
 
@@ -192,7 +192,7 @@ class Known:
     @property
     def verdict(self) -> Verdict:
         """What the seam found, of the attempt that the text is from."""
-        return self._run.verdict
+        return self._run.ledger.verdict
 
     @property
     def mode(self) -> str | None:
@@ -200,13 +200,13 @@ class Known:
 
         None before the first request. What other requests there were is in `attempts`.
         """
-        plan = self._run.plan
+        plan = self._run.requests.plan
         return None if plan is None else plan.mode
 
     @property
     def support(self) -> Support | None:
         """What the host does with a prefill, as the attempt took it that the text is from; None before the first."""
-        plan = self._run.plan
+        plan = self._run.requests.plan
         return None if plan is None else plan.support
 
     @property
@@ -217,39 +217,39 @@ class Known:
         shutdown would cut the other replies on the connection, and where there is no socket, as behind a mock, an
         ASGI transport or the demo model.
         """
-        return self._run.closes_at_once
+        return self._run.connection.closes_at_once
 
     @property
     def attempts(self) -> tuple[AttemptReport, ...]:
         """A report a request, the first one first."""
-        return self._run.reports()
+        return self._run.ledger.reports()
 
     @property
     def usage(self) -> Usage | None:
         """Tokens, summed over the attempts; None: the host has not said."""
-        return self._run.usage
+        return self._run.ledger.usage
 
     @property
     def stop_reason(self) -> StopReason | None:
         """Why the model stopped; None: it has not, or the host did not say."""
-        finish = self._run.finish
+        finish = self._run.ledger.finish
         return None if finish is None else finish.reason
 
     @property
     def stop_sequence(self) -> str | None:
         """The stop sequence that was met, where known."""
-        finish = self._run.finish
+        finish = self._run.ledger.finish
         return None if finish is None else finish.sequence
 
     @property
     def timing(self) -> Timing:
         """When things happened."""
-        return self._run.timing()
+        return self._run.ledger.timing()
 
     @property
     def message(self) -> Message:
         """The assistant turn for the next request: the text whole, prefill included; tool calls; signed thinking."""
-        return self._run.message()
+        return self._run.ledger.message()
 
 
 class Reply(Known):
@@ -292,15 +292,15 @@ class Reply(Known):
         is what counts, not where the loop was made.
         """
         run = self._run
-        if run.is_done():
+        if run.phase is Phase.DONE:
             # all of it was handed out
             return run.transcript.text_so_far
         reader = object()
         run.claim(id(reader), task_getter(native_loop())(), joins_task=True)
         try:
-            return await run.read_to_end()
+            return await read_to_end(run)
         finally:
-            run.let_go(id(reader))
+            run.readers.let_go(id(reader))
 
     def cancel(self) -> None:
         """End the reply from any task of its loop, at once and without awaiting.

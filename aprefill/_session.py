@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from ._codecs import codec
-from ._engine.run import Run, close_all
+from ._engine.connection import close_all
+from ._engine.run import Run
 from ._errors import UsageError
 from ._hosts.clients import describe
 from ._hosts.refusals import RefusalMemory, of_this_process

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from threading import Event as ThreadEvent
 from threading import RLock, Thread, current_thread, get_ident
 from types import TracebackType
@@ -25,7 +26,8 @@ from weakref import ref
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from ._engine.run import Phase, Run
+from ._engine.phases import OVER, Phase
+from ._engine.run import Run, read_to_end
 from ._errors import ReplyClosed, UsageError
 from ._events import Event
 from ._loops import CLOSE_S, native_loop, spawn
@@ -38,7 +40,6 @@ R = TypeVar("R")
 
 #: How long leaving a reply waits for its connection and its thread to end, in seconds. Closing gives up earlier.
 _LEAVE_S = CLOSE_S + 1
-_OVER = (Phase.DONE, Phase.CLOSED)
 
 
 class Ended(Exception):
@@ -191,7 +192,7 @@ class _Reading:
         if self.run.is_over():
             self.settle()
             return False
-        self.run.reader_task = ref(current_thread())
+        self.run.readers.task = ref(current_thread())
         found: bool = self.call(self.run.pull)
         return found
 
@@ -202,7 +203,7 @@ class _Reading:
             result = self.thread.call(work)
         except Ended:
             if run.phase is not Phase.NEW:
-                raise run.with_text(ReplyClosed()) from None
+                raise run.transcript.put_on(ReplyClosed()) from None
             raise UsageError("this session was closed before the reply began; make a new one") from None
         except UsageError:
             # somebody else reads, or it is over: of that nothing ends
@@ -216,14 +217,14 @@ class _Reading:
 
     def settle(self) -> None:
         """End the reply's own thread if the reply is over."""
-        if self._owns_thread and self.run.phase in _OVER:
+        if self._owns_thread and self.run.phase in OVER:
             self.thread.end()
 
     def leave(self, *, wait: bool) -> None:
         """End the reply, from any thread or a finaliser; with `wait` until its connection is released."""
         if self._owns_thread:
             self.thread.end(wait=wait)
-        elif self.run.phase not in _OVER:
+        elif self.run.phase not in OVER:
             self.thread.spawn(self.run.aclose, wait=wait)
 
     def cancel(self) -> None:
@@ -238,10 +239,10 @@ class _Reading:
     def end(self, reader: object) -> None:
         """`reader` reads no more: it was told the end, or its loop was left, which ends a reply that nobody owns."""
         run = self.run
-        if run.let_go(id(reader)) and not run.owned and run.phase not in _OVER:
+        if run.readers.let_go(id(reader)) and not run.owned and run.phase not in OVER:
             run.kill()
             # another thread than the one that reads is here only as a finaliser, which must not wait
-            self.leave(wait=run.is_read_by_thread(get_ident()) and not sys.is_finalizing())
+            self.leave(wait=run.readers.is_in_thread(get_ident()) and not sys.is_finalizing())
 
 
 def _chunks(reading: _Reading) -> Iterator[str]:
@@ -320,15 +321,15 @@ class SyncReply(Known):
         while another thread reads the reply.
         """
         run = self._run
-        if run.is_done():
+        if run.phase is Phase.DONE:
             # all of it was handed out
             return run.transcript.text_so_far
         reader = object()
         self._reading.begin(reader, joins_thread=True)
         try:
-            text: str = self._reading.call(run.read_to_end)
+            text: str = self._reading.call(partial(read_to_end, run))
         finally:
-            run.let_go(id(reader))
+            run.readers.let_go(id(reader))
         return text
 
     def cancel(self) -> None:
@@ -360,7 +361,7 @@ class SyncReply(Known):
 
     def __del__(self) -> None:
         run = self._run
-        if run.owned and run.phase not in {Phase.NEW, *_OVER}:
+        if run.owned and run.phase not in {Phase.NEW, *OVER}:
             warnings.warn(f"{self!r} was dropped inside its `with`", ResourceWarning, stacklevel=2, source=self)
             run.kill()
             self._reading.leave(wait=False)

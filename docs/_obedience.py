@@ -23,11 +23,12 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is installed
 
 from aprefill import Emulation, Verdict, __version__
-from aprefill._plan.emulate import AGAIN, BEGIN, CONTINUE, WHOLE_MAX, EmulatedPrompt, emulate, room
+from aprefill._plan.emulate import AGAIN, BEGIN, CONTINUE, WHOLE_MAX, EmulatedPrompt, room
 from aprefill._seam.fallback import seam_for
 from aprefill._seam.markers import SHORTEST, Markers
 from tests.support.engine import Engine, versions
 from tests.support.pairs import LONG, SHORT
+from tests.support.planning import emulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

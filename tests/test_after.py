@@ -23,9 +23,9 @@ from aprefill import (
     UsageError,
 )
 from aprefill._plan.emulate import AGAIN, BEGIN
-from aprefill._plan.first import plan_first
 from aprefill._plan.next import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Outcome, may_pass, plan_next
 
+from .support.planning import plan_first, token
 from .test_plan import acme, asked
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def following(error: AprefillError, row: Any = None, *, chance: float = 0.0, **t
     ask = asked(**{"prefill": "[", **told})
     step = facts.pop("plan", None) or plan_first(ask, row or acme(), "m")
     usual: dict[str, Any] = {"has_token": False, "retries": 0, "left_s": math.inf}
-    return plan_next(ask, Outcome(plan=step, error=error, **{**usual, **facts}), chance)
+    outcome = Outcome(plan=step, known=ask.prefill, error=error, **{**usual, **facts})
+    return plan_next(ask, outcome, chance=chance, token=token)
 
 
 def waits(error: AprefillError, **told: Any) -> float | None:
@@ -239,9 +240,16 @@ def test_a_refusal_is_the_callers_where_it_cannot_be_asked_for() -> None:
     """After a tool's result the refusal says more than an error about the messages would."""
     messages = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "4"}]
     ask = asked(messages, prefill="[")
-    outcome = Outcome(plan=plan_first(ask, acme(), "m"), error=REFUSALS[0], has_token=False, retries=0, left_s=math.inf)
+    outcome = Outcome(
+        plan=plan_first(ask, acme(), "m"),
+        known=ask.prefill,
+        error=REFUSALS[0],
+        has_token=False,
+        retries=0,
+        left_s=math.inf,
+    )
     assert outcome.plan.mode == "native"
-    assert plan_next(ask, outcome, 0.5) is None
+    assert plan_next(ask, outcome, chance=0.5, token=token) is None
 
 
 # --- no echo -----------------------------------------------------------------------------------------------------

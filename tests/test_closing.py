@@ -23,7 +23,7 @@ import pytest
 import trio
 
 from aprefill import Reply, Session, StopReason, Truncated, stream
-from aprefill._engine.run import _live
+from aprefill._engine.connection import live
 from aprefill._transports._kill import KillHandle
 from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve, serve_in_thread
@@ -276,7 +276,7 @@ async def left_over(server: Any, session: Session, times: int, backend: str) -> 
         "descriptors": open_descriptors() - descriptors,
         "tasks": living_tasks(backend) - tasks,
         "slots": len(pool._requests),
-        "live": len(_live),
+        "live": len(live),
     }
 
 
@@ -289,7 +289,7 @@ async def settle(server: Any) -> None:
     """Until the server has seen every close and the scheduled closers are through."""
     with anyio.fail_after(5):
         await server.wait_closed()
-        while _live:
+        while live:
             await anyio.lowlevel.checkpoint()
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
@@ -380,7 +380,7 @@ def test_the_fin_goes_out_before_the_loop_runs_again() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_reply_whose_loop_has_ended_is_not_kept() -> None:
     """Left open by the program's loop and dropped afterwards: nothing holds it any more."""
-    before = len(_live)
+    before = len(live)
     with serve_in_thread(STALLING) as server:
         kept: list[Any] = []
 
@@ -391,9 +391,9 @@ def test_a_reply_whose_loop_has_ended_is_not_kept() -> None:
             kept.extend([reply, cursor])
 
         anyio.run(main)
-        assert len(_live) == before + 1
+        assert len(live) == before + 1
         kept.clear()
-        assert len(_live) == before
+        assert len(live) == before
 
 
 def drop_in_a_child(cursors: list[Any]) -> None:
@@ -437,7 +437,7 @@ async def read_two(session: Session) -> str:
     stale = aiter(first)
     async for _ in stale:
         pass
-    handle = first._run._attempt._response._kill
+    handle = first._run.connection.attempt._response._kill
     text = ""
     async for chunk in session.stream("hi"):
         if not text:

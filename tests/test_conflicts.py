@@ -12,9 +12,10 @@ from aprefill import PrefillRefused, Recovery, Reply, Session, Support, SupportT
 from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import ModelInput
 from aprefill._plan.conflicts import switched_on
-from aprefill._plan.first import plan_first
 from aprefill._plan.request import Request, make_request
 from aprefill.testing import Script, serve
+
+from .support.planning import plan_first
 
 if TYPE_CHECKING:
     from aprefill.testing import Server

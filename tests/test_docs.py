@@ -228,7 +228,7 @@ def test_docstring_examples_hold() -> None:
         result = doctest.testmod(importlib.import_module(name))
         assert result.failed == 0, name
         tried[name] = result.attempted
-    for stage in ("_seam", "_stop", "wire.sse", "wire.ndjson"):
+    for stage in ("_seam.seam", "_seam.stop", "_wire.sse", "_wire.ndjson"):
         assert tried[f"aprefill.{stage}"] > 0, stage
 
 

@@ -21,12 +21,13 @@ from aprefill._plan.emulate import (
     END_MIN,
     PREAMBLE,
     EmulatedPrompt,
-    emulate,
     end_of,
     markers,
     room,
 )
 from aprefill._seam.fallback import seam_for
+
+from .support.planning import emulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +126,7 @@ def test_markers_are_made_anew() -> None:
 def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prefill, every message at any depth, and the words of the request themselves."""
     drawn = iter(["aa", "bb"])
-    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda texts: markers(texts, lambda: next(drawn)))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda texts, token: markers(texts, lambda: next(drawn)))
     taken = "text-aa"
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "document", "source": {"data": [""]}}]},

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from aprefill import Verdict
-from aprefill._plan.emulate import DEFAULT, emulate
+from aprefill._plan.emulate import DEFAULT
+
+from .support.planning import emulate
 
 PATH = Path(__file__).parents[1] / "docs/_obedience.py"
 

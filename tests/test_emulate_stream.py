@@ -34,7 +34,7 @@ END = FinishDelta(StopReason.END, "stop")
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
-    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def run(

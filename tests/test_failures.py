@@ -31,7 +31,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._engine.run import Run
+from aprefill._engine.phases import State
 from aprefill.testing import Script, serve
 
 from .loopback import STATES, WIRES, ask, chunks_of
@@ -334,7 +334,7 @@ async def test_a_failed_reply_is_freed_without_the_collector() -> None:
 @pytest.mark.usefixtures("no_gc")
 async def test_control_a_kept_failure_is_a_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same reply with a run that keeps what it raised."""
-    monkeypatch.setattr(Run, "_hand_over_failure", lambda self: self._failure)
+    monkeypatch.setattr(State, "take_failure", lambda self: self.failure)
     assert not await is_freed()
 
 

@@ -121,8 +121,8 @@ async def test_a_flood_makes_no_heartbeat_late(kind: str) -> None:
 async def test_control_a_reply_decoded_in_one_go_blocks_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same look at a reader that gives no turns and decodes all that it has."""
     monkeypatch.setattr("aprefill._engine.attempt.READS_A_TURN", 1 << 30)
-    monkeypatch.setattr("aprefill._engine.attempt.SLICE_BYTES", 1 << 30)
-    monkeypatch.setattr("aprefill._engine.attempt.SLICE_RECORDS", 1 << 30)
+    monkeypatch.setattr("aprefill._engine.reading.SLICE_BYTES", 1 << 30)
+    monkeypatch.setattr("aprefill._engine.reading.SLICE_RECORDS", 1 << 30)
     with flooding("3 bytes") as url:
         _, longest = await beats_beside(url, longest_turn)
     assert longest > MORE_S

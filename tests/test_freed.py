@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from aprefill import AprefillError, Recovery, Reply, Session, Timeouts
-from aprefill._engine.run import _live
+from aprefill._engine.connection import live
 from aprefill.testing import Script, serve
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_gc")]
@@ -72,7 +72,7 @@ async def is_freed(script: Script, end: End) -> bool:
         del reply
         with anyio.fail_after(2):
             await server.wait_closed()
-            while _live:
+            while live:
                 await anyio.lowlevel.checkpoint()
         for _ in range(20):
             await anyio.lowlevel.checkpoint()

@@ -30,7 +30,7 @@ from aprefill import (
     stream,
 )
 from aprefill._engine.attempt import Attempt
-from aprefill._engine.run import _live
+from aprefill._engine.connection import live
 from aprefill._transports._kill import KillHandle
 from aprefill.testing import Script, serve, serve_in_thread
 
@@ -301,17 +301,15 @@ async def test_a_session_closes_its_replies_side_by_side() -> None:
 
 
 class Stuck:
-    """A client, or a run, that never comes to its end of closing."""
+    """A client, or a run and its connection, that never comes to its end of closing."""
 
     def __init__(self, transport: Any = None) -> None:
         self.transport = transport
+        self.closed = anyio.Event()
         self.began = 0
 
     def drop(self) -> None:
         self.began += 1
-
-    async def released(self) -> None:
-        await anyio.sleep_forever()
 
     async def aclose(self) -> None:
         self.began += 1
@@ -326,7 +324,7 @@ async def test_what_never_closes_takes_a_second_in_all(monkeypatch: pytest.Monke
         (transport,) = session._pool._transports.values()
         client, stuck = transport._client, [Stuck(transport), Stuck(), Stuck()]  # type: ignore[attr-defined]
         transport._client, transport._fresh = stuck[1:]  # type: ignore[attr-defined]
-        monkeypatch.setattr("aprefill._engine.run._live", {*_live, stuck[0]})
+        monkeypatch.setattr("aprefill._engine.connection.live", {**live, stuck[0]: stuck[0]})
         began = time.perf_counter()
         await session.aclose()
         took = time.perf_counter() - began
@@ -473,7 +471,7 @@ async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: 
     async with serve(GOOD) as server:
         async with ask(server, "chat") as reply:
             cursors = [aiter(reply)]
-            made = reply._run._make_transport
+            made = reply._run.requests._make_transport
             drops: list[bool] = [False, True]
 
             def refuse() -> Any:
@@ -481,13 +479,13 @@ async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: 
                     cursors.clear()
                 raise UsageError("not yet")
 
-            monkeypatch.setattr(reply._run, "_make_transport", refuse)
+            monkeypatch.setattr(reply._run.requests, "_make_transport", refuse)
             with pytest.raises(UsageError, match="not yet"):
                 await anext(cursors[0])
             with pytest.raises(UsageError, match="not yet"):
                 await reply.text()
             assert not cursors
-            monkeypatch.setattr(reply._run, "_make_transport", made)
+            monkeypatch.setattr(reply._run.requests, "_make_transport", made)
 
             async def next_reader() -> None:
                 assert "".join(await chunks_of(reply)) == GOOD.text
@@ -728,7 +726,7 @@ async def test_a_body_is_read_on_for_as_long_as_the_caller_says() -> None:
             await reply.aclose()
             assert time.perf_counter() - began < 0.5
             with anyio.fail_after(3):
-                await reply._run.released()
+                await reply._run.connection.closed.wait()
             assert time.perf_counter() - began > 1.3
             assert await session.stream("hi").text() == "abc"
             assert server.connections == 1

@@ -11,7 +11,7 @@ import pytest
 from aprefill import ReasoningEvent, Reply, StopReason, TextEvent, ToolEvent, Truncated
 from aprefill._codecs import codec
 from aprefill._deltas import ToolDelta
-from aprefill._engine.run import Run
+from aprefill._engine.ledger import Ledger
 
 from .bodies import DONE, STOP, block, call, chat, end, event, finish, host, piece
 
@@ -147,7 +147,7 @@ async def test_with_a_stop_sequence_and_a_prefill(wire: str, how: str) -> None:
 
 async def test_control_a_message_of_all_that_was_decoded_depends_on_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a turn made of all that was decoded, and not of what was handed out, fails the same check."""
-    monkeypatch.setattr(Run, "_is_whole", lambda run: True)
+    monkeypatch.setattr(Ledger, "_is_whole", lambda ledger: True)
     with pytest.raises(AssertionError):
         await play("messages", "break")
 

@@ -13,11 +13,13 @@ from aprefill import stream
 from aprefill._deltas import ModelInput
 from aprefill._errors import PrefillRefused, UsageError
 from aprefill._hosts.table import SupportTable, builtin_table
-from aprefill._plan.first import plan_first
+from aprefill._hosts.target import Target
 from aprefill._plan.request import Request, make_request
 from aprefill._plan.step import AttemptPlan
 from aprefill._seam.seam import Seam
 from aprefill._types import Support, Verdict
+
+from .support.planning import no_transport, plan_first
 
 if TYPE_CHECKING:
     from aprefill._hosts.row import SupportRow
@@ -85,6 +87,8 @@ def test_a_plan_whole_with_a_prefill() -> None:
         extra={"seed": 1},
     )
     assert planned == AttemptPlan(
+        target=planned.target,
+        transport=no_transport,
         row=row,
         model_input=ModelInput(
             model="m",
@@ -115,6 +119,8 @@ def test_a_plan_whole_without_a_prefill(support: str) -> None:
     """No turn, no field of the dialect and no echo to look for, whatever the host does with prefills."""
     row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', support)
     assert step(row, stop=["x"], extra={"seed": 1}) == AttemptPlan(
+        target=Target(row, "m", base_url=row.base_url, keep=False),
+        transport=no_transport,
         row=row,
         model_input=ModelInput(model="m", messages=(USER,), stop=("x",), fields={"seed": 1}),
         mode="none",

@@ -9,10 +9,10 @@ import pytest
 from aprefill._deltas import ModelInput
 from aprefill._errors import UsageError
 from aprefill._plan.emulate import BEGIN, room
-from aprefill._plan.first import plan_first
 from aprefill._plan.step import AttemptPlan
 from aprefill._types import Support
 
+from .support.planning import no_transport, plan_first
 from .test_plan import USER, acme, asked, known, step
 
 # --- the prompt -------------------------------------------------------------------------------------------------
@@ -184,6 +184,8 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
     planned = step(row, prefill='["', system="be brief", stop=["END", "`"], temperature=0.5, extra={"seed": 1})
     (turn,) = planned.model_input.messages
     assert planned == AttemptPlan(
+        target=planned.target,
+        transport=no_transport,
         row=row,
         model_input=ModelInput(model="m", messages=({"role": "user", "content": turn["content"]},), system="be brief",
                   stop=("END",), temperature=0.5, fields={"seed": 1}),

@@ -30,7 +30,7 @@ from aprefill import (
     UsageError,
     stream,
 )
-from aprefill._engine.run import _live
+from aprefill._engine.connection import live
 from aprefill.testing import Script, serve
 
 from .conftest import LOOPS
@@ -262,7 +262,9 @@ async def test_the_hosts_own_wait_as_a_date() -> None:
         assert 0 < reply.attempts[1].waited_s <= 2
 
 
-@pytest.mark.parametrize("retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize(
+    "retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)], ids=["61", "9999", "in an hour"]
+)
 async def test_too_long_a_wait_is_an_error_at_once(retry_after: Any) -> None:
     """It says how long the host asked for."""
     async with serve(Script(status=429, retry_after=retry_after)) as server:
@@ -348,7 +350,7 @@ async def test_it_can_be_ended_while_it_waits(end: str) -> None:
                 assert reply.stop_reason is StopReason.CANCELLED
             elif end != "task":
                 assert isinstance(ended_with[0], ReplyClosed)
-            assert reply._run not in _live
+            assert reply._run not in live.values()
         assert len(server.exchanges) == 1
 
 

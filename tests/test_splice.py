@@ -20,10 +20,10 @@ from aprefill import (
 from aprefill._deltas import Delta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
 from aprefill._engine.splice import Splice
 from aprefill._engine.transcript import Transcript
-from aprefill._plan.first import plan_first
 from aprefill.testing import Script, serve
 
 from .loopback import ask
+from .support.planning import plan_first
 from .test_plan import acme, asked
 
 if TYPE_CHECKING:

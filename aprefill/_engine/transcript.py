@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from .._errors import AprefillError
 
 if TYPE_CHECKING:
     from .._events import Event
+
+E = TypeVar("E", bound=AprefillError)
 
 
 class Transcript:
@@ -29,11 +33,14 @@ class Transcript:
         "items",
         "lead_at",
         "next",
+        "prefill_length",
         "wants_events",
         "wants_held",
     )
 
     def __init__(self, prefill: str) -> None:
+        #: characters of the prefill
+        self.prefill_length = len(prefill)
         #: a host has accepted a request, so the reply has begun
         self.accepted = False
         #: `events()` was asked for: other events than text are kept as well, and text is never joined
@@ -74,8 +81,11 @@ class Transcript:
     @property
     def text_so_far(self) -> str:
         """The prefill and what was handed out after it; ``""`` while neither was shown nor accepted anywhere."""
-        if not self.accepted and self.lead_at < 0:
-            return ""
+        return self.known if self.accepted or self.lead_at >= 0 else ""
+
+    @property
+    def known(self) -> str:
+        """The prefill and what was handed out after it, whether a host has accepted it or not."""
         if self._joined < self.next:
             new = self.items[self._joined : self.next]
             if self._joined <= self.lead_at < self.next:
@@ -94,3 +104,8 @@ class Transcript:
     def forget_rest(self) -> None:
         """The reply was left: what was not handed out will not be."""
         del self.items[self.next :]
+
+    def put_on(self, error: E) -> E:
+        """Put the text so far on an error."""
+        error.text_so_far = self.text_so_far
+        return error

@@ -8,7 +8,6 @@ asked back. The seam splices by overlap; a model that starts over with all of it
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, fields
 from string import Formatter
 from types import MappingProxyType
@@ -114,7 +113,9 @@ class EmulatedPrompt(NamedTuple):
         return room(self.known) if self.echo else 0
 
 
-def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: bool = False) -> EmulatedPrompt:
+def emulate(
+    how: Emulation, messages: Sequence[Message], known: str, *, token: Callable[[], str], again: bool = False
+) -> EmulatedPrompt:
     """`messages` with a request to begin with `known` in the last user turn. The input is left alone.
 
     With `again`, in the words for a reply that had no echo. Of a text of white space alone no echo could be seen, so none
@@ -130,7 +131,7 @@ def emulate(how: Emulation, messages: Sequence[Message], known: str, *, again: b
     repeats = safe_overlap(known if is_short else text, END_MIN) != END_MIN
     overlap = {} if repeats else {"overlap": END_MIN}
     asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
-    opening, closing = markers([known, how.begin, how.continued, how.again, *texts_of(messages)])
+    opening, closing = markers([known, how.begin, how.continued, how.again, *texts_of(messages)], token)
     template = how.again if again else how.begin if is_short else how.continued
     if is_short:
         request = template.format(open=opening, close=closing, text=known, end=known)
@@ -156,7 +157,7 @@ def _uses(template: str, name: str) -> bool:
     return any(field == name for _, field, _, _ in Formatter().parse(template))
 
 
-def markers(texts: Iterable[str], token: Callable[[], str] = lambda: secrets.token_hex(8)) -> tuple[str, str]:
+def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
     """An opening and a closing marker that occur in none of `texts`, nor across the end of one and the marker itself.
 
     Neither marker begins with what it ends with, so a text cannot complete one early.

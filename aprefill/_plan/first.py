@@ -1,9 +1,8 @@
-"""Decides what to send, first and next; `_run` obeys. Pure: what was asked, what is known and what happened in, one
-request out."""
+"""Decides on the first request of a reply, and builds those that carry a known text. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._deltas import Message, ModelInput
 from .._errors import (
@@ -19,9 +18,10 @@ from .step import AttemptPlan
 from .stops import stops
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .._hosts.row import SupportRow
+    from .._hosts.target import Target
     from .request import Request
 
 
@@ -32,18 +32,30 @@ _NO_PREDICTION = {
 }  # fmt: skip
 
 
-# --- the first request ------------------------------------------------------------------------------------------
+class Way(NamedTuple):
+    """What every request to one host has in common: whom to ask, what sends it, and where random names are from."""
+
+    target: Target
+    transport: Callable[[], Any]
+    token: Callable[[], str]
+
+    @property
+    def model(self) -> str:
+        return self.target.model
 
 
-def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool = False) -> AttemptPlan:
-    """The first request; `refused`: this host has refused a native prefill of this model lately.
+def plan_first(request: Request, known: str, way: Way, *, refused: bool = False) -> AttemptPlan:
+    """The first request for a reply that begins with `known`.
 
-    Raises `PrefillRefused` where there is neither native support nor leave to ask in the prompt, `UsageError` on a
+    `refused`: this host has refused a native prefill of this model lately. Raises `PrefillRefused` where there is neither native support nor leave to ask in the prompt, `UsageError` on a
     conflict.
     """
-    if not request.prefill:
+    row, model = way.target.row, way.target.model
+    if not known:
         host_stop, own_stop = stops(request.stop, row, "", row.support)
         return AttemptPlan(
+            target=way.target,
+            transport=way.transport,
             row=row,
             model_input=_model_input(request, row, model, request.messages, host_stop=host_stop),
             mode="none",
@@ -59,14 +71,14 @@ def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool =
         off = "" if row.support is Support.UNSUPPORTED else request.forbids_emulation
         raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}", off=off)
     if not row.native or (refused and not request.forbids_emulation):
-        return _emulated(request, row, model)
-    unknown = _conflict(request, row)
+        return plan_emulated(request, known, way, row)
+    unknown = _conflict(request, known, row)
     if unknown is None:
-        return _native(request, row, model)
+        return _native(request, known, way, row)
     if request.forbids_emulation:
         known_as = f"whether it goes with {unknown[1]} is not known"
         raise PrefillRefused(model, known_as=known_as, why=unknown[0], off=request.forbids_emulation)
-    return _emulated(request, row, model)
+    return plan_emulated(request, known, way, row)
 
 
 def refusal_key(request: Request, row: SupportRow, base_url: str, model: str) -> RefusalKey:
@@ -74,12 +86,12 @@ def refusal_key(request: Request, row: SupportRow, base_url: str, model: str) ->
     return RefusalKey(row.codec, base_url, model, "thinking" in switched_on(request))
 
 
-def _conflict(request: Request, row: SupportRow) -> tuple[str, str] | None:
+def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] | None:
     """A setting that is on and may not go together with a native prefill, and what the caller calls it.
 
     Raises `UsageError` where it is known not to. With `support=` the caller has answered what is unknown.
     """
-    if not row.conflicts or (row.whitespace == "strip" and request.prefill.isspace()):
+    if not row.conflicts or (row.whitespace == "strip" and known.isspace()):
         return None
     found = {name: spelled for name, spelled in switched_on(request).items() if rule(row.conflicts, name)}
     for name, spelled in found.items():
@@ -91,32 +103,38 @@ def _conflict(request: Request, row: SupportRow) -> tuple[str, str] | None:
     return None if request.support is not None or not found else next(iter(found.items()))
 
 
-def _native(request: Request, row: SupportRow, model: str) -> AttemptPlan:
-    carried = attach_prefill(row, request.messages, request.prefill)
-    rules: dict[str, Any] = {"stripped": carried.stripped}
+def _native(request: Request, known: str, way: Way, row: SupportRow) -> AttemptPlan:
+    attached = attach_prefill(row, request.messages, known)
+    rules: dict[str, Any] = {"stripped": attached.stripped}
     if row.support is Support.EATS:
         rules["echo"] = "never"
     else:
         rules["whitespace"] = row.whitespace_echo
-    must_echo = request.strict and row.support is Support.ECHOES and bool(carried.sent)
-    host_stop, own_stop = stops(request.stop, row, request.prefill, row.support)
+    must_echo = request.strict and row.support is Support.ECHOES and bool(attached.sent)
+    host_stop, own_stop = stops(request.stop, row, known, row.support)
     return AttemptPlan(
+        target=way.target,
+        transport=way.transport,
         row=row,
-        model_input=_model_input(request, row, model, carried.messages, carried.body_fields, host_stop=host_stop),
+        model_input=_model_input(request, row, way.model, attached.messages, attached.body_fields, host_stop=host_stop),
         mode="native",
         support=row.support,
-        known=request.prefill,
+        known=known,
         rules=rules,
         stop=own_stop,
         show_when=request.show_when or ("decided" if request.strict or request.absent != "join" else "accepted"),
-        sends_prefill=bool(carried.sent),
+        sends_prefill=bool(attached.sent),
         absent="raise" if must_echo else "join",
     )
 
 
-def _emulated(request: Request, row: SupportRow, model: str, *, again: bool = False) -> AttemptPlan:
+def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, again: bool = False) -> AttemptPlan:
+    """A request that asks for `known` in the prompt; with `again`, in the words for a reply that did not begin with it.
+
+    Raises `UsageError` where the messages leave no place for that.
+    """
     assert request.emulate is not None
-    asked = emulate(request.emulate, request.messages, request.prefill, again=again)
+    asked = emulate(request.emulate, request.messages, known, token=way.token, again=again)
     fields: dict[str, Any] = {}
     if (
         row.prediction
@@ -126,9 +144,13 @@ def _emulated(request: Request, row: SupportRow, model: str, *, again: bool = Fa
         and not _NO_PREDICTION & request.extra.keys()
     ):
         fields["prediction"] = {"type": "content", "content": asked.echo}
-    host_stop, own_stop = stops(request.stop, row, request.prefill, Support.EMULATED)
-    model_input = _model_input(request, row, model, asked.messages, fields, host_stop=host_stop, more_tokens=asked.room)
+    host_stop, own_stop = stops(request.stop, row, known, Support.EMULATED)
+    model_input = _model_input(
+        request, row, way.model, asked.messages, fields, host_stop=host_stop, more_tokens=asked.room
+    )
     return AttemptPlan(
+        target=way.target,
+        transport=way.transport,
         row=row,
         model_input=model_input,
         mode="emulated",
@@ -173,9 +195,3 @@ def _limit(request: Request, row: SupportRow, more: int) -> int | None:
     """The token limit, with room for `more`; the number of a row with native models is the most that these can write."""
     limit = row.max_tokens if request.max_tokens is None else request.max_tokens
     return limit if limit is None or (request.max_tokens is None and row.native) else limit + more
-
-
-# --- stop sequences ---------------------------------------------------------------------------------------------
-
-
-# --- the next request -------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .._deltas import ModelInput
     from .._hosts.row import SupportRow
+    from .._hosts.target import Target
     from .._types import Support
     from .request import Absent, ShowWhen
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 class AttemptPlan:
     """One request to make and how to splice its reply."""
 
+    #: whom to ask, and what gives the transport that the request is sent with
+    target: Target
+    transport: Callable[[], Any]
+    #: what the host does with a prefill: the target's row, or with the caller's word
     row: SupportRow
     model_input: ModelInput
     #: "native", "emulated", or "none" without a prefill

@@ -6,6 +6,7 @@ The prompt that the caller has, and LLM logs, stays as it is; the plugin is give
 from __future__ import annotations
 
 import copy
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +201,7 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     on = _switched_on(prompt)
     texts = [text for message in messages for text in _texts(message)]
     turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
-    asked = emulate(DEFAULT, turns, prefill)
+    asked = emulate(DEFAULT, turns, prefill, token=lambda: secrets.token_hex(8))
     request = asked.messages[-1]["content"]
     inner = plain(model, prompt)
     update: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from aprefill._engine.splice import Splice
 from aprefill._engine.transcript import Transcript
 from aprefill._errors import _REMEDIES
 from aprefill._hosts.table import builtin_table
-from aprefill._hosts.target import check_url
+from aprefill._hosts.target import Target, check_url
 from aprefill._plan.step import AttemptPlan
 from aprefill._transports._foreign import translate
 from aprefill._types import StopReason, Support
@@ -43,8 +43,11 @@ def test_each_phrase_is_one_that_the_library_writes() -> None:
 
 
 def limit_inside_the_echo() -> Truncated:
+    row = builtin_table().row("demo", "eats")
     step = AttemptPlan(
-        row=builtin_table().row("demo", "eats"),
+        target=Target(row, "m", base_url="demo:", keep=False),
+        transport=lambda: None,
+        row=row,
         model_input=ModelInput(model="m", messages=()),
         mode="emulated",
         support=Support.EMULATED,

@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
 from aprefill import Seam, Verdict
-from aprefill._plan.emulate import DEFAULT, emulate
+from aprefill._plan.emulate import DEFAULT
 from aprefill._seam.fallback import is_own_text, seam_for
 from aprefill.llm_plugin._splice import ChunkSplicer, Cut, Ignored
 
+from ..support.planning import emulate
 from .mocks import FAVE, PULL_REQUEST_473
 
 if TYPE_CHECKING:

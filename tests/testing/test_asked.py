@@ -11,10 +11,11 @@ import anyio
 import pytest
 
 from aprefill import Emulation, Reply, UsageError, Verdict, stream
-from aprefill._plan.emulate import DEFAULT, emulate
+from aprefill._plan.emulate import DEFAULT
 from aprefill.testing import Script, serve
 from aprefill.testing._asked import find_asked, insists
 
+from ..support.planning import emulate
 from . import asking, asking_others
 from .asking import client_of
 

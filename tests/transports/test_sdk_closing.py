@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from aprefill import Session
-from aprefill._engine.run import _live
+from aprefill._engine.connection import live
 from aprefill._transports._kill import KillHandle
 from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve
@@ -102,7 +102,7 @@ async def left_over(server: Any, session: Session, client: Any, stack: str, back
         "descriptors": max(0, open_descriptors() - descriptors),
         "tasks": living_tasks(backend) - tasks,
         "slots": slots(client, stack, server.url),
-        "live": len(_live),
+        "live": len(live),
     }
 
 
@@ -139,7 +139,7 @@ async def test_control_a_lazy_close_is_found(kind: Kind, stack: str, monkeypatch
             for _ in range(3):
                 async for _ in session.stream("hi", prefill="zero "):
                     break
-                while _live:
+                while live:
                     await anyio.lowlevel.checkpoint()
             with pytest.raises(TimeoutError), anyio.fail_after(0.1):
                 await server.exchanges[-1].closed.wait()
@@ -161,7 +161,7 @@ async def read_two(session: Session) -> str:
     stale = aiter(first)
     async for _ in stale:
         pass
-    response: Any = first._run._attempt._response
+    response: Any = first._run.connection.attempt._response
     text = ""
     async for chunk in session.stream("hi"):
         if not text:
@@ -190,7 +190,7 @@ async def test_a_connection_that_aiohttp_has_given_back_is_not_touched(kind: Kin
             first = session.stream("hi")
             cursor = aiter(first)
             assert await anext(cursor) == "one "
-            response: Any = first._run._attempt._response
+            response: Any = first._run.connection.attempt._response
             aiohttp_response = response._kill._stream._response
             with anyio.fail_after(2):
                 while aiohttp_response.connection is not None:
@@ -214,7 +214,7 @@ async def test_the_fin_goes_out_from_another_thread(kind: Kind, stack: str) -> N
         async with reply:
             cursor = aiter(reply)
             await anext(cursor)
-            response: Any = reply._run._attempt._response
+            response: Any = reply._run.connection.attempt._response
             assert await anyio.to_thread.run_sync(response.kill)
             with anyio.fail_after(2):
                 await server.exchanges[-1].closed.wait()

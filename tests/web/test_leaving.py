@@ -20,7 +20,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from aprefill._engine.run import _live
+from aprefill._engine.connection import live
 from aprefill.testing import Script, serve
 from aprefill.web._sse import _EventChannel
 from aprefill.web._websocket import _SocketChannel
@@ -183,13 +183,13 @@ PACED = Script(text="one two three four five six seven eight nine ten " * 4, cut
 @pytest.mark.usefixtures("no_gc")
 async def test_two_hundred_clients_a_third_leaves() -> None:
     """200 at once, half of them each way; a third leaves at random: the rest is whole, and nothing stays open."""
-    before = len(_live)
+    before = len(live)
     async with serve(PACED) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here:
             outcomes = await crowd(here, provider, ["/sse", "/ws"])
             assert set(outcomes) == {"complete", "client_closed"}
             assert outcomes["client_closed"] > LEAVING * 3 // 4
-            assert len(_live) == before
+            assert len(live) == before
             assert not [task for task in asyncio.all_tasks() if "aprefill.web" in repr(task)]
     await provider.wait_closed(CLOSED_S)
 

@@ -136,7 +136,7 @@ async def test_a_bug_is_not_swallowed() -> None:
     """An exception that is not ours goes to the server, which logs it: here out of a codec that is broken."""
     async with serve(STATES) as provider, session_of(provider) as session:
         reply = session.stream("hi")
-        reply._run._make_transport = lambda: 1 / 0
+        reply._run.requests._make_transport = lambda: 1 / 0
         response = web.sse(reply)
 
         async def receive() -> Any:

@@ -1,0 +1,149 @@
+"""What an answer says of itself before its text, and what its errors mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._codecs._host_error import error_from
+from .._deltas import Record
+from .._errors import AprefillError, PrefillRefused, ProtocolError, StatusError
+from .._hosts.prefill import known_refusal
+from .._transports._headers import retry_after_s
+
+if TYPE_CHECKING:
+    from .._codecs import Codec
+    from .._deltas import ErrorDelta
+    from .._hosts.redact import Redactor
+    from .._hosts.row import KnownRefusal
+    from .._plan.request import Request
+    from .._plan.step import AttemptPlan
+    from .._transports import Response
+
+#: Content codings (IANA's registry) that cannot be read here. Any other word in that header says nothing about the bytes.
+_COMPRESSED = frozenset("aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split())  # noqa: SIM905
+#: Bodies that are no stream, whatever they hold.
+_NO_STREAM = frozenset({"text/html", "application/json", "application/xhtml+xml"})
+
+
+class Head:
+    """Status and headers of one answer, and its errors in our words: without the key and the prompt."""
+
+    __slots__ = ("_codec", "_plan", "_redactor", "_request", "_response", "content_type", "fields", "refusal", "status")
+
+    def __init__(self, plan: AttemptPlan, request: Request, codec: Codec) -> None:
+        self._plan = plan
+        self._request = request
+        self._codec = codec
+        self._response: Response | None = None
+        self._redactor: Redactor | None = None
+        #: HTTP status, once known
+        self.status: int | None = None
+        #: the media type, without its parameters
+        self.content_type = ""
+        #: the body that was sent, and the known refusal that it was answered with
+        self.fields: dict[str, Any] = {}
+        self.refusal: KnownRefusal | None = None
+
+    def came(self, response: Response) -> None:
+        """The answer's head is here."""
+        self._response = response
+        self.status = response.status
+        self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def check(self) -> None:
+        """Raise `ProtocolError` for a body that cannot be read."""
+        assert self._response is not None
+        encodings = {word.strip().lower() for word in self._response.headers.get("content-encoding", "").split(",")}
+        if compressed := encodings & _COMPRESSED:
+            raise ProtocolError(
+                f"the answer is compressed ({min(compressed)}) though identity was asked for",
+                status=self.status,
+                content_type=self.redact(self.content_type),
+            )
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body may be a stream; else it is to be read whole, and `error` says what it is."""
+        return self.status == 200 and self.content_type not in _NO_STREAM
+
+    def error(self, body: bytes) -> AprefillError:
+        """What an answer that is no stream is."""
+        if self.status != 200:
+            return self._status_error(body)
+        return (self.json_error(body) if self.content_type == "application/json" else None) or ProtocolError(
+            f"the answer is {self.content_type}, not a stream", status=self.status, content_type=self.content_type
+        )
+
+    def json_error(self, body: bytes) -> AprefillError | None:
+        """The host's error in a JSON body with status 200; None: it is something else."""
+        assert self._response is not None
+        if not any(self._codec.error(200, body, self._response.headers)):
+            return None
+        return self.in_band(error_from(Record(body)), before_text=True)
+
+    def in_band(self, error: ErrorDelta, *, before_text: bool) -> AprefillError:
+        """An error inside the stream. Before any text it may be a refusal of the prefill."""
+        detail = self.redact(error.detail)
+        refused = self._refused(200, error.body, detail) if before_text else None
+        return refused or StatusError(
+            error.status,
+            error_type=self.redact(error.error_type),
+            detail=detail,
+            request_id=self.request_id,
+            in_band=True,
+        )
+
+    def _status_error(self, body: bytes) -> AprefillError:
+        assert self.status is not None
+        assert self._response is not None
+        headers = self._response.headers
+        error_type, detail = map(self.redact, self._codec.error(self.status, body, headers))
+        refused = self._refused(self.status, body.decode(errors="replace"), detail)
+        if refused is not None:
+            return refused
+        if 300 <= self.status < 400:
+            detail = "a redirect, which is never followed: the prompt would go to another host"
+        return StatusError(
+            self.status,
+            error_type=error_type,
+            detail=detail,
+            retry_after_s=retry_after_s(headers),
+            request_id=self.request_id,
+            url=self._without_keys(self._response.url()),
+        )
+
+    def _refused(self, status: int, said: str, quote: str) -> PrefillRefused | None:
+        """The error for a native prefill that the host's words refuse; None: they are about something else."""
+        plan = self._plan
+        if not plan.sends_prefill:
+            return None
+        self.refusal = known = known_refusal(plan.row, status, said, self._request.fields())
+        if known is None:
+            return None
+        off = self._request.forbids_emulation
+        return PrefillRefused(plan.model_input.model, status=status, quote=quote, why=known.why, off=off)
+
+    # --- what may be repeated ---------------------------------------------------------------------------------
+
+    @property
+    def request_id(self) -> str | None:
+        """For the host's support; None: it gave none."""
+        if self._response is None:
+            return None
+        headers = self._response.headers
+        found = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
+        return self._without_keys(found) if found else found
+
+    def _sent(self) -> set[str]:
+        """The keys that the client has sent."""
+        return set() if self._response is None else self._response.secrets()
+
+    def _without_keys(self, text: str) -> str:
+        """`text` without our key and those that the client sent."""
+        return self._plan.target.redactor((), self._sent())(text)
+
+    def redact(self, text: str) -> str:
+        """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
+        if self._redactor is None:
+            self._redactor = self._plan.target.redactor(self._request.texts(), self._sent(), self.fields)
+        return self._redactor(text)
