@@ -71,7 +71,7 @@ class Cursor:
         if self._ended:
             raise StopAsyncIteration
         self._current_task = task_getter(native_loop())
-        self._run.claim(id(self), self._current_task())
+        self._readers.claim(id(self), self._current_task())
 
     def _end(self) -> NoReturn:
         self._ended = True
@@ -296,7 +296,7 @@ class Reply(Known):
             # all of it was handed out
             return run.transcript.text_so_far
         reader = object()
-        run.claim(id(reader), task_getter(native_loop())(), joins_task=True)
+        run.readers.claim(id(reader), task_getter(native_loop())(), joins_task=True)
         try:
             return await read_to_end(run)
         finally:

@@ -234,13 +234,13 @@ class _Reading:
     def begin(self, reader: object, *, joins_thread: bool = False) -> None:
         """Make `reader` the one that reads."""
         with self._lock:
-            self.run.claim(id(reader), current_thread(), joins_task=joins_thread)
+            self.run.readers.claim(id(reader), current_thread(), joins_task=joins_thread)
 
     def end(self, reader: object) -> None:
         """`reader` reads no more: it was told the end, or its loop was left, which ends a reply that nobody owns."""
         run = self.run
         if run.readers.let_go(id(reader)) and not run.owned and run.phase not in OVER:
-            run.kill()
+            run.connection.kill()
             # another thread than the one that reads is here only as a finaliser, which must not wait
             self.leave(wait=run.readers.is_in_thread(get_ident()) and not sys.is_finalizing())
 
@@ -363,7 +363,7 @@ class SyncReply(Known):
         run = self._run
         if run.owned and run.phase not in {Phase.NEW, *OVER}:
             warnings.warn(f"{self!r} was dropped inside its `with`", ResourceWarning, stacklevel=2, source=self)
-            run.kill()
+            run.connection.kill()
             self._reading.leave(wait=False)
 
 

@@ -471,7 +471,7 @@ async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: 
     async with serve(GOOD) as server:
         async with ask(server, "chat") as reply:
             cursors = [aiter(reply)]
-            made = reply._run.requests._make_transport
+            made = reply._run.requests._way
             drops: list[bool] = [False, True]
 
             def refuse() -> Any:
@@ -479,13 +479,13 @@ async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: 
                     cursors.clear()
                 raise UsageError("not yet")
 
-            monkeypatch.setattr(reply._run.requests, "_make_transport", refuse)
+            monkeypatch.setattr(reply._run.requests, "_way", made._replace(transport=refuse))
             with pytest.raises(UsageError, match="not yet"):
                 await anext(cursors[0])
             with pytest.raises(UsageError, match="not yet"):
                 await reply.text()
             assert not cursors
-            monkeypatch.setattr(reply._run.requests, "_make_transport", made)
+            monkeypatch.setattr(reply._run.requests, "_way", made)
 
             async def next_reader() -> None:
                 assert "".join(await chunks_of(reply)) == GOOD.text

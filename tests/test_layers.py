@@ -77,6 +77,7 @@ EXCEPTIONS = {
 NOT_PUBLIC = {
     "__main__: cli.main": "`python -m aprefill` is the command line",
     "cli: _hosts.names.ALIASES": "`aprefill models` lists them",
+    "cli: _hosts.target.TOKEN_ENV": "the default model's provider is one that there is a key for",
     "cli: _hosts.target.URL_ENV": "the default model names the variable that its URL is from",
     "llm_plugin: _hosts.prefill.attach_prefill": "the plugin splices what LLM's own models send and get: it has the core's "
     "stages without its engine",
@@ -84,6 +85,7 @@ NOT_PUBLIC = {
     "llm_plugin: _hosts.refusals.RefusalKey": "see above",
     "llm_plugin: _hosts.refusals": "see above; one memory of refusals in a process",
     "llm_plugin: _hosts.table.builtin_table": "see above",
+    "llm_plugin: _hosts.target.URL_ENV": "see above",
     "llm_plugin: _plan.emulate.DEFAULT": "see above",
     "llm_plugin: _plan.emulate.emulate": "see above",
     "llm_plugin: _plan.next.LASTING": "see above",

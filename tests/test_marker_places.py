@@ -31,7 +31,7 @@ CALL = ToolDelta(7, "b", "other", "{}")
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
-    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def pieces(raw: str) -> list[list[str]]:

@@ -39,7 +39,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
-    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda _: (f"<{NAME}>", f"</{NAME}>"))
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def places(parts: list[Any]) -> tuple[str, list[int]]:

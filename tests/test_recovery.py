@@ -335,7 +335,7 @@ async def test_it_can_be_ended_while_it_waits(end: str) -> None:
             with anyio.fail_after(2):
                 async with anyio.create_task_group() as group:
                     group.start_soon(read)
-                    while reply._run._pause is None:
+                    while reply._run.requests._pause is None:
                         await anyio.lowlevel.checkpoint()
                     if end == "cancel":
                         reply.cancel()

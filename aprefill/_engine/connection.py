@@ -79,6 +79,10 @@ class Connection:
         """Whether leaving shuts it down at once; None before the host accepted."""
         return None if self.attempt is None else self.attempt.closes_at_once
 
+    def has_more(self) -> bool:
+        """Whether more of the answer is here, for which nobody has to wait."""
+        return self.attempt is not None and self.attempt.has_more()
+
     @property
     def is_ours(self) -> bool:
         """Whether this process has opened it."""

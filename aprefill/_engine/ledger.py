@@ -37,11 +37,11 @@ class Entry(NamedTuple):
 class Ledger:
     """Kept by a run while it goes. Moments are noted once; those of text that was dropped are forgotten."""
 
-    __slots__ = ("_earlier", "_moments", "_state", "_transcript", "entry", "replaced")
+    __slots__ = ("_earlier", "_moments", "_state", "entry", "replaced", "transcript")
 
     def __init__(self, state: State, transcript: Transcript) -> None:
         self._state = state
-        self._transcript = transcript
+        self.transcript = transcript
         self._moments: dict[str, float] = {}
         #: the request under way, or the last one
         self.entry: Entry | None = None
@@ -54,7 +54,7 @@ class Ledger:
 
     def begin(self, plan: AttemptPlan, attempt: Attempt, splice: Splice) -> None:
         """A request is about to be sent."""
-        self.entry = Entry(plan, attempt, splice, len(self._transcript.known))
+        self.entry = Entry(plan, attempt, splice, len(self.transcript.known))
 
     def note(self, moment: str) -> None:
         """Something happened now, if for the first time: "began", "accepted" or "over"."""
@@ -75,7 +75,7 @@ class Ledger:
         """Another request takes the place of this one."""
         entry, self.entry = self.entry, None
         assert entry is not None
-        if len(self._transcript.known) > entry.start:
+        if len(self.transcript.known) > entry.start:
             self._earlier.append(entry)
         self.replaced += (report,)
         for moment in ("token", "text"):
@@ -93,7 +93,7 @@ class Ledger:
         """Of the request that the reply's text is from."""
         if self.entry is not None:
             return self.entry.splice.seam.verdict
-        return Verdict.UNDECIDED if self._transcript.prefill_length else Verdict.ABSENT
+        return Verdict.UNDECIDED if self.transcript.prefill_length else Verdict.ABSENT
 
     @property
     def usage(self) -> Usage | None:
@@ -152,7 +152,7 @@ class Ledger:
 
     def message(self) -> Message:
         """The assistant turn for the next request, of all requests that gave text."""
-        text = self._transcript.text_so_far
+        text = self.transcript.text_so_far
         if self.entry is None:
             return {"role": "assistant", "content": text}
         entries = [*self._earlier, self.entry]
@@ -162,11 +162,11 @@ class Ledger:
             whole = entry is not self.entry or self._is_whole()
             parts += entry.splice.parts(text[entry.start : end], whole=whole)
         _, attempt, splice, _ = self.entry
-        return splice.clean(attempt.codec.message(parts, lead=text[: self._transcript.prefill_length]))
+        return splice.clean(attempt.codec.message(parts, lead=text[: self.transcript.prefill_length]))
 
     def _is_whole(self) -> bool:
         """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""
-        state, transcript = self._state, self._transcript
+        state, transcript = self._state, self.transcript
         items = transcript.items
         last = items[-1] if items and transcript.next == len(items) else None
         handing_out = state.phase is Phase.HANDING_OUT and state.failure is None
@@ -179,7 +179,7 @@ class Ledger:
         splice, state = self.entry.splice, self._state
         if state.failed or self._is_whole():
             return splice.usage, splice.finish
-        usage, finish = splice.handed_out(self._transcript.text_so_far[self.entry.start :])
+        usage, finish = splice.handed_out(self.transcript.text_so_far[self.entry.start :])
         # a reply whose last text was handed out has ended, although its reader did not wait to be told so
         return usage, splice.finish if state.phase is Phase.DONE else finish
 

@@ -7,6 +7,8 @@ import random
 import secrets
 from typing import TYPE_CHECKING
 
+import anyio
+
 from .._errors import AprefillError, PrefillIgnored, PrefillRefused
 from .._events import AttemptEnded, AttemptStarted
 from .._plan.first import Way, plan_first, refusal_key
@@ -15,17 +17,13 @@ from .attempt import Attempt
 from .splice import Splice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .._hosts.refusals import RefusalKey, RefusalMemory
-    from .._hosts.target import Target
     from .._plan.request import Request
     from .._plan.step import AttemptPlan
     from .._transports import Transport
     from .connection import Connection
     from .ledger import Ledger
     from .log import Log
-    from .transcript import Transcript
 
 #: From 0 to 1, for the waits between requests.
 chance = random.random
@@ -44,34 +42,25 @@ class Requests:
         "_connection",
         "_ledger",
         "_log",
-        "_make_transport",
+        "_pause",
         "_refusals",
         "_request",
         "_retries",
-        "_target",
         "_total_at",
         "_transcript",
+        "_way",
         "plan",
         "splice",
     )
 
     def __init__(
-        self,
-        request: Request,
-        target: Target,
-        make_transport: Callable[[], Transport],
-        refusals: RefusalMemory,
-        transcript: Transcript,
-        ledger: Ledger,
-        connection: Connection,
-        log: Log,
+        self, request: Request, way: Way, refusals: RefusalMemory, ledger: Ledger, connection: Connection, log: Log
     ) -> None:
         self._request = request
-        self._target = target
-        self._make_transport = make_transport
+        self._way = way
         self._refusals = refusals
-        self._transcript = transcript
         self._ledger = ledger
+        self._transcript = ledger.transcript
         self._connection = connection
         self._log = log
         #: the request under way, or the next one, once it was decided on
@@ -80,19 +69,25 @@ class Requests:
         self._retries = 0
         # when the total clock runs out
         self._total_at = math.inf
+        # the wait before a request is sent again
+        self._pause: anyio.CancelScope | None = None
         # what the replaced requests failed with, the last one first on its chain
         self._because: AprefillError | None = None
 
-    def first(self) -> Transport:
+    def first(self) -> None:
         """Decide on the first request. Raises what `plan_first` raises."""
         refused = len(self._refusals) > 0 and self._subject() in self._refusals
-        way = Way(self._target, self._make_transport, token)
-        self.plan = plan_first(self._request, self._request.prefill, way, refused=refused)
+        self.plan = plan_first(self._request, self._request.prefill, self._way, refused=refused)
+
+    def transport(self) -> Transport:
+        """What sends the request that was decided on."""
+        assert self.plan is not None
         transport: Transport = self.plan.transport()
         return transport
 
     def start_clock(self) -> None:
         """The total clock runs from now on."""
+        self.show_prefill("now")
         if self._request.timeouts.total_s is not None:
             self._total_at = self._connection.now() + self._request.timeouts.total_s
 
@@ -108,6 +103,29 @@ class Requests:
         ledger.begin(plan, attempt, splice)
         if transcript.wants_events:
             transcript.items.append(AttemptStarted(number=ledger.number, mode=plan.mode, support=plan.support))
+
+    def show_prefill(self, when: str) -> None:
+        """Hand the prefill out, if this is when it is to be shown and it was not."""
+        assert self.plan is not None
+        if self._request.shown and self.plan.show_when == when and self._transcript.lead_at < 0:
+            self._transcript.show(self._request.shown)
+
+    async def wait(self) -> None:
+        """Wait until the last connection is closed, then for as long as the plan says."""
+        plan = self.plan
+        assert plan is not None
+        try:
+            with anyio.CancelScope() as self._pause:
+                await self._connection.wait()
+                if plan.wait_s:
+                    await anyio.sleep(plan.wait_s)
+        finally:
+            self._pause = None
+
+    def interrupt(self) -> None:
+        """End the wait between two requests."""
+        if self._pause is not None:
+            self._pause.cancel()
 
     def go_on(self, error: AprefillError | None) -> bool:
         """Put another request in the place of the one that failed with `error`, or ended cleanly; False: none follows."""
@@ -151,7 +169,7 @@ class Requests:
 
     def _subject(self) -> RefusalKey:
         """What a refusal here is about."""
-        target = self._target
+        target = self._way.target
         return refusal_key(self._request, target.row, target.base_url, target.model)
 
     def _chain(self, error: AprefillError) -> None:

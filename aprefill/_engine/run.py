@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
-
-from .._errors import AprefillError, PrefillIgnored, ProviderError, ReplyClosed, Truncated, UsageError
+from .._errors import AprefillError, PrefillIgnored, ProviderError, ReplyClosed, Truncated
 from .._events import AttemptEnded
+from .._plan.first import Way
 from .connection import Connection
 from .ledger import Ledger
 from .log import Log
 from .phases import Phase, State
 from .readers import Readers
-from .requests import Requests
+from .requests import Requests, token
 from .transcript import Transcript
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ class Run:
         self.request = request
         self.target = target
         self.state = State()
-        self.readers = Readers()
         self.transcript = Transcript(request.prefill)
+        self.readers = Readers(self.state, self.transcript)
         self.ledger = Ledger(self.state, self.transcript)
         #: used with `async with`: losing a cursor does not end it, `aclose` does
         self.owned = False
@@ -62,47 +61,29 @@ class Run:
         self.reads_ahead = False
         self.connection = Connection()
         self._log = Log()
-        self.requests = Requests(
-            request,
-            target,
-            make_transport,
-            refusals,
-            self.transcript,
-            self.ledger,
-            self.connection,
-            self._log,
-        )
-        # the wait before a request is sent again
-        self._pause: anyio.CancelScope | None = None
-        self._pulling = False
+        way = Way(target, make_transport, token)
+        self.requests = Requests(request, way, refusals, self.ledger, self.connection, self._log)
 
     # --- reading ----------------------------------------------------------------------------------------------
-
-    def claim(self, reader: int, task: object, *, joins_task: bool = False) -> None:
-        """Make `reader` the one that reads, as `Readers.claim`. Raises `UsageError` while another one does."""
-        if self.state.is_over:
-            self.readers.now = 0
-        if not self.readers.claim(reader, task, joins_task=joins_task):
-            raise self.transcript.put_on(
-                UsageError(
-                    "this reply is being read already; read it in one loop, end that one first, or give each reader its "
-                    "own stream()"
-                )
-            )
 
     async def pull(self) -> bool:
         """Wait for more of the transcript, one network read at a time; False at the end. Raises what went wrong.
 
         To be called when everything in the transcript was handed out.
         """
-        self.check_alone()
-        self._pulling = True
+        readers = self.readers
+        readers.begin_to_wait()
         state, items, connection = self.state, self.transcript.items, self.connection
         have = len(items)
         if connection.attempt is not None:
             connection.attempt.resume()
         try:
-            while len(items) == have or (self.reads_ahead and self._has_more(len(items) - have)):
+            while len(items) == have or (
+                self.reads_ahead
+                and len(items) - have < _ITEMS_A_PULL
+                and state.phase is _READING
+                and connection.has_more()
+            ):
                 if state.phase is _READING:
                     attempt = connection.attempt
                     assert attempt is not None
@@ -127,37 +108,19 @@ class Run:
                 state.failed = type(exc).__name__
             raise
         finally:
-            self._pulling = False
-
-    def check_alone(self) -> None:
-        """Raise `UsageError` while another pull waits."""
-        if self._pulling:
-            raise self.transcript.put_on(
-                UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
-            )
-
-    def _has_more(self, taken: int) -> bool:
-        """Whether more of the answer is here, for which nobody has to wait, and a pull that has `taken` items may take it."""
-        attempt = self.connection.attempt
-        return taken < _ITEMS_A_PULL and self.phase is _READING and attempt is not None and attempt.has_more()
+            readers.wait = False
 
     async def _begin(self) -> None:
         """NEW: decide on the first request."""
-        transport = self.requests.first()
+        self.requests.first()
+        transport = self.requests.transport()
         self.connection.begin(self)
         self.requests.start_clock()
-        self._show_prefill("now")
         self._prepare(transport)
 
     def _prepare(self, transport: Transport) -> None:
         self.requests.prepare(transport, reads_ahead=self.reads_ahead)
         self.state.go("pull", Phase.OPENING)
-
-    def _show_prefill(self, when: str) -> None:
-        """Hand the prefill out, if this is when it is to be shown and it was not."""
-        plan = self.requests.plan
-        if self.request.shown and plan is not None and plan.show_when == when and self.transcript.lead_at < 0:
-            self.transcript.show(self.request.shown)
 
     async def _open(self) -> None:
         """OPENING: send the request and wait for the head of the answer."""
@@ -170,7 +133,7 @@ class Run:
             await attempt.open()
         except AprefillError as error:
             if self.phase is Phase.OPENING and not self._replace(error):
-                self._fail(error)
+                self._end("failed", error)
             return
         if self.phase is not Phase.OPENING:
             return
@@ -178,11 +141,11 @@ class Run:
         self._log.accepted(attempt.status)
         self.transcript.accepted = True
         self.state.go("opened", Phase.READING)
-        self._show_prefill("accepted")
+        self.requests.show_prefill("accepted")
 
     def _take(self, attempt: Attempt, deltas: list[Delta]) -> None:
         """READING: splice what one read gave, and see whether that was all."""
-        splice, state = self.requests.splice, self.state
+        splice = self.requests.splice
         assert splice is not None
         before = len(self.transcript.items)
         try:
@@ -193,55 +156,32 @@ class Run:
             if failure is not None:
                 if self._replace(failure):
                     return
-                state.failure = failure
                 splice.close(cut=True)
             elif attempt.ended or splice.stopped:
                 splice.close(cut=False)
-                state.failure = splice.exceeded
-                if self._replace(state.failure):
+                failure = splice.exceeded
+                if self._replace(failure):
                     return
             else:
                 return
         except (PrefillIgnored, Truncated) as error:
-            if self._replace(error):
-                return
-            if self.transcript.next == before:
-                raise
-            # raised when everything is handed out that earlier reads of the same pull gave
             del self.transcript.items[before:]
-            self._fail(error.with_traceback(None))
+            if not self._replace(error):
+                self._end("failed", error)
             return
         self.ledger.note_progress(splice)
-        if state.failure is not None:
-            self._end_early("failed")
-        elif splice.stopped:
-            # a host would go on past a stop sequence of ours: cut it off before the last text is handed out
-            self._end_early("read")
-        else:
-            state.go("read", Phase.HANDING_OUT)
-        self._tell_end()
+        self._end("read" if failure is None else "failed", failure, early=splice.stopped)
 
-    def _replace(self, error: AprefillError | None) -> bool:
-        """Have another request follow a failure or a clean end, if the plan wants one."""
-        replaced = self.requests.go_on(error)
-        if replaced:
-            self.state.go("failed", Phase.PAUSING)
-        return replaced
-
-    def _fail(self, error: AprefillError) -> None:
-        """The reply fails with `error`, once everything is handed out that came before."""
-        # without the frames, which lead back here: that would be a cycle
-        self.state.failure = error.with_traceback(None)
-        self._end_early("failed")
-        self._tell_end()
-
-    def _end_early(self, event: str) -> None:
-        """End the connection; what came is still to be handed out."""
+    def _end(self, event: str, failure: AprefillError | None, *, early: bool = True) -> None:
+        """Nothing more will come; what came is handed out, and then `failure` is raised. `early`: the host would go on."""
         self.state.go(event, Phase.HANDING_OUT)
-        self.connection.kill()
-        self.connection.close()
-
-    def _tell_end(self) -> None:
+        if failure is not None:
+            # without the frames, which lead back here: that would be a cycle
+            self.state.failure = failure.with_traceback(None)
+        if failure is not None or early:
+            # before the last text is handed out
+            self.connection.kill()
+            self.connection.close()
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(self.ledger.report()))
 
@@ -262,24 +202,18 @@ class Run:
 
     async def _wait_to_ask_again(self) -> None:
         """PAUSING: wait until the last connection is closed, then for as long as the plan says."""
-        plan = self.requests.plan
-        assert plan is not None
-        try:
-            with anyio.CancelScope() as self._pause:
-                await self.connection.wait()
-                if plan.wait_s:
-                    await anyio.sleep(plan.wait_s)
-        finally:
-            self._pause = None
+        await self.requests.wait()
         if self.phase is Phase.PAUSING:
-            self._prepare(plan.transport())
+            self._prepare(self.requests.transport())
+
+    def _replace(self, error: AprefillError | None) -> bool:
+        """Have another request follow a failure or a clean end, if the plan wants one."""
+        replaced = self.requests.go_on(error)
+        if replaced:
+            self.state.go("failed", Phase.PAUSING)
+        return replaced
 
     # --- ending -----------------------------------------------------------------------------------------------
-
-    def kill(self) -> None:
-        """Shut the connection down, from any thread. `drop` has to follow, in the loop."""
-        if not self.state.is_over:
-            self.connection.kill()
 
     def drop(self, event: str = "drop") -> None:
         """End it now, from any task or a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
@@ -294,8 +228,7 @@ class Run:
         self._log.left("at its end" if whole else f"while {self.phase.value}")
         self.state.go(event, Phase.DONE if whole else Phase.CLOSED)
         self.transcript.forget_rest()
-        if self._pause is not None:
-            self._pause.cancel()
+        self.requests.interrupt()
         self.connection.interrupt()
 
     def _is_handed_out(self) -> bool:
@@ -353,7 +286,7 @@ _PULLS: dict[Phase, Callable[[Run], Awaitable[None]]] = {
 async def read_to_end(run: Run) -> str:
     """Hand everything out, and give the whole text. Raises what went wrong."""
     transcript = run.transcript
-    run.check_alone()
+    run.readers.check_alone()
     transcript.next = len(transcript.items)
     while run.phase is not Phase.DONE:
         if not await run.pull() and run.phase is Phase.CLOSED:

@@ -188,7 +188,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr("aprefill._engine.run.anyio.sleep", sleep)
+    monkeypatch.setattr("aprefill._engine.requests.anyio.sleep", sleep)
     return waits
 
 

@@ -136,7 +136,8 @@ async def test_a_bug_is_not_swallowed() -> None:
     """An exception that is not ours goes to the server, which logs it: here out of a codec that is broken."""
     async with serve(STATES) as provider, session_of(provider) as session:
         reply = session.stream("hi")
-        reply._run.requests._make_transport = lambda: 1 / 0
+        requests = reply._run.requests
+        requests._way = requests._way._replace(transport=lambda: 1 / 0)
         response = web.sse(reply)
 
         async def receive() -> Any:
