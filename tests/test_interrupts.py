@@ -459,7 +459,7 @@ async def test_text_while_another_pull_waits_changes_nothing() -> None:
     async with serve(GOOD) as server:
         reply = ask(server, "chat")
         run = reply._run
-        run._pulling = True
+        run.readers.wait = True
         run.transcript.items.append("one ")
         with pytest.raises(UsageError, match="two tasks"):
             await reply.text()

@@ -165,8 +165,8 @@ class Run:
             else:
                 return
         except (PrefillIgnored, Truncated) as error:
-            del self.transcript.items[before:]
             if not self._replace(error):
+                del self.transcript.items[before:]
                 self._end("failed", error)
             return
         self.ledger.note_progress(splice)
