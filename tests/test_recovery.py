@@ -262,7 +262,9 @@ async def test_the_hosts_own_wait_as_a_date() -> None:
         assert 0 < reply.attempts[1].waited_s <= 2
 
 
-@pytest.mark.parametrize("retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize(
+    "retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)], ids=["61", "9999", "in an hour"]
+)
 async def test_too_long_a_wait_is_an_error_at_once(retry_after: Any) -> None:
     """It says how long the host asked for."""
     async with serve(Script(status=429, retry_after=retry_after)) as server:
