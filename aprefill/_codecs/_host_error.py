@@ -235,6 +235,8 @@ def body_error(status: int, body: bytes, headers: Mapping[str, str]) -> tuple[st
     value = loads(text)
     if value is None or isinstance(value, str):
         return kind, "" if status < 400 or text[:1] == "{" else _sentence(value or text)
+    if status < 400 and isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+        return kind, ""
     inner, detail = said(value)
     if status < 400 and not detail and not (isinstance(value, dict) and value.get("error")):
         return kind, ""
