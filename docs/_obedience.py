@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is
 
 from aprefill import Emulation, Verdict, __version__
 from aprefill._plan.emulate import AGAIN, BEGIN, CONTINUE, WHOLE_MAX, EmulatedPrompt, room
-from aprefill._seam.fallback import seam_for
 from aprefill._seam.markers import SHORTEST, Markers
 from tests.support.engine import Engine, versions
 from tests.support.pairs import LONG, SHORT
@@ -184,7 +183,7 @@ def ask(
 def spliced(answer: Answer) -> tuple[str, Verdict]:
     """The new text that a caller would get of this reply if it ended where it was left, piece by piece."""
     asked = answer.asked
-    seam: Any = seam_for(asked.known, asked.rules, asked.end, asked.end_rules)
+    seam: Any = asked.seam.seam()
     stage = Markers(asked.marker) if asked.marker else None
     feed: Callable[[str], str] = (lambda piece: seam.feed(stage.feed(piece))) if stage else seam.feed
     out = "".join(map(feed, re.findall(r".{1,4}", answer.raw, re.DOTALL)))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aprefill import Seam, Verdict
-from aprefill._seam.fallback import FallbackSeam, is_own_text, seam_for
+from aprefill._seam.fallback import FallbackSeam
 from aprefill._seam.opener import FenceOpenerSeam, is_opener
+from aprefill._seam.plan import SeamPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,7 @@ def test_a_seam_alone_knows_the_opener_that_was_asked_for() -> None:
     rules: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 120}
     for pieces in cuts("```js\n{}"):
         assert through(lambda: Seam("```json\n", **rules), pieces) == ("```js\n{}", Verdict.ABSENT)
-        assert through(lambda: seam_for("```json\n", rules), pieces) == ("{}", Verdict.ECHOED)
+        assert through(lambda: SeamPlan("```json\n", rules, asked=True).seam(), pieces) == ("{}", Verdict.ECHOED)
 
 
 def test_the_vectors_hold_with_the_second_reading(shared: Path) -> None:
@@ -103,7 +104,7 @@ def test_the_vectors_hold_with_the_second_reading(shared: Path) -> None:
         known, rules, raw, cut = case["known"], case["rules"], case["raw"], case["cut"]
         openers += is_opener(known)
         for pieces in ([raw], list(raw)):
-            text, verdict = through(lambda: seam_for(known, rules), pieces, cut=cut)  # noqa: B023
+            text, verdict = through(lambda: SeamPlan(known, rules, asked=True).seam(), pieces, cut=cut)  # noqa: B023
             assert (text, verdict.value) == (case["emitted"], case["verdict"])
     assert openers
 
@@ -147,8 +148,8 @@ OWN_TEXT = [
 def test_whose_text_is_held(known: str, end: str, raw: str, own: bool) -> None:
     """The model's own, unless a part of an echo, of an overlap or of a fence is in it."""
     rules = {"whitespace": True, "fence": True, "overlap": 4} if end else OPENER_RULES
-    assert seam_for(known, rules, end, OPENER_RULES).feed(raw) == ""
-    assert is_own_text(raw, known, rules, end, OPENER_RULES) is own
+    assert SeamPlan(known, rules, end, OPENER_RULES, asked=True).seam().feed(raw) == ""
+    assert SeamPlan(known, rules, end, OPENER_RULES, asked=True).is_own_text(raw) is own
 
 
 def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
@@ -156,7 +157,7 @@ def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
     rules = {**OPENER_RULES, "overlap": 16}
     known = "Sure! The capital of France is"
     for raw, own in (("The cap", False), ("The capital of France is", True), ("The cat", True), ("Yes.\n\n", True)):
-        assert is_own_text(raw, known, rules) is own
+        assert SeamPlan(known, rules, asked=True).is_own_text(raw) is own
 
 
 def test_what_is_an_opener() -> None:

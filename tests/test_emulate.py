@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from aprefill._plan.emulate import (
     markers,
     room,
 )
-from aprefill._seam.fallback import seam_for
+from aprefill._seam.plan import SeamPlan
 
 from .support.planning import emulate
 
@@ -227,7 +228,7 @@ def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
         asked = emulate(DEFAULT, [USER], known)
         assert (asked.echo, asked.marker) == (known, "")
         overlap = {"overlap": END_MIN} if known is WHOLE else {}
-        assert asked.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
+        assert asked.seam.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
         request = told(known)
         assert request == "Hi\n\n" + BEGIN.removesuffix("{text}") + known
         assert "text-" not in request
@@ -240,7 +241,7 @@ def test_beyond_200_characters_its_end_is_asked_for() -> None:
             known = text + tail
             asked = emulate(DEFAULT, [USER], known)
             assert asked.echo == end_of(text)
-            assert asked.end == asked.echo + tail
+            assert asked.seam.end == asked.echo + tail
             request = asked.messages[-1]["content"]
             found = re.search(r"\n<(text-[0-9a-f]{16})>(.*)</\1>\n.*<\1>(.*)</\1>\Z", request, re.DOTALL)
             assert found is not None
@@ -268,9 +269,9 @@ OVERLAPS = [
 def test_an_overlap_joins_unless_known_repeats_itself_there(known: str, least: int | None) -> None:
     """Of 16 characters, whatever the length of the text."""
     asked = emulate(DEFAULT, [USER], known)
-    assert asked.rules.get("overlap") == least
-    if asked.end:
-        assert asked.end_rules.get("overlap") == (END_MIN if least == END_MIN else None)
+    assert asked.seam.rules.get("overlap") == least
+    if asked.seam.end:
+        assert asked.seam.end_rules.get("overlap") == (END_MIN if least == END_MIN else None)
 
 
 def test_a_sentence_that_is_started_again_joins() -> None:
@@ -300,7 +301,7 @@ def test_a_sentence_that_is_started_again_joins() -> None:
 def test_where_whole_ends(ink: int, tail: int, whole: bool) -> None:
     """At 200 characters; beyond that, what is white space but for 120 of them has no end that is shorter."""
     asked = emulate(DEFAULT, [USER], "x" * ink + " " * tail)
-    assert (asked.end == "") is whole
+    assert (asked.seam.end == "") is whole
     assert (asked.echo == "x" * ink + " " * tail) is whole
 
 
@@ -375,7 +376,9 @@ def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
 @pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}])
 def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any]) -> None:
     """No echo of it could be seen. The model may still begin with it: that is dropped."""
-    assert emulate(DEFAULT, [last], known) == EmulatedPrompt((last,), "", known, {"stripped": known})
+    assert emulate(DEFAULT, [last], known) == EmulatedPrompt(
+        (last,), "", SeamPlan(known, {"stripped": known}, asked=True)
+    )
 
 
 @pytest.mark.parametrize("known", ["a", "x" + WHOLE, "x" * 5000], ids=["begin", "continue", "very-long"])
@@ -384,8 +387,8 @@ def test_the_second_time_it_is_asked_for_in_other_words(known: str) -> None:
     asked = emulate(DEFAULT, [USER], known, again=True)
     assert told(known, again=True) == "Hi\n\n" + AGAIN.removesuffix("{text}") + known
     assert told(known) != told(known, again=True)
-    assert (asked.echo, asked.known, asked.end, asked.marker) == (known, known, "", "")
-    assert asked.rules["preamble"] == PREAMBLE
+    assert (asked.echo, asked.seam.known, asked.seam.end, asked.marker) == (known, known, "", "")
+    assert asked.seam.rules["preamble"] == PREAMBLE
 
 
 def test_the_words_can_be_replaced() -> None:
@@ -400,7 +403,7 @@ def test_the_words_can_be_replaced() -> None:
     # with its {end}, the end is what is looked for
     assert re.fullmatch(rf"Hi\n\nS{known}\|<text-.*>The last line is here\.", told(known, how=how, again=True))
     asked = emulate(how, [USER], known, again=True)
-    assert (asked.echo, asked.end) == ("The last line is here.",) * 2
+    assert (asked.echo, asked.seam.end) == ("The last line is here.",) * 2
     assert Emulation() == Emulation(begin=BEGIN, continued=CONTINUE, again=AGAIN) == DEFAULT
 
 
@@ -473,7 +476,7 @@ def test_a_long_text_that_is_started_over_has_room() -> None:
 
 
 def spliced(asked: EmulatedPrompt, known: str, pieces: list[str]) -> tuple[str, Verdict]:
-    seam = seam_for(known, asked.rules, asked.end, asked.end_rules)
+    seam = replace(asked.seam, known=known).seam()
     text = "".join(map(seam.feed, pieces)) + seam.close()
     return text, seam.verdict
 
@@ -503,7 +506,7 @@ def test_what_follows_the_repetition_is_the_continuation(lengths: tuple[int, int
         if not known.strip():
             continue
         asked = emulate(DEFAULT, [USER], known)
-        missing = asked.rules.get("stripped", "")
+        missing = asked.seam.rules.get("stripped", "")
         for new in (some_text(chance, 12), known[:9], asked.echo[-12:], "", "```\n"):
             # of a quotation without the white space at its end, the model writes that as well
             raw = asked.echo + missing + new

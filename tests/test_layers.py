@@ -91,8 +91,7 @@ NOT_PUBLIC = {
     "llm_plugin: _plan.next.LASTING": "see above",
     "llm_plugin: _plan.next.is_quoted": "see above",
     "llm_plugin: _plan.stops.stops": "see above",
-    "llm_plugin: _seam.fallback.is_own_text": "see above",
-    "llm_plugin: _seam.fallback.seam_for": "see above",
+    "llm_plugin: _seam.plan.SeamPlan": "see above",
     "llm_plugin: _seam.markers.Markers": "see above",
     "llm_plugin: _seam.stop.StopStage": "see above",
 }

@@ -16,6 +16,7 @@ from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._hosts.target import Target
 from aprefill._plan.request import Request, make_request
 from aprefill._plan.step import AttemptPlan
+from aprefill._seam.plan import SeamPlan
 from aprefill._seam.seam import Seam
 from aprefill._types import Support, Verdict
 
@@ -59,7 +60,7 @@ def step(row: SupportRow, prompt: Any = "Hi", **options: Any) -> AttemptPlan:
 
 def rules(planned: AttemptPlan) -> tuple[str, bool, str]:
     """What the seam is told: the echo, whether its white space may differ, what was stripped."""
-    told = dict(planned.rules)
+    told = dict(planned.seam.rules)
     seen = told.pop("echo", "maybe"), told.pop("whitespace", False), told.pop("stripped", "")
     assert told == {}
     return seen
@@ -105,8 +106,7 @@ def test_a_plan_whole_with_a_prefill() -> None:
         ),
         mode="native",
         support=Support.EATS,
-        known='["',
-        rules={"echo": "never", "stripped": ""},
+        seam=SeamPlan('["', {"echo": "never", "stripped": ""}),
         stop=("y",),
         show_when="accepted",
         sends_prefill=True,
@@ -125,8 +125,7 @@ def test_a_plan_whole_without_a_prefill(support: str) -> None:
         model_input=ModelInput(model="m", messages=(USER,), stop=("x",), fields={"seed": 1}),
         mode="none",
         support=Support(support),
-        known="",
-        rules={"echo": "never"},
+        seam=SeamPlan("", {"echo": "never"}),
         stop=(),
         show_when="accepted",
         sends_prefill=False,
@@ -304,7 +303,7 @@ def test_what_the_seam_is_told(keys: str, support: str, prefill: str, told: tupl
     """Where the host eats there is no echo to look for, else there may be one; what was not sent is told."""
     planned = step(acme(keys, support), prefill=prefill)
     assert rules(planned) == told
-    assert (planned.known, planned.mode, planned.support.value) == (prefill, "native", support)
+    assert (planned.seam.known, planned.mode, planned.support.value) == (prefill, "native", support)
     assert planned.sends_prefill is sent
     turns = [m for m in planned.model_input.messages if m["role"] == "assistant"]
     assert turns == ([{"role": "assistant", "content": prefill.removesuffix(told[2])}] if sent else [])
@@ -313,9 +312,9 @@ def test_what_the_seam_is_told(keys: str, support: str, prefill: str, told: tupl
 def test_the_seam_takes_what_it_is_told() -> None:
     """On a host that eats, text that happens to equal the prefill is new; on one that echoes it is dropped."""
     eats, echoes = (step(acme(support=support), prefill="ha") for support in (EATS, ECHOES))
-    seam = Seam(eats.known, **eats.rules)
+    seam = Seam(eats.seam.known, **eats.seam.rules)
     assert seam.feed("ha ha") + seam.close() == "ha ha"
-    seam = Seam(echoes.known, **echoes.rules)
+    seam = Seam(echoes.seam.known, **echoes.seam.rules)
     assert seam.feed("ha ha") + seam.close() == " ha"
     assert seam.verdict is Verdict.ECHOED
 
@@ -328,7 +327,7 @@ def test_white_space_alone_makes_an_ordinary_request() -> None:
     planned = step(acme(keys), prefill="\n ")
     assert planned.model_input == ModelInput(model="m", messages=(USER,))
     assert planned.sends_prefill is False
-    assert planned.known == "\n "
+    assert planned.seam.known == "\n "
 
 
 SHOWN = [

@@ -10,6 +10,7 @@ from aprefill._deltas import ModelInput
 from aprefill._errors import UsageError
 from aprefill._plan.emulate import BEGIN, room
 from aprefill._plan.step import AttemptPlan
+from aprefill._seam.plan import SeamPlan
 from aprefill._types import Support
 
 from .support.planning import no_transport, plan_first
@@ -83,7 +84,7 @@ def test_a_prompt_of_text_is_one_user_turn() -> None:
 def test_what_is_shown_of_the_prefill(show_from: int | str, shown: str) -> None:
     """From an offset, or from a marker's first place; the seam still knows all of it."""
     assert asked(prefill='{"a": "', show_from=show_from).shown == shown
-    assert step(acme(), prefill='{"a": "', show_from=show_from).known == '{"a": "'
+    assert step(acme(), prefill='{"a": "', show_from=show_from).seam.known == '{"a": "'
 
 
 @pytest.mark.parametrize("show_from", [8, -1, "missing"])
@@ -191,8 +192,7 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
                   stop=("END",), temperature=0.5, fields={"seed": 1}),
         mode="emulated",
         support=Support.EMULATED,
-        known='["',
-        rules={"whitespace": True, "fence": True, "preamble": 120},
+        seam=SeamPlan('["', {"whitespace": True, "fence": True, "preamble": 120}, asked=True),
         stop=("`",),
         show_when="decided",
     )  # fmt: skip

@@ -56,12 +56,14 @@ def is_in_the_making(raw: str, known: str, rules: dict[str, Any]) -> bool:
 
 
 def may_be_dropped(raw: str, step: AttemptPlan) -> bool:
-    seams = [(step.known, dict(step.rules))] + ([(step.end, dict(step.end_rules))] if step.end else [])
+    seams = [(step.seam.known, dict(step.seam.rules))] + (
+        [(step.seam.end, dict(step.seam.end_rules))] if step.seam.end else []
+    )
     if any(is_in_the_making(raw, known, rules) for known, rules in seams):
         return True
     # a prefill that is an opener is repeated with any language
     last = raw.rstrip().rpartition("\n")[2]
-    return ink(step.known).startswith("```") and PART_OF_AN_OPENER.match(last) is not None
+    return ink(step.seam.known).startswith("```") and PART_OF_AN_OPENER.match(last) is not None
 
 
 def lost(reply: dict[str, Any]) -> str:
@@ -89,7 +91,7 @@ def test_control_a_limit_that_drops_whatever_is_held(
     replies: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the question whose text it is, the same check finds at least 30 replies that are lost."""
-    monkeypatch.setattr("aprefill._engine.splice.is_own_text", lambda *_: False)
+    monkeypatch.setattr("aprefill._seam.plan.SeamPlan.is_own_text", lambda *_: False)
     assert sum(map(bool, map(lost, (reply for reply in replies if reply["finish"] == "length")))) >= 30
 
 
@@ -99,11 +101,11 @@ def test_the_text_is_what_the_batch_rules_give(replies: list[dict[str, Any]]) ->
     seen = set()
     for reply in replies:
         step = planned(reply["prefill"])
-        if step.end or re.fullmatch(r"\s*```[^\n`]*\s*", step.known):
+        if step.seam.end or re.fullmatch(r"\s*```[^\n`]*\s*", step.seam.known):
             continue  # two seams: no batch version takes both together
-        emitted, verdict, _ = Batch(step.known, **dict(step.rules))(reply["reply"])
+        emitted, verdict, _ = Batch(step.seam.known, **dict(step.seam.rules))(reply["reply"])
         done = Done(step, *reply["reply"], END)
-        assert (done.text, done.verdict.value) == (step.known + emitted, verdict)
+        assert (done.text, done.verdict.value) == (step.seam.known + emitted, verdict)
         compared += 1
         seen.add(verdict)
     assert compared > 500

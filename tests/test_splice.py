@@ -43,9 +43,9 @@ class Done:
     """What is left of an attempt."""
 
     def __init__(self, step: AttemptPlan, *parts: str | Delta, cut: bool = False, coalesce: bool = False) -> None:
-        transcript = Transcript(step.known)
+        transcript = Transcript(step.seam.known)
         transcript.accepted = True
-        self.splice = Splice(step, transcript, lead=step.known, coalesce=coalesce)
+        self.splice = Splice(step, transcript, lead=step.seam.known, coalesce=coalesce)
         self.error: AprefillError | None = None
         try:
             for part in parts:
@@ -261,9 +261,9 @@ def test_a_marker_cut_by_usage_or_by_another_call_stays_out_of_tool_calls() -> N
         ToolDelta(0, arguments=name[3:] + '>x"}'), ToolDelta(1, arguments=name + '>y"}'),
     ]  # fmt: skip
     for reads in ([[delta] for delta in deltas], [deltas]):
-        transcript = Transcript(step.known)
+        transcript = Transcript(step.seam.known)
         transcript.wants_events = True
-        splice = Splice(step, transcript, lead=step.known, coalesce=False)
+        splice = Splice(step, transcript, lead=step.seam.known, coalesce=False)
         for read in reads:
             splice.take(read)
         splice.close(cut=False)
@@ -271,6 +271,6 @@ def test_a_marker_cut_by_usage_or_by_another_call_stays_out_of_tool_calls() -> N
         calls = ["".join(e.arguments for e in events if isinstance(e, ToolEvent) and e.index == n) for n in (0, 1)]
         assert calls == ['{"a": "x"}', '{"b": "y"}']
         assert "".join(e.text for e in events if isinstance(e, ReasoningEvent)) == "Hm  and"
-        text = "".join(item for item in events if isinstance(item, str))[len(step.known) :]
+        text = "".join(item for item in events if isinstance(item, str))[len(step.seam.known) :]
         told = [part for part in splice.parts(text, whole=True) if isinstance(part, ToolDelta)]
         assert "".join(one.arguments for one in told) == '{"a": "{"b": "x"}y"}'

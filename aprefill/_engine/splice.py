@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from .._deltas import BlockDelta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
 from .._errors import LimitExceeded, PrefillIgnored, Truncated
 from .._events import Event, ReasoningEvent, ToolEvent
-from .._seam.fallback import FallbackSeam, is_own_text, seam_for
 from .._seam.held import Held
 from .._seam.markers import Markers, without_markers
-from .._seam.seam import Seam
 from .._seam.stop import StopStage
 from .._types import StopReason, Usage, Verdict
 from .history import History
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 
     from .._deltas import Delta, Message
     from .._plan.step import AttemptPlan
+    from .._seam.fallback import FallbackSeam
+    from .._seam.seam import Seam
     from .transcript import Transcript
 
 #: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
@@ -81,11 +81,7 @@ class Splice:
         # the prefill, if it is to be shown with the first new text
         self._lead = lead
         self._coalesce = coalesce
-        self.seam: Seam | FallbackSeam = (
-            seam_for(plan.known, plan.rules, plan.end, plan.end_rules)
-            if plan.mode == "emulated"
-            else Seam(plan.known, **plan.rules)
-        )
+        self.seam: Seam | FallbackSeam = plan.seam.seam()
         # takes the markers that are in the prompt out of the reply, if there are any
         self._markers = Markers(plan.marker) if plan.marker else None
         # characters that it has taken out
@@ -109,7 +105,7 @@ class Splice:
         self._measured = self._begins
         # `Limits.reply_chars`, and how many characters of it are left
         self._most = reply_chars
-        self._room = None if reply_chars is None else reply_chars - len(plan.known)
+        self._room = None if reply_chars is None else reply_chars - len(plan.seam.known)
         # what was told of the text that is held, if that was asked for
         self._held: Held | None = None
         #: characters of an emulated prefill's repetition, with what stood around it
@@ -334,8 +330,7 @@ class Splice:
         """
         if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
             return False
-        plan = self._plan
-        return is_own_text("".join(self._early), plan.known, plan.rules, plan.end, plan.end_rules)
+        return self._plan.seam.is_own_text("".join(self._early))
 
     def _look(self, new: str) -> None:
         """The seam has decided and let `new` through, the first text of the model's that is no repetition."""

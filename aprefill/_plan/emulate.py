@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from string import Formatter
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._errors import UsageError
 from .._json import texts_of
 from .._seam.finders import ink, safe_overlap
+from .._seam.plan import SeamPlan
 from .._seam.seam import INK_PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .._deltas import Message
 
@@ -94,23 +94,19 @@ DEFAULT = Emulation()
 class EmulatedPrompt(NamedTuple):
     """A request for the echo: the messages, and what the model is asked to repeat.
 
-    `known` and `rules` are what the seam takes the reply apart with. With an `end`, a second seam looks for that under
-    `end_rules` where the first finds nothing. `marker` is the name that is to be taken out of the reply (`_markers`); it
-    is empty where the request has no markers.
+    `seam` is how the reply is taken apart. `marker` is the name that is to be taken out of it (`_seam.markers`); it is empty
+    where the request has no markers.
     """
 
     messages: tuple[Message, ...]
     echo: str
-    known: str
-    rules: Mapping[str, Any]
-    end: str = ""
-    end_rules: Mapping[str, Any] = MappingProxyType({})
+    seam: SeamPlan
     marker: str = ""
 
     @property
     def room(self) -> int:
         """Tokens that the repetition may take: all of the text, also where its end is asked for, as models start over."""
-        return room(self.known) if self.echo else 0
+        return room(self.seam.known) if self.echo else 0
 
 
 def emulate(
@@ -124,7 +120,7 @@ def emulate(
     """
     text = known.rstrip()
     if not text:
-        return EmulatedPrompt(tuple(messages), "", known, {"stripped": known})
+        return EmulatedPrompt(tuple(messages), "", SeamPlan(known, {"stripped": known}, asked=True))
     stripped = known[len(text) :]
     is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
     # Where known repeats itself at its end, new text that is equal to old one would be taken for a short overlap.
@@ -135,10 +131,10 @@ def emulate(
     template = how.again if again else how.begin if is_short else how.continued
     if is_short:
         request = template.format(open=opening, close=closing, text=known, end=known)
-        asked = EmulatedPrompt((), known, known, asked_whole | overlap)
+        echo, seam = known, SeamPlan(known, asked_whole | overlap, asked=True)
     elif not _uses(template, "end"):
         request = template.format(open=opening, close=closing, text=text)
-        asked = EmulatedPrompt((), text, known, asked_whole | overlap | {"stripped": stripped})
+        echo, seam = text, SeamPlan(known, asked_whole | overlap | {"stripped": stripped}, asked=True)
     else:
         end = end_of(text)
         request = template.format(open=opening, close=closing, text=text, end=end)
@@ -146,11 +142,10 @@ def emulate(
         # The second seam looks for the end there.
         rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped} | overlap
         end_rules = asked_whole | overlap | {"stripped": stripped}
-        asked = EmulatedPrompt((), end, known, rules, end + stripped, end_rules)
+        echo, seam = end, SeamPlan(known, rules, end + stripped, end_rules, asked=True)
     name = closing[2:-1]
-    return asked._replace(
-        messages=(*messages[:-1], _told(messages[-1], request)), marker=name if name in request else ""
-    )
+    told = (*messages[:-1], _told(messages[-1], request))
+    return EmulatedPrompt(told, echo, seam, marker=name if name in request else "")
 
 
 def _uses(template: str, name: str) -> bool:

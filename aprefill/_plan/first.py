@@ -11,6 +11,7 @@ from .._errors import (
 )
 from .._hosts.prefill import attach_prefill
 from .._hosts.refusals import RefusalKey
+from .._seam.plan import SeamPlan
 from .._types import Support
 from .conflicts import rule, switched_on
 from .emulate import emulate
@@ -60,8 +61,7 @@ def plan_first(request: Request, known: str, way: Way, *, refused: bool = False)
             model_input=_model_input(request, row, model, request.messages, host_stop=host_stop),
             mode="none",
             support=row.support,
-            known="",
-            rules={"echo": "never"},
+            seam=SeamPlan(""),
             stop=own_stop,
             show_when=request.show_when or "accepted",
         )
@@ -119,8 +119,7 @@ def _native(request: Request, known: str, way: Way, row: SupportRow) -> AttemptP
         model_input=_model_input(request, row, way.model, attached.messages, attached.body_fields, host_stop=host_stop),
         mode="native",
         support=row.support,
-        known=known,
-        rules=rules,
+        seam=SeamPlan(known, rules),
         stop=own_stop,
         show_when=request.show_when or ("decided" if request.strict or request.absent != "join" else "accepted"),
         sends_prefill=bool(attached.sent),
@@ -155,10 +154,7 @@ def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, ag
         model_input=model_input,
         mode="emulated",
         support=Support.EMULATED,
-        known=asked.known,
-        rules=asked.rules,
-        end=asked.end,
-        end_rules=asked.end_rules,
+        seam=asked.seam,
         marker=asked.marker,
         stop=own_stop,
         show_when=request.show_when or "decided",

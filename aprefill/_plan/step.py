@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from .._deltas import ModelInput
     from .._hosts.row import SupportRow
     from .._hosts.target import Target
+    from .._seam.plan import SeamPlan
     from .._types import Support
     from .request import Absent, ShowWhen
 
@@ -28,13 +29,7 @@ class AttemptPlan:
     #: "native", "emulated", or "none" without a prefill
     mode: str
     support: Support
-    #: the text that the reply already has, as the seam is to look for it
-    known: str
-    #: keyword arguments for the seam
-    rules: Mapping[str, Any]
-    #: where the model was asked for the end of a long text alone: that, and the rules of a second seam for it
-    end: str = ""
-    end_rules: Mapping[str, Any] = field(default_factory=dict)
+    seam: SeamPlan
     #: the name of the markers in the prompt, which are taken out of the reply; empty: there are none
     marker: str = ""
     #: the sequences that are applied here, not by the host

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from .._types import Verdict
-from .opener import FenceOpenerSeam, is_opener
+from .opener import FenceOpenerSeam
 from .seam import Seam, holds_chatter_alone
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class FallbackSeam:
@@ -70,41 +65,16 @@ class FallbackSeam:
         return out
 
 
-def seam_for(
-    known: str, rules: Mapping[str, Any], end: str = "", end_rules: Mapping[str, Any] | None = None
-) -> Seam | FallbackSeam:
-    """The seam for a reply whose prompt asked for an echo: see `_emulate.Asked` for what the arguments are."""
-    seam = Seam(known, **rules)
-    if end:
-        return FallbackSeam(seam, Seam(end, **(end_rules or {})))
-    return FallbackSeam(seam, FenceOpenerSeam(known, rules.get("preamble", 0))) if is_opener(known) else seam
-
-
-def is_own_text(
-    held: str, known: str, rules: Mapping[str, Any], end: str = "", end_rules: Mapping[str, Any] | None = None
-) -> bool:
-    """Whether `held`, all that the model wrote, is held only because it may be chatter and an echo may follow.
-
-    No part of an echo, an overlap or a fence is in it. So at a token limit it is the model's own text, and the seam is to
-    be closed with ``cut=False`` (`spec/seam.md`, rule 7, the last paragraph).
-
-    >>> is_own_text("I can help you with that.\\n\\n", '["', {"whitespace": True, "fence": True, "preamble": 120})
-    True
-    """
-    seam = seam_for(known, rules, end, end_rules)
-    seam.feed(held)
-    return _holds_chatter_alone(seam)
-
-
-def _holds_chatter_alone(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:
+def waits_for_chatter(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:
+    """Whether what it holds may be chatter, and no part of an echo, an overlap or a fence is in it."""
     match stage:
         case FallbackSeam(_chosen=None):
             # The first one waits for an echo. What the second one has found, or has not, is known then as well.
             first, second = stage._first, stage._second
             is_known = second.verdict is not Verdict.UNDECIDED
-            return _holds_chatter_alone(first) and (is_known or _holds_chatter_alone(second))
+            return waits_for_chatter(first) and (is_known or waits_for_chatter(second))
         case FallbackSeam():
-            return stage._chosen is not None and _holds_chatter_alone(stage._chosen)
+            return stage._chosen is not None and waits_for_chatter(stage._chosen)
         case FenceOpenerSeam():
             return stage.holds_chatter_alone
         case _:

@@ -17,17 +17,15 @@ from .._hosts.prefill import attach_prefill
 from .._hosts.refusals import RefusalKey
 from .._plan.emulate import DEFAULT, emulate
 from .._plan.stops import stops
-from .._seam.fallback import is_own_text, seam_for
-from .._seam.seam import Seam
+from .._seam.plan import SeamPlan
 from .._types import Support
 from ._errors import PrefillError
 from ._json_start import impossible
 from ._splice import ChunkSplicer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from .._seam.fallback import FallbackSeam
     from ._hosts import Route
 
 #: What plugins call their stop sequences and their token limits.
@@ -164,7 +162,7 @@ def _native(model: Any, host: Route, prompt: Any, strict: bool) -> Prepared:
     own = _stops(inner, host, prefill, row.support, update)
     inner.options = inner.options.model_copy(update=update)
     must_echo = strict and row.support is Support.ECHOES and bool(sent.sent)
-    splice = _splice(prompt, lambda: Seam(prefill, **rules), stop=own, must_echo=must_echo)
+    splice = _splice(prompt, SeamPlan(prefill, rules), stop=own, must_echo=must_echo)
     return Prepared(model, inner, "native", splice)
 
 
@@ -217,12 +215,10 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     own = _stops(inner, host, prefill, Support.EMULATED, update)
     inner.options = inner.options.model_copy(update=update)
     if not asked.echo:
-        return Prepared(model, inner, "emulated", _splice(prompt, lambda: Seam(prefill, **asked.rules), stop=own))
-    wanted = (asked.known, asked.rules, asked.end, asked.end_rules)
+        return Prepared(model, inner, "emulated", _splice(prompt, asked.seam, stop=own))
     splice = _splice(
         prompt,
-        lambda: seam_for(*wanted),
-        is_own=lambda held: is_own_text(held, *wanted),
+        asked.seam,
         stop=own,
         # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
         must_echo="response_format" in on,
@@ -232,8 +228,8 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     return Prepared(model, inner, "emulated", splice, is_asked=True)
 
 
-def _splice(prompt: Any, make: Callable[[], Seam | FallbackSeam], **rest: Any) -> ChunkSplicer:
-    return ChunkSplicer(prompt.options.prefill, make, hidden=bool(prompt.options.hide_prefill), **rest)
+def _splice(prompt: Any, seam: SeamPlan, **rest: Any) -> ChunkSplicer:
+    return ChunkSplicer(prompt.options.prefill, seam, hidden=bool(prompt.options.hide_prefill), **rest)
 
 
 def _stops(inner: Any, host: Route, prefill: str, support: Support, update: dict[str, Any]) -> tuple[str, ...]:

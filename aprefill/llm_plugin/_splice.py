@@ -13,10 +13,7 @@ from .._seam.stop import StopStage
 from .._types import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .._seam.fallback import FallbackSeam
-    from .._seam.seam import Seam
+    from .._seam.plan import SeamPlan
 
 
 class Ignored(Exception):
@@ -33,11 +30,10 @@ class ChunkSplicer:
     The text between two tool calls is a *passage*. The answer begins with the prefill, not what leads to a tool call: so
     with `may_call` a passage that does not repeat the prefill waits for its end.
 
-    `make` makes the seam of a passage; `is_own` says of text that is held whether it is the model's own all the same.
-    `marker` is the name of the markers in the prompt, which are taken out of the text.
+    `plan` is for the seam of each passage. `marker` is the name of the markers in the prompt, which are taken out of the text.
 
-    >>> from aprefill import Seam
-    >>> splice = Splice('["', lambda: Seam('["'))
+    >>> from aprefill._seam.plan import SeamPlan
+    >>> splice = ChunkSplicer('["', SeamPlan('["', {}))
     >>> [splice.take(chunk) for chunk in ('["', 'Ala', 'bama"]')], splice.end(), splice.verdict.value
     ([[], ['["', 'Ala'], ['bama"]']], [], 'echoed')
     """
@@ -45,9 +41,8 @@ class ChunkSplicer:
     def __init__(
         self,
         prefill: str,
-        make: Callable[[], Seam | FallbackSeam],
+        plan: SeamPlan,
         *,
-        is_own: Callable[[str], bool] = lambda _: False,
         hidden: bool = False,
         stop: tuple[str, ...] = (),
         must_echo: bool = False,
@@ -55,13 +50,12 @@ class ChunkSplicer:
         marker: str = "",
     ) -> None:
         self._prefill = prefill
-        self._make = make
-        self._is_own = is_own
+        self._plan = plan
         self._hidden = hidden
         self._stops = stop
         self._must_echo = must_echo
         self._may_call = may_call
-        self._seam = make()
+        self._seam = plan.seam()
         self._stop = StopStage(stop) if stop else None
         self._markers = Markers(marker) if marker else None
         #: of the passages before this one
@@ -123,7 +117,7 @@ class ChunkSplicer:
         if self._has_tool and not self._raw and not self._is_behind:
             return [*before, *self._spaces]
         is_open = self._seam.verdict is Verdict.UNDECIDED and bool(self._raw)
-        if limited and is_open and not self._is_own("".join(self._raw)):
+        if limited and is_open and not self._plan.is_own_text("".join(self._raw)):
             raise Cut
         return [*before, *self._finish(self._rest())]
 
@@ -134,7 +128,7 @@ class ChunkSplicer:
         if self._markers is not None:
             self._markers.close(cut=True)
         self._over = True
-        is_own = self._seam.verdict is Verdict.UNDECIDED and self._is_own("".join(self._raw))
+        is_own = self._seam.verdict is Verdict.UNDECIDED and self._plan.is_own_text("".join(self._raw))
         text = self._rest(cut=not is_own)
         out = [*self._kept_text(), *self._with(text)]
         if self.delivered or not out:
@@ -194,7 +188,7 @@ class ChunkSplicer:
         self._verdict = self.verdict
         self._raw.clear()
         if not self._is_behind:
-            self._seam = self._make()
+            self._seam = self._plan.seam()
         self._stop = StopStage(self._stops) if self._stops else None
         return [*before, *out]
 

@@ -27,6 +27,7 @@ from aprefill._errors import _REMEDIES
 from aprefill._hosts.table import builtin_table
 from aprefill._hosts.target import Target, check_url
 from aprefill._plan.step import AttemptPlan
+from aprefill._seam.plan import SeamPlan
 from aprefill._transports._foreign import translate
 from aprefill._types import StopReason, Support
 from aprefill.cli._wording import _PHRASES, in_options
@@ -51,8 +52,7 @@ def limit_inside_the_echo() -> Truncated:
         model_input=ModelInput(model="m", messages=()),
         mode="emulated",
         support=Support.EMULATED,
-        known="Dear Ann, ",
-        rules={},
+        seam=SeamPlan("Dear Ann, ", {}),
         stop=(),
         show_when="decided",
     )

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
-from aprefill import Seam, Verdict
+from aprefill import Verdict
 from aprefill._plan.emulate import DEFAULT
-from aprefill._seam.fallback import is_own_text, seam_for
+from aprefill._seam.plan import SeamPlan
 from aprefill.llm_plugin._splice import ChunkSplicer, Cut, Ignored
 
 from ..support.planning import emulate
@@ -35,8 +35,7 @@ CASES = [
 def emulated(prefill: str, **options: Any) -> ChunkSplicer:
     """That of a prefill which was asked for in the prompt."""
     asked = emulate(DEFAULT, [{"role": "user", "content": "x"}], prefill)
-    wanted = (asked.known, dict(asked.rules), asked.end, dict(asked.end_rules))
-    return ChunkSplicer(prefill, lambda: seam_for(*wanted), is_own=lambda held: is_own_text(held, *wanted), **options)
+    return ChunkSplicer(prefill, asked.seam, **options)
 
 
 def joined(splice: ChunkSplicer, chunks: Sequence[str | None]) -> str:
@@ -50,7 +49,7 @@ def test_the_prefill_comes_once(prefill: str, chunks: list[str | None], reply: s
     assert joined(emulated(prefill), chunks) == reply
     repeats = "".join(filter(None, chunks)).startswith(prefill)
     rules: dict[str, Any] = {} if repeats else {"echo": "never"}
-    assert joined(ChunkSplicer(prefill, lambda: Seam(prefill, **rules)), chunks) == reply
+    assert joined(ChunkSplicer(prefill, SeamPlan(prefill, rules)), chunks) == reply
 
 
 @pytest.mark.parametrize(("chunks", "reply"), PULL_REQUEST_473)
@@ -61,13 +60,13 @@ def test_the_cases_of_pull_request_473(chunks: str, reply: str) -> None:
     cuts = [parts, [text], list(text), *([text[:at], text[at:]] for at in range(1, len(text)))]
     for cut in cuts:
         assert joined(emulated(FAVE), cut) == reply
-        assert joined(ChunkSplicer(FAVE, lambda: Seam(FAVE)), cut) == reply
+        assert joined(ChunkSplicer(FAVE, SeamPlan(FAVE, {})), cut) == reply
 
 
 def test_white_space_at_the_joint() -> None:
     """What a host did not take is not doubled; what the prompt asked for is dropped with the words. No space is made up, and
     none is taken away that the model wrote behind a prefill of which it repeated nothing."""
-    native = ChunkSplicer("The answer is ", lambda: Seam("The answer is ", echo="never", stripped=" "))
+    native = ChunkSplicer("The answer is ", SeamPlan("The answer is ", {"echo": "never", "stripped": " "}))
     assert joined(native, [" forty-two."]) == "The answer is forty-two."
     assert joined(emulated("The answer is "), ["The answer is", " forty-two."]) == "The answer is forty-two."
     assert joined(emulated("The answer is "), ["forty-two."]) == "The answer is forty-two."
@@ -172,7 +171,7 @@ def test_white_space_behind_a_call_is_part_of_the_text_that_follows() -> None:
 
 def test_what_waits_keeps_its_place() -> None:
     """Before reasoning that came behind it, and newer metadata stay behind older."""
-    splice = ChunkSplicer("abc", lambda: Seam("abc"), may_call=True)
+    splice = ChunkSplicer("abc", SeamPlan("abc", {}), may_call=True)
     events = [
         Event("text", "xyz", 0, {"n": 1}),
         Event("text", "", 0, {"n": 2}),
@@ -191,7 +190,7 @@ def test_what_waits_keeps_its_place() -> None:
 def test_text_that_may_lead_to_a_tool_call_waits() -> None:
     """Only where the model has not begun as asked, and only with tools."""
     for may_call, expected in ((True, []), (False, ["abc", "xyz"])):
-        splice = ChunkSplicer("abc", lambda: Seam("abc"), may_call=may_call)
+        splice = ChunkSplicer("abc", SeamPlan("abc", {}), may_call=may_call)
         assert splice.take("xyz") == expected
         assert splice.take("!") == ([] if may_call else ["!"])
         assert "".join(splice.end()) == ("abcxyz!" if may_call else "")
@@ -294,12 +293,12 @@ def test_our_markers_are_taken_out() -> None:
     """Wherever the text is cut, before a tool call and at the end; a short beginning of one at the end is the model's own."""
     raw = f"<{NAME}>ab{NAME}c</{NAME}> d<te"
     for cut in range(len(raw) + 1):
-        splice = ChunkSplicer("abc", lambda: Seam("abc"), marker=NAME)
+        splice = ChunkSplicer("abc", SeamPlan("abc", {}), marker=NAME)
         assert joined(splice, [raw[:cut], raw[cut:]]) == "abc d<te"
-    splice = ChunkSplicer("abc", lambda: Seam("abc"), marker=NAME)
+    splice = ChunkSplicer("abc", SeamPlan("abc", {}), marker=NAME)
     assert joined(splice, [f"abc d</{NAME[:9]}"]) == "abc d"
-    splice = ChunkSplicer("abc", lambda: Seam("abc"), marker=NAME, may_call=True)
+    splice = ChunkSplicer("abc", SeamPlan("abc", {}), marker=NAME, may_call=True)
     events = [Event("text", f"abc<{NAME}> d", 0), Event("text", "t", 0), *CALL]
     assert told(splice, events) == [("text", "abc", 0), ("text", " d", 0), ("text", "t", 0), *CALLED]
     # the control: without the name they stay
-    assert NAME in joined(ChunkSplicer("abc", lambda: Seam("abc")), [raw])
+    assert NAME in joined(ChunkSplicer("abc", SeamPlan("abc", {})), [raw])
