@@ -527,6 +527,8 @@ class Run:
             and self._failure is None
             and self.transcript.next == len(self.transcript.items)
         )
+        # who left at the last event got everything, and still has it now
+        self._told_end = self._is_whole()
         self._tell(logging.DEBUG, "left %s", "at its end" if whole else f"while {self.phase.value}")
         self._go(Phase.DONE if whole else Phase.CLOSED)
         self.transcript.forget_rest()
