@@ -648,6 +648,89 @@ async def test_a_new_connection_that_breaks_is_a_failure(make: Any) -> None:
         group.cancel_scope.cancel()
 
 
+# --- in the middle of a TLS handshake ---------------------------------------------------------------------------
+
+
+class NeverAnswers:
+    """A host that takes a connection and never says anything, so that a TLS handshake with it does not end."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.was_greeted = anyio.Event()
+        self.closed = anyio.Event()
+
+    async def __call__(self, stream: Any) -> None:
+        self.open += 1
+        async with stream:
+            try:
+                while True:
+                    await stream.receive()
+                    self.was_greeted.set()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+            self.open -= 1
+            self.closed.set()
+
+
+async def leave_in_handshake(host: NeverAnswers, make: Any, how: str, within_s: float = 2) -> bool:
+    """Leave a reply while the TLS handshake waits; whether the host sees the end of it in time."""
+    async with anyio.create_task_group() as group:
+        url = (await running(host, group)).replace("http:", "https:")
+        client = None if make is None else make(url)
+        options: dict[str, Any] = {} if make is sdk_client else {"base_url": url}
+        timeouts = Timeouts(total_s=0.2) if how == "total_s" else Timeouts()
+        reply = stream("hi", model="m", client=client, timeouts=timeouts, **options)
+        scope = anyio.CancelScope()
+
+        async def read() -> None:
+            with scope:
+                if how == "aclose":
+                    with pytest.raises(ReplyClosed):
+                        await chunks_of(reply)
+                elif how == "total_s":
+                    with pytest.raises(Stalled, match="total_s"):
+                        await chunks_of(reply)
+                else:
+                    assert await chunks_of(reply) == []
+
+        async with anyio.create_task_group() as readers:
+            readers.start_soon(read)
+            await host.was_greeted.wait()
+            if how == "aclose":
+                await reply.aclose()
+            elif how == "cancel":
+                reply.cancel()
+            elif how == "task":
+                scope.cancel()
+        with anyio.move_on_after(within_s):
+            await host.closed.wait()
+        is_closed = host.closed.is_set()
+        if client is not None:
+            await (client.close() if make is sdk_client else client.aclose())
+        group.cancel_scope.cancel()
+    return is_closed
+
+
+@pytest.mark.usefixtures("no_gc")
+@pytest.mark.parametrize("how", ["aclose", "cancel", "task", "total_s"])
+@pytest.mark.parametrize("make", CLIENTS)
+async def test_a_handshake_that_is_left_is_closed(make: Any, how: str) -> None:
+    """The HTTP libraries leave such a connection open, for the garbage collector to find."""
+    assert await leave_in_handshake(NeverAnswers(), make, how)
+
+
+@pytest.mark.usefixtures("no_gc")
+@pytest.mark.parametrize("make", CLIENTS)
+async def test_control_a_handshake_that_nobody_closes(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the HTTP library closes, the host keeps waiting."""
+    left: list[Any] = []
+    monkeypatch.setattr("aprefill._transports._handshake.spawn_closing", lambda close, loop: left.append(close))
+    assert not await leave_in_handshake(NeverAnswers(), make, "aclose", 0.2)
+    for close in left:
+        await close()
+    assert len(left) == 1
+
+
 # --- the end of a reply -----------------------------------------------------------------------------------------
 
 

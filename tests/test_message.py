@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import ReasoningEvent, Reply, StopReason, TextEvent, ToolEvent, Truncated
+from aprefill import AttemptEnded, ReasoningEvent, Reply, StopReason, TextEvent, ToolEvent, Truncated
 from aprefill._codecs import codec
 from aprefill._deltas import ToolDelta
 from aprefill._engine.ledger import Ledger
@@ -147,7 +147,7 @@ async def test_with_a_stop_sequence_and_a_prefill(wire: str, how: str) -> None:
 
 async def test_control_a_message_of_all_that_was_decoded_depends_on_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a turn made of all that was decoded, and not of what was handed out, fails the same check."""
-    monkeypatch.setattr(Ledger, "_is_whole", lambda ledger: True)
+    monkeypatch.setattr(Ledger, "is_whole", lambda ledger: True)
     with pytest.raises(AssertionError):
         await play("messages", "break")
 
@@ -222,6 +222,23 @@ async def test_a_text_event_left_in_the_middle() -> None:
             if isinstance(event_, TextEvent):
                 break
         assert reply.message == {"role": "assistant", "content": "One"}
+
+
+@pytest.mark.parametrize("how", ["break", "cancel"])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_who_leaves_at_the_last_event_keeps_what_it_saw_there(wire: str, how: str) -> None:
+    """The usage comes behind the last text; a reader who got the last event has got it, in the loop and after it."""
+    async with host(WIRES[wire]) as ask:
+        reply = ask(wire)
+        seen: list[Any] = []
+        async for event in reply.events():
+            if isinstance(event, AttemptEnded):
+                seen += [reply.usage, reply.message]
+                if how == "break":
+                    break
+                reply.cancel()
+        assert seen[0].output_tokens == 30
+        assert [reply.usage, reply.message] == seen
 
 
 def test_half_a_surrogate_pair_that_arguments_spell_as_an_escape_is_mended() -> None:

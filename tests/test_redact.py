@@ -236,6 +236,13 @@ def test_the_place_in_the_prompt_makes_no_difference(offset: int) -> None:
     assert len("abcdefghijklmnop") == RUN_MIN
 
 
+@pytest.mark.parametrize("quoted", ["\\u0041 fever; fe", "\\\\u0041 fever; fe", "\\U0041 FEVER; FE"])
+def test_an_escape_that_a_run_begins_with_counts_as_it_is_written(quoted: str) -> None:
+    """The prompt may hold the escape itself, so that 16 characters of it were shown; the host may have escaped it too."""
+    assert Redactor("", ["note \\u0041 fever; fever at noon"])(f"bad: '{quoted}'") == "bad: '[prompt]'"
+    assert Redactor("", ["note A fever; fever at noon"])("bad: 'A fever; fe'") == "bad: 'A fever; fe'"
+
+
 def test_a_short_text_goes_whole() -> None:
     """From 12 characters on; a part of it does not reach 16."""
     assert WHOLE_MIN == 12

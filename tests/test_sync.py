@@ -347,11 +347,15 @@ print(next(first), next(second))
 """
 
 
-def test_no_thread_keeps_the_interpreter_from_exiting() -> None:
-    """A script that leaves two replies and a session open ends at once, and quietly."""
+@pytest.mark.parametrize("kept", ["", "def keeps_the_globals(): pass"])
+def test_no_thread_keeps_the_interpreter_from_exiting(kept: str) -> None:
+    """A script that leaves two replies and a session open ends at once, and quietly.
+
+    With a function in it, the script's globals live until nothing can be imported any more.
+    """
     with serve_in_thread(PAUSING) as server:
         began = time.monotonic()
-        done = run_script(NEVER_ENDED, server.openai_url)
+        done = run_script(kept + NEVER_ENDED, server.openai_url)
         assert (done.stdout, done.stderr, done.returncode) == ("one  one \n", "", 0)
         assert time.monotonic() - began < 10
         assert open_after(server, 1) == 0

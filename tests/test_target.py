@@ -49,7 +49,9 @@ def test_urls_that_are_taken(url: str) -> None:
         ("ftp://host.test", "https://"),
         ("host.test/v1", "https://"),
         ("https://", "https://"),
-        ("https://host.test:port", "not a URL"),
+        ("https://host.test:port", "wrong port"),
+        ("http://localhost:99999", "wrong port"),
+        ("http://[::1", "not a URL"),
         ("", "https://"),
     ],
 )

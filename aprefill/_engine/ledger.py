@@ -159,12 +159,12 @@ class Ledger:
         ends = [*(entry.start for entry in entries[1:]), len(text)]
         parts: list[str | Delta] = []
         for entry, end in zip(entries, ends, strict=True):
-            whole = entry is not self.entry or self._is_whole()
+            whole = entry is not self.entry or self.is_whole()
             parts += entry.splice.parts(text[entry.start : end], whole=whole)
         _, attempt, splice, _ = self.entry
         return splice.clean(attempt.codec.message(parts, lead=text[: self.transcript.prefill_length]))
 
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""
         state, transcript = self._state, self.transcript
         items = transcript.items
@@ -177,7 +177,7 @@ class Ledger:
         if self.entry is None:
             return None, None
         splice, state = self.entry.splice, self._state
-        if state.failed or self._is_whole():
+        if state.failed or self.is_whole():
             return splice.usage, splice.finish
         usage, finish = splice.handed_out(self.transcript.text_so_far[self.entry.start :])
         # a reply whose last text was handed out has ended, although its reader did not wait to be told so

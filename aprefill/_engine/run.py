@@ -225,6 +225,8 @@ class Run:
             return
         self.ledger.note("over")
         whole = self._is_handed_out()
+        # who left at the last event got everything, and still has it now
+        self.state.told_end = self.ledger.is_whole()
         self._log.left("at its end" if whole else f"while {self.phase.value}")
         self.state.go(event, Phase.DONE if whole else Phase.CLOSED)
         self.transcript.forget_rest()

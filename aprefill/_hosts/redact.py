@@ -326,7 +326,8 @@ class _Haystack:
 
     def _is_long(self, needle: _Needle, first: int, last: int, start: int) -> bool:
         """Whether a run of the needle, which begins at `start` here, has `RUN_MIN` characters in either of the two."""
-        length = last - first
+        # an escape that the run begins with counts as what it is written with, like one inside
+        length = last - first + needle.ends[first] - needle.starts[first] - 1
         blanks = bisect_left(self._words, start + length) - bisect_right(self._words, start)
         return length + max(blanks, needle.gaps[last - 1] - needle.gaps[first]) >= RUN_MIN
 

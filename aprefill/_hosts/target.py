@@ -254,7 +254,9 @@ def check_url(url: str, *, allow_http: bool = False, source: str = "base_url") -
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
-    except ValueError:
+    except ValueError as exc:
+        if "port" in str(exc).lower():
+            raise UsageError(f"{source} has a wrong port; write a number from 1 to 65535 behind the colon") from None
         raise UsageError(f"{source} is not a URL; write https://host/path") from None
     if parts.scheme not in {"http", "https"} or not host:
         raise UsageError(f"{source} must begin with https:// (or http://) and name a host")

@@ -62,7 +62,8 @@ class KillHandle:
                 sock.shutdown(socket.SHUT_RDWR)
             finally:
                 sock.detach()
-        except (OSError, AttributeError):
+        except (OSError, AttributeError, ImportError):
+            # ImportError: the interpreter is ending, and anyio imports where it is used; the process closes the socket
             return False
         return True
 

@@ -28,13 +28,13 @@ def is_stale(exc: BaseException) -> bool:
     if not any(named(link, *_BROKEN) for link in links):
         return False
     try:
-        return any(_is_stale_http1(frames) or _is_stale_http2(frames) for frames in map(_frames_of, links))
+        return any(_is_stale_http1(frames) or _is_stale_http2(frames) for frames in map(frames_of, links))
     except (AttributeError, KeyError):
         # a version of a library that is built in another way
         return False
 
 
-def _frames_of(exc: BaseException) -> dict[str, FrameType]:
+def frames_of(exc: BaseException) -> dict[str, FrameType]:
     """The frames of httpcore's, or of httpcore2's, that `exc` came through, by the names of their functions."""
     return {frame.f_code.co_name: frame for frame in _all_frames(exc) if _module(frame).startswith("httpcore")}
 

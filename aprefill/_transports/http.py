@@ -13,6 +13,7 @@ import httpx2
 from .._errors import UsageError
 from .._loops import CLOSE_S
 from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
+from ._handshake import close_half_open
 from ._kill import KillHandle
 from ._reuse import is_stale
 
@@ -314,4 +315,8 @@ def _make_client(limits: httpx2.Limits) -> httpx2.AsyncClient:
 
 
 async def _send(client: Any, built: Any) -> Any:
-    return await client.send(built, stream=True, follow_redirects=False)
+    try:
+        return await client.send(built, stream=True, follow_redirects=False)
+    except BaseException as exc:
+        close_half_open(exc)
+        raise

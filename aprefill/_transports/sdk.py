@@ -14,6 +14,7 @@ import msgspec
 
 from .._errors import UsageError
 from ._foreign import ClientFailed, answer_behind, from_network
+from ._handshake import close_half_open
 from ._reuse import is_stale
 from .http import as_response
 
@@ -60,20 +61,24 @@ class SdkTransport:
 
     async def _post(self, request: HttpRequest) -> Any:
         client = self._client
-        return await client.post(
-            self._where(request),
-            # the SDKs take fields: they rewrite them for Azure, Vertex and Bedrock
-            body=msgspec.json.decode(request.body),
-            cast_to=object,
-            stream=True,
-            stream_cls=getattr(client, "_default_stream_cls", None),
-            options={
-                "follow_redirects": False,
-                "max_retries": 0,
-                "timeout": _timeout(client, request.connect_s),
-                "headers": {"X-Stainless-Raw-Response": "stream", "accept-encoding": "identity"},
-            },
-        )
+        try:
+            return await client.post(
+                self._where(request),
+                # the SDKs take fields: they rewrite them for Azure, Vertex and Bedrock
+                body=msgspec.json.decode(request.body),
+                cast_to=object,
+                stream=True,
+                stream_cls=getattr(client, "_default_stream_cls", None),
+                options={
+                    "follow_redirects": False,
+                    "max_retries": 0,
+                    "timeout": _timeout(client, request.connect_s),
+                    "headers": {"X-Stainless-Raw-Response": "stream", "accept-encoding": "identity"},
+                },
+            )
+        except BaseException as exc:
+            close_half_open(exc)
+            raise
 
     def _where(self, request: HttpRequest) -> str:
         """The protocol's path, which the client joins to its base URL; or the whole URL, if that is elsewhere."""
