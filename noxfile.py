@@ -31,10 +31,10 @@ MANY_TIMES = {
 }
 #: The tests that these are for.
 REPEATED = (
-    "tests/test_closing.py",
-    "tests/test_interrupts.py",
-    "tests/test_seam.py",
-    "tests/test_stop.py",
+    "tests/engine/test_closing.py",
+    "tests/engine/test_interrupts.py",
+    "tests/seam/test_seam.py",
+    "tests/seam/test_stop.py",
     "tests/test_sync.py",
     "tests/transports/test_sdk_closing.py",
 )
@@ -48,7 +48,7 @@ SDK_TESTS = (
     "tests/transports/test_sdk_errors.py",
     "tests/transports/test_http2.py",
     "tests/transports/test_foreign.py",
-    "tests/test_dialects.py",
+    "tests/hosts/test_dialects.py",
     "tests/testing/test_wires.py",
     "tests/testing/test_other_wires.py",
     "tests/testing/test_foreign_clients.py",

@@ -11,7 +11,7 @@ import pytest
 
 from aprefill import UsageError, Verdict, dedupe, dedupe_sync
 
-from .seam_reference import Batch, cuttings, groups
+from .support.seam_reference import Batch, cuttings, groups
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -13,7 +13,7 @@ from anyio import fail_after
 
 from aprefill.testing import Script, Server, ToolCall, serve
 
-from ..sdk_http import http_of
+from ..support.sdk_http import http_of
 from .asking import PATHS, REFUSAL, WIRES, ask, body, client_of, deltas, is_whole, records
 
 if TYPE_CHECKING:

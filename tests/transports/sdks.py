@@ -15,7 +15,7 @@ import pytest
 from aprefill import Recovery, Reply, Session, stream
 
 from ..conftest import LOOPS
-from ..sdk_http import http_of
+from ..support.sdk_http import http_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from aprefill._records import (
     as_json,
 )
 
-from ..bodies import STOP, block, call, chat, event, host, piece
+from ..support.bodies import STOP, block, call, chat, event, host, piece
 from .site import events_in
 from .test_flow import Server
 

@@ -1,0 +1,1 @@
+"""The engine: from a call to the chunks, whatever the host does."""
