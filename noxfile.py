@@ -112,7 +112,8 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=OTHER_PYTHONS)
 def tests_on(session: nox.Session) -> None:
     """The same tests on another Python; on the newest with the lines that they reach. `.ci/run` names those it finds."""
-    coverage = ("--cov=aprefill", "--cov-report=term:skip-covered") if session.python == OTHER_PYTHONS[-1] else ()
+    # no name here: `--cov=aprefill` would be the folder of that name, not the installed package, which pyproject.toml names
+    coverage = ("--cov", "--cov-report=term:skip-covered") if session.python == OTHER_PYTHONS[-1] else ()
     run_tests(session, *SIDE_BY_SIDE, *coverage, COVERAGE_CORE="sysmon")
 
 
