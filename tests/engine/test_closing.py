@@ -4,180 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import os
 import socket
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 import httpx2
 import openai
 import pytest
-import trio
 
-from aprefill import Reply, Session, StopReason, Truncated, stream
+from aprefill import Reply, Session, Truncated, stream
 from aprefill._engine.connection import live
 from aprefill._transports._kill import KillHandle
 from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve, serve_in_thread
 
 from ..conftest import LOOPS
+from ..support.exits import (
+    EXITS,
+    ROUNDS,
+    STALLING,
+    Exit,
+    delay_of,
+    exits,
+    living_tasks,
+    open_descriptors,
+    seen_close_after,
+    settle,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_gc")]
 
 #: How often each way out is taken, a loop and a transport.
 TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "8"))
-
-#: A shared machine stands still for 50 ms now and then: such a round is taken again, at most this often. A close that
-#: does not come fails at once, after two seconds.
-ROUNDS = 3
-
-#: A host that says three chunks and then nothing, until the client goes.
-STALLING = Script(text="one two three four", cuts=4, stall_after=12, prefill="eats")
-
-Open: TypeAlias = Callable[[], Reply]
-#: Leaves the reply; gives the moment of leaving, and what the caller still holds.
-Exit: TypeAlias = Callable[[Open], Awaitable[tuple[float, Any]]]
-
-
-async def break_dropped(open_reply: Open) -> tuple[float, Any]:
-    seen = 0
-    async for _ in open_reply():
-        seen += 1
-        if seen == 3:
-            break
-    return time.perf_counter(), None
-
-
-async def break_held(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    seen = 0
-    async for _ in reply:
-        seen += 1
-        if seen == 3:
-            break
-    return time.perf_counter(), reply
-
-
-async def exception_kept(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    seen = 0
-    try:
-        async for _ in reply:
-            seen += 1
-            if seen == 3:
-                raise KeyError("the body's own")
-    except KeyError as exc:
-        return time.perf_counter(), (reply, exc, exc.__traceback__)
-    raise AssertionError("the body did not raise")
-
-
-async def cancel_waiting(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    left = 0.0
-
-    async def read() -> None:
-        seen = 0
-        async for _ in reply:
-            seen += 1
-            if seen == 4:
-                stalled.set()
-
-    stalled = anyio.Event()
-    async with anyio.create_task_group() as group:
-        group.start_soon(read)
-        await stalled.wait()
-        await anyio.lowlevel.checkpoint()
-        left = time.perf_counter()
-        group.cancel_scope.cancel()
-    return left, reply
-
-
-async def cancel_in_body(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    left = 0.0
-    working = anyio.Event()
-
-    async def read() -> None:
-        seen = 0
-        async for _ in reply:
-            seen += 1
-            if seen == 3:
-                working.set()
-                await anyio.sleep_forever()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(read)
-        await working.wait()
-        left = time.perf_counter()
-        group.cancel_scope.cancel()
-    return left, reply
-
-
-async def timeout(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    left = math.inf
-    with anyio.move_on_after(5) as scope:
-        seen = 0
-        async for _ in reply:
-            seen += 1
-            if seen == 4:
-                left = time.perf_counter()
-                scope.deadline = anyio.current_time()
-    return left, reply
-
-
-async def aclose(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    cursor = aiter(reply)
-    await anext(cursor)
-    left = time.perf_counter()
-    await reply.aclose()
-    return left, (reply, cursor)
-
-
-async def cancel_method(open_reply: Open) -> tuple[float, Any]:
-    reply = open_reply()
-    left = 0.0
-    stalled = anyio.Event()
-
-    async def read() -> None:
-        seen = 0
-        async for _ in reply:
-            seen += 1
-            if seen == 4:
-                stalled.set()
-        assert reply.stop_reason is StopReason.CANCELLED
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(read)
-        await stalled.wait()
-        await anyio.lowlevel.checkpoint()
-        left = time.perf_counter()
-        reply.cancel()
-    return left, reply
-
-
-async def async_with(open_reply: Open) -> tuple[float, Any]:
-    async with open_reply() as reply:
-        async for _ in reply:
-            break
-        async for _ in reply:  # `break` does not close an owned reply: a second loop goes on
-            break
-        left = time.perf_counter()
-    return left, reply
-
-
-EXITS: list[Exit] = [
-    break_dropped, break_held, exception_kept, cancel_waiting, cancel_in_body, timeout, aclose, cancel_method, async_with,
-]  # fmt: skip
 
 
 @asynccontextmanager
@@ -186,14 +54,6 @@ async def host(*, tls: bool, monkeypatch: pytest.MonkeyPatch, script: Script = S
         if tls:
             monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
         yield server
-
-
-async def seen_close_after(server: Any, left: float) -> float:
-    """Seconds from `left` until the server saw the close of its last exchange."""
-    exchange = server.exchanges[-1]
-    with anyio.fail_after(2):
-        await exchange.closed.wait()
-    return exchange.closed_at - left
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -209,13 +69,6 @@ async def test_the_server_sees_the_close_at_once(leave: Exit, tls: bool, monkeyp
     print(f"median {statistics.median(delays) * 1e3:.2f} ms, worst {max(delays) * 1e3:.2f} ms")
     assert max(delays) < 0.050
     assert statistics.median(delays) < 0.005
-
-
-async def delay_of(leave: Exit, server: Any, session: Session) -> float:
-    left, held = await leave(lambda: session.stream("hi", prefill="zero "))
-    delay = await seen_close_after(server, left)
-    del held
-    return delay
 
 
 @pytest.mark.parametrize("leave", EXITS, ids=lambda leave: leave.__name__)
@@ -253,17 +106,6 @@ async def test_control_the_openai_sdk_fails_the_same_test() -> None:
         await client.close()
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def living_tasks(anyio_backend_name: str) -> int:
-    """Tasks of the running loop, system tasks included."""
-    if anyio_backend_name == "trio":
-        return trio.lowlevel.current_statistics().tasks_living
-    return len(asyncio.all_tasks())
-
-
 async def left_over(server: Any, session: Session, times: int, backend: str) -> dict[str, int]:
     """What `times` mixed exits leave behind, counted after as many as warm everything up."""
     await exits(session, len(EXITS))
@@ -278,21 +120,6 @@ async def left_over(server: Any, session: Session, times: int, backend: str) -> 
         "slots": len(pool._requests),
         "live": len(live),
     }
-
-
-async def exits(session: Session, times: int) -> None:
-    for number in range(times):
-        await EXITS[number % len(EXITS)](lambda: session.stream("hi", prefill="zero "))
-
-
-async def settle(server: Any) -> None:
-    """Until the server has seen every close and the scheduled closers are through."""
-    with anyio.fail_after(5):
-        await server.wait_closed()
-        while live:
-            await anyio.lowlevel.checkpoint()
-        for _ in range(20):
-            await anyio.lowlevel.checkpoint()
 
 
 NOTHING = {"descriptors": 0, "tasks": 0, "slots": 0, "live": 0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,51 +15,19 @@ from aprefill._engine.transcript import Transcript
 from aprefill._types import Usage
 from aprefill.testing import Script, serve
 
+from ..support.emulating import ask
+from ..support.held import replayed
 from ..support.loopback import WIRES
-from .test_emulation import ask
-from .test_held import replayed
-from .test_splice import planned
+from ..support.marked import END, LONG, NAME, run, text_of
+from ..support.splicing import planned
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from aprefill._plan.step import AttemptPlan
-
-NAME = "text-e9c0123456789abc"
-LONG = "The first of many lines.\n" * 9 + 'and then the last line: {"name": "'
 LIMIT = FinishDelta(StopReason.MAX_TOKENS, "length")
-END = FinishDelta(StopReason.END, "stop")
 
 
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The markers of each request have the same name."""
     monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
-
-
-def run(
-    parts: Sequence[Any],
-    prefill: str = LONG,
-    *,
-    held: bool = False,
-    cut: bool = False,
-    events: bool = False,
-    **options: Any,
-) -> tuple[Splice, list[Any]]:
-    step: AttemptPlan = planned(prefill, **options)
-    transcript = Transcript(prefill)
-    transcript.accepted = True
-    transcript.wants_held = held
-    transcript.wants_events = held or events
-    splice = Splice(step, transcript, lead=prefill, coalesce=False)
-    for part in parts:
-        splice.take([TextDelta(part) if isinstance(part, str) else part])
-    splice.close(cut=cut)
-    return splice, transcript.items
-
-
-def text_of(items: Sequence[Any]) -> str:
-    return "".join(item for item in items if isinstance(item, str))
 
 
 #: What a model writes, and what is new in it.

@@ -14,7 +14,6 @@ from aprefill import (
     PrefillRefused,
     ProviderError,
     Recovery,
-    Reply,
     Session,
     StopReason,
     Support,
@@ -27,28 +26,14 @@ from aprefill import (
 from aprefill._plan.emulate import AGAIN, BEGIN, end_of
 from aprefill.testing import Script, ToolCall, serve
 
+from ..support.emulating import NEW, SEED, ask
 from ..support.loopback import QUESTION, WIRES, chunks_of
 
 pytestmark = pytest.mark.anyio
 
-NEW = 'Alabama", "Alaska"]'
 WHOLE = '["' + NEW
-SEED = '["'
 VERY_LONG = "".join(f"{n}: a line of a text of twenty thousand characters\n" for n in range(400)) + "the last one "
 LONG = "".join(f"Line {n} of a text that goes on for a while.\n" for n in range(20)) + "The last line of it is "
-
-
-def ask(server: Any, wire: str, prefill: str = SEED, **options: Any) -> Reply:
-    """A stream to a model without native prefill."""
-    if wire == "messages":
-        return stream(
-            options.pop("prompt", QUESTION), prefill=prefill, model="anthropic:claude-opus-4-6", base_url=server.url,
-            api_key="k", **options,
-        )  # fmt: skip
-    return stream(
-        options.pop("prompt", QUESTION), prefill=prefill, model="openai:gpt-4o", base_url=server.openai_url,
-        api_key="k", **options,
-    )  # fmt: skip
 
 
 # --- what the host may make of it -------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import pytest
 from aprefill import PrefillIgnored, StopReason, Truncated, Verdict, stream
 from aprefill.testing import Script, serve
 
+from ..support.emulating import NEW, SEED, ask
 from ..support.loopback import WIRES
-from .test_emulation import NEW, SEED, ask
 
 pytestmark = pytest.mark.anyio
 

@@ -15,26 +15,14 @@ from aprefill._engine.transcript import Transcript
 from aprefill._types import StopReason
 from aprefill.testing import Script, serve
 
+from ..support.held import replayed
 from ..support.loopback import WIRES, ask
-from .test_splice import planned
+from ..support.splicing import planned
 
 END = FinishDelta(StopReason.END, "stop")
 PREFILL = '["Alabama",'
 #: A closing fence, and the white space before it, that text or a line end follows.
 CLOSED = re.compile(r"\s*\n```(?=\n)")
-
-
-def replayed(events: list[Any]) -> list[tuple[str, str]]:
-    """(text so far, held) behind each event, as a page would keep them."""
-    text = held = ""
-    seen = []
-    for event in events:
-        if isinstance(event, HeldEvent):
-            held = held + event.text if event.more else event.text
-        else:
-            text += event if isinstance(event, str) else ""
-        seen.append((text, held))
-    return seen
 
 
 CASES = [

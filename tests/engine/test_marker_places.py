@@ -13,7 +13,7 @@ from aprefill._engine.splice import Splice
 from aprefill._seam.markers import SHORTEST, Markers, without_markers
 
 from ..support.bodies import STOP, block, end, event, finish, host, piece
-from .test_emulate_stream import END, LONG, NAME, run, text_of
+from ..support.marked import END, LONG, NAME, run, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

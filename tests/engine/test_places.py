@@ -12,7 +12,7 @@ from aprefill._engine.splice import Splice
 from aprefill._engine.transcript import Transcript
 from aprefill._types import StopReason
 
-from .test_splice import planned
+from ..support.splicing import planned
 
 if TYPE_CHECKING:
     from aprefill._plan.step import AttemptPlan

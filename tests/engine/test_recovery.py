@@ -19,7 +19,6 @@ from aprefill import (
     ProtocolError,
     ProviderError,
     Recovery,
-    Reply,
     ReplyClosed,
     Session,
     Stalled,
@@ -35,31 +34,9 @@ from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
 from ..support.loopback import WIRES, chunks_of
+from ..support.recovering import FINE, REFUSES, SEED, WHOLE, ask, finished
 
 pytestmark = pytest.mark.anyio
-
-SEED = '["'
-NEW = 'Alabama", "Alaska"]'
-WHOLE = SEED + NEW
-FINE = Script(text=NEW, prefill="eats")
-#: Refuses a prefill, and repeats what the prompt asks for.
-REFUSES = Script(text=NEW, prefill="refuses", echo_text=SEED)
-
-
-def ask(server: Any, wire: str, **options: Any) -> Reply:
-    """A stream to a model that is taken to have a native prefill."""
-    options = {"prefill": SEED, **options}
-    if wire == "messages":
-        return stream(
-            "hi", **{"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", **options}
-        )
-    model = "openai-compatible:m"
-    return stream("hi", **{"model": model, "base_url": server.openai_url, "support": "eats", **options})
-
-
-async def finished(reply: Reply) -> Reply:
-    await reply.text()
-    return reply
 
 
 OVERLOADED = ("overloaded_error", "Overloaded")

@@ -23,7 +23,7 @@ from aprefill import (
 from aprefill.testing import Script, serve
 
 from ..support.loopback import WIRES
-from .test_recovery import FINE, REFUSES, SEED, WHOLE, ask, finished
+from ..support.recovering import FINE, REFUSES, SEED, WHOLE, ask, finished
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from aprefill import UsageError, stream
 from aprefill._hosts.names import meant_by
 from aprefill._hosts.table import builtin_table
 
-from .test_plain_http import target_of
+from ..support.targets import target_of
 
 PROVIDERS = builtin_table().providers
 

@@ -15,9 +15,9 @@ from aprefill._codecs._host_error import body_error
 from aprefill._hosts import redact as _redact
 from aprefill._hosts.redact import LOOKED_AT, RUN_MIN, TAIL_MIN, WHOLE_MIN, Redactor, written
 
-from ..plan.test_plan import asked
-from .test_support import SHARED, needs_recordings
-from .test_support_refusals import REFUSALS
+from ..support.planning import asked
+from ..support.refusals import REFUSALS
+from ..support.table import SHARED, needs_recordings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

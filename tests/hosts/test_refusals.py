@@ -14,7 +14,7 @@ from aprefill._hosts.refusals import BELIEVED_S, KEPT, RefusalKey, RefusalMemory
 from aprefill._hosts.table import builtin_table
 from aprefill._plan.first import refusal_key
 
-from ..plan.test_plan import asked
+from ..support.planning import asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,40 +5,20 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from aprefill._errors import UsageError
-from aprefill._hosts.prefill import attach_prefill
 from aprefill._hosts.table import SupportTable, _builtin_raw, builtin_table, split_model, support_table
 from aprefill._plan.conflicts import rule
 from aprefill._types import Support
 
+from ..support.table import body, row
+
 if TYPE_CHECKING:
     from aprefill._hosts.row import SupportRow
-
-ROOT = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("APREFILL_SHARED") or ROOT.parent / "shared")
-USER = {"role": "user", "content": "Hi"}
-MESSAGES = (USER,)
-
-needs_recordings = pytest.mark.skipif(
-    not (SHARED / "recordings").is_dir(), reason=f"no recordings in {SHARED}; APREFILL_SHARED says where they are"
-)
-
-
-def row(provider: str, model: str, api: str | None = None) -> SupportRow:
-    return builtin_table().row(provider, model, api)
-
-
-def body(found: SupportRow, model: str, prefill: str, messages: tuple[dict[str, Any], ...] = MESSAGES) -> bytes:
-    carried = attach_prefill(found, messages, prefill)
-    return msgspec.json.encode({"model": model, "messages": carried.messages, **carried.body_fields})
 
 
 # --- which models ---------------------------------------------------------------------------------------------

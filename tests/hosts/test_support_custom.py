@@ -13,8 +13,8 @@ from aprefill._hosts.prefill import attach_prefill, known_refusal
 from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._types import Support
 
-from .test_support import MESSAGES, ROOT, body, row
-from .test_support_refusals import REFUSALS
+from ..support.refusals import REFUSALS
+from ..support.table import MESSAGES, ROOT, body, row
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from aprefill._errors import UsageError
 from aprefill._hosts.prefill import attach_prefill
 from aprefill._hosts.table import support_table
 
-from .test_support import MESSAGES, SHARED, USER, body, needs_recordings, row
+from ..support.table import MESSAGES, SHARED, USER, body, needs_recordings, row
 
 # --- the dialects, byte for byte ------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from aprefill import AprefillError, ConnectFailed, Reply, Session, StatusError, 
 from aprefill._hosts.target import check_url
 from aprefill.testing import Script, serve
 
-KEY = "sk-very-secret-0123456789"
+from ..support.targets import KEY
+
 PROMPT = "the caller's private question"
 PREFILL = "my very own prefill"
 

@@ -25,8 +25,7 @@ from aprefill import (
 from aprefill._plan.emulate import AGAIN, BEGIN
 from aprefill._plan.next import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Outcome, may_pass, plan_next
 
-from ..support.planning import plan_first, token
-from .test_plan import acme, asked
+from ..support.planning import acme, asked, plan_first, token
 
 if TYPE_CHECKING:
     from aprefill._plan.step import AttemptPlan

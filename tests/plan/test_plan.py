@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import suppress
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from aprefill import stream
 from aprefill._deltas import ModelInput
 from aprefill._errors import PrefillRefused, UsageError
-from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._hosts.target import Target
-from aprefill._plan.request import Request, make_request
 from aprefill._plan.step import AttemptPlan
 from aprefill._seam.seam import Seam
 from aprefill._types import Support, Verdict
 
-from ..support.planning import no_transport, plan_first
-
-if TYPE_CHECKING:
-    from aprefill._hosts.row import SupportRow
-
-USER = {"role": "user", "content": "Hi"}
-#: What `stream()` passes on when the caller says nothing.
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(make_request).parameters and name != "prompt"
-}
-
-
-def asked(prompt: Any = "Hi", **options: Any) -> Request:
-    return make_request(prompt, **{**DEFAULTS, **options})
-
-
-@cache
-def acme(keys: str = "", support: str = "eats") -> SupportRow:
-    """The row of a host that is not built in, with these lines of TOML and no others."""
-    entry = f'match = ["*"]\nsupport = "{support}"\nevidence = "engine"\nsource = "ours"\ndate = 2026-11-23\n'
-    host = (
-        'provider = "acme"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://acme.example/v1"\nauth = "none"\n'
-    )
-    return SupportTable.load(f"[[host]]\n{host}{keys}\n[[host.model]]\n{entry}").row("acme", "m")
-
-
-def known(model: str) -> SupportRow:
-    """A built-in row, by "provider:model"."""
-    provider, _, name = model.partition(":")
-    return builtin_table().row(provider, name)
-
-
-def step(row: SupportRow, prompt: Any = "Hi", **options: Any) -> AttemptPlan:
-    return plan_first(asked(prompt, **options), row, "m")
+from ..support.planning import EATS, ECHOES, USER, acme, asked, known, no_transport, plan_first, step
 
 
 def rules(planned: AttemptPlan) -> tuple[str, bool, str]:
@@ -63,9 +23,6 @@ def rules(planned: AttemptPlan) -> tuple[str, bool, str]:
     seen = told.pop("echo", "maybe"), told.pop("whitespace", False), told.pop("stripped", "")
     assert told == {}
     return seen
-
-
-EATS, ECHOES = "eats", "echoes"
 
 
 # --- the whole of it --------------------------------------------------------------------------------------------

@@ -12,8 +12,7 @@ from aprefill._plan.emulate import BEGIN, room
 from aprefill._plan.step import AttemptPlan
 from aprefill._types import Support
 
-from ..support.planning import no_transport, plan_first
-from .test_plan import USER, acme, asked, known, step
+from ..support.planning import USER, acme, asked, known, no_transport, plan_first, step
 
 # --- the prompt -------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .test_plan import EATS, ECHOES, acme, known, step
+from ..support.planning import EATS, ECHOES, acme, known, step
 
 STOPS = [
     # keys, support, prefill, asked for, told to the host

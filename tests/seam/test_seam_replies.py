@@ -13,8 +13,8 @@ import pytest
 
 from aprefill import Truncated, Verdict
 
-from ..engine.test_splice import END, LIMIT, Done, planned
 from ..support.seam_reference import Batch
+from ..support.splicing import END, LIMIT, Done, planned
 
 if TYPE_CHECKING:
     from pathlib import Path
