@@ -31,10 +31,10 @@ MANY_TIMES = {
 }
 #: The tests that these are for.
 REPEATED = (
-    "tests/test_closing.py",
-    "tests/test_interrupts.py",
-    "tests/test_seam.py",
-    "tests/test_stop.py",
+    "tests/engine/test_closing.py",
+    "tests/engine/test_interrupts.py",
+    "tests/seam/test_seam.py",
+    "tests/seam/test_stop.py",
     "tests/test_sync.py",
     "tests/transports/test_sdk_closing.py",
 )
@@ -48,7 +48,7 @@ SDK_TESTS = (
     "tests/transports/test_sdk_errors.py",
     "tests/transports/test_http2.py",
     "tests/transports/test_foreign.py",
-    "tests/test_dialects.py",
+    "tests/hosts/test_dialects.py",
     "tests/testing/test_wires.py",
     "tests/testing/test_other_wires.py",
     "tests/testing/test_foreign_clients.py",
@@ -112,7 +112,8 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=OTHER_PYTHONS)
 def tests_on(session: nox.Session) -> None:
     """The same tests on another Python; on the newest with the lines that they reach. `.ci/run` names those it finds."""
-    coverage = ("--cov=aprefill", "--cov-report=term:skip-covered") if session.python == OTHER_PYTHONS[-1] else ()
+    # no name here: `--cov=aprefill` would be the folder of that name, not the installed package, which pyproject.toml names
+    coverage = ("--cov", "--cov-report=term:skip-covered") if session.python == OTHER_PYTHONS[-1] else ()
     run_tests(session, *SIDE_BY_SIDE, *coverage, COVERAGE_CORE="sysmon")
 
 

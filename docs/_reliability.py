@@ -1,7 +1,7 @@
-"""Write `docs/reliability.md`: each fault of `tests/faults.py`, through aprefill and through the SDKs' own streams.
+"""Write `docs/reliability.md`: each fault of `tests/support/faults.py`, through aprefill and through the SDKs' own streams.
 
 `python docs/_reliability.py` runs them all on loopback and writes the page; it takes about two minutes, most of them
-spent in the SDKs. It fails, and writes nothing, if aprefill does not do what `tests/faults.py` says. What a column does is
+spent in the SDKs. It fails, and writes nothing, if aprefill does not do what `tests/support/faults.py` says. What a column does is
 measured in a process of its own, what is heavy in one for itself: `python docs/_reliability.py measure COLUMN URL NAME...`.
 """
 
@@ -23,8 +23,8 @@ import anyio
 
 from aprefill import __version__
 from aprefill.testing import Script, serve_in_thread
-from tests.fault_runs import Outcome, check, options_of, own_stream_of, through_aprefill, through_sdk
-from tests.faults import BEFORE, FAULTS, GOOD, NAMES, PREFILL, TEXT, Fault, bomb, fault_for
+from tests.support.fault_runs import Outcome, check, options_of, own_stream_of, through_aprefill, through_sdk
+from tests.support.faults import BEFORE, FAULTS, GOOD, NAMES, PREFILL, TEXT, Fault, bomb, fault_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +44,7 @@ INTRO = f"""\
 # What happens when a host fails
 
 Written by `python docs/_reliability.py` ({{date}}), which plays every fault on loopback, once a column, and writes down what
-came out. Nothing here was written by hand; `tests/faults.py` has the faults, and what must come out of aprefill.
+came out. Nothing here was written by hand; `tests/support/faults.py` has the faults, and what must come out of aprefill.
 
 A request asks for a reply that begins with `{PREFILL.strip()}` and would go on `{TEXT}`; most faults strike behind
 `{BEFORE.strip()}`. The tests send each of them through aprefill on both wires (chat completions, messages), over its own

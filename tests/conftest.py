@@ -12,7 +12,7 @@ import pytest
 
 from aprefill._hosts.refusals import RefusalMemory
 
-from .names import Names, resolve_from
+from .support.names import Names, resolve_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,11 @@ import pytest
 
 from aprefill import UsageError, Verdict, dedupe, dedupe_sync
 
+from .support.sources import Boom, Held, Source, gives, gives_sync, listed
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from .test_dedupe import Boom, Held, Source, gives, gives_sync, listed
+
 
 # --- a source that raises ------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 from aprefill import Reply, ReplyClosed, ReplyConsumed, StopReason, TextEvent, ToolEvent, UsageError, stream
 from aprefill.testing import Script, ToolCall, serve
 
-from .loopback import STATES, WHOLE, ask, chunks_of, server_has
+from .support.loopback import STATES, WHOLE, ask, chunks_of, server_has
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import pytest
 from aprefill import ReplyClosed, Session, UsageError, stream
 from aprefill.testing import Script, serve
 
-from .loopback import QUESTION, STATES, WHOLE, WIRES, ask, server_has
+from .support.loopback import QUESTION, STATES, WHOLE, WIRES, ask, server_has
 
 pytestmark = pytest.mark.anyio
 

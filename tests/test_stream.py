@@ -21,7 +21,7 @@ from aprefill import (
 )
 from aprefill.testing import Script, ToolCall, serve
 
-from .loopback import STATES, WHOLE, WIRES, ask, chunks_of
+from .support.loopback import STATES, WHOLE, WIRES, ask, chunks_of
 
 pytestmark = pytest.mark.anyio
 

@@ -47,7 +47,7 @@ from aprefill import (
 from aprefill._engine.ahead import AHEAD_BYTES, Ahead
 from aprefill.testing import Script, serve_in_thread
 
-from .loopback import QUESTION, STATES, WHOLE, ask
+from .support.loopback import QUESTION, STATES, WHOLE, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -776,7 +776,7 @@ MOST_US = 20.0
 @contextmanager
 def burst_host() -> Iterator[str]:
     """The URL of a host that sends many chunks at once."""
-    command = [sys.executable, "-P", str(Path(__file__).with_name("burst_host.py")), str(CHUNKS)]
+    command = [sys.executable, "-P", str(Path(__file__).parent / "support/burst_host.py"), str(CHUNKS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

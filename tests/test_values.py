@@ -35,7 +35,7 @@ from aprefill import (
 )
 from aprefill.testing import Script, ToolCall, serve
 
-from .loopback import ask
+from .support.loopback import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

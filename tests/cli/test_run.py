@@ -15,7 +15,7 @@ import aprefill
 from aprefill.cli._output import Output
 from aprefill.testing import Script, serve_in_thread
 
-from ..test_plain_http import Recorder
+from ..support.targets import Recorder
 
 if TYPE_CHECKING:
     from .conftest import Cli

@@ -12,7 +12,7 @@ from aprefill._errors import Truncated
 from aprefill._types import StopReason
 
 from . import feed, record, text
-from .test_anthropic_messages import STOP, WHOLE, finish, said, start
+from .messages import STOP, WHOLE, finish, said, start
 
 
 @pytest.mark.parametrize("kept", range(len(WHOLE) - 1))

@@ -14,8 +14,8 @@ from aprefill._errors import AprefillError, ProtocolError
 from aprefill._wire.sse import SseDecoder
 
 from . import calls, decode, text, turn_of
-from .test_openai_chat import DONE, chunk
-from .test_recordings import CODECS, recordings
+from .chat import DONE, chunk
+from .recorded import CODECS, recordings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

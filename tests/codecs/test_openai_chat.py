@@ -11,16 +11,7 @@ from aprefill._errors import ProtocolError, Truncated
 from aprefill._types import StopReason, Usage
 
 from . import calls, decode, feed, only, reasoning, record, text, turn_of
-
-NAME = "openai_chat"
-DONE = b"[DONE]"
-
-
-def chunk(reason: str | None = None, *, index: int = 0, **delta: Any) -> dict[str, Any]:
-    return {"id": "c", "choices": [{"index": index, "delta": delta, "finish_reason": reason}]}
-
-
-STOP = chunk("stop")
+from .chat import DONE, NAME, STOP, chunk
 
 
 def piece(

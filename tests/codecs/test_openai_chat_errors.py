@@ -13,7 +13,7 @@ from aprefill._errors import Truncated
 from aprefill._types import StopReason, Usage
 
 from . import decode, feed, only, record, text
-from .test_openai_chat import DONE, NAME, STOP, chunk
+from .chat import DONE, NAME, STOP, chunk
 
 # --- ends and cuts --------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -17,6 +16,7 @@ from aprefill._wire.eventstream import EventStreamDecoder
 from aprefill._wire.sse import SseDecoder
 
 from . import only, reasoning, text, turn_of
+from .recorded import CODECS, recordings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from aprefill._deltas import Delta, Record
     from aprefill._wire import WireDecoder
 
-CODECS = {"openai-chat": "openai_chat", "anthropic": "anthropic_messages"}
 WIRES: dict[str, type[WireDecoder]] = {"sse": SseDecoder, "eventstream": EventStreamDecoder}
 
 
@@ -61,12 +60,6 @@ def replies(name: str, wire: WireDecoder, data: bytes, size: int, *, end: str = 
     except Truncated as cut:
         return [*found, Reply(deltas, cut)]
     return [*found, Reply(deltas)]
-
-
-@cache
-def recordings(folder: Path) -> list[dict[str, Any]]:
-    index = json.loads((folder / "index.json").read_text())
-    return [one | {"bytes": (folder / one["file"]).read_bytes()} for one in index if one["format"] in CODECS]
 
 
 def play(one: dict[str, Any], size: int, *, end: str = "strict") -> list[Reply]:

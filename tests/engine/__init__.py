@@ -1,1 +1,1 @@
-"""Tests of the engine."""
+"""The engine: from a call to the chunks, whatever the host does."""

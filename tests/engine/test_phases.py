@@ -20,7 +20,7 @@ from aprefill._engine.phases import OVER, TABLE, Phase, Row, State
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
-from ..loopback import server_has
+from ..support.loopback import server_has
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .splices import CASES
+
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
 import anyio
@@ -22,7 +24,6 @@ from aprefill.llm_plugin import with_prefill
 from aprefill.llm_plugin._turn import is_limited
 
 from .mocks import AsyncKeyMock, AsyncMock, KeyMock, Mock
-from .test_splice import CASES
 
 if TYPE_CHECKING:
     from .mocks import Stage

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .splices import CASES
+
 pytest.importorskip("llm", reason="the plugin for LLM needs LLM: nox -s llm")
 
 from aprefill import Verdict
@@ -19,17 +21,6 @@ from .mocks import FAVE, PULL_REQUEST_473
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-#: Prefill, what the model writes, and the reply. These go beyond the cases of LLM's pull request 473: empty chunks, and no
-#: text at all.
-CASES = [
-    pytest.param('["', ['Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="left out"),
-    pytest.param('["', ['["Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="repeated"),
-    pytest.param("abc", ["", None, "abc", "def"], "abcdef", id="repeated in a chunk of its own"),
-    pytest.param("abc", ["a", "bcd", "ef"], "abcdef", id="repeated across chunks"),
-    pytest.param("abc", ["", None, "def"], "abcdef", id="left out behind empty chunks"),
-    pytest.param("abc", [], "abc", id="nothing came"),
-]
 
 
 def emulated(prefill: str, **options: Any) -> ChunkSplicer:

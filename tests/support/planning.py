@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from aprefill import stream
+from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._hosts.target import Target
 from aprefill._plan import emulate as emulation
 from aprefill._plan import first
+from aprefill._plan.request import Request, make_request
+from aprefill._plan.step import AttemptPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,3 +46,38 @@ def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool =
 def emulate(how: Emulation, messages: Sequence[dict[str, Any]], known: str, *, again: bool = False) -> EmulatedPrompt:
     """The prompt that asks for `known`."""
     return emulation.emulate(how, messages, known, token=token, again=again)
+
+
+EATS, ECHOES = "eats", "echoes"
+USER = {"role": "user", "content": "Hi"}
+
+#: What `stream()` passes on when the caller says nothing.
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(stream).parameters.items()
+    if name in inspect.signature(make_request).parameters and name != "prompt"
+}
+
+
+def asked(prompt: Any = "Hi", **options: Any) -> Request:
+    return make_request(prompt, **{**DEFAULTS, **options})
+
+
+@cache
+def acme(keys: str = "", support: str = "eats") -> SupportRow:
+    """The row of a host that is not built in, with these lines of TOML and no others."""
+    entry = f'match = ["*"]\nsupport = "{support}"\nevidence = "engine"\nsource = "ours"\ndate = 2026-11-23\n'
+    host = (
+        'provider = "acme"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://acme.example/v1"\nauth = "none"\n'
+    )
+    return SupportTable.load(f"[[host]]\n{host}{keys}\n[[host.model]]\n{entry}").row("acme", "m")
+
+
+def known(model: str) -> SupportRow:
+    """A built-in row, by "provider:model"."""
+    provider, _, name = model.partition(":")
+    return builtin_table().row(provider, name)
+
+
+def step(row: SupportRow, prompt: Any = "Hi", **options: Any) -> AttemptPlan:
+    return plan_first(asked(prompt, **options), row, "m")

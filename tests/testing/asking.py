@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx2
+import openai
+import pytest
 
-from aprefill.testing import serve
+from aprefill.testing import Server, ToolCall, serve
+
+from ..support.sdk_http import http_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -133,3 +137,27 @@ def is_whole(text: str) -> bool:
         ("message_stop", '{"type":"message_stop"}'),
         ("", "[DONE]"),
     }
+
+
+CALL = ToolCall(name="look_up", arguments={"state": "Alabama", "year": 1819})
+
+#: Every way to travel that an SDK must not notice.
+WAYS = pytest.mark.parametrize(
+    ("tls", "newline", "wire_cuts"),
+    [
+        pytest.param(False, "\n", None, id="http"),
+        pytest.param(True, "\n", None, id="https"),
+        pytest.param(False, "\r\n", 1, id="byte-by-byte-crlf"),
+        pytest.param(True, "\r\n", 7, id="https-seven-bytes-crlf"),
+        pytest.param(False, "\n", 100_000, id="burst"),
+    ],
+)
+
+
+@asynccontextmanager
+async def openai_client(server: Server) -> AsyncGenerator[openai.AsyncOpenAI, None]:
+    http = http_of(openai).AsyncClient(verify=server.ssl_context or False)
+    async with openai.AsyncOpenAI(
+        base_url=server.openai_url, api_key="test", max_retries=0, timeout=10, http_client=http
+    ) as client:
+        yield client

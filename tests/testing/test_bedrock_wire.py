@@ -23,7 +23,7 @@ from aprefill._types import StopReason
 from aprefill._wire.eventstream import EventStreamDecoder
 from aprefill.testing import Script, Server, ToolCall, serve
 
-from ..sdk_http import http_of
+from ..support.sdk_http import http_of
 from .asking import REFUSAL, client_of, deltas, is_whole
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from anyio import fail_after
 from aprefill import UsageError
 from aprefill.testing import Received, Script, ToolCall, serve
 
-from .asking import client_of
+from .asking import CALL, WAYS, client_of, openai_client
 from .asking_others import MODEL, PREFILL, TEXT, WIRES, ask, content, deltas, objects, reason, sent
-from .test_wires import CALL, WAYS, openai_client
 
 pytestmark = pytest.mark.anyio
 wires = pytest.mark.parametrize("wire", WIRES)

@@ -11,9 +11,8 @@ from anyio import create_task_group, fail_after
 
 from aprefill.testing import Script, serve
 
-from .asking import Reading
+from .asking import CALL, Reading, openai_client
 from .asking_others import MODEL, PATHS, TEXT, WIRES, ask, deltas, is_whole, objects, reason, sent, turns
-from .test_wires import CALL, openai_client
 
 pytestmark = [
     pytest.mark.anyio,

@@ -12,8 +12,7 @@ import pytest
 from aprefill.testing import Script
 
 from . import asking, asking_others
-from .asking import records
-from .test_wires import CALL
+from .asking import CALL, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

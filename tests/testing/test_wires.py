@@ -13,8 +13,8 @@ from anyio import fail_after
 
 from aprefill.testing import Script, Server, ToolCall, serve
 
-from ..sdk_http import http_of
-from .asking import PATHS, REFUSAL, WIRES, ask, body, client_of, deltas, is_whole, records
+from ..support.sdk_http import http_of
+from .asking import CALL, PATHS, REFUSAL, WAYS, WIRES, ask, body, client_of, deltas, is_whole, openai_client, records
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -28,30 +28,8 @@ pytestmark = [
 MODEL = "claude-haiku-4-5"
 PREFILLED: Any = [{"role": "user", "content": "Name two states."}, {"role": "assistant", "content": '["'}]
 STATES = 'Alabama", "Alaska"]'
-CALL = ToolCall(name="look_up", arguments={"state": "Alabama", "year": 1819})
 CALL_OPENAI: Any = {"type": "function", "function": {"name": "look_up"}}
 CALL_ANTHROPIC: Any = {"name": "look_up", "input_schema": {"type": "object"}}
-
-#: Every way to travel that an SDK must not notice.
-WAYS = pytest.mark.parametrize(
-    ("tls", "newline", "wire_cuts"),
-    [
-        pytest.param(False, "\n", None, id="http"),
-        pytest.param(True, "\n", None, id="https"),
-        pytest.param(False, "\r\n", 1, id="byte-by-byte-crlf"),
-        pytest.param(True, "\r\n", 7, id="https-seven-bytes-crlf"),
-        pytest.param(False, "\n", 100_000, id="burst"),
-    ],
-)
-
-
-@asynccontextmanager
-async def openai_client(server: Server) -> AsyncGenerator[openai.AsyncOpenAI, None]:
-    http = http_of(openai).AsyncClient(verify=server.ssl_context or False)
-    async with openai.AsyncOpenAI(
-        base_url=server.openai_url, api_key="test", max_retries=0, timeout=10, http_client=http
-    ) as client:
-        yield client
 
 
 @asynccontextmanager

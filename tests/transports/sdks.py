@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx
-import httpx2
 import openai
 import pytest
 
 from aprefill import Recovery, Reply, Session, stream
+from aprefill.testing import Script
 
 from ..conftest import LOOPS
-from ..sdk_http import http_of
+from ..support.sdk_http import http_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,8 +167,6 @@ KINDS = [
 ]
 
 BY_NAME = {kind.name: kind for kind in KINDS}
-
-
 #: The library that openai's clients stand on: httpx before 3.0.
 OPENAI_HTTP = http_of(openai)
 
@@ -204,4 +202,13 @@ def cells(kinds: list[Kind] = KINDS) -> list[Any]:
     ]
 
 
-__all__ = ["KEY", "KINDS", "OPENAI_HTTP", "QUESTION", "Kind", "cells", "httpx2", "is_on_aiohttp", "needs", "stacks_of"]
+STATES = Script(text='Alabama", "Alaska"]', prefill="eats")
+WHOLE = '["Alabama", "Alaska"]'
+by_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+#: what goes wrong below the SDK does so the same way for all classes of one
+by_sdk = pytest.mark.parametrize(
+    ("anyio_backend", "kind", "stack"), cells([BY_NAME["openai"], BY_NAME["anthropic"], BY_NAME["bedrock"]])
+)
+
+on_asyncio = pytest.mark.parametrize("anyio_backend", LOOPS[:1])

@@ -14,8 +14,7 @@ from aprefill import UsageError, stream
 from aprefill._hosts.clients import describe
 from aprefill.testing import serve
 
-from .sdks import BY_NAME, KEY, QUESTION, needs
-from .test_sdk import STATES, WHOLE
+from .sdks import BY_NAME, KEY, QUESTION, STATES, WHOLE, needs
 
 pytestmark = pytest.mark.usefixtures("small_ca")
 

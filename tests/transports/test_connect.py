@@ -15,14 +15,14 @@ from aprefill import ConnectFailed, Recovery, Reply, StatusError, UsageError, st
 from aprefill._transports._foreign import ClientFailed, from_network, translate
 from aprefill.testing import Script, serve
 
-from ..loopback import ask
+from ..support.loopback import ask
 from .sdks import BY_NAME, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ..names import Names
+    from ..support.names import Names
 
 pytestmark = pytest.mark.anyio
 

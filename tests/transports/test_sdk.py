@@ -13,23 +13,26 @@ import pytest
 
 from aprefill import Session, Support, UsageError, stream
 from aprefill._hosts.table import SupportTable
-from aprefill.testing import Script, serve
+from aprefill.testing import serve
 
-from ..conftest import LOOPS
-from .sdks import BY_NAME, KEY, KINDS, OPENAI_HTTP, QUESTION, Kind, cells, needs
+from .sdks import (
+    BY_NAME,
+    KEY,
+    OPENAI_HTTP,
+    QUESTION,
+    STATES,
+    WHOLE,
+    Kind,
+    by_kind,
+    cells,
+    needs,
+    on_asyncio,
+)
 
 pytestmark = pytest.mark.usefixtures("small_ca")
 
-STATES = Script(text='Alabama", "Alaska"]', prefill="eats")
-WHOLE = '["Alabama", "Alaska"]'
 
-by_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 by_cell = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells())
-#: what goes wrong below the SDK does so the same way for all classes of one
-by_sdk = pytest.mark.parametrize(
-    ("anyio_backend", "kind", "stack"), cells([BY_NAME["openai"], BY_NAME["anthropic"], BY_NAME["bedrock"]])
-)
-on_asyncio = pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 
 
 @pytest.mark.anyio

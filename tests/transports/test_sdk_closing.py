@@ -18,7 +18,7 @@ from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
-from ..test_closing import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle
+from ..support.exits import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle
 from .sdks import BY_NAME, KINDS, Kind, cells, is_on_aiohttp
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "frozen", "no_gc")]

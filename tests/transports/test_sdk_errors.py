@@ -30,8 +30,7 @@ from aprefill._hosts.clients import describe
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
-from .sdks import AWS_KEY, BY_NAME, KEY, KINDS, QUESTION, Kind
-from .test_sdk import STATES, by_kind, by_sdk, on_asyncio
+from .sdks import AWS_KEY, BY_NAME, KEY, KINDS, QUESTION, STATES, Kind, by_kind, by_sdk, on_asyncio
 
 pytestmark = pytest.mark.usefixtures("small_ca")
 

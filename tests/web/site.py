@@ -6,20 +6,24 @@ import json
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from aprefill import Recovery, Reply, Session, web
+from aprefill.testing import Script, serve
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.websockets import WebSocket
@@ -229,3 +233,57 @@ class Sends:
                 await anyio.sleep(0.02)
                 if self.under_way and self.done == done:
                     return
+
+
+STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001)
+
+
+async def all_of(script: Script, *, prefill: str = '["', asked: Any = None, **options: Any) -> list[dict[str, Any]]:
+    """The records of one reply of `script`'s; `asked` goes to `stream()`."""
+    async with serve(script) as provider, session_of(provider) as session:
+        app = application(lambda: session.stream("hi", prefill=prefill, **(asked or {})), **options)
+        async with site(app) as here:
+            return await records_of(here.url)
+
+
+def text_of(records: list[dict[str, Any]]) -> str:
+    """The text of all text records, which must follow on each other."""
+    text = ""
+    for record in records:
+        if record["type"] == "text":
+            assert record["offset"] == len(text)
+            text += record["text"]
+    return text
+
+
+class Server:
+    """An ASGI server's side: what was sent, and a client that leaves when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.gone = anyio.Event()
+        #: called with each message ahead of taking it
+        self.before: Callable[[dict[str, Any]], Any] | None = None
+        self._grew = anyio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if self.before is not None:
+            await self.before(message)
+        self.sent.append(message)
+        self._grew.set()
+
+    async def has_sent(self, count: int) -> None:
+        while len(self.sent) < count:
+            self._grew = anyio.Event()
+            await self._grew.wait()
+
+    async def play(self, response: Any) -> None:
+        await response({"type": "http", "method": "GET", "headers": []}, self.receive, self.send)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -15,48 +15,12 @@ from aprefill import web
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
-from .site import events_in, session_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from .site import Server, events_in, session_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", LOOPS)]
 
 SILENT = Script(text="one two three four", cuts=4, stall_after=12)
 FLOW = Script(text="one two three four", cuts=4)
-
-
-class Server:
-    """An ASGI server's side: what was sent, and a client that leaves when told to."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.gone = anyio.Event()
-        #: called with each message ahead of taking it
-        self.before: Callable[[dict[str, Any]], Any] | None = None
-        self._grew = anyio.Event()
-
-    async def receive(self) -> dict[str, Any]:
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Any) -> None:
-        if self.before is not None:
-            await self.before(message)
-        self.sent.append(message)
-        self._grew.set()
-
-    async def has_sent(self, count: int) -> None:
-        while len(self.sent) < count:
-            self._grew = anyio.Event()
-            await self._grew.wait()
-
-    async def play(self, response: Any) -> None:
-        await response({"type": "http", "method": "GET", "headers": []}, self.receive, self.send)
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
 
 
 async def test_a_whole_reply() -> None:

@@ -26,7 +26,7 @@ from aprefill.web._sse import _EventChannel
 from aprefill.web._websocket import _SocketChannel
 
 from ..conftest import LOOPS
-from ..lateness import Lateness
+from ..support.lateness import Lateness
 from .site import Raw, Sends, Site, application, session_of, site
 
 if TYPE_CHECKING:

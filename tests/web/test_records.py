@@ -20,9 +20,8 @@ from aprefill._records import (
     as_json,
 )
 
-from ..bodies import STOP, block, call, chat, event, host, piece
-from .site import events_in
-from .test_flow import Server
+from ..support.bodies import STOP, block, call, chat, event, host, piece
+from .site import Server, events_in
 
 if TYPE_CHECKING:
     from aprefill._records import Record

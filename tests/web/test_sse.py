@@ -17,7 +17,7 @@ from aprefill import Timeouts, UsageError, stream, web
 from aprefill.testing import Script, ToolCall, serve
 
 from ..conftest import LOOPS
-from .site import application, claude, events_in, get, records_of, session_of, site
+from .site import STATES, all_of, application, claude, events_in, get, records_of, session_of, site, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -28,26 +28,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001)
 WHOLE = '["Alabama", "Alaska"]'
-
-
-async def all_of(script: Script, *, prefill: str = '["', asked: Any = None, **options: Any) -> list[dict[str, Any]]:
-    """The records of one reply of `script`'s; `asked` goes to `stream()`."""
-    async with serve(script) as provider, session_of(provider) as session:
-        app = application(lambda: session.stream("hi", prefill=prefill, **(asked or {})), **options)
-        async with site(app) as here:
-            return await records_of(here.url)
-
-
-def text_of(records: list[dict[str, Any]]) -> str:
-    """The text of all text records, which must follow on each other."""
-    text = ""
-    for record in records:
-        if record["type"] == "text":
-            assert record["offset"] == len(text)
-            text += record["text"]
-    return text
 
 
 async def test_records_add_up_to_the_reply() -> None:

@@ -15,8 +15,7 @@ from aprefill._records import Records
 from aprefill.testing import Script, serve
 
 from ..conftest import LOOPS
-from .site import Raw, application, events_in, get, session_of, site
-from .test_sse import STATES
+from .site import STATES, Raw, application, events_in, get, session_of, site
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,7 @@ from aprefill import Recovery, Timeouts, stream, web
 from aprefill.testing import Script, ToolCall, serve
 
 from ..conftest import LOOPS
-from .site import application, claude, get, session_of, site
-from .test_sse import STATES, all_of, text_of
+from .site import STATES, all_of, application, claude, get, session_of, site, text_of
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,319 @@
+"""Every fault of the table, on both wires, through every kind of client, on every loop: never silent, always typed."""
+
+from __future__ import annotations
+
+import re
+import tracemalloc
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx2
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from aprefill import ConnectFailed, ProviderError, Stalled, Timeouts, Truncated
+from aprefill._codecs.anthropic_messages import AnthropicDecoder
+from aprefill._codecs.openai_chat import OpenAIChatDecoder
+from aprefill._deltas import EndDelta
+from aprefill._transports import _foreign
+from aprefill._wire.sse import SseDecoder
+from aprefill.testing import serve
+
+from ..conftest import LOOPS, ROOT
+from ..support.fault_runs import (
+    CLIENTS,
+    KEY,
+    check,
+    options_of,
+    own_stream_of,
+    places_of_key,
+    through_aprefill,
+    through_sdk,
+)
+from ..support.faults import FAULTS, GOOD, NAMES, WIRES, Fault, fault_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from ..support.fault_runs import Outcome
+
+pytestmark = pytest.mark.anyio
+
+PIECES = "an event of 4 MiB in pieces of 64 bytes"
+CLEAN_EOF = "clean EOF, no finish reason, no terminal event"
+
+#: For what does not depend on the loop.
+one_loop = pytest.mark.parametrize("anyio_backend", LOOPS[:1], indirect=True)
+
+
+def cases(faults: Iterable[Fault]) -> list[Any]:
+    """A fault and a wire each."""
+    return [pytest.param(fault, wire, id=f"{fault.name} - {wire}") for fault in faults for wire in fault.wires]
+
+
+async def outcome_of(fault: Fault, wire: str, client: str = "ours") -> Outcome:
+    """The fault, once, from a host of its own, which must be asked once: an SDK's own retries are off."""
+    async with serve(fault.play) as server, options_of(client, wire, server.url) as options:
+        outcome = await through_aprefill(fault, options)
+        assert len(server.exchanges) == 1
+    return outcome
+
+
+def through_clients() -> list[Any]:
+    """Each fault and wire through our own transport, those of the network through every client too; `slow`: all of them."""
+    return [
+        pytest.param(
+            *case.values,
+            client,
+            id=f"{case.id}-{client}",
+            marks=() if client == "ours" or is_of_the_network(case.values[0]) else pytest.mark.slow,
+        )
+        for case in cases(fault for fault in FAULTS if not fault.slow)
+        for client in CLIENTS
+    ]
+
+
+def is_of_the_network(fault: Fault) -> bool:
+    """Whether it depends on how the bytes travel, and not on the bytes alone."""
+    return not {ConnectFailed, Stalled, Truncated}.isdisjoint(fault.errors)
+
+
+@pytest.mark.parametrize(("fault", "wire", "client"), through_clients())
+async def test_a_fault_is_a_typed_error_or_the_right_text(fault: Fault, wire: str, client: str) -> None:
+    """With the text so far, in time, without the key."""
+    check(fault, await outcome_of(fault, wire, client))
+
+
+@pytest.mark.parametrize(("fault", "wire"), cases(fault for fault in FAULTS if fault.slow and fault.name != PIECES))
+async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str) -> None:
+    """The same, for a fault that takes its time."""
+
+    async def one(client: str) -> None:
+        check(fault, await outcome_of(fault, wire, client))
+
+    async with anyio.create_task_group() as group:
+        for client in CLIENTS:
+            group.start_soon(one, client)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("wire", WIRES)
+async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:
+    """An event that comes in 65,536 pieces: a decoder that begins again with each piece needs a minute and more."""
+    fault = fault_for(PIECES, wire)
+    check(fault, await outcome_of(fault, wire, client))
+
+
+def test_the_page_has_every_fault() -> None:
+    """`docs/reliability.md` is measured, so only its rows can be compared: a new fault needs a new run."""
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    table = page[page.index("\n| The host |") :].partition("\n\n")[0]
+    rows = [line.removeprefix("| ").partition(" | ")[0] for line in table.strip().splitlines()[2:]]
+    assert [re.sub(r" \(\d+\)$", "", row) for row in rows] == list(NAMES)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+async def peak_of(fault: Fault, wire: str) -> int:
+    """Bytes that were taken at most, those of the loopback host among them."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        await outcome_of(fault, wire)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@one_loop
+@pytest.mark.parametrize(("fault", "wire"), cases(fault for fault in FAULTS if fault.within_bytes))
+async def test_a_flood_takes_no_memory(fault: Fault, wire: str) -> None:
+    """However long the line, and whatever a body would inflate to."""
+    assert fault.within_bytes is not None
+    assert await peak_of(fault, wire) < fault.within_bytes
+
+
+@one_loop
+async def test_control_a_flood_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder's own bound is what the memory test measures."""
+    monkeypatch.setattr("aprefill._engine.attempt.decoder_for", lambda content_type, bound: SseDecoder(1 << 40))
+    fault = fault_for("a line of 32 MiB", "chat")
+    assert fault.within_bytes is not None
+    assert await peak_of(fault, "chat") > fault.within_bytes
+
+
+# --- the key --------------------------------------------------------------------------------------------------
+
+_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+_EVENT = _HEAD + "\r\nevent: content_block_delta\ndata: "
+
+#: What a host sends back that knows the request: the HTTP libraries quote some of it, the codecs read the rest.
+REFLECTIONS = {
+    "status line": f"HTTP/1.1 what {KEY}\r\n\r\n",
+    "reason": f"HTTP/1.1 401 {KEY}\r\ncontent-length: 0\r\n\r\n",
+    "header line": f"HTTP/1.1 200 OK\r\nauthorization Bearer {KEY}\r\n\r\n",
+    "header value": f"HTTP/1.1 200 OK\r\nx: \x00{KEY}\r\n\r\n",
+    "content length": f"HTTP/1.1 200 OK\r\ncontent-length: {KEY}\r\n\r\n",
+    "content type": f"HTTP/1.1 200 OK\r\ncontent-type: {KEY}\r\ncontent-length: 1\r\n\r\n.",
+    "content encoding": f"{_HEAD}content-encoding: {KEY}\r\n\r\n",
+    "compressed content type": f"HTTP/1.1 200 OK\r\ncontent-type: {KEY}\r\ncontent-encoding: gzip\r\n\r\n",
+    "chunk size": f"{_HEAD}transfer-encoding: chunked\r\n\r\n{KEY}\r\n",
+    "location": f"HTTP/1.1 307 x\r\nlocation: :::{KEY}\r\ncontent-length: 0\r\n\r\n",
+    "request id": f"HTTP/1.1 401 x\r\nrequest-id: {KEY}\r\ncontent-length: 0\r\n\r\n",
+    "retry after": f"HTTP/1.1 400 x\r\nretry-after: {KEY}\r\ncontent-length: 0\r\n\r\n",
+    "error body": f'HTTP/1.1 401 x\r\n\r\n{{"error":{{"type":"{KEY}","message":"{KEY}"}}}}',
+    "error event": f'{_HEAD}\r\nevent: error\ndata: {{"error":{{"type":"{KEY}","message":"{KEY}"}}}}\n\n',
+    "bad JSON": f'{_EVENT}{{"delta":"{KEY}\n\n',
+    "another shape": f'{_EVENT}{{"delta":"{KEY}","choices":"{KEY}"}}\n\n',
+    "half a surrogate pair": f'{_EVENT}{{"delta":"{KEY}","\\ud800":"{KEY}"}}\n\n',
+}
+
+
+@asynccontextmanager
+async def serve_raw(answer: bytes) -> AsyncIterator[str]:
+    """A host that sends these bytes to whatever it is asked, and ends the connection. Gives its address."""
+
+    async def play(connection: SocketStream) -> None:
+        async with connection:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                request = b""
+                while not request.endswith(b"}"):
+                    request += await connection.receive()
+                await connection.send(answer)
+                await connection.send_eof()
+                while True:
+                    await connection.receive()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, play)
+        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        group.cancel_scope.cancel()
+
+
+@one_loop
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("where", REFLECTIONS)
+async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str) -> None:
+    """A typed error without it, wherever it stands."""
+    fault = Fault(name=where, script=GOOD)
+    async with serve_raw(REFLECTIONS[where].encode()) as url, options_of(client, wire, url) as options:
+        outcome = await through_aprefill(fault, options)
+    assert isinstance(outcome.error, ProviderError)
+    assert not list(places_of_key(outcome.error))
+
+
+# --- controls -------------------------------------------------------------------------------------------------
+
+
+@one_loop
+@pytest.mark.parametrize("wire", WIRES)
+async def test_control_a_cut_that_nobody_notices(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec that takes every end of a body for the reply's."""
+    for decoder in (OpenAIChatDecoder, AnthropicDecoder):
+        monkeypatch.setattr(decoder, "close", lambda self, undispatched=None: (EndDelta(),))
+    for name in (CLEAN_EOF, "half an event at the end", "FIN in mid-stream"):
+        fault = fault_for(name, wire)
+        with pytest.raises(AssertionError, match="in silence"):
+            check(fault, await outcome_of(fault, wire))
+
+
+@one_loop
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_control_an_error_that_keeps_its_request(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP library's own errors hold the request, and its headers the key."""
+    monkeypatch.setattr(_foreign, "_scrub", lambda exc, redact: None)
+    fault = fault_for("hangs up without an answer", "chat")
+    with pytest.raises(AssertionError, match="the key is on the chain"):
+        check(fault, await outcome_of(fault, "chat", client))
+
+
+@one_loop
+@pytest.mark.parametrize("wire", WIRES)
+async def test_control_an_error_that_nobody_translates(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP library's error as it is."""
+    monkeypatch.setattr(_foreign, "_OURS", (Exception,))
+    fault = fault_for("FIN in mid-stream", wire)
+    with pytest.raises(AssertionError, match="a foreign error left: RemoteProtocolError"):
+        check(fault, await outcome_of(fault, wire))
+
+
+@one_loop
+async def test_control_a_clock_that_stands_still() -> None:
+    """The same keep-alives without the small clock."""
+    fault = replace(fault_for("keep-alives and no more text", "chat"), timeouts=Timeouts(), within_s=0.3)
+    with pytest.raises(AssertionError, match="went on"):
+        check(fault, await outcome_of(fault, "chat"))
+
+
+@one_loop
+async def test_control_what_is_wrong_with_an_outcome_is_seen() -> None:
+    """Other text than was handed out, another error, another fact, text lost or made up, a whole reply too late."""
+    cut, good = fault_for("FIN in mid-stream", "chat"), fault_for("bad UTF-8", "chat")
+    loris = fault_for("keep-alives and no more text", "chat")
+    was_cut, was_good, was_stalled = [await outcome_of(fault, "chat") for fault in (cut, good, loris)]
+    for fault, outcome, problem in (
+        (cut, replace(was_cut, text=was_cut.text[:-1]), "text_so_far"),
+        (replace(cut, kept="one "), was_cut, "not the text so far"),
+        (replace(cut, may_keep_less=True, kept="one "), was_cut, "not the text so far"),
+        (loris, was_cut, "Truncated"),
+        (replace(loris, facts={"clock": "idle_s"}), was_stalled, "clock is 'progress_s'"),
+        (replace(loris, says="for ever"), was_stalled, "does not say"),
+        (good, replace(was_good, text=was_good.text[:-1]), "the wrong text"),
+        (good, replace(was_good, seconds=99.0), "took"),
+    ):
+        with pytest.raises(AssertionError, match=problem):
+            check(fault, outcome)
+
+
+def test_control_the_key_is_found_wherever_it_hides() -> None:
+    """In a message, an attribute, a header, bytes, a link of the chain."""
+
+    def chained(link: BaseException) -> Exception:
+        error = ValueError("nothing here")
+        error.__context__ = link
+        return error
+
+    request = httpx2.Request("POST", "http://127.0.0.1/", headers={"x-api-key": KEY}, content=b"{}")
+    noted, attributed = ValueError("x"), ValueError("x")
+    noted.add_note(f"with {KEY}")
+    attributed.facts = {"sent": [KEY.encode()]}
+    status = httpx2.HTTPStatusError("x", request=request, response=httpx2.Response(500, request=request))
+    for error in (
+        ValueError(f"bad key {KEY}"),
+        ValueError(f"bad key {KEY[:15]}..."),
+        ValueError(b"Bearer " + KEY.encode()),
+        noted,
+        attributed,
+        status,
+        UnicodeDecodeError("utf-8", KEY.encode() + b"\xff", 0, 1, "invalid"),
+        ExceptionGroup("several", [ValueError(KEY)]),
+    ):
+        assert list(places_of_key(error))
+        assert list(places_of_key(chained(error)))
+    assert not list(places_of_key(chained(ValueError("x"))))
+
+
+@one_loop
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+async def test_control_the_sdks_own_streams(sdk: str) -> None:
+    """The same judgement of the SDKs' own streams: one fault in silence, one foreign error; and a good reply passes."""
+    wire = "chat" if sdk == "openai" else "messages"
+    for name, problem in (
+        (CLEAN_EOF, "ended in silence"),
+        ("200 `text/html`", "ended in silence"),
+        ("bad JSON", "a foreign error left: JSONDecodeError"),
+        ("no blank line after the terminal event", None),
+    ):
+        fault = fault_for(name, wire)
+        async with serve(fault.play) as server, own_stream_of(sdk, server.url) as ask:
+            outcome = await through_sdk(ask, fault.within_s)
+            if problem is None:
+                check(fault, outcome)
+                continue
+            with pytest.raises(AssertionError, match=problem):
+                check(fault, outcome)

@@ -1,0 +1,91 @@
+"""The logger `aprefill` tells what happens to a reply's requests, and never what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import pytest
+
+from aprefill import AttemptStarted, Recovery, ReplyClosed, StatusError, stream
+from aprefill.testing import Script, serve
+
+from ..support.loopback import STATES, ask
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-very-secret-key-123456"
+PROMPT = "Patient Jane Roe, born 1970"
+
+
+def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    """What was logged at `level`, without the reply's number."""
+    records = [record for record in caplog.records if record.name == "aprefill" and record.levelno == level]
+    return [record.getMessage().partition(", ")[2] for record in records]
+
+
+async def test_a_good_reply_is_told_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    """What was sent where and how, the answer, the end; nothing at INFO."""
+    caplog.set_level(logging.DEBUG, "aprefill")
+    async with serve(STATES) as server:
+        await ask(server, "chat", prefill='["').text()
+    assert lines(caplog, logging.DEBUG) == [
+        "request 1: sent to 127.0.0.1, model m, mode native",
+        "request 1: accepted with HTTP 200",
+        "request 1: complete, 21 characters",
+    ]
+    assert lines(caplog, logging.INFO) == []
+
+
+async def test_failures_and_what_follows_are_told_at_info(caplog: pytest.LogCaptureFixture) -> None:
+    """A retry, a rescue and the failure that is raised."""
+    caplog.set_level(logging.INFO, "aprefill")
+    scripts = [Script(status=529), Script(prefill="refuses"), Script(status=401)]
+    async with serve(scripts) as server:
+        with pytest.raises(StatusError):
+            await ask(server, "messages", prefill='["', recovery=Recovery(retries=1)).text()
+    first, second, third = lines(caplog, logging.INFO)
+    assert first.startswith("request 1: failed: StatusError, HTTP 529; another follows in 0.00")
+    assert second == "request 2: failed: PrefillRefused; another follows in 0 s, mode emulated"
+    assert third == "request 3: failed: StatusError, HTTP 401"
+
+
+async def test_leaving_is_told_with_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that is left, and a reply that is closed."""
+    caplog.set_level(logging.DEBUG, "aprefill")
+    async with serve(Script(text="abcdef", cuts=1, stall_after=3, prefill="eats")) as server:
+        async for _ in ask(server, "chat"):
+            break
+        async with ask(server, "chat") as reply:
+            async for _ in reply:
+                break
+        with pytest.raises(ReplyClosed):
+            await reply.text()
+    assert lines(caplog, logging.DEBUG).count("request 1: left while reading") == 2
+
+
+async def test_no_key_and_no_prompt_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Not in any line, whatever the host repeats."""
+    caplog.set_level(logging.DEBUG, "aprefill")
+    echo = Script(status=400, error=(f"bad {KEY}", f"{PROMPT} {KEY}"))
+    async with serve([echo, Script(text=PROMPT)]) as server:
+        for _ in range(2):
+            reply = stream(PROMPT, prefill="Dear Jane Roe", model="vllm:m", base_url=server.openai_url, api_key=KEY)
+            with contextlib.suppress(StatusError):
+                await reply.text()
+    said = "\n".join(record.getMessage() for record in caplog.records if record.name == "aprefill")
+    assert "HTTP 400" in said
+    assert "complete" in said
+    for secret in (KEY, "Jane Roe", "1970"):
+        assert secret not in said
+
+
+async def test_attempt_started_comes_before_the_request_is_sent() -> None:
+    """It is handed out when the request goes out, not when it was accepted."""
+    async with serve(STATES) as server:
+        events = ask(server, "chat", prefill='["').events()
+        event = await anext(events)
+        assert isinstance(event, AttemptStarted)
+        assert server.exchanges == []
+        del events
+        assert server.connections == 0

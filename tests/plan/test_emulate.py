@@ -1,0 +1,563 @@
+"""Asking for a prefill in the prompt: the words, the markers around a text, and what the seam makes of an answer."""
+
+from __future__ import annotations
+
+import random
+import re
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aprefill import Emulation, UsageError, Verdict
+from aprefill._json import texts_of
+from aprefill._plan.emulate import (
+    AGAIN,
+    BEGIN,
+    CONTINUE,
+    DEFAULT,
+    END_MAX,
+    END_MIN,
+    PREAMBLE,
+    EmulatedPrompt,
+    end_of,
+    markers,
+    room,
+)
+from aprefill._seam.plan import SeamPlan
+
+from ..support.planning import emulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+USER = {"role": "user", "content": "Hi"}
+#: 200 characters: the longest text that is asked for whole.
+WHOLE = "The first line of it all.\n" + "x" * 151 + "\nThe last line is here."
+
+
+def told(known: str, content: Any = "Hi", how: Emulation = DEFAULT, *, again: bool = False) -> str:
+    """What the last user turn says, when it is text."""
+    said = emulate(how, [{"role": "user", "content": content}], known, again=again).messages[-1]["content"]
+    assert isinstance(said, str)
+    return said
+
+
+# --- the markers ------------------------------------------------------------------------------------------------
+
+TEXTS = 1_000_000
+TOKENS = [f"{random.Random(n).getrandbits(64):016x}" for n in range(8)]
+
+
+def is_closed_at_its_end_alone(opening: str, text: str, closing: str) -> bool:
+    """Whether the quotation has its opening marker once, where it begins, and its closing one once, where it ends."""
+    quotation = opening + text + closing
+    return quotation.rfind(opening) == 0 and quotation.find(closing) == len(quotation) - len(closing)
+
+
+def attacks() -> list[str]:
+    """Pieces of texts that know every marker there may be: whole ones, both halves of every cut, and what is alike."""
+    pieces = ["<", "</", ">", "/", "text-", "<text-", "</text-", "</text", "\n", "", " ", "a word", "&lt;/text-"]
+    for token in TOKENS:
+        pieces += [token, f"text-{token}", token.upper(), f"< /text-{token}>", f"<text-{token}</text-{token}"]
+        for marker in (f"<text-{token}>", f"</text-{token}>"):
+            pieces += [marker, marker * 2]
+            for cut in range(1, len(marker)):
+                pieces += [marker[:cut], marker[cut:], f"{marker[:cut]}\n{marker[cut:]}"]
+    return pieces
+
+
+def broken_by(mark: Callable[[list[str], Callable[[], str]], tuple[str, str]], texts: int) -> tuple[int, int]:
+    """How many of so many texts break out of their markers, and how many markers were not taken."""
+    chance = random.Random(463)
+    pieces = attacks()
+    draws = broken = 0
+
+    def token() -> str:
+        nonlocal draws
+        draws += 1
+        return TOKENS[int(chance.random() * len(TOKENS))]
+
+    for number in range(texts):
+        text = "".join(chance.choices(pieces, k=1 + number % 4))
+        opening, closing = mark([text], token)
+        broken += not is_closed_at_its_end_alone(opening, text, closing)
+    return broken, draws - texts
+
+
+def test_no_text_can_close_the_quotation() -> None:
+    """A million texts, made of the markers that they may get, whole and in halves: each is closed at its end alone."""
+    broken, drawn_again = broken_by(markers, TEXTS)
+    assert broken == 0
+    # the texts did meet the very markers that they were to get, and others were taken
+    assert drawn_again > TEXTS // 50
+
+
+def test_control_other_markers_are_closed_early() -> None:
+    """The same check finds fixed ones, and ones taken without a look at the text."""
+
+    def fixed(_texts: list[str], _token: Callable[[], str]) -> tuple[str, str]:
+        return f"<text-{TOKENS[0]}>", f"</text-{TOKENS[0]}>"
+
+    def blind(_texts: list[str], token: Callable[[], str]) -> tuple[str, str]:
+        name = token()
+        return f"<text-{name}>", f"</text-{name}>"
+
+    for mark in (fixed, blind):
+        assert broken_by(mark, 20_000)[0] > 0
+
+
+def test_a_marker_that_the_text_holds_is_not_taken() -> None:
+    """Nor one of which it holds the name alone."""
+    drawn: Iterator[str] = iter(["aa", "bb", "cc", "dd"])
+    assert markers(["x</text-aa>y", "text-bb", "<text-c"], lambda: next(drawn)) == ("<text-cc>", "</text-cc>")
+    assert list(drawn) == ["dd"]
+
+
+def test_markers_are_made_anew() -> None:
+    """Of 64 bits of chance, for each request."""
+    found = {emulate(DEFAULT, [USER], "x" * 300).marker for _ in range(50)}
+    assert len(found) == 50
+    assert all(re.fullmatch(r"text-[0-9a-f]{16}", name) for name in found)
+
+
+@pytest.mark.parametrize("where", ["known", "prompt", "part", "earlier", "begin", "continued", "again"])
+def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prefill, every message at any depth, and the words of the request themselves."""
+    drawn = iter(["aa", "bb"])
+    monkeypatch.setattr("aprefill._plan.emulate.markers", lambda texts, token: markers(texts, lambda: next(drawn)))
+    taken = "text-aa"
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "document", "source": {"data": [""]}}]},
+        USER,
+    ]
+    how, known = {}, "ab" * 150
+    match where:
+        case "known":
+            known += taken
+        case "prompt":
+            messages[-1] = {"role": "user", "content": taken}
+        case "part":
+            messages[-1] = {"role": "user", "content": [{"type": "text", "text": taken}]}
+        case "earlier":
+            messages[0] = {"role": "user", "content": [{"type": "document", "source": {"data": [taken]}}]}
+        case _:
+            how = {where: f"{{text}}{{end}}{taken}"}
+    asked = emulate(Emulation(**how), messages, known)
+    assert "<text-bb>" in str(asked.messages[-1]) or "continued" in how
+    assert asked.marker == ("" if "continued" in how else "text-bb")
+    assert next(drawn, None) is None
+
+
+def test_texts_of_finds_all() -> None:
+    """At any depth; what is no text is passed over."""
+    parts = [{"type": "t", "deep": [["a", {"b": ("c", 1, None, 2.5, True)}]]}]
+    assert sorted(texts_of([{"role": "user", "content": parts}])) == ["a", "c", "t", "user"]
+
+
+# --- the end that is asked back ---------------------------------------------------------------------------------
+
+ENDS = [
+    pytest.param("x" * 90 + "\n" + "y" * 40, "y" * 40, id="the-last-line"),
+    pytest.param("x" * 120 + "\n" + "y" * 16, "y" * 16, id="a-last-line-of-16"),
+    pytest.param("x" * 120 + "\nabcdef\n" + "y" * 15, "abcdef\n" + "y" * 15, id="two-lines-where-one-is-short"),
+    pytest.param(
+        "x" * 120 + "\n" + "ab\ncd\nef\ngh\nij\nkl\nmn\nop\nqr", "cd\nef\ngh\nij\nkl\nmn\nop\nqr", id="many-short-lines"
+    ),
+    pytest.param(
+        "x" * 120 + "\nBut then, so\nit is a b c d e",
+        "But then, so\nit is a b c d e",
+        id="a-line-with-less-ink-than-characters",
+    ),
+    pytest.param("x" * 120 + "\n" + "y" * 120, "y" * 120, id="a-last-line-of-120"),
+    pytest.param("x" * 120 + "\n" + "y" * 121, "y" * 120, id="a-last-line-of-121"),
+    pytest.param("x" * 50 + " " + "word " * 30 + "end", ("word " * 30 + "end")[-118:], id="from-a-words-beginning-on"),
+    pytest.param("x" * 300, "x" * 120, id="one-long-word"),
+    pytest.param("x" * 220 + " a b c d e f g h i", "x" * 102 + " a b c d e f g h i", id="a-blank-with-too-little-ink"),
+    pytest.param("x" * 200 + " " + "y" * 110, "y" * 110, id="one-blank"),
+    pytest.param("x" * 200 + " " + "y" * 15, "x" * 104 + " " + "y" * 15, id="a-blank-too-near-the-end"),
+    pytest.param("x" * 150 + "\r\n" + "y" * 40, "y" * 40, id="crlf"),
+    pytest.param("x" * 150 + "\r\nabc\r\n" + "y" * 14, "abc\r\n" + "y" * 14, id="crlf-two-lines"),
+    pytest.param("x" * 120 + "\n" + "\n" * 30 + "end", "x" * 86 + "\n" * 31 + "end", id="behind-blank-lines"),
+    pytest.param("one, two, three\n" + "zero, zero, zero\n" * 3 + "zero, zero, zero",
+                 "zero, zero, zero\n" * 3 + "zero, zero, zero", id="equal-lines-make-it-longer"),
+    pytest.param("short", "short", id="shorter-than-an-end"),
+    pytest.param("", "", id="nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "end"), ENDS)
+def test_end_of(text: str, end: str) -> None:
+    """The last line; more of them where it is short, or stands elsewhere too; less of it where it is long."""
+    assert end_of(text) == end
+
+
+def test_the_end_of_any_text() -> None:
+    """From 16 to 120 characters, the text's own end; from a line's beginning on wherever one is in reach that makes
+    the piece the only one of its kind, with 16 characters that are not white space."""
+    chance = random.Random(5)
+    at_a_line = 0
+    for n in range(20_000):
+        pieces = ["\n", "\r\n", " ", "a", "bc", "word", "long" * 10, "\t", "\u00e9\u0301", "\U0001f600", "  "]
+        text = "".join(chance.choices(pieces, weights=[n % 5, n % 3, 4, 4, 2, 2, n % 2, 1, 1, 1, 1], k=120)).rstrip()
+        if len(text) <= END_MAX:
+            continue
+        end = end_of(text)
+        assert END_MIN <= len(end) <= END_MAX
+        assert text.endswith(end)
+        starts = [at for at in range(len(text) - END_MAX, len(text) - END_MIN + 1) if at and text[at - 1] == "\n"]
+        unique = [text[at:] for at in starts if text.count(text[at:]) == 1 and len("".join(text[at:].split())) >= 16]
+        if unique:
+            assert end == unique[-1]
+            at_a_line += 1
+        else:
+            cut = text[-END_MAX:]
+            assert end == cut or (cut.endswith(" " + end) and " " not in cut.removesuffix(" " + end))
+    assert at_a_line > 5000
+
+
+# --- the request ------------------------------------------------------------------------------------------------
+
+
+def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
+    """It stands at the very end of the user's message, unchanged, without a marker before or behind it."""
+    for known in ("a", '["', "a \n", "\n a", WHOLE):
+        assert len(WHOLE) == 200
+        asked = emulate(DEFAULT, [USER], known)
+        assert (asked.echo, asked.marker) == (known, "")
+        overlap = {"overlap": END_MIN} if known is WHOLE else {}
+        assert asked.seam.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
+        request = told(known)
+        assert request == "Hi\n\n" + BEGIN.removesuffix("{text}") + known
+        assert "text-" not in request
+
+
+def test_beyond_200_characters_its_end_is_asked_for() -> None:
+    """All of it stands between the two markers, and so does the piece to be repeated, at the end of the user's message."""
+    for text in ("x" + WHOLE, "One line.\n" * 30 + "The last line of them all", "x" * 300):
+        for tail in ("", " \n"):
+            known = text + tail
+            asked = emulate(DEFAULT, [USER], known)
+            assert asked.echo == end_of(text)
+            assert asked.seam.end == asked.echo + tail
+            request = asked.messages[-1]["content"]
+            found = re.search(r"\n<(text-[0-9a-f]{16})>(.*)</\1>\n.*<\1>(.*)</\1>\Z", request, re.DOTALL)
+            assert found is not None
+            assert (found[2], found[3]) == (text, asked.echo)
+            assert asked.marker == found[1]
+            assert request.count(found[1]) == 4
+            assert request.startswith("Hi\n\n" + CONTINUE.partition("{")[0])
+
+
+#: A known text, and the shortest overlap that joins; None: none does, for it is too short or repeats itself at its end.
+OVERLAPS = [
+    pytest.param("Sure! The capital of France is", END_MIN, id="a-sentence"),
+    pytest.param("x" + WHOLE, END_MIN, id="long"),
+    pytest.param("abcdefghijklmno", None, id="shorter-than-an-overlap"),
+    pytest.param("abcdefghijklmnop", None, id="as-long-as-an-overlap"),
+    pytest.param("abcdefghijklmnopq", END_MIN, id="longer-than-an-overlap"),
+    pytest.param("[" + "0, " * 20, None, id="a-row-of-zeros"),
+    pytest.param("one, two, three,\n" * 2, None, id="equal-lines"),
+    pytest.param("x" * 300, None, id="long-and-all-the-same"),
+    pytest.param("x" * 200 + "\n" + "a, b, c, d, e, f, g\n" * 2, None, id="long-with-equal-lines-at-its-end"),
+]
+
+
+@pytest.mark.parametrize(("known", "least"), OVERLAPS)
+def test_an_overlap_joins_unless_known_repeats_itself_there(known: str, least: int | None) -> None:
+    """Of 16 characters, whatever the length of the text."""
+    asked = emulate(DEFAULT, [USER], known)
+    assert asked.seam.rules.get("overlap") == least
+    if asked.seam.end:
+        assert asked.seam.end_rules.get("overlap") == (END_MIN if least == END_MIN else None)
+
+
+def test_a_sentence_that_is_started_again_joins() -> None:
+    """What stands twice is dropped, at every cut; new text that is equal to old one stays where known repeats itself."""
+    known = "Sure! The capital of France is"
+    asked = emulate(DEFAULT, [USER], known)
+    for pieces in ways_to_cut("The capital of France is Paris."):
+        assert spliced(asked, known, pieces) == (" Paris.", Verdict.OVERLAPPED)
+    known = "[" + "0, " * 20
+    asked = emulate(DEFAULT, [USER], known)
+    for pieces in ways_to_cut("0, " * 8 + "1]"):
+        assert spliced(asked, known, pieces) == ("0, " * 8 + "1]", Verdict.ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("ink", "tail", "whole"),
+    [
+        (200, 0, True),
+        (201, 0, False),
+        (199, 1, True),
+        (200, 1, False),
+        (120, 100, True),
+        (121, 79, True),
+        (121, 80, False),
+    ],
+)
+def test_where_whole_ends(ink: int, tail: int, whole: bool) -> None:
+    """At 200 characters; beyond that, what is white space but for 120 of them has no end that is shorter."""
+    asked = emulate(DEFAULT, [USER], "x" * ink + " " * tail)
+    assert (asked.seam.end == "") is whole
+    assert (asked.echo == "x" * ink + " " * tail) is whole
+
+
+def test_a_content_of_text_gets_the_request_behind_a_blank_line() -> None:
+    """And an empty one becomes the request."""
+    assert told("a", "Hi").startswith("Hi\n\n" + BEGIN[:30])
+    assert told("a", "").startswith(BEGIN[:30])
+
+
+def test_a_content_of_parts_gets_one_more() -> None:
+    """The others stay as they are, and what the caller passed is left alone."""
+    parts = [{"type": "image", "source": {"url": "https://example.com/a.png"}}, {"type": "text", "text": "What is it?"}]
+    messages = [USER, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": parts, "name": "Ann"}]
+    before = deepcopy(messages)
+    asked = emulate(DEFAULT, messages, "a")
+    assert messages == before
+    assert asked.messages[:2] == tuple(before[:2])
+    assert {**asked.messages[-1], "content": parts} == before[-1]
+    *kept, new = asked.messages[-1]["content"]
+    assert kept == parts
+    assert new["type"] == "text"
+    assert new["text"] == BEGIN.format(text="a")
+
+
+@pytest.mark.parametrize("known", ["a", "x" * 300], ids=["begin", "continue"])
+def test_a_text_is_left_alone(known: str) -> None:
+    """A content that is a str too."""
+    messages = [dict(USER)]
+    emulate(DEFAULT, messages, known)
+    assert messages == [USER]
+
+
+RESULTS = [
+    pytest.param({"role": "tool", "tool_call_id": "c", "content": "4"}, id="chat"),
+    pytest.param({"role": "tool", "content": [{"type": "text", "text": "4"}]}, id="chat-parts"),
+    *(
+        pytest.param({"role": "user", "content": [{"type": "text", "text": "Look:"}, {"type": kind}]}, id=kind)
+        for kind in ("tool_result", "web_search_tool_result", "mcp_tool_result", "function_call_output")
+    ),
+    pytest.param(
+        {"role": "user", "content": [{"type": "tool_result"}, {"type": "text", "text": "x"}]}, id="text-after"
+    ),
+]
+
+
+@pytest.mark.parametrize("last", RESULTS)
+def test_after_a_tools_result_it_cannot_be_asked_for(last: dict[str, Any]) -> None:
+    """A `UsageError` that says so; a user's turn behind the result takes the request."""
+    with pytest.raises(UsageError, match=r"the messages end with a tool's result, after which .* add a user message"):
+        emulate(DEFAULT, [USER, last], "a")
+    assert emulate(DEFAULT, [last, USER], "a").echo == "a"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]},
+        {"role": "assistant", "content": [{"type": "tool_use"}]},
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": None},
+    ],
+    ids=["calls", "tool-use", "system", "developer", "user-without-content"],
+)
+def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
+    """Any other last turn is a `UsageError` that names whose it is."""
+    with pytest.raises(UsageError, match=f"the last message is the {last['role']}'s; .* must be the user's"):
+        emulate(DEFAULT, [USER, last], "a")
+
+
+@pytest.mark.parametrize("known", ["", " ", "\n\n", " " * 300, "\u2003\t\r\n"])
+@pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}])
+def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any]) -> None:
+    """No echo of it could be seen. The model may still begin with it: that is dropped."""
+    assert emulate(DEFAULT, [last], known) == EmulatedPrompt(
+        (last,), "", SeamPlan(known, {"stripped": known}, asked=True)
+    )
+
+
+@pytest.mark.parametrize("known", ["a", "x" + WHOLE, "x" * 5000], ids=["begin", "continue", "very-long"])
+def test_the_second_time_it_is_asked_for_in_other_words(known: str) -> None:
+    """All of it, at the very end of the user's message, without a marker, also where its end was asked for before."""
+    asked = emulate(DEFAULT, [USER], known, again=True)
+    assert told(known, again=True) == "Hi\n\n" + AGAIN.removesuffix("{text}") + known
+    assert told(known) != told(known, again=True)
+    assert (asked.echo, asked.seam.known, asked.seam.end, asked.marker) == (known, known, "", "")
+    assert asked.seam.rules["preamble"] == PREAMBLE
+
+
+def test_the_words_can_be_replaced() -> None:
+    """Each of the three; a template has the text, its end and the two markers."""
+    how = Emulation(
+        begin="B{{}}{open}|{text}|{close}", continued="C{open}|{text}|{end}|{close}", again="S{text}|{open}{end}"
+    )
+    assert re.fullmatch(r"Hi\n\nB\{\}<(.*)>\|ab\|</\1>", told("ab", how=how))
+    known = "x" + WHOLE
+    assert re.fullmatch(r"Hi\n\nC<(.*)>\|xThe.*\|The last line is here\.\|</\1>", told(known, how=how), re.DOTALL)
+    assert re.fullmatch(r"Hi\n\nSab\|<text-.*>ab", told("ab", how=how, again=True))
+    # with its {end}, the end is what is looked for
+    assert re.fullmatch(rf"Hi\n\nS{known}\|<text-.*>The last line is here\.", told(known, how=how, again=True))
+    asked = emulate(how, [USER], known, again=True)
+    assert (asked.echo, asked.seam.end) == ("The last line is here.",) * 2
+    assert Emulation() == Emulation(begin=BEGIN, continued=CONTINUE, again=AGAIN) == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("template", "has"),
+    [("{text}", False), ("{open}{text}{close}", True), ("{open}{text}", True), ("{{open}}{text}", False)],
+)
+def test_the_marker_is_named_where_the_request_has_one(template: str, has: bool) -> None:
+    """Where there is none, nothing has to be taken out of the reply."""
+    asked = emulate(Emulation(begin=template), [USER], "ab")
+    assert bool(asked.marker) is has
+    assert not has or asked.marker in told("ab", how=Emulation(begin=template)) or len(asked.marker) == 21
+
+
+WRONG = [
+    ("begin", "no field", r"has no \{text\}, so it asks for nothing"),
+    ("begin", "{end}", r"has no \{text\}"),
+    ("begin", "{{text}}", r"has no \{text\}"),
+    ("continued", "{text}", r"has no \{end\}"),
+    ("continued", "{end}", r"has no \{text\}"),
+    ("begin", "{text} {", "is no template: .*any other brace is doubled"),
+    ("begin", "{text} }", "is no template"),
+    ("begin", "{text} {}", "is no template"),
+    ("begin", "{text} {0}", "is no template"),
+    ("begin", "{text} {name}", "is no template: 'name'"),
+    ("begin", "{text} {text.x}", "is no template"),
+    ("begin", "{text[0]}", "is no template"),
+    ("begin", "{text:d}", "is no template"),
+    ("begin", "{text:.5}", "is no template: a text goes in as it is"),
+    ("begin", "{text:{end}}", "is no template: a text goes in as it is"),
+    ("begin", "{text!r}", "is no template: a text goes in as it is"),
+    ("again", '{"a": 1}', "is no template"),
+    ("again", "no field", r"has no \{text\}, so it asks for nothing"),
+    ("again", "{end}", r"has no \{text\}"),
+    ("begin", b"{text}", "pass a str, not a bytes"),
+    ("again", None, "pass a str, not a NoneType"),
+]
+
+
+@pytest.mark.parametrize(("name", "template", "says"), WRONG)
+def test_a_template_is_checked_when_it_is_made(name: str, template: Any, says: str) -> None:
+    """The error names it and says what is wrong."""
+    with pytest.raises(UsageError, match=rf"^Emulation\({name}=\):? {says}"):
+        Emulation(**{name: template})
+
+
+@pytest.mark.parametrize("known", ['{"a": {open}', "{", "}} {0} {text} %s", "{" * 300 + "end"])
+def test_braces_in_the_texts_do_not_matter(known: str) -> None:
+    """Neither in the prefill nor in the prompt."""
+    said = told(known, "{close} {")
+    assert said.startswith("{close} {\n\n")
+    assert said.endswith("\n" + known) if len(known) <= 200 else f">{known}</" in said
+
+
+def test_room_for_the_echo() -> None:
+    """Half a token a letter, one a digit or sign, two a character of other scripts, and some more; none for nothing."""
+    echoes = ("", "a", "abcd", "12345", "[[1,", "\u00e9" * 10, "\U0001f600" * 10)
+    assert [room(echo) for echo in echoes] == [0, 4, 6, 9, 8, 24, 24]
+
+
+def test_a_long_text_that_is_started_over_has_room() -> None:
+    """Models begin again with all of it as often as with the end that was asked for."""
+    known = "x" + WHOLE
+    assert emulate(DEFAULT, [USER], known).room == room(known) > room(end_of(known))
+    assert emulate(DEFAULT, [USER], "abcd").room == room("abcd")
+    assert emulate(DEFAULT, [USER], " \n").room == 0
+
+
+# --- what the seam makes of the answer ---------------------------------------------------------------------------
+
+
+def spliced(asked: EmulatedPrompt, known: str, pieces: list[str]) -> tuple[str, Verdict]:
+    seam = replace(asked.seam, known=known).seam()
+    text = "".join(map(seam.feed, pieces)) + seam.close()
+    return text, seam.verdict
+
+
+def ways_to_cut(raw: str) -> Iterator[list[str]]:
+    yield [raw]
+    yield list(raw)
+    for cut in range(len(raw) + 1):
+        yield [raw[:cut], raw[cut:]]
+
+
+def some_text(chance: random.Random, length: int) -> str:
+    pieces = ["\n", "\r\n", " ", " ", "a", "is", "land", "{", '"', "```", ", ", "\u00e9", "\U0001f600", "  "]
+    text = ""
+    while len(text) < length:
+        text += chance.choice(pieces)
+    return text[:length]
+
+
+@pytest.mark.parametrize("lengths", [(1, 200), (201, 400)], ids=["begin", "continue"])
+def test_what_follows_the_repetition_is_the_continuation(lengths: tuple[int, int]) -> None:
+    """All of it and nothing else, whatever it is and however it is cut: white space, a fence, the same words again."""
+    chance = random.Random(77)
+    verdicts = set()
+    for _ in range(60):
+        known = some_text(chance, chance.randint(*lengths))
+        if not known.strip():
+            continue
+        asked = emulate(DEFAULT, [USER], known)
+        missing = asked.seam.rules.get("stripped", "")
+        for new in (some_text(chance, 12), known[:9], asked.echo[-12:], "", "```\n"):
+            # of a quotation without the white space at its end, the model writes that as well
+            raw = asked.echo + missing + new
+            for pieces in ways_to_cut(raw):
+                text, verdict = spliced(asked, known, pieces)
+                assert text == new, (known, new)
+                verdicts.add(verdict)
+    assert verdicts == {Verdict.ECHOED} if lengths == (1, 200) else verdicts >= {Verdict.OVERLAPPED}
+
+
+def test_equal_lines_are_not_taken_for_the_repetition() -> None:
+    """A text of equal lines, and more of them to come."""
+    known = (
+        "a, b, c, d, e, f, g\n" + "0, 0, 0, 0, 0, 0, 0\n" * 4 + "1, 1, 1, 1, 1, 1, 1\n" + "0, 0, 0, 0, 0, 0, 0\n" * 5
+    )
+    asked = emulate(DEFAULT, [USER], known)
+    new = "0, 0, 0, 0, 0, 0, 0\n" * 3 + "end"
+    for pieces in ways_to_cut(asked.echo + "\n" + new):
+        assert spliced(asked, known, pieces) == (new, Verdict.ECHOED)
+    # the control: the last line alone, of which the seam takes as many as it can
+    shorter = asked._replace(echo="0, 0, 0, 0, 0, 0, 0")
+    assert spliced(shorter, known, [shorter.echo + "\n" + new])[0] != new
+
+
+@pytest.mark.parametrize(
+    ("known", "raw", "new", "verdict"),
+    [
+        ('{"name": "', '```json\n{"name": "Ann"}\n```', 'Ann"}', Verdict.FENCED),
+        ("Dear Ann, thank you", "Sure, here it is:\nDear Ann, thank you for", " for", Verdict.PREFACED),
+        ("One  two\n", "one two three", "one two three", Verdict.ABSENT),
+        ("One  two\n", "One two\nthree", "three", Verdict.ECHOED),
+        ("The answer is", " 42", " 42", Verdict.ABSENT),
+        ("x" + WHOLE + "\n", "```\nThe last line is here.\nNew", "New", Verdict.FENCED),
+        ("x" + WHOLE + "\n", "x" + WHOLE + "\nNew", "New", Verdict.ECHOED),
+        ("x" + WHOLE + "\n", "\nNew", "New", Verdict.ABSENT),
+        ("x" + WHOLE + "\n", "The last line was here. No.", "The last line was here. No.", Verdict.ABSENT),
+    ],
+    ids=["fence", "chatter", "other-words", "other-white-space", "no-echo",
+         "fence-around-an-end", "all-of-a-long-text", "no-end", "another-end"],
+)  # fmt: skip
+def test_what_models_do_with_it(known: str, raw: str, new: str, verdict: Verdict) -> None:
+    """The repetition in a fence, behind chatter, over other white space; of a long text all of it; or none at all."""
+    asked = emulate(DEFAULT, [USER], known)
+    for pieces in ways_to_cut(raw):
+        assert spliced(asked, known, pieces) == (new, verdict)
+
+
+def test_the_documents_quote_our_words() -> None:
+    """The page about refused prefills shows the two requests as they are sent."""
+    page = (Path(__file__).parents[2] / "docs/refused.md").read_text("utf-8")
+    name = "text-3f9a1c20b7e45d68"
+    assert "JSON list of US state names\n\n" + BEGIN.format(text='["') + "\n```" in page
+    assert CONTINUE.format(open=f"<{name}>", close=f"</{name}>", text="(all of the prefill)", end="(its end)") in page
+    assert f"up to {PREAMBLE} characters of chatter" in page

@@ -1,0 +1,1 @@
+"""The seam: where the known text ends and the new text begins."""

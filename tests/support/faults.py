@@ -1,0 +1,311 @@
+"""How a host fails: each fault as data, and what must come out of it.
+
+`tests/engine/test_faults.py` sends every one of them through aprefill, `docs/_reliability.py` also through the SDKs' own
+streams; the page it writes has one row for each name here.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from aprefill import (
+    AprefillError,
+    ConnectFailed,
+    LimitExceeded,
+    ProtocolError,
+    Stalled,
+    StatusError,
+    Timeouts,
+    Truncated,
+)
+from aprefill.testing import Received, Script
+from aprefill.testing._answer import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WIRES = ("chat", "messages")
+
+#: What every request begins the reply with, and what a good host adds to it.
+PREFILL = "zero "
+TEXT = "one two three four five six seven"
+#: Where most faults strike: behind these characters of the text.
+BEFORE = "one two "
+
+GOOD = Script(text=TEXT, cuts=4, prefill="eats")
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One way to fail. What must come out is `right` or one of `errors`, whichever is given; with both, either."""
+
+    #: the row of the table
+    name: str
+    #: what the host plays
+    script: Script | Callable[[Received], Script]
+    wires: tuple[str, ...] = WIRES
+    #: the new text of a whole reply; None: the reply is not whole, and must not look as if it were
+    right: str | None = None
+    #: what may be raised
+    errors: tuple[type[AprefillError], ...] = ()
+    #: the new text that came before the error; None: what was answered was never taken for a reply
+    kept: str | None = None
+    #: less than `kept` may have come: a reset overtakes the data before it
+    may_keep_less: bool = False
+    #: attributes that the error must have, and words in its message
+    facts: dict[str, Any] = field(default_factory=dict)
+    says: str = ""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    #: from the request to the end, in seconds; generous, for a machine that is busy with something else
+    within_s: float = 2.0
+    #: most memory that may be taken meanwhile, in bytes; None: the fault is not about memory
+    within_bytes: int | None = None
+    #: aprefill may ask again, as it does by itself; elsewhere each run is one request
+    with_retries: bool = False
+    #: takes half a second or more even when all is well
+    slow: bool = False
+    #: time and memory are the point: the page tells them
+    weighs: bool = False
+    #: why this comes out, where the name does not say it
+    note: str = ""
+
+    def play(self, received: Received) -> Script:
+        """The script for one request."""
+        return self.script if isinstance(self.script, Script) else self.script(received)
+
+
+def _body(received: Received) -> bytes:
+    """The good reply's whole body."""
+    return b"".join(step for step in answer(GOOD, received).body() if isinstance(step, bytes))
+
+
+def _cut(**how: Any) -> Callable[[Received], Script]:
+    """The good reply until two bytes into the word behind `BEFORE`. `how` tells the connection's end."""
+    name = "reset_after_bytes" if how.pop("reset", False) else "drop_after_bytes"
+
+    def script(received: Received) -> Script:
+        ending: dict[str, Any] = {name: _body(received).index(b"thre") + 2, **how}
+        return replace(GOOD, **ending)
+
+    return script
+
+
+def _event(data: bytes) -> Callable[[Received], Script]:
+    """The good reply with one more event behind `BEFORE`, named as the wire names an event with text."""
+
+    def script(received: Received) -> Script:
+        name = b"event: content_block_delta\n" if received.path.endswith("/messages") else b""
+        return replace(GOOD, after=len(BEFORE), insert=name + b"data: " + data + b"\n\n")
+
+    return script
+
+
+def _ends_in_the_line_after_before(received: Received) -> Script:
+    """The body ends with the line of the word behind `BEFORE`: the event is there, the blank line is not."""
+    body = _body(received)
+    return Script(body=body[: body.index(b"\n", body.index(b"thre")) + 1], framing="chunked")
+
+
+@cache
+def bomb() -> bytes:
+    """128 MiB of one comment line that never ends, as gzip makes 128 KiB of it."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS + 16)
+    block = b" " * MIB
+    return packer.compress(b":") + b"".join(packer.compress(block) for _ in range(128)) + packer.flush()
+
+
+def _gzip_bomb(received: Received) -> Script:
+    return Script(body=bomb(), framing="chunked", headers={"content-encoding": "gzip"})
+
+
+#: 200,000 opened brackets, and as many closed.
+_DEEP = b"[" * 200_000 + b"]" * 200_000
+#: The record bound is 1 MiB. A decoder holds a little more, the loopback host its blocks of 64 KiB.
+_BOUND = 8 * MIB
+_BOUNDED = "One record may have 1 MiB."
+
+FAULTS: tuple[Fault, ...] = (
+    # --- the end is missing -----------------------------------------------------------------------------------
+    Fault(
+        name="clean EOF, no finish reason, no terminal event",
+        script=replace(GOOD, no_end=True),
+        errors=(Truncated,),
+        kept=TEXT,
+    ),
+    Fault(
+        name="finish reason, no terminal event",
+        script=replace(GOOD, no_done=True),
+        right=TEXT,
+        note="A finish reason is the model's own end; there are gateways that leave the terminal record out.",
+    ),
+    Fault(
+        name="EOF in mid-stream of a body without framing",
+        script=_cut(framing="close"),
+        errors=(Truncated,),
+        kept=BEFORE,
+    ),
+    Fault(
+        name="half an event at the end",
+        script=replace(GOOD, half_event_at_end=True),
+        errors=(Truncated,),
+        kept=TEXT,
+    ),
+    Fault(
+        name="ends after a text event without its blank line",
+        script=_ends_in_the_line_after_before,
+        errors=(Truncated,),
+        kept=BEFORE,
+        note="An event that no blank line ends does not count (WHATWG HTML 9.2.6): its text is not handed out.",
+    ),
+    Fault(
+        name="no blank line after the terminal event",
+        script=replace(GOOD, no_last_blank=True),
+        right=TEXT,
+        note="When the event without a blank line is the terminal one, and whole, nothing of the reply is missing.",
+    ),
+    # --- no stream at all -------------------------------------------------------------------------------------
+    Fault(
+        name="200 `text/html`",
+        script=Script(body=b"<html><body>Log in to the airport's wireless</body></html>", content_type="text/html"),
+        errors=(ProtocolError,),
+    ),
+    Fault(
+        name="empty 200",
+        script=Script(body=b"", framing="chunked"),
+        errors=(ProtocolError,),
+        kept="",
+    ),
+    Fault(
+        name="200 with garbage",
+        script=Script(body=b"\x00\x01 no event, and no stream of events \x02" * 16, framing="chunked"),
+        errors=(ProtocolError,),
+        kept="",
+    ),
+    # --- the connection breaks --------------------------------------------------------------------------------
+    Fault(name="hangs up without an answer", script=Script(hang_up=True), errors=(ConnectFailed,)),
+    Fault(name="FIN in mid-stream", script=_cut(), errors=(Truncated,), kept=BEFORE),
+    Fault(
+        name="RST in mid-stream",
+        script=_cut(reset=True),
+        errors=(Truncated,),
+        kept=BEFORE,
+        may_keep_less=True,
+    ),
+    Fault(
+        name="the body is shorter than its Content-Length",
+        script=_cut(framing="length"),
+        errors=(Truncated,),
+        kept=BEFORE,
+    ),
+    # --- something else in the stream -------------------------------------------------------------------------
+    Fault(
+        name="error event in the stream",
+        script=replace(GOOD, after=len(BEFORE), error_event=("overloaded_error", "Overloaded")),
+        errors=(StatusError,),
+        kept=BEFORE,
+        facts={"in_band": True, "error_type": "overloaded_error"},
+    ),
+    Fault(
+        name="text after the terminal event",
+        script=replace(GOOD, text_after_end=" EIGHT"),
+        right=TEXT,
+    ),
+    Fault(
+        name="connection held open after the terminal event",
+        script=replace(GOOD, hold_open_s=math.inf),
+        right=TEXT,
+    ),
+    Fault(
+        name="bad JSON",
+        script=replace(GOOD, after=len(BEFORE), bad_event="json"),
+        errors=(ProtocolError,),
+        kept=BEFORE,
+    ),
+    Fault(
+        name="bad UTF-8",
+        script=replace(GOOD, after=len(BEFORE), bad_event="utf8"),
+        right=TEXT.replace(BEFORE, BEFORE + "\ufffd"),
+        note="An event stream is decoded with U+FFFD in place of what is not UTF-8 (WHATWG HTML 9.2.5).",
+    ),
+    Fault(
+        name="JSON 200,000 levels deep",
+        script=_event(_DEEP),
+        errors=(ProtocolError,),
+        kept=BEFORE,
+    ),
+    # --- too slow, too much -----------------------------------------------------------------------------------
+    Fault(
+        name="one byte of comment every 0.2 s, and nothing else",
+        script=Script(body=b":" + b"x" * 10_000, framing="chunked", wire_cuts=1, pace_s=0.2),
+        errors=(Stalled,),
+        kept="",
+        facts={"clock": "first_token_s", "after_s": 0.5},
+        timeouts=Timeouts(first_token_s=0.5),
+        slow=True,
+        note="With `Timeouts(first_token_s=0.5)`; without it, after 600 s.",
+    ),
+    Fault(
+        name="keep-alives and no more text",
+        script=replace(GOOD, keepalive_after=len(BEFORE), keepalive_s=0.02),
+        errors=(Stalled,),
+        kept=BEFORE,
+        facts={"clock": "progress_s", "after_s": 0.1},
+        timeouts=Timeouts(progress_s=0.1),
+        note="With `Timeouts(progress_s=0.1)`; without it, after 300 s.",
+    ),
+    *(
+        Fault(
+            name=f"a line of {mib} MiB",
+            script=replace(GOOD, after=len(BEFORE), endless_line=mib * MIB),
+            errors=(LimitExceeded,),
+            kept=BEFORE,
+            facts={"limit": "record_bytes"},
+            within_bytes=_BOUND,
+            weighs=True,
+            note=_BOUNDED,
+        )
+        for mib in (8, 16, 32)
+    ),
+    Fault(
+        name="an event of 4 MiB in pieces of 64 bytes",
+        script=Script(cuts=["one ", "two ", "x" * (4 * MIB)], prefill="eats", wire_cuts=64),
+        errors=(LimitExceeded,),
+        kept=BEFORE,
+        right=BEFORE + "x" * (4 * MIB),
+        within_s=10.0,
+        slow=True,
+        weighs=True,
+        note=_BOUNDED,
+    ),
+    Fault(
+        name="gzip bomb, 128 KiB that inflate to 128 MiB",
+        script=_gzip_bomb,
+        errors=(ProtocolError,),
+        within_bytes=_BOUND,
+        weighs=True,
+        note="Identity is asked for, and nothing else is taken: not a byte is inflated.",
+    ),
+    Fault(
+        name="429 with `Retry-After: 9999`",
+        script=Script(status=429, retry_after=9999),
+        errors=(StatusError,),
+        facts={"status": 429, "retry_after_s": 9999},
+        says="9999 s",
+        with_retries=True,
+        note="The error says how long the host asks to wait.",
+    ),
+)
+
+#: Every name once, in the table's order.
+NAMES = tuple(dict.fromkeys(fault.name for fault in FAULTS))
+
+
+def fault_for(name: str, wire: str) -> Fault:
+    """The fault of that name on one wire."""
+    return next(fault for fault in FAULTS if fault.name == name and wire in fault.wires)

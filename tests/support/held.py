@@ -1,0 +1,20 @@
+"""What the tests of held text share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aprefill import HeldEvent
+
+
+def replayed(events: list[Any]) -> list[tuple[str, str]]:
+    """(text so far, held) behind each event, as a page would keep them."""
+    text = held = ""
+    seen = []
+    for event in events:
+        if isinstance(event, HeldEvent):
+            held = held + event.text if event.more else event.text
+        else:
+            text += event if isinstance(event, str) else ""
+        seen.append((text, held))
+    return seen

@@ -1,0 +1,31 @@
+"""What the tests of recovery share: scripts that refuse or work, and a reply that may send its request again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aprefill import Reply, stream
+from aprefill.testing import Script
+
+SEED = '["'
+NEW = 'Alabama", "Alaska"]'
+WHOLE = SEED + NEW
+FINE = Script(text=NEW, prefill="eats")
+#: Refuses a prefill, and repeats what the prompt asks for.
+REFUSES = Script(text=NEW, prefill="refuses", echo_text=SEED)
+
+
+def ask(server: Any, wire: str, **options: Any) -> Reply:
+    """A stream to a model that is taken to have a native prefill."""
+    options = {"prefill": SEED, **options}
+    if wire == "messages":
+        return stream(
+            "hi", **{"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", **options}
+        )
+    model = "openai-compatible:m"
+    return stream("hi", **{"model": model, "base_url": server.openai_url, "support": "eats", **options})
+
+
+async def finished(reply: Reply) -> Reply:
+    await reply.text()
+    return reply
