@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from aprefill._codecs import codec
 from aprefill._hosts.target import Target
 from aprefill._plan import emulate as emulation
 from aprefill._plan import first
@@ -39,4 +40,4 @@ def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool =
 
 def emulate(how: Emulation, messages: Sequence[dict[str, Any]], known: str, *, again: bool = False) -> EmulatedPrompt:
     """The prompt that asks for `known`."""
-    return emulation.emulate(how, messages, known, token=token, again=again)
+    return emulation.emulate(how, messages, known, codec=codec("openai_chat"), token=token, again=again)
