@@ -7,11 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aprefill._errors import UsageError
+from aprefill._types import TOKEN_LIMIT_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
+    from aprefill._types import StopReason
 
 #: The protocols there are. Each is the module of that name in this package, with one `CODEC` in it.
 PROTOCOLS = ("anthropic_messages", "openai_chat")
@@ -68,6 +70,10 @@ class Codec(Protocol):
     #: argument of `stream()` -> the body's fields that it becomes, each in every spelling that a host of this protocol takes
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    #: the protocol's words for why a reply ended -> ours
+    @property
+    def stop_reasons(self) -> Mapping[str, StopReason]: ...
 
     def path(self, model_input: ModelInput) -> str:
         """What is appended to the base URL. Some protocols have the model in it."""
@@ -129,6 +135,12 @@ class Codec(Protocol):
     def request_id(self, headers: Mapping[str, str]) -> str | None:
         """The response's id, for the host's support; None: it has none. Names of headers are in lower case."""
         ...
+
+
+def limit_words() -> frozenset[str]:
+    """The words of every protocol for a reply that ran into a limit for its tokens."""
+    reasons = [item for name in PROTOCOLS for item in codec(name).stop_reasons.items()]
+    return frozenset(word for word, reason in reasons if reason in TOKEN_LIMIT_REASONS)
 
 
 @cache

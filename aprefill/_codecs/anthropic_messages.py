@@ -419,6 +419,7 @@ class AnthropicMessages(JsonCodec):
     """The codec. `response_format` goes to `output_config.format`, where this protocol has it."""
 
     name = "anthropic_messages"
+    stop_reasons = STOP_REASONS
     nested = frozenset({"output_config"})
     arguments: Mapping[str, tuple[str, ...]] = {
         "model": ("model",),

@@ -356,6 +356,7 @@ class OpenAIChat(JsonCodec):
     """The codec. Tools, `response_format` and `thinking` go out as the caller wrote them."""
 
     name = "openai_chat"
+    stop_reasons = STOP_REASONS
     arguments: Mapping[str, tuple[str, ...]] = {
         "model": ("model",),
         "prompt": ("messages",),

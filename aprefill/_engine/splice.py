@@ -15,7 +15,7 @@ from .._seam.held import Held
 from .._seam.markers import Markers, without_markers
 from .._seam.seam import Seam
 from .._seam.stop import StopStage
-from .._types import StopReason, Usage, Verdict
+from .._types import TOKEN_LIMIT_REASONS, StopReason, Usage, Verdict
 from .history import History
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._plan.step import AttemptPlan
     from .transcript import Transcript
 
-#: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
-_LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
 #: Stands for the reasoning among the indices of tool calls.
 _REASONING = -1
 #: Parts of a message that hold no marker any more, or that the host would refuse if they were changed.
@@ -195,7 +193,8 @@ class Splice:
                 self.take([TextDelta(last)])
         self.settle_held()
         if not self.stopped and self.exceeded is None:
-            limited = self.finish is not None and self.finish.reason in _LIMITS
+            # the seam is closed as for a cut: what it holds was a repetition or a fence in the making
+            limited = self.finish is not None and self.finish.reason in TOKEN_LIMIT_REASONS
             own_text = limited and self._is_own_text()
             text = self.seam.close(cut or (limited and not own_text))
             if limited and not cut and self._plan.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
