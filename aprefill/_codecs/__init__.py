@@ -10,7 +10,7 @@ from aprefill._errors import UsageError
 from aprefill._types import TOKEN_LIMIT_REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
     from aprefill._types import StopReason
@@ -122,6 +122,10 @@ class Codec(Protocol):
         `parts` is what was handed out, in the host's order: text as str, and deltas of the other kinds. `lead` is the
         known text before it, the prefill.
         """
+        ...
+
+    def edit(self, message: Message, change: Callable[[Any], Any]) -> Message:
+        """`message` with `change` made of each part that may be changed: of no text, and of nothing that is signed."""
         ...
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:

@@ -10,12 +10,14 @@ from aprefill._codecs._switches import is_tool_result, same_setting, settings_in
 from aprefill._deltas import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from aprefill._deltas import ErrorDelta
+    from aprefill._deltas import ErrorDelta, Message
 
 #: Headers that hold a request's id, in the order in which they are looked for. Gateways hand on those of their upstream.
 _REQUEST_IDS = ("request-id", "x-request-id", "x-amzn-requestid")
+#: Parts of a message that are text, which was dealt with as it came, or that the host would refuse if they were changed.
+_FIXED_PARTS = frozenset({"text", "thinking", "redacted_thinking"})
 
 
 class JsonCodec:
@@ -49,6 +51,12 @@ class JsonCodec:
 
     def is_tool_result(self, turn: Mapping[str, Any]) -> bool:
         return is_tool_result(turn)
+
+    def edit(self, message: Message, change: Callable[[Any], Any]) -> Message:
+        content = message["content"]
+        if not isinstance(content, list):
+            return message
+        return {**message, "content": [part if part["type"] in _FIXED_PARTS else change(part) for part in content]}
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
         return body_error(status, body, headers)
