@@ -115,5 +115,9 @@ class ModelInput:
     response_format: dict[str, Any] | None = None
     #: which field carries `max_tokens` on chat completions: "max_tokens" or "max_completion_tokens"
     token_field: str = "max_tokens"  # noqa: S105 - a field's name
+    #: chat completions: the usage must be asked for; False where the host refuses the field that asks
+    asks_usage: bool = True
+    #: text that the reply is likely to repeat, for a host that is faster when it is told
+    prediction: str = ""
     #: body fields that win over everything above: the dialect's first, then the caller's `extra`
     fields: dict[str, Any] = field(default_factory=dict)

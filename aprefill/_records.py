@@ -32,6 +32,7 @@ from . import (
     Verdict,
 )
 from ._codecs._surrogates import mend_all
+from ._types import TOKEN_LIMIT_REASONS
 
 if TYPE_CHECKING:
     from . import Event, Reply
@@ -111,9 +112,6 @@ Record: TypeAlias = (
 )
 
 PING = PingRecord()
-
-#: The model ran into the request's own limit: the same request would end there again.
-_LIMITS = {StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW}
 
 
 class Records:
@@ -199,7 +197,8 @@ class Records:
         if isinstance(error, ProtocolError):
             return self._has_new
         if isinstance(error, Truncated):
-            return self._has_new or self._reply.stop_reason not in _LIMITS
+            # the same request would end at its limit again
+            return self._has_new or self._reply.stop_reason not in TOKEN_LIMIT_REASONS
         if isinstance(error, ConnectFailed):
             return error.may_pass
         return isinstance(error, Stalled | ReplyClosed)

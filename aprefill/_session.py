@@ -287,7 +287,7 @@ def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: Support
     described = describe(client)
     asked = make_request(prompt, prefill=prefill, **options)
     target = resolve(table, client=described, keep=pool is not None or client is not None, **target_options)
-    check_extra(asked, codec(target.row.codec).arguments, target.row)
+    check_extra(asked, codec(target.row.codec), target.row)
     demo = target.base_url.startswith(DEMO_SCHEME)
 
     def transport() -> Transport:

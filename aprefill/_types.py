@@ -70,6 +70,10 @@ class StopReason(StrEnum):
     OTHER = "other"
 
 
+#: The reply ran into a limit for its tokens: the request's own, or the model's.
+TOKEN_LIMIT_REASONS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
+
+
 class Value:
     """What the values that the caller sees have in common. Each of them is a frozen dataclass.
 

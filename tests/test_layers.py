@@ -79,6 +79,9 @@ NOT_PUBLIC = {
     "cli: _hosts.names.ALIASES": "`aprefill models` lists them",
     "cli: _hosts.target.TOKEN_ENV": "the default model's provider is one that there is a key for",
     "cli: _hosts.target.URL_ENV": "the default model names the variable that its URL is from",
+    "llm_plugin: _codecs.codec": "emulation asks the protocol for the form of a text",
+    "llm_plugin: _codecs.limit_words": "it looks for a reply that ran into its token limit in what LLM has kept of it",
+    "llm_plugin: _codecs._switches.TOKEN_LIMITS": "LLM's plugins call their token limits as the hosts do",
     "llm_plugin: _hosts.prefill.attach_prefill": "the plugin splices what LLM's own models send and get: it has the core's "
     "stages without its engine",
     "llm_plugin: _hosts.prefill.known_refusal": "see above",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -12,7 +13,7 @@ import msgspec.inspect as mi
 from aprefill._errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 T = TypeVar("T")
 
@@ -169,10 +170,23 @@ def within_depth(make: Callable[[Any], T], value: Any) -> T:
         raise ProtocolError("a record is nested too deep") from exc
 
 
-def overlay(body: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def overlay(body: Mapping[str, Any], fields: Mapping[str, Any], nested: Collection[str] | None = ()) -> dict[str, Any]:
     """`body` with `fields` laid over it: a field replaces what is there, or is added at the end; None removes it.
+
+    An object over an object is merged in the same way where `nested` names its field; below that, at every depth. With
+    `nested=None` it is merged everywhere.
 
     >>> overlay({"model": "m", "stream_options": {}}, {"stream_options": None, "n": 1})
     {'model': 'm', 'n': 1}
+    >>> overlay({"config": {"top_k": 1, "seed": 2}}, {"config": {"seed": None, "n": 3}}, ["config"])
+    {'config': {'top_k': 1, 'n': 3}}
     """
-    return {key: value for key, value in {**body, **fields}.items() if key not in fields or value is not None}
+    out = dict(body)
+    for name, value in fields.items():
+        if value is None:
+            out.pop(name, None)
+        elif (nested is None or name in nested) and isinstance(value, Mapping) and isinstance(out.get(name), Mapping):
+            out[name] = overlay(out[name], value, None)
+        else:
+            out[name] = value
+    return out

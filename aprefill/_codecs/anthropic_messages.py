@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from aprefill._codecs._anthropic_turn import turn_of
-from aprefill._codecs._host_error import body_error, error_from, names_error, says_error
-from aprefill._codecs._json import UNREADABLE, Reader, dumps, loads, overlay, within_depth
+from aprefill._codecs._base import JsonCodec
+from aprefill._codecs._host_error import error_from, names_error, says_error
+from aprefill._codecs._json import UNREADABLE, Reader, dumps, loads, within_depth
 from aprefill._codecs._surrogates import Joiner, mend, mend_all
 from aprefill._codecs._usage import count
 from aprefill._deltas import (
@@ -414,11 +415,12 @@ def _hoist(system: str | None, messages: tuple[Message, ...]) -> tuple[Any, list
     return blocks, rest
 
 
-class AnthropicMessages:
+class AnthropicMessages(JsonCodec):
     """The codec. `response_format` goes to `output_config.format`, where this protocol has it."""
 
     name = "anthropic_messages"
-    path = "/v1/messages"
+    stop_reasons = STOP_REASONS
+    nested = frozenset({"output_config"})
     arguments: Mapping[str, tuple[str, ...]] = {
         "model": ("model",),
         "prompt": ("messages",),
@@ -430,6 +432,9 @@ class AnthropicMessages:
         "tools": ("tools",),
         "response_format": ("output_config", "output_format"),
     }
+
+    def path(self, model_input: ModelInput) -> str:
+        return "/v1/messages"
 
     def encode(self, model_input: ModelInput) -> dict[str, Any]:
         system, messages = _hoist(model_input.system, model_input.messages)
@@ -449,8 +454,8 @@ class AnthropicMessages:
             body["tools"] = list(model_input.tools)
         if model_input.response_format is not None:
             body["output_config"] = {"format": model_input.response_format}
-        body["stream"] = True
-        body = overlay(body, model_input.fields)
+        body |= self.streaming
+        body = self.merge(body, model_input.fields)
         if "max_tokens" not in body:
             raise UsageError("this protocol needs a token limit: pass max_tokens=")
         return body
@@ -462,9 +467,6 @@ class AnthropicMessages:
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
         return turn_of(parts, lead)
-
-    def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
-        return body_error(status, body, headers)
 
 
 CODEC = AnthropicMessages()

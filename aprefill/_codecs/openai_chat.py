@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from aprefill._codecs._host_error import STATUS, body_error, error_delta, error_from, names_error, says_error
-from aprefill._codecs._json import UNREADABLE, Reader, loads, overlay
+from aprefill._codecs._base import JsonCodec
+from aprefill._codecs._host_error import STATUS, error_delta, error_from, names_error, says_error
+from aprefill._codecs._json import UNREADABLE, Reader, loads
 from aprefill._codecs._openai_calls import CallPiece, Calls, FunctionPiece, turn_of
 from aprefill._codecs._surrogates import Joiner, mend
 from aprefill._codecs._usage import count
@@ -66,6 +67,12 @@ _COUNTS = {
 #: End rules: `strict` as above; `done` for hosts whose complete replies carry `finish_reason: null` (Ollama):
 #: there [DONE] alone is the end.
 END_RULES = ("strict", "done")
+
+#: Body fields that OpenAI takes no prediction with: https://platform.openai.com/docs/guides/predicted-outputs
+_NO_PREDICTION = {
+    "audio", "frequency_penalty", "functions", "logprobs", "max_completion_tokens", "max_tokens", "modalities", "n",
+    "presence_penalty", "tools", "top_logprobs",
+}  # fmt: skip
 
 _DONE = b"[DONE]"
 _DONE_ALONE = '[DONE] came without a finish_reason (for a host that never sends one, set end = "done" in its row of the support table)'
@@ -345,11 +352,11 @@ def _plain(parts: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-class OpenAIChat:
+class OpenAIChat(JsonCodec):
     """The codec. Tools, `response_format` and `thinking` go out as the caller wrote them."""
 
     name = "openai_chat"
-    path = "/chat/completions"
+    stop_reasons = STOP_REASONS
     arguments: Mapping[str, tuple[str, ...]] = {
         "model": ("model",),
         "prompt": ("messages",),
@@ -361,6 +368,9 @@ class OpenAIChat:
         "tools": ("tools",),
         "response_format": ("response_format",),
     }
+
+    def path(self, model_input: ModelInput) -> str:
+        return "/chat/completions"
 
     def encode(self, model_input: ModelInput) -> dict[str, Any]:
         messages = list(model_input.messages)
@@ -379,9 +389,12 @@ class OpenAIChat:
             body["tools"] = list(model_input.tools)
         if model_input.response_format is not None:
             body["response_format"] = model_input.response_format
-        body["stream"] = True
+        body |= self.streaming
         body["stream_options"] = {"include_usage": True}
-        return overlay(body, model_input.fields)
+        usage = {} if model_input.asks_usage else {"stream_options": None}
+        if model_input.prediction and not _NO_PREDICTION & {*body, *model_input.fields}:
+            body["prediction"] = {"type": "content", "content": model_input.prediction}
+        return self.merge(body, {**usage, **model_input.fields})
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         if end not in END_RULES:
@@ -395,9 +408,6 @@ class OpenAIChat:
         if not calls:
             return {"role": "assistant", "content": text}
         return {"role": "assistant", "content": text or None, "tool_calls": calls}
-
-    def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
-        return body_error(status, body, headers)
 
 
 CODEC = OpenAIChat()

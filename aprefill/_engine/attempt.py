@@ -139,7 +139,7 @@ class Attempt:
         self.loop = native_loop()
         self._now = clock_of(self.loop)
         self._head.fields = self.codec.encode(plan.model_input)
-        path = self.codec.path
+        path = self.codec.path(plan.model_input)
         http_request = HttpRequest(
             url=target.url(path, with_prefill=plan.sends_prefill),
             headers=target.headers(),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._codecs._host_error import error_from
-from .._deltas import Record
 from .._errors import AprefillError, PrefillRefused, ProtocolError, StatusError
 from .._hosts.prefill import known_refusal
 from .._transports._headers import retry_after_s
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
 #: Content codings (IANA's registry) that cannot be read here. Any other word in that header says nothing about the bytes.
 _COMPRESSED = frozenset("aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split())  # noqa: SIM905
-#: Bodies that are no stream, whatever they hold.
-_NO_STREAM = frozenset({"text/html", "application/json", "application/xhtml+xml"})
 
 
 class Head:
@@ -64,7 +60,7 @@ class Head:
     @property
     def is_stream(self) -> bool:
         """Whether the body may be a stream; else it is to be read whole, and `error` says what it is."""
-        return self.status == 200 and self.content_type not in _NO_STREAM
+        return self.status == 200 and self.content_type not in self._codec.not_streams
 
     def error(self, body: bytes) -> AprefillError:
         """What an answer that is no stream is."""
@@ -79,7 +75,7 @@ class Head:
         assert self._response is not None
         if not any(self._codec.error(200, body, self._response.headers)):
             return None
-        return self.in_band(error_from(Record(body)), before_text=True)
+        return self.in_band(self._codec.error_delta(body), before_text=True)
 
     def in_band(self, error: ErrorDelta, *, before_text: bool) -> AprefillError:
         """An error inside the stream. Before any text it may be a refusal of the prefill."""
@@ -130,8 +126,7 @@ class Head:
         """For the host's support; None: it gave none."""
         if self._response is None:
             return None
-        headers = self._response.headers
-        found = headers.get("request-id") or headers.get("x-request-id") or headers.get("x-amzn-requestid")
+        found = self._codec.request_id(self._response.headers)
         return self._without_keys(found) if found else found
 
     def _sent(self) -> set[str]:

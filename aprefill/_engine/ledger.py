@@ -162,7 +162,8 @@ class Ledger:
             whole = entry is not self.entry or self.is_whole()
             parts += entry.splice.parts(text[entry.start : end], whole=whole)
         _, attempt, splice, _ = self.entry
-        return splice.clean(attempt.codec.message(parts, lead=text[: self.transcript.prefill_length]))
+        message = attempt.codec.message(parts, lead=text[: self.transcript.prefill_length])
+        return splice.clean(message, attempt.codec)
 
     def is_whole(self) -> bool:
         """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""

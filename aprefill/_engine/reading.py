@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from .._deltas import EndDelta, ErrorDelta, ReasoningDelta, TextDelta, ToolDelta
 from .._errors import AprefillError, ProtocolError, Truncated
-from .._wire.sse import SseDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,7 +133,7 @@ class Reading:
 
     def _json_error(self) -> AprefillError | None:
         """The error that came as a JSON body though an event stream was announced, if that is what came."""
-        body = self._wire.json_body if isinstance(self._wire, SseDecoder) else b""
+        body = self._wire.json_body
         return self._head.json_error(body) if body else None
 
     def _has_begun(self) -> bool:

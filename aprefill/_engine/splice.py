@@ -13,24 +13,21 @@ from .._events import Event, ReasoningEvent, ToolEvent
 from .._seam.held import Held
 from .._seam.markers import Markers, without_markers
 from .._seam.stop import StopStage
-from .._types import StopReason, Usage, Verdict
+from .._types import TOKEN_LIMIT_REASONS, StopReason, Usage, Verdict
 from .history import History
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .._codecs import Codec
     from .._deltas import Delta, Message
     from .._plan.step import AttemptPlan
     from .._seam.fallback import FallbackSeam
     from .._seam.seam import Seam
     from .transcript import Transcript
 
-#: After these the seam is closed as for a cut: what it holds was a repetition or a fence in the making.
-_LIMITS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
 #: Stands for the reasoning among the indices of tool calls.
 _REASONING = -1
-#: Parts of a message that hold no marker any more, or that the host would refuse if they were changed.
-_AS_IT_CAME = frozenset({"text", "thinking", "redacted_thinking"})
 #: For an estimate where the host counts nothing.
 CHARS_A_TOKEN = 4
 
@@ -191,7 +188,8 @@ class Splice:
                 self.take([TextDelta(last)])
         self.settle_held()
         if not self.stopped and self.exceeded is None:
-            limited = self.finish is not None and self.finish.reason in _LIMITS
+            # the seam is closed as for a cut: what it holds was a repetition or a fence in the making
+            limited = self.finish is not None and self.finish.reason in TOKEN_LIMIT_REASONS
             own_text = limited and self._is_own_text()
             text = self.seam.close(cut or (limited and not own_text))
             if limited and not cut and self._plan.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
@@ -239,19 +237,14 @@ class Splice:
             count = max(count, history.count_until(len(text) if self.stopped else sys.maxsize))
         return history.parts(text, self._transcript.next, count)
 
-    def clean(self, message: Message) -> Message:
+    def clean(self, message: Message, codec: Codec) -> Message:
         """`message`, made of `parts`, without a marker of ours in what the host's own tools were given and gave back.
 
         Thinking that is signed stays as it came, with a marker if the model has written one: the host refuses what does
         not fit the signature.
         """
-        content = message["content"]
-        if not self._plan.marker or not isinstance(content, list):
-            return message
-        cleaned = [
-            part if part["type"] in _AS_IT_CAME else without_markers(part, self._plan.marker) for part in content
-        ]
-        return {**message, "content": cleaned}
+        marker = self._plan.marker
+        return codec.edit(message, lambda part: without_markers(part, marker)) if marker else message
 
     def _merge(self, start: int) -> None:
         """One chunk a network read, if that was asked for."""

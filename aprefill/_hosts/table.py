@@ -18,6 +18,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from .._codecs import PROTOCOLS
 from .._errors import UsageError
 from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
@@ -37,7 +38,7 @@ class SupportTable:
     `SupportTable.load()` gives the built-in one with the caller's rows in front of it.
     """
 
-    __slots__ = ("_addresses", "_found", "_rows")
+    __slots__ = ("_addresses", "_apis", "_found", "_providers", "_rows")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         file = convert(raw, File)
@@ -50,6 +51,11 @@ class SupportTable:
         for one in file.host:
             where = _name(one)
             host = convert(one, Host, where)
+            if host.codec not in PROTOCOLS:
+                raise UsageError(
+                    f"support table, {where}: key `codec`: no protocol is named {host.codec!r}, it is one of "
+                    f"{', '.join(PROTOCOLS)}"
+                )
             if missing := [name for name in host.refusals if name not in refusals]:
                 raise UsageError(f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]")
             rest = _rest(host, tuple(refusals[name] for name in dict.fromkeys([*host.refusals, *refusals])))
@@ -62,6 +68,11 @@ class SupportTable:
             self._rows[host.provider, host.api] = tuple(rows if covered else [*rows, rest])
             for where_found in addresses(host):
                 self._addresses[where_found] = host.provider
+        apis: dict[str, list[str]] = {}
+        for provider, api in self._rows:
+            apis.setdefault(provider, []).append(api)
+        self._apis = {provider: tuple(its) for provider, its in apis.items()}
+        self._providers = tuple(apis)
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> SupportTable:
@@ -83,11 +94,11 @@ class SupportTable:
     @property
     def providers(self) -> tuple[str, ...]:
         """Every provider's name, in the table's order."""
-        return tuple(dict.fromkeys(provider for provider, _ in self._rows))
+        return self._providers
 
     def apis(self, provider: str) -> tuple[str, ...]:
         """The apis of one provider, its default one first; none for an unknown one."""
-        return tuple(api for owner, api in self._rows if owner == provider)
+        return self._apis.get(provider, ())
 
     def rows(self) -> tuple[SupportRow, ...]:
         """All rows, host by host, in the order in which they are tried; the last of a host covers the rest."""

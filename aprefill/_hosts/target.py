@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from .._codecs import codec
 from .._errors import UsageError
 from .._version import __version__
 from .names import meant_by, parse
@@ -79,19 +80,16 @@ class Target:
 
     def headers(self) -> dict[str, str]:
         """The request's headers, the key among them."""
+        protocol = codec(self.row.codec)
         headers = {
-            "accept": "text/event-stream",
+            "accept": protocol.accept,
             "accept-encoding": "identity",
             "content-type": "application/json",
             "user-agent": f"aprefill/{__version__}",
             **self.row.headers,
         }
-        if not self._key or self.row.auth == "none":
-            return headers
-        if self.is_token or self.row.auth == "bearer":
-            headers["authorization"] = f"Bearer {self._key}"
-        else:
-            headers[self.row.auth] = self._key
+        if self._key and self.row.auth != "none":
+            headers |= protocol.auth(self._key, "bearer" if self.is_token else self.row.auth)
         return headers
 
     def redactor(self, prompt: Iterable[str], sent: Iterable[str] = (), names: Iterable[str] = ()) -> Redactor:
@@ -148,7 +146,7 @@ def resolve(
             named = table.provider_of_url(own_url) or "openai-compatible"
             row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
             key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
-        elif alias_url and row.api == "chat":
+        elif alias_url and row.api == table.apis(row.provider)[0]:
             own_url = alias_url
     url = row.base_url if own_url is None else own_url
     sdk = _SDK_OF.get((provider, row.api))

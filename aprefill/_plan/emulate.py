@@ -21,6 +21,7 @@ from .._seam.seam import INK_PLAIN
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from .._codecs import Codec
     from .._deltas import Message
 
 #: Up to here the whole text is asked for, in characters.
@@ -110,7 +111,13 @@ class EmulatedPrompt(NamedTuple):
 
 
 def emulate(
-    how: Emulation, messages: Sequence[Message], known: str, *, token: Callable[[], str], again: bool = False
+    how: Emulation,
+    messages: Sequence[Message],
+    known: str,
+    *,
+    codec: Codec,
+    token: Callable[[], str],
+    again: bool = False,
 ) -> EmulatedPrompt:
     """`messages` with a request to begin with `known` in the last user turn. The input is left alone.
 
@@ -144,7 +151,7 @@ def emulate(
         end_rules = asked_whole | overlap | {"stripped": stripped}
         echo, seam = end, SeamPlan(known, rules, end + stripped, end_rules, asked=True)
     name = closing[2:-1]
-    told = (*messages[:-1], _told(messages[-1], request))
+    told = (*messages[:-1], _told(messages[-1], request, codec))
     return EmulatedPrompt(told, echo, seam, marker=name if name in request else "")
 
 
@@ -199,9 +206,9 @@ def room(echo: str) -> int:
     return plain // 2 + (ascii_only - plain) + 2 * (len(echo) - ascii_only) + 4
 
 
-def _told(turn: Message, request: str) -> Message:
+def _told(turn: Message, request: str, codec: Codec) -> Message:
     content = turn["content"]
-    if turn["role"] == "tool" or (isinstance(content, list) and any(_is_result(part) for part in content)):
+    if codec.is_tool_result(turn):
         raise UsageError(
             "the messages end with a tool's result, after which a prefill cannot be asked for in the prompt; "
             "add a user message, leave prefill out, or choose a model that takes a prefill"
@@ -212,9 +219,4 @@ def _told(turn: Message, request: str) -> Message:
         )
     if isinstance(content, str):
         return {**turn, "content": f"{content}\n\n{request}" if content else request}
-    return {**turn, "content": [*content, {"type": "text", "text": request}]}
-
-
-def _is_result(part: object) -> bool:
-    kind = part.get("type") if isinstance(part, dict) else None
-    return isinstance(kind, str) and (kind.endswith("tool_result") or kind == "function_call_output")
+    return {**turn, "content": [*content, codec.text_part(request)]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._codecs import codec
 from .._deltas import Message, ModelInput
 from .._errors import (
     PrefillRefused,
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
     from .._hosts.row import SupportRow
     from .._hosts.target import Target
     from .request import Request
-
-
-#: Body fields that OpenAI takes no prediction with: https://platform.openai.com/docs/guides/predicted-outputs
-_NO_PREDICTION = {
-    "audio", "frequency_penalty", "functions", "logprobs", "max_completion_tokens", "max_tokens", "modalities", "n",
-    "presence_penalty", "tools", "top_logprobs",
-}  # fmt: skip
 
 
 class Way(NamedTuple):
@@ -83,7 +77,7 @@ def plan_first(request: Request, known: str, way: Way, *, refused: bool = False)
 
 def refusal_key(request: Request, row: SupportRow, base_url: str, model: str) -> RefusalKey:
     """What a refusal of this request would be about."""
-    return RefusalKey(row.codec, base_url, model, "thinking" in switched_on(request))
+    return RefusalKey(row.codec, base_url, model, "thinking" in switched_on(request, codec(row.codec)))
 
 
 def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] | None:
@@ -93,7 +87,8 @@ def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] 
     """
     if not row.conflicts or (row.whitespace == "strip" and known.isspace()):
         return None
-    found = {name: spelled for name, spelled in switched_on(request).items() if rule(row.conflicts, name)}
+    on = switched_on(request, codec(row.codec))
+    found = {name: spelled for name, spelled in on.items() if rule(row.conflicts, name)}
     for name, spelled in found.items():
         if rule(row.conflicts, name) == "breaks":
             raise UsageError(
@@ -133,19 +128,16 @@ def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, ag
     Raises `UsageError` where the messages leave no place for that.
     """
     assert request.emulate is not None
-    asked = emulate(request.emulate, request.messages, known, token=way.token, again=again)
-    fields: dict[str, Any] = {}
-    if (
-        row.prediction
-        and asked.echo
-        and request.max_tokens is None
-        and not request.tools
-        and not _NO_PREDICTION & request.extra.keys()
-    ):
-        fields["prediction"] = {"type": "content", "content": asked.echo}
+    asked = emulate(request.emulate, request.messages, known, codec=codec(row.codec), token=way.token, again=again)
     host_stop, own_stop = stops(request.stop, row, known, Support.EMULATED)
     model_input = _model_input(
-        request, row, way.model, asked.messages, fields, host_stop=host_stop, more_tokens=asked.room
+        request,
+        row,
+        way.model,
+        asked.messages,
+        host_stop=host_stop,
+        more_tokens=asked.room,
+        prediction=asked.echo if row.prediction and request.max_tokens is None else "",
     )
     return AttemptPlan(
         target=way.target,
@@ -171,6 +163,7 @@ def _model_input(
     *,
     host_stop: tuple[str, ...],
     more_tokens: int = 0,
+    prediction: str = "",
 ) -> ModelInput:
     return ModelInput(
         model=model,
@@ -183,7 +176,9 @@ def _model_input(
         tools=request.tools,
         response_format=request.response_format,
         token_field=row.token_field,
-        fields={**({} if row.asks_usage else {"stream_options": None}), **(fields or {}), **request.extra},
+        asks_usage=row.asks_usage,
+        prediction=prediction,
+        fields={**(fields or {}), **request.extra},
     )
 
 

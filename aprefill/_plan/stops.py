@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._codecs import codec
 from .._types import Support
 
 if TYPE_CHECKING:
@@ -53,5 +54,6 @@ def stops(
     wanted: tuple[str, ...], row: SupportRow, known: str, support: Support
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The sequences that the host is told, and those that are applied here."""
-    told = tuple([s for s in wanted if _may_send(s, row, known, support)][: row.max_stop])
+    most = min((most for most in (row.max_stop, codec(row.codec).max_stop) if most is not None), default=None)
+    told = tuple([s for s in wanted if _may_send(s, row, known, support)][:most])
     return told, tuple(s for s in wanted if s not in told)

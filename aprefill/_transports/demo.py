@@ -1,14 +1,15 @@
-"""The built-in demo model: the chat completions wire without a network, so that the real codec and seam run."""
+"""The built-in demo model: a protocol's wire without a network, so that the real codec and seam run."""
 
 from __future__ import annotations
 
 import re
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
+from .._codecs import _openai_chat_host as wire
 from .._plan.emulate import AGAIN, BEGIN, CONTINUE
 
 if TYPE_CHECKING:
@@ -112,21 +113,15 @@ class DemoResponse:
         await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def _body(pieces: list[str], finish: str, prompt_tokens: int) -> AsyncGenerator[bytes, None]:
+async def _body(pieces: list[str], *, is_cut: bool, prompt_tokens: int) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         await anyio.sleep(PACE_S)
-        yield _event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
-    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(pieces)}
-    yield _event({"choices": [], "usage": usage}) + b"data: [DONE]\n\n"
-
-
-def _event(record: dict[str, Any]) -> bytes:
-    return b"data: " + msgspec.json.encode(record) + b"\n\n"
+        yield wire.text(piece)
+    yield wire.end(is_cut=is_cut, prompt_tokens=prompt_tokens, completion_tokens=len(pieces))
 
 
 async def _refusal() -> AsyncGenerator[bytes, None]:
-    yield msgspec.json.encode({"error": {"type": "invalid_request_error", "message": _REFUSAL}})
+    yield wire.error(_REFUSAL)
 
 
 class DemoTransport:
@@ -137,20 +132,17 @@ class DemoTransport:
     """
 
     async def open(self, request: HttpRequest) -> DemoResponse:
-        body = msgspec.json.decode(request.body)
-        model, messages = body["model"], body["messages"]
+        asked = wire.read_request(request.body)
         await anyio.sleep(PACE_S)
-        prefill = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
-        if prefill and model == "refuses":
-            return DemoResponse(400, "application/json", _refusal())
-        prompt = " ".join(_text(message["content"]) for message in messages if message["role"] == "user")
-        text = _reply(model, *_asked(prompt), prefill)
-        for stop in body.get("stop", ()):
+        if asked.prefill and asked.model == "refuses":
+            return DemoResponse(400, wire.ERROR, _refusal())
+        text = _reply(asked.model, *_asked(asked.prompt), asked.prefill)
+        for stop in asked.stop:
             text = text.partition(stop)[0]
         pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
-        limit = body.get("max_tokens") or len(pieces)
-        finish = "length" if limit < len(pieces) else "stop"
-        return DemoResponse(200, "text/event-stream", _body(pieces[:limit], finish, len(prompt) // 4))
+        limit = asked.max_tokens or len(pieces)
+        body = _body(pieces[:limit], is_cut=limit < len(pieces), prompt_tokens=len(asked.prompt) // 4)
+        return DemoResponse(200, wire.STREAM, body)
 
     async def aclose(self) -> None:
         await anyio.lowlevel.cancel_shielded_checkpoint()
@@ -163,9 +155,3 @@ def _reply(model: str, prompt: str, asked: list[str], prefill: str) -> str:
     if asked:
         return asked[-1] + continuation(prompt, asked[0])
     return (prefill if model == "echoes" else "") + continuation(prompt, prefill)
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join(str(part.get("text", "")) for part in content or () if isinstance(part, dict))

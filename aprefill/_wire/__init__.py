@@ -22,6 +22,11 @@ class WireDecoder(Protocol):
         """
         ...
 
+    @property
+    def json_body(self) -> bytes:
+        """What came, if it is JSON in place of a stream of this kind, as far as it was kept; else ``b""``."""
+        ...
+
     def feed(self, data: bytes) -> list[Record]:
         """The records that `data` completes."""
         ...

@@ -7,6 +7,7 @@ are collected here, because botocore's own buffer copies all it holds for every 
 from __future__ import annotations
 
 import struct
+import sys
 from importlib import import_module
 from io import BytesIO
 from typing import Any
@@ -15,6 +16,7 @@ import msgspec
 
 from .._deltas import Record
 from .._errors import LimitExceeded, ProtocolError, UsageError
+from ._bounded import BoundedDecoder
 
 #: Longest header block of a frame, in bytes. Bedrock sends 90; botocore's time grows with the square.
 MAX_HEADER_BYTES = 8192
@@ -33,7 +35,7 @@ class _Chunk(msgspec.Struct):
     inner: bytes = msgspec.field(name="bytes")
 
 
-class EventStreamDecoder:
+class EventStreamDecoder(BoundedDecoder):
     r"""The records of one AWS event stream, each as soon as its frame is whole and its checksums hold.
 
     >>> decoder = EventStreamDecoder()
@@ -55,17 +57,15 @@ class EventStreamDecoder:
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
-        if max_record_bytes < 1:
-            raise ValueError(f"max_record_bytes is {max_record_bytes}, it must be at least 1")
+        super().__init__(min(max_record_bytes, _FORMAT_MAX_BYTES))
         try:
             self._botocore: Any = import_module("botocore.eventstream")
         except ImportError as error:
             raise UsageError(
                 "this host answers in AWS binary frames, which need botocore: pip install 'aprefill[bedrock]'"
             ) from error
-        self._max = min(max_record_bytes, _FORMAT_MAX_BYTES)
-        self._closed = False
-        self._error: LimitExceeded | ProtocolError | None = None
+        # a frame is cut out of a piece of any size without a list of its parts, so there is nothing to bound
+        self._slice = sys.maxsize
         # botocore's buffer for the frame at hand: it gets the prelude at once, then the rest at once.
         self._frame: Any = self._botocore.EventStreamBuffer()
         # The bytes of that piece so far, and how many it still lacks.
@@ -85,37 +85,12 @@ class EventStreamDecoder:
         headers = int.from_bytes(held[4:8].ljust(4, b"\0"), "big")
         return total <= _FORMAT_MAX_BYTES + MAX_HEADER_BYTES and headers <= MAX_HEADER_BYTES
 
-    def feed(self, data: bytes) -> list[Record]:
-        """Records completed by `data`, in order.
+    def _last(self) -> None:
+        """Nothing: half a frame has no checksum."""
 
-        Raises `LimitExceeded` and `ProtocolError` (see the class) and, after `close`, RuntimeError.
-        """
-        if self._closed:
-            raise RuntimeError("feed() after close()")
-        if self._error is not None:
-            raise self._error
-        out: list[Record] = []
-        try:
-            self._take(data, out)
-        except (LimitExceeded, ProtocolError) as error:
-            self._error = error
-            self._held = BytesIO()
-            self._frame = None
-            if not out:
-                raise
-        return out
-
-    def close(self) -> Record | None:
-        """Always None: half a frame has no checksum and counts as nothing.
-
-        Raises the error that is due, if any, and RuntimeError on a second call.
-        """
-        if self._closed:
-            raise RuntimeError("close() after close()")
-        self._closed = True
-        if self._error is not None:
-            raise self._error
-        return None
+    def _forget(self) -> None:
+        self._held = BytesIO()
+        self._frame = None
 
     def _take(self, data: bytes, out: list[Record]) -> None:
         at = 0

@@ -6,12 +6,10 @@ from io import BytesIO
 
 from .._deltas import Record
 from .._errors import LimitExceeded
-
-# Larger pieces are worked off in slices of this many bytes: what a slice costs in memory is bounded too.
-_SLICE_BYTES = 16_384
+from ._bounded import BoundedDecoder
 
 
-class NdjsonDecoder:
+class NdjsonDecoder(BoundedDecoder):
     r"""The records of one stream of JSON lines, each as soon as its LF is here.
 
     >>> decoder = NdjsonDecoder()
@@ -31,13 +29,8 @@ class NdjsonDecoder:
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
-        if max_record_bytes < 1:
-            raise ValueError(f"max_record_bytes is {max_record_bytes}, it must be at least 1")
-        self._max = max_record_bytes
-        # A line that lies whole in one slice can then not exceed the bound.
-        self._slice = min(_SLICE_BYTES, max_record_bytes)
-        self._closed = False
-        self._error: LimitExceeded | None = None
+        super().__init__(max_record_bytes)
+        self._looks = True
         # The first byte that is no white space, for `has_begun`.
         self._first = b""
         # The line that has no end yet; None between lines.
@@ -48,43 +41,17 @@ class NdjsonDecoder:
         """Whether the first line is, or may become, a JSON object."""
         return self._first in {b"", b"{"}
 
-    def feed(self, data: bytes) -> list[Record]:
-        """Records completed by `data`, in order.
+    def _look(self, data: bytes) -> None:
+        self._first = data.lstrip()[:1]
+        self._looks = not self._first
 
-        Raises `LimitExceeded` (see the class) and, after `close`, RuntimeError.
-        """
-        if self._closed:
-            raise RuntimeError("feed() after close()")
-        if self._error is not None:
-            raise self._error
-        if not self._first:
-            self._first = data.lstrip()[:1]
-        out: list[Record] = []
-        try:
-            if len(data) <= self._slice:
-                self._take(data, out)
-            else:
-                for at in range(0, len(data), self._slice):
-                    self._take(data[at : at + self._slice], out)
-        except LimitExceeded as error:
-            self._error = error
-            self._partial = None
-            if not out:
-                raise
-        return out
-
-    def close(self) -> Record | None:
-        """The last line if its LF never came and it is not blank. The caller may take it.
-
-        Raises `LimitExceeded` if one is due, and RuntimeError on a second call.
-        """
-        if self._closed:
-            raise RuntimeError("close() after close()")
-        self._closed = True
-        if self._error is not None:
-            raise self._error
+    def _last(self) -> Record | None:
+        """The last line if its LF never came and it is not blank."""
         line = b"" if self._partial is None else self._partial.getvalue().removesuffix(b"\r")
         return Record(line) if line and not line.isspace() else None
+
+    def _forget(self) -> None:
+        self._partial = None
 
     def _take(self, data: bytes, out: list[Record]) -> None:
         """Decode one slice."""

@@ -12,6 +12,7 @@ from io import BytesIO
 
 from .._deltas import Record
 from .._errors import LimitExceeded
+from ._bounded import BoundedDecoder
 
 #: A longer event name or id is an error, in bytes: decoded, a hostile one takes four times its size.
 MAX_NAME_BYTES = 4096
@@ -29,10 +30,6 @@ _CR, _LF = b"\r\n"
 #: What JSON begins with that hosts send in place of a stream.
 _JSON_BEGINS = (b"{", b"[")
 
-# Larger pieces are worked off in slices of this many bytes: as a list, lines of two bytes take 20 times their
-# size, 0.3 MiB a slice.
-_SLICE_BYTES = 16_384
-
 # Event names recur in every record: this many lines of at most this length are looked up, not parsed.
 _KNOWN_LINES = 64
 _KNOWN_LINE_BYTES = 128
@@ -41,7 +38,7 @@ _KNOWN_LINE_BYTES = 128
 _COMMENT = BytesIO()
 
 
-class SseDecoder:
+class SseDecoder(BoundedDecoder):
     """The records of one event stream, each as soon as its blank line begins.
 
     >>> decoder = SseDecoder()
@@ -62,13 +59,8 @@ class SseDecoder:
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
-        if max_record_bytes < 1:
-            raise ValueError(f"max_record_bytes is {max_record_bytes}, it must be at least 1")
-        self._max = max_record_bytes
-        # A record that lies whole in one slice can then not exceed the bound.
-        self._slice = min(_SLICE_BYTES, max_record_bytes)
-        self._closed = False
-        self._error: LimitExceeded | None = None
+        super().__init__(max_record_bytes)
+        self._looks = True
         # The first bytes, for `has_begun`.
         self._head = b""
         # What came, if it begins as JSON does.
@@ -107,47 +99,22 @@ class SseDecoder:
         """
         return b"" if self._json is None else self._json.getvalue()
 
-    def feed(self, data: bytes) -> list[Record]:
-        """Records completed by `data`, in order.
-
-        Raises `LimitExceeded` (see the class) and, after `close`, RuntimeError.
-        """
-        if self._closed:
-            raise RuntimeError("feed() after close()")
-        if self._error is not None:
-            raise self._error
-        if self._json is not None:
-            self._keep_json(data)
-        elif len(self._head) < _HEAD_BYTES:
+    def _look(self, data: bytes) -> None:
+        if self._json is None:
             self._look_at_head(data)
-        out: list[Record] = []
-        try:
-            if len(data) <= self._slice:
-                self._take(data, out)
-            else:
-                for at in range(0, len(data), self._slice):
-                    self._take(data[at : at + self._slice], out)
-        except LimitExceeded as error:
-            self._error = error
-            self._partial = self._body = None
-            if not out:
-                raise
-        return out
+        else:
+            self._keep_json(data)
+        self._looks = self._json is not None or len(self._head) < _HEAD_BYTES
 
-    def close(self) -> Record | None:
-        """The record that was begun and has data, but whose blank line never came; WHATWG discards it.
-
-        Raises `LimitExceeded` if one is due, and RuntimeError on a second call.
-        """
-        if self._closed:
-            raise RuntimeError("close() after close()")
-        self._closed = True
-        if self._error is not None:
-            raise self._error
+    def _last(self) -> Record | None:
+        """The record that was begun and has data, but whose blank line never came; WHATWG discards it."""
         out: list[Record] = []
         last = [self._partial.getvalue()] if self._partial is not None else []
         self._run([*last, b""], out)
         return out[-1] if out else None
+
+    def _forget(self) -> None:
+        self._partial = self._body = None
 
     def _look_at_head(self, data: bytes) -> None:
         """Keep the first bytes, and see whether they begin JSON. White space before that is nothing in either kind."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import Message, TextPart, ToolCallPart, ToolResultPart
 
+from .._codecs import codec
+from .._codecs._switches import TOKEN_LIMITS
 from .._errors import UsageError
 from .._hosts.prefill import attach_prefill
 from .._hosts.refusals import RefusalKey
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 
     from ._hosts import Route
 
-#: What plugins call their stop sequences and their token limits.
+#: What plugins call their stop sequences.
 _STOPS = ("stop", "stop_sequences")
-_LIMITS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict")
 #: What plugins call thinking; each with the values that leave it off.
 _THINKING = ("thinking", "think", "thinking_effort", "thinking_budget", "thinking_level", "reasoning_effort")
 _OFF = (None, False, 0, "none")
@@ -199,7 +200,7 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     on = _switched_on(prompt)
     texts = [text for message in messages for text in _texts(message)]
     turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
-    asked = emulate(DEFAULT, turns, prefill, token=lambda: secrets.token_hex(8))
+    asked = emulate(DEFAULT, turns, prefill, codec=codec(host.row.codec), token=lambda: secrets.token_hex(8))
     request = asked.messages[-1]["content"]
     inner = plain(model, prompt)
     update: dict[str, Any] = {}
@@ -208,7 +209,7 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
         inner._explicit_messages = messages
         if prompt.prompt or at == len(messages) - 1:  # plugins that do not look at the messages
             inner._prompt = f"{prompt._prompt}\n\n{request}" if prompt._prompt else request
-        for name in _LIMITS:
+        for name in TOKEN_LIMITS:
             limit = getattr(inner.options, name, None)
             if isinstance(limit, int) and limit > 0:
                 update[name] = limit + asked.room

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.parts import StreamEvent
 
+from .._codecs import limit_words
 from .._hosts import refusals as _refusals
 from .._hosts.prefill import known_refusal
 from .._plan.next import LASTING, is_quoted
@@ -256,13 +257,10 @@ def is_limited(found: Any) -> bool:
     return any(str(one).lower() in _LIMITS for one in why) or any(is_limited(found.get(key)) for key in _REPLIES)
 
 
-#: Where hosts say why a reply ended, and their words for a token limit.
+#: Where hosts say why a reply ended, and the words for a token limit: those of our protocols, and two of others.
 _REPLIES = ("choices", "candidates", "chunks")
 _WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason")
-_LIMITS = {
-    *("length", "max_tokens", "max_output_tokens", "finish_reason_max_tokens"),
-    *("model_length", "model_context_window_exceeded"),
-}
+_LIMITS = {*limit_words(), "max_output_tokens", "finish_reason_max_tokens"}
 
 
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:

@@ -6,6 +6,7 @@ from importlib import resources
 import pytest
 
 from aprefill._codecs import PROTOCOLS, codec
+from aprefill._deltas import ModelInput
 from aprefill._errors import UsageError
 
 from . import BOTH
@@ -16,7 +17,7 @@ def test_a_codec_is_found_by_its_name() -> None:
     assert set(BOTH) <= set(PROTOCOLS)
     for name in PROTOCOLS:
         assert codec(name).name == name
-        assert codec(name).path.startswith("/")
+        assert codec(name).path(ModelInput(model="m", messages=())).startswith("/")
 
 
 def test_an_unknown_name_is_the_callers_error() -> None:

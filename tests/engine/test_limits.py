@@ -104,12 +104,12 @@ async def test_an_error_body_is_read_as_far_as_it_may_be() -> None:
 @pytest.mark.parametrize(("drain_s", "connections"), [(0.0, 2), (10.0, 1)])
 async def test_how_long_a_body_is_read_on_after_the_end(drain_s: float, connections: int) -> None:
     """`drain_s`: a connection whose body ends a little later is used again if it is read for so long; nobody waits."""
-    script = Script(text="ab", cuts=1, hold_open_s=0.1)
+    script = Script(text="ab", cuts=1, hold_open_s=0.5)
     async with serve([script, Script(text="cd")]) as server:
         async with Session("vllm:m", base_url=server.openai_url, limits=Limits(drain_s=drain_s)) as session:
             async for _ in session.stream("hi"):
                 last = time.perf_counter()
-            assert time.perf_counter() - last < 0.05
+            assert time.perf_counter() - last < 0.3
             with anyio.fail_after(5):
                 await server.exchanges[0].done.wait()
                 for _ in range(50):

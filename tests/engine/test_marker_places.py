@@ -182,6 +182,6 @@ async def test_the_message(raw: str, new: str) -> None:
 @pytest.mark.anyio
 async def test_control_a_message_that_is_not_cleaned_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same check finds what the host's own tools were given."""
-    monkeypatch.setattr(Splice, "clean", lambda self, message: message)
+    monkeypatch.setattr(Splice, "clean", lambda self, message, codec: message)
     with pytest.raises(AssertionError):
         await test_the_message(*WRITTEN[0])

@@ -11,7 +11,7 @@ import pytest
 from aprefill import PrefillRefused, Recovery, Reply, Session, Support, SupportTable, UsageError, stream
 from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import ModelInput
-from aprefill._plan.conflicts import switched_on
+from aprefill._plan import conflicts
 from aprefill._plan.request import Request, make_request
 from aprefill.testing import Script, serve
 
@@ -32,6 +32,13 @@ TOOL = {"name": "f"}
 
 def asked(**options: Any) -> Request:
     return make_request("Hi", **{**DEFAULTS, "prefill": "[", **options})
+
+
+def switched_on(request: Request) -> dict[str, str]:
+    """The settings that are on; hosts of every protocol of today are asked for them in the same words."""
+    found = [conflicts.switched_on(request, codec(name)) for name in PROTOCOLS]
+    assert all(one == found[0] for one in found)
+    return found[0]
 
 
 def extra(name: str, value: Any) -> tuple[str, dict[str, Any]]:

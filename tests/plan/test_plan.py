@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
+from aprefill._codecs import codec
 from aprefill._deltas import ModelInput
 from aprefill._errors import PrefillRefused, UsageError
 from aprefill._hosts.target import Target
@@ -215,7 +217,10 @@ FIELDS = [
 def test_fields(keys: str, prefill: str, extra: dict[str, Any], fields: dict[str, Any]) -> None:
     """The host's fields first, the dialect's over them, the caller's `extra` over all; a None stands for removal."""
     given = dict(extra)
-    assert step(acme(keys), prefill=prefill, extra=extra).model_input.fields == fields
+    body = codec("openai_chat").encode(step(acme(keys), prefill=prefill, extra=extra).model_input)
+    always = {"model": "m", "messages": ANY, "stream": True, "stream_options": {"include_usage": True}}
+    expected = {name: value for name, value in {**always, **fields}.items() if value is not None}
+    assert body == expected
     assert extra == given
 
 

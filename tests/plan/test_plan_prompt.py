@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aprefill._codecs import codec
 from aprefill._deltas import ModelInput
 from aprefill._errors import UsageError
 from aprefill._plan.emulate import BEGIN, room
@@ -147,16 +148,18 @@ PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_token
 )
 def test_a_prediction(keys: str, options: dict[str, Any], predicted: str | None) -> None:
     """Only where the row says that the host takes one, of what is to be repeated; not with tools or a token limit."""
-    fields = step(acme(keys, "emulated"), **options).model_input.fields
-    assert fields == ({} if predicted is None else {"prediction": {"type": "content", "content": predicted}})
+    model_input = step(acme(keys, "emulated"), **options).model_input
+    expected = None if predicted is None else {"type": "content", "content": predicted}
+    assert codec("openai_chat").encode(model_input).get("prediction") == expected
+    assert model_input.fields == {}
 
 
 def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
     """`extra` wins over it; a native prefill has none."""
     for own in (None, {"type": "content", "content": "mine"}):
         planned = step(acme(PREDICTS, "emulated"), prefill='["', extra={"prediction": own})
-        assert planned.model_input.fields == {"prediction": own}
-    assert step(acme(PREDICTS), prefill='["').model_input.fields == {}
+        assert codec("openai_chat").encode(planned.model_input).get("prediction") == own
+    assert "prediction" not in codec("openai_chat").encode(step(acme(PREDICTS), prefill='["').model_input)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from aprefill import stream
+from aprefill._codecs import codec
 from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._hosts.target import Target
 from aprefill._plan import emulate as emulation
@@ -45,7 +46,7 @@ def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool =
 
 def emulate(how: Emulation, messages: Sequence[dict[str, Any]], known: str, *, again: bool = False) -> EmulatedPrompt:
     """The prompt that asks for `known`."""
-    return emulation.emulate(how, messages, known, token=token, again=again)
+    return emulation.emulate(how, messages, known, codec=codec("openai_chat"), token=token, again=again)
 
 
 EATS, ECHOES = "eats", "echoes"

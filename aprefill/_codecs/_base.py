@@ -1,0 +1,68 @@
+"""What the codecs of today have in common: JSON in the request, server-sent events in the answer, a key in a header."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aprefill._codecs._host_error import body_error, error_from
+from aprefill._codecs._json import overlay
+from aprefill._codecs._switches import is_tool_result, same_setting, settings_in_use
+from aprefill._deltas import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aprefill._deltas import ErrorDelta, Message
+
+#: Headers that hold a request's id, in the order in which they are looked for. Gateways hand on those of their upstream.
+_REQUEST_IDS = ("request-id", "x-request-id", "x-amzn-requestid")
+#: Parts of a message that are text, which was dealt with as it came, or that the host would refuse if they were changed.
+_FIXED_PARTS = frozenset({"text", "thinking", "redacted_thinking"})
+
+
+class JsonCodec:
+    """The part of a `Codec` that a protocol has to say itself only where it differs."""
+
+    accept = "text/event-stream"
+    not_streams: frozenset[str] = frozenset({"text/html", "application/json", "application/xhtml+xml"})
+    streaming: Mapping[str, Any] = {"stream": True}
+    max_stop: int | None = None
+    arguments: Mapping[str, tuple[str, ...]] = {}
+    #: Fields of the body that are made of several settings, so that an object of the caller's is merged into them.
+    nested: frozenset[str] = frozenset()
+
+    def auth(self, key: str, form: str) -> dict[str, str]:
+        if form == "none":
+            return {}
+        return {"authorization": f"Bearer {key}"} if form == "bearer" else {form: key}
+
+    def merge(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        return overlay(body, extra, self.nested)
+
+    def settings_in_use(self, arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
+        return settings_in_use(arguments, extra)
+
+    def undone_by(self, argument: str, extra: Mapping[str, Any]) -> str | None:
+        own = (argument, *self.arguments.get(argument, ()))
+        return next((name for name in own if name in extra), None) or same_setting(argument, extra)
+
+    def text_part(self, text: str) -> dict[str, Any]:
+        return {"type": "text", "text": text}
+
+    def is_tool_result(self, turn: Mapping[str, Any]) -> bool:
+        return is_tool_result(turn)
+
+    def edit(self, message: Message, change: Callable[[Any], Any]) -> Message:
+        content = message["content"]
+        if not isinstance(content, list):
+            return message
+        return {**message, "content": [part if part["type"] in _FIXED_PARTS else change(part) for part in content]}
+
+    def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
+        return body_error(status, body, headers)
+
+    def error_delta(self, body: bytes) -> ErrorDelta:
+        return error_from(Record(body))
+
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
+        return next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)
