@@ -112,9 +112,6 @@ Record: TypeAlias = (
 
 PING = PingRecord()
 
-#: The model ran into the request's own limit: the same request would end there again.
-_LIMITS = {StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW}
-
 
 class Records:
     """Makes records of a reply's events, in order, and knows how much text the client has."""
@@ -194,15 +191,10 @@ class Records:
         """Whether asking again, with the text so far as the prefill, may well go on from there."""
         if self._has_tool:
             return False
-        if isinstance(error, StatusError):
-            return error.status in {408, 409, 429} or error.status >= 500
-        if isinstance(error, ProtocolError):
-            return self._has_new
-        if isinstance(error, Truncated):
-            return self._has_new or self._reply.stop_reason not in _LIMITS
-        if isinstance(error, ConnectFailed):
-            return error.may_pass
-        return isinstance(error, Stalled | ReplyClosed)
+        if self._has_new and isinstance(error, ProtocolError | Truncated):
+            # with more of a prefill the next request is another one
+            return True
+        return error.may_pass or isinstance(error, Stalled | ReplyClosed)
 
 
 #: Statuses of a host that has too much to do.

@@ -214,7 +214,7 @@ class Session:
     ) -> Reply:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
         if self._pool.closed:
-            raise UsageError("this session is closed; make a new one")
+            raise UsageError("this session is closed", "make a new one")
         given = {
             "allow_http": allow_http,
             "model": model, "base_url": base_url, "api_key": api_key, "api": api, "system": system, "max_tokens": max_tokens,
@@ -262,19 +262,21 @@ class _Pool:
 
     def transport(self, *, demo: bool) -> Transport:
         if self.closed:
-            raise UsageError("this session was closed before the reply began; make a new one")
+            raise UsageError("this session was closed before the reply began", "make a new one")
         loop = native_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise UsageError("this session belongs to another event loop; make one session a loop")
+            raise UsageError("this session belongs to another event loop", "make one session a loop")
         if demo not in self._transports:
             self._transports[demo] = transport_for(self._client, demo=demo)
         return self._transports[demo]
 
     async def aclose(self) -> None:
         if self._loop is not None and self._loop is not native_loop():
-            raise UsageError("this session belongs to another event loop; close it in that one, before that loop ends")
+            raise UsageError(
+                "this session belongs to another event loop", "close it in that one, before that loop ends"
+            )
         self.closed = True
         transports, self._transports = list(self._transports.values()), {}
         await close_all(transports)

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "aprefill"
 #: Each room's layer: a folder, or a module at the top. Imports point down, or stay in one layer.
 LAYERS = {
     "_errors": 0,
+    "_words": 0,
     "_types": 0,
     "_events": 0,
     "_deltas": 0,
@@ -76,9 +77,11 @@ EXCEPTIONS = {
 #: What the edges use beside public names, and why.
 NOT_PUBLIC = {
     "__main__: cli.main": "`python -m aprefill` is the command line",
+    "cli: _errors.joined": "a message in the command line's words is made as any other",
     "cli: _hosts.names.ALIASES": "`aprefill models` lists them",
     "cli: _hosts.target.TOKEN_ENV": "the default model's provider is one that there is a key for",
     "cli: _hosts.target.URL_ENV": "the default model names the variable that its URL is from",
+    "cli: _words.spelled": "settings that an error names have the names of options there",
     "llm_plugin: _hosts.prefill.attach_prefill": "the plugin splices what LLM's own models send and get: it has the core's "
     "stages without its engine",
     "llm_plugin: _hosts.prefill.known_refusal": "see above",

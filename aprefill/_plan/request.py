@@ -12,6 +12,7 @@ from .._errors import UsageError
 from .._hosts.redact import written
 from .._settings import Limits, Recovery, Timeouts
 from .._types import Support
+from .._words import Words
 from .emulate import DEFAULT, Emulation
 
 if TYPE_CHECKING:
@@ -102,29 +103,34 @@ def make_request(
     _expect("recovery", recovery, Recovery, "an aprefill.Recovery")
     _expect("limits", limits, Limits, "an aprefill.Limits")
     if not isinstance(emulate, bool | Emulation):
-        raise UsageError(f"emulate: pass True, False or an aprefill.Emulation, not a {type(emulate).__name__}")
+        raise UsageError(f"emulate is a {type(emulate).__name__}", "pass True, False or an aprefill.Emulation")
     if absent not in _ABSENT:
-        raise UsageError(f"absent={absent!r}: pass one of {', '.join(_ABSENT)}")
+        raise UsageError(f"absent={absent!r} is unknown", f"pass one of {', '.join(_ABSENT)}")
     _expect("tools", tools, list | tuple | None, "a list of dicts, or None")
     if isinstance(temperature, float) and not isfinite(temperature):
-        raise UsageError(f"temperature={temperature!r}: pass a finite number, or None")
+        raise UsageError(f"temperature={temperature!r} is not finite", "pass a finite number, or None")
     for name, text in (("prefill", prefill), ("system", system or "")):
         _check_text(name, text)
     if not all(isinstance(tool, Mapping) for tool in tools or ()):
-        raise UsageError("tools: pass a list of dicts, in the host's own format")
+        raise UsageError("tools has something else than a dict in it", "pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
     _check_text("the prefill", prefill)
     if limits.reply_chars is not None and len(prefill) > limits.reply_chars:
         raise UsageError(
-            f"limits: reply_chars={limits.reply_chars} is less than the prefill's {len(prefill)} characters"
+            f"limits: reply_chars={limits.reply_chars} is less than the prefill's {len(prefill)} characters",
+            Words("raise {Limits.reply_chars}, which counts the prefill too"),
         )
     if show_when is not None and show_when not in _SHOW_WHEN:
-        raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
+        raise UsageError(f"show_when={show_when!r} is unknown", f"pass one of {', '.join(_SHOW_WHEN)}, or None")
     if show_when in {"now", "accepted"} and (strict or absent != "join"):
         why = "strict=True" if strict else f"absent={absent!r}"
-        raise UsageError(f"{why} shows the prefill when it is decided, not {show_when!r}; leave show_when out")
+        raise UsageError(
+            f"{why} shows the prefill when it is decided, not {show_when!r}", Words("leave {show_when} out")
+        )
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
-        raise UsageError(f"max_tokens={max_tokens!r}: pass a whole number above 0, or None for the host's default")
+        raise UsageError(
+            f"max_tokens={max_tokens!r} is no limit", "pass a whole number above 0, or None for the host's default"
+        )
     return Request(
         messages=messages,
         prefill=prefill,
@@ -154,18 +160,20 @@ def make_request(
 
 def _expect(name: str, value: object, kind: Any, what: str) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{name}: pass {what}, not a {type(value).__name__}")
+        raise UsageError(f"{name} is a {type(value).__name__}", f"pass {what}")
 
 
 def _check_text(name: str, text: str) -> None:
     if not text.isascii() and _SURROGATE.search(text):
-        raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it")
+        raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry", "replace it")
 
 
 def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
     sequences = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
     if not all(isinstance(s, str) and s for s in sequences):
-        raise UsageError("stop: pass a str or several, none of them empty; () for none")
+        raise UsageError(
+            "stop is no str and no list of them, or one of them is empty", "pass a str or several; () for none"
+        )
     for sequence in sequences:
         _check_text("stop", sequence)
     return tuple(dict.fromkeys(sequences))
@@ -174,34 +182,36 @@ def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
 def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[tuple[Message, ...], str]:
     if isinstance(prompt, str):
         if not prompt:
-            raise UsageError("the prompt is empty; pass some text, or a list of messages")
+            raise UsageError("the prompt is empty", "pass some text, or a list of messages")
         _check_text("the prompt", prompt)
         return ({"role": "user", "content": prompt},), prefill
     if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
-        raise UsageError(f"prompt: pass a str or a list of messages, not a {type(prompt).__name__}")
+        raise UsageError(f"prompt is a {type(prompt).__name__}", "pass a str or a list of messages")
     messages = []
     for number, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise UsageError(f'message {number} of the prompt must be a dict with "role" and "content"')
+            raise UsageError(
+                f"message {number} of the prompt is not a whole message", 'pass a dict with "role" and "content"'
+            )
         content = message["content"]
         if not isinstance(content, str | list | None):
             raise UsageError(
-                f"message {number} of the prompt: content is a str or a list, not a {type(content).__name__}"
+                f"message {number} of the prompt: its content is a {type(content).__name__}", "pass a str or a list"
             )
         if isinstance(content, str):
             _check_text(f"message {number} of the prompt", content)
         messages.append(dict(message))
     if not messages:
-        raise UsageError("the list of messages is empty; pass at least one user message")
+        raise UsageError("the list of messages is empty", "pass at least one user message")
     trailing = _text_of(messages[-1]) if messages[-1]["role"] == "assistant" else None
     if trailing is None:
         return tuple(messages), prefill
     if prefill:
         raise UsageError(
-            "the messages end with an assistant turn, which is a prefill, and prefill= is given too; keep one"
+            "the messages end with an assistant turn, which is a prefill, and prefill= is given too", "keep one"
         )
     if len(messages) == 1:
-        raise UsageError("the messages are an assistant turn alone; put the user's message before it")
+        raise UsageError("the messages are an assistant turn alone", "put the user's message before it")
     return tuple(messages[:-1]), trailing
 
 
@@ -221,12 +231,17 @@ def _shown(prefill: str, show_from: int | str) -> str:
     if isinstance(show_from, str):
         at = prefill.find(show_from)
         if at < 0:
-            raise UsageError("show_from: this marker does not occur in the prefill")
+            raise UsageError("show_from: this marker does not occur in the prefill", "pass a text that does")
         return prefill[at:]
     if not isinstance(show_from, int) or isinstance(show_from, bool):
-        raise UsageError("show_from: pass an offset in characters, or the text from which on the prefill is shown")
+        raise UsageError(
+            f"show_from is a {type(show_from).__name__}",
+            "pass an offset in characters, or the text from which on the prefill is shown",
+        )
     if not 0 <= show_from <= len(prefill):
-        raise UsageError(f"show_from={show_from!r}: the prefill has {len(prefill)} characters")
+        raise UsageError(
+            f"show_from={show_from!r}: the prefill has {len(prefill)} characters", "pass an offset within it"
+        )
     return prefill[show_from:]
 
 
@@ -237,4 +252,6 @@ def _support(support: Support | str | None) -> Support | None:
         return Support(support)
     except ValueError:
         words = ", ".join(s.value for s in Support)
-        raise UsageError(f"support={support!r}: pass one of {words}, or None for the table's word") from None
+        raise UsageError(
+            f"support={support!r} is unknown", f"pass one of {words}, or leave it out for the table's word"
+        ) from None

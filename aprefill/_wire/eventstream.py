@@ -61,7 +61,8 @@ class EventStreamDecoder:
             self._botocore: Any = import_module("botocore.eventstream")
         except ImportError as error:
             raise UsageError(
-                "this host answers in AWS binary frames, which need botocore: pip install 'aprefill[bedrock]'"
+                "this host answers in AWS binary frames, and botocore, which reads them, is not installed",
+                "pip install 'aprefill[bedrock]'",
             ) from error
         self._max = min(max_record_bytes, _FORMAT_MAX_BYTES)
         self._closed = False
