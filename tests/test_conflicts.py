@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from aprefill import PrefillRefused, Recovery, Reply, Session, Support, SupportT
 from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import ModelInput
 from aprefill._plan.conflicts import switched_on
+from aprefill._plan.options import Options
 from aprefill._plan.request import Request, make_request
 from aprefill.testing import Script, serve
 
@@ -21,17 +21,12 @@ if TYPE_CHECKING:
     from aprefill.testing import Server
 
 EVERY = ("thinking", "grammar", "tools", "tool_choice", "response_format")
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(make_request).parameters and name != "prompt"
-}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
 TOOL = {"name": "f"}
 
 
-def asked(**options: Any) -> Request:
-    return make_request("Hi", **{**DEFAULTS, "prefill": "[", **options})
+def asked(prefill: str = "[", **options: Any) -> Request:
+    return make_request("Hi", prefill, Options(**options))
 
 
 def extra(name: str, value: Any) -> tuple[str, dict[str, Any]]:

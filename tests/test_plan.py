@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import stream
 from aprefill._deltas import ModelInput
 from aprefill._errors import PrefillRefused, UsageError
 from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._hosts.target import Target
+from aprefill._plan.options import Options
 from aprefill._plan.request import Request, make_request
 from aprefill._plan.step import AttemptPlan
 from aprefill._seam.seam import Seam
@@ -25,16 +24,10 @@ if TYPE_CHECKING:
     from aprefill._hosts.row import SupportRow
 
 USER = {"role": "user", "content": "Hi"}
-#: What `stream()` passes on when the caller says nothing.
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(make_request).parameters and name != "prompt"
-}
 
 
-def asked(prompt: Any = "Hi", **options: Any) -> Request:
-    return make_request(prompt, **{**DEFAULTS, **options})
+def asked(prompt: Any = "Hi", prefill: str = "", **options: Any) -> Request:
+    return make_request(prompt, prefill, Options(**options))
 
 
 @cache

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from .._errors import UsageError
 from .._hosts.redact import written
@@ -14,15 +14,14 @@ from .._settings import Limits, Recovery, Timeouts
 from .._types import Support
 from .._words import Words
 from .emulate import DEFAULT, Emulation
+from .options import Absent, Options, Prompt, ShowWhen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._deltas import Message
 
-ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
 _SHOW_WHEN = get_args(ShowWhen)
-Absent: TypeAlias = Literal["join", "retry", "raise"]
 _ABSENT = get_args(Absent)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -69,61 +68,79 @@ class Request:
         return "strict=True" if self.strict else "emulate=False" if self.emulate is None else ""
 
 
-def make_request(
-    prompt: str | Sequence[Mapping[str, Any]],
-    *,
-    prefill: str,
-    system: str | None,
-    max_tokens: int | None,
-    stop: str | Sequence[str],
-    temperature: float | None,
-    thinking: Mapping[str, Any] | None,
-    tools: Sequence[Mapping[str, Any]] | None,
-    response_format: Mapping[str, Any] | None,
-    extra: Mapping[str, Any] | None,
-    support: Support | str | None,
-    emulate: bool | Emulation,
-    absent: Absent,
-    strict: bool,
-    show_when: ShowWhen | None,
-    show_from: int | str,
-    coalesce: bool,
-    recovery: Recovery,
-    timeouts: Timeouts,
-    limits: Limits,
-) -> Request:
+def make_request(prompt: Prompt, prefill: str, options: Options) -> Request:
     """The caller's arguments, checked and made uniform. Raises `UsageError`."""
     _expect("prefill", prefill, str, "a str")
-    _expect("system", system, str | None, "a str or None")
-    _expect("temperature", temperature, int | float | None, "a number or None")
-    _expect("thinking", thinking, Mapping | None, 'a dict such as {"type": "disabled"}, or None')
-    _expect("response_format", response_format, Mapping | None, "a dict or None")
-    _expect("extra", extra, Mapping | None, "a dict of body fields, or None")
-    _expect("timeouts", timeouts, Timeouts, "an aprefill.Timeouts")
-    _expect("recovery", recovery, Recovery, "an aprefill.Recovery")
-    _expect("limits", limits, Limits, "an aprefill.Limits")
-    if not isinstance(emulate, bool | Emulation):
-        raise UsageError(f"emulate is a {type(emulate).__name__}", "pass True, False or an aprefill.Emulation")
-    if absent not in _ABSENT:
-        raise UsageError(f"absent={absent!r} is unknown", f"pass one of {', '.join(_ABSENT)}")
-    _expect("tools", tools, list | tuple | None, "a list of dicts, or None")
-    if isinstance(temperature, float) and not isfinite(temperature):
-        raise UsageError(f"temperature={temperature!r} is not finite", "pass a finite number, or None")
-    for name, text in (("prefill", prefill), ("system", system or "")):
+    for name, (kind, what) in _KINDS.items():
+        _expect(name, getattr(options, name), kind, what)
+    if not isinstance(options.emulate, bool | Emulation):
+        raise UsageError(f"emulate is a {type(options.emulate).__name__}", "pass True, False or an aprefill.Emulation")
+    _check_values(options)
+    for name, text in (("prefill", prefill), ("system", options.system or "")):
         _check_text(name, text)
-    if not all(isinstance(tool, Mapping) for tool in tools or ()):
-        raise UsageError("tools has something else than a dict in it", "pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
     _check_text("the prefill", prefill)
-    if limits.reply_chars is not None and len(prefill) > limits.reply_chars:
+    most = options.limits.reply_chars
+    if most is not None and len(prefill) > most:
         raise UsageError(
-            f"limits: reply_chars={limits.reply_chars} is less than the prefill's {len(prefill)} characters",
+            f"limits: reply_chars={most} is less than the prefill's {len(prefill)} characters",
             Words("raise {Limits.reply_chars}, which counts the prefill too"),
         )
+    thinking, response_format = options.thinking, options.response_format
+    return Request(
+        messages=messages,
+        prefill=prefill,
+        shown=_shown(prefill, options.show_from),
+        system=options.system,
+        max_tokens=options.max_tokens,
+        stop=_sequences(options.stop),
+        temperature=options.temperature,
+        thinking=None if thinking is None else dict(thinking),
+        tools=tuple(dict(tool) for tool in options.tools or ()),
+        response_format=None if response_format is None else dict(response_format),
+        extra=dict(options.extra or {}),
+        support=_support(options.support),
+        emulate=DEFAULT if options.emulate is True else options.emulate or None,
+        absent=options.absent,
+        strict=bool(options.strict),
+        show_when=options.show_when,
+        coalesce=bool(options.coalesce),
+        recovery=options.recovery,
+        timeouts=options.timeouts,
+        limits=options.limits,
+    )
+
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+
+#: option -> of which kind it is, and what to pass
+_KINDS: dict[str, tuple[Any, str]] = {
+    "system": (str | None, "a str or None"),
+    "temperature": (int | float | None, "a number or None"),
+    "thinking": (Mapping | None, 'a dict such as {"type": "disabled"}, or None'),
+    "response_format": (Mapping | None, "a dict or None"),
+    "extra": (Mapping | None, "a dict of body fields, or None"),
+    "timeouts": (Timeouts, "an aprefill.Timeouts"),
+    "recovery": (Recovery, "an aprefill.Recovery"),
+    "limits": (Limits, "an aprefill.Limits"),
+    "tools": (list | tuple | None, "a list of dicts, or None"),
+}
+
+
+def _check_values(options: Options) -> None:
+    absent, show_when = options.absent, options.show_when
+    temperature, max_tokens = options.temperature, options.max_tokens
+    if absent not in _ABSENT:
+        raise UsageError(f"absent={absent!r} is unknown", f"pass one of {', '.join(_ABSENT)}")
+    if isinstance(temperature, float) and not isfinite(temperature):
+        raise UsageError(f"temperature={temperature!r} is not finite", "pass a finite number, or None")
+    if not all(isinstance(tool, Mapping) for tool in options.tools or ()):
+        raise UsageError("tools has something else than a dict in it", "pass a list of dicts, in the host's own format")
     if show_when is not None and show_when not in _SHOW_WHEN:
         raise UsageError(f"show_when={show_when!r} is unknown", f"pass one of {', '.join(_SHOW_WHEN)}, or None")
-    if show_when in {"now", "accepted"} and (strict or absent != "join"):
-        why = "strict=True" if strict else f"absent={absent!r}"
+    if show_when in {"now", "accepted"} and (options.strict or absent != "join"):
+        why = "strict=True" if options.strict else f"absent={absent!r}"
         raise UsageError(
             f"{why} shows the prefill when it is decided, not {show_when!r}", Words("leave {show_when} out")
         )
@@ -131,31 +148,6 @@ def make_request(
         raise UsageError(
             f"max_tokens={max_tokens!r} is no limit", "pass a whole number above 0, or None for the host's default"
         )
-    return Request(
-        messages=messages,
-        prefill=prefill,
-        shown=_shown(prefill, show_from),
-        system=system,
-        max_tokens=max_tokens,
-        stop=_sequences(stop),
-        temperature=temperature,
-        thinking=None if thinking is None else dict(thinking),
-        tools=tuple(dict(tool) for tool in tools or ()),
-        response_format=None if response_format is None else dict(response_format),
-        extra=dict(extra or {}),
-        support=_support(support),
-        emulate=DEFAULT if emulate is True else emulate or None,
-        absent=absent,
-        strict=bool(strict),
-        show_when=show_when,
-        coalesce=bool(coalesce),
-        recovery=recovery,
-        timeouts=timeouts,
-        limits=limits,
-    )
-
-
-# --- checks -----------------------------------------------------------------------------------------------------
 
 
 def _expect(name: str, value: object, kind: Any, what: str) -> None:
