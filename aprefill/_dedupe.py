@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ._errors import UsageError
-from ._seam.seam import Seam, Verdict
+from ._seam.seam import Echo, Seam, Verdict
 
-Echo: TypeAlias = Literal["maybe", "never"]
-ShowWhen: TypeAlias = Literal["now", "decided", "never"]
+#: When the prefill is yielded.
+DedupeShowWhen: TypeAlias = Literal["now", "decided", "never"]
 _Iterator = TypeVar("_Iterator")
 
 
@@ -28,7 +28,7 @@ def dedupe(
     whitespace: bool = False,
     fence: bool = False,
     preamble: int = 0,
-    show_when: ShowWhen = "decided",
+    show_when: DedupeShowWhen = "decided",
 ) -> Deduped:
     """Give an async iterator of `prefill` and what is new in `chunks`, whether or not they repeat the prefill.
 
@@ -69,7 +69,7 @@ def dedupe_sync(
     whitespace: bool = False,
     fence: bool = False,
     preamble: int = 0,
-    show_when: ShowWhen = "decided",
+    show_when: DedupeShowWhen = "decided",
 ) -> DedupedSync:
     """Give an iterator of `prefill` and what is new in `chunks`: `dedupe` for plain iterables.
 
@@ -92,7 +92,7 @@ class _Splice:
     """Chunks in, chunks out, no waiting: `ready` is what may be handed out."""
 
     def __init__(
-        self, prefill: str, show_when: ShowWhen, echo: Echo, whitespace: bool, fence: bool, preamble: int
+        self, prefill: str, show_when: DedupeShowWhen, echo: Echo, whitespace: bool, fence: bool, preamble: int
     ) -> None:
         if not isinstance(prefill, str):
             raise UsageError(f"prefill is of type {type(prefill).__name__}", "pass a str")
