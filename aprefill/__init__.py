@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ._dedupe import Deduped as Deduped
+    from ._dedupe import DedupedSync as DedupedSync
+    from ._dedupe import DedupeShowWhen as DedupeShowWhen
     from ._dedupe import dedupe as dedupe
     from ._dedupe import dedupe_sync as dedupe_sync
+    from ._deltas import Message as Message
     from ._errors import AprefillError as AprefillError
     from ._errors import ConnectFailed as ConnectFailed
     from ._errors import LimitExceeded as LimitExceeded
@@ -36,11 +40,17 @@ if TYPE_CHECKING:
     from ._events import TextEvent as TextEvent
     from ._events import Timing as Timing
     from ._events import ToolEvent as ToolEvent
+    from ._hosts.row import KnownRefusal as KnownRefusal
     from ._hosts.row import SupportRow as SupportRow
     from ._hosts.table import SupportTable as SupportTable
     from ._hosts.table import support_table as support_table
     from ._plan.emulate import Emulation as Emulation
+    from ._plan.options import Absent as Absent
+    from ._plan.options import Prompt as Prompt
+    from ._plan.options import ShowWhen as ShowWhen
+    from ._plan.options import Unset as Unset
     from ._reply import Reply as Reply
+    from ._seam.seam import Echo as Echo
     from ._seam.seam import Seam as Seam
     from ._session import Session as Session
     from ._session import stream as stream
@@ -58,9 +68,13 @@ if TYPE_CHECKING:
 #: Where each public name lives. Resolved on first use (PEP 562), so that `import aprefill` costs next to nothing.
 _HOMES = {
     "_dedupe": (
+        "DedupeShowWhen",
+        "Deduped",
+        "DedupedSync",
         "dedupe",
         "dedupe_sync",
     ),
+    "_deltas": ("Message",),
     "_errors": (
         "AprefillError",
         "ConnectFailed",
@@ -87,14 +101,26 @@ _HOMES = {
         "Timing",
         "ToolEvent",
     ),
-    "_hosts.row": ("SupportRow",),
+    "_hosts.row": (
+        "KnownRefusal",
+        "SupportRow",
+    ),
     "_hosts.table": (
         "SupportTable",
         "support_table",
     ),
     "_plan.emulate": ("Emulation",),
+    "_plan.options": (
+        "Absent",
+        "Prompt",
+        "ShowWhen",
+        "Unset",
+    ),
     "_reply": ("Reply",),
-    "_seam.seam": ("Seam",),
+    "_seam.seam": (
+        "Echo",
+        "Seam",
+    ),
     "_session": (
         "Session",
         "stream",
@@ -119,18 +145,26 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = (
+    "Absent",
     "AprefillError",
     "AttemptEnded",
     "AttemptReport",
     "AttemptStarted",
     "ConnectFailed",
+    "DedupeShowWhen",
+    "Deduped",
+    "DedupedSync",
+    "Echo",
     "Emulation",
     "Event",
     "HeldEvent",
+    "KnownRefusal",
     "LimitExceeded",
     "Limits",
+    "Message",
     "PrefillIgnored",
     "PrefillRefused",
+    "Prompt",
     "ProtocolError",
     "ProviderError",
     "ReasoningEvent",
@@ -140,6 +174,7 @@ __all__ = (
     "ReplyConsumed",
     "Seam",
     "Session",
+    "ShowWhen",
     "Stalled",
     "StatusError",
     "StopReason",
@@ -153,6 +188,7 @@ __all__ = (
     "Timing",
     "ToolEvent",
     "Truncated",
+    "Unset",
     "Usage",
     "UsageError",
     "Verdict",

@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ._errors import UsageError
-from ._seam.seam import Seam, Verdict
+from ._seam.seam import Echo, Seam, Verdict
 
-Echo: TypeAlias = Literal["maybe", "never"]
-ShowWhen: TypeAlias = Literal["now", "decided", "never"]
+#: When the prefill is yielded.
+DedupeShowWhen: TypeAlias = Literal["now", "decided", "never"]
 _Iterator = TypeVar("_Iterator")
 
 
@@ -28,7 +28,7 @@ def dedupe(
     whitespace: bool = False,
     fence: bool = False,
     preamble: int = 0,
-    show_when: ShowWhen = "decided",
+    show_when: DedupeShowWhen = "decided",
 ) -> Deduped:
     """Give an async iterator of `prefill` and what is new in `chunks`, whether or not they repeat the prefill.
 
@@ -56,7 +56,7 @@ def dedupe(
     """
     if not hasattr(chunks, "__aiter__"):
         raise UsageError(
-            f"chunks is no async iterable but of type {type(chunks).__name__}; dedupe_sync() takes plain iterables"
+            f"chunks is no async iterable but of type {type(chunks).__name__}", "dedupe_sync() takes plain iterables"
         )
     return Deduped(chunks, _Splice(prefill, show_when, echo, whitespace, fence, preamble))
 
@@ -69,7 +69,7 @@ def dedupe_sync(
     whitespace: bool = False,
     fence: bool = False,
     preamble: int = 0,
-    show_when: ShowWhen = "decided",
+    show_when: DedupeShowWhen = "decided",
 ) -> DedupedSync:
     """Give an iterator of `prefill` and what is new in `chunks`: `dedupe` for plain iterables.
 
@@ -82,7 +82,9 @@ def dedupe_sync(
     ['abc']
     """
     if not hasattr(chunks, "__iter__"):
-        raise UsageError(f"chunks is no iterable but of type {type(chunks).__name__}; dedupe() takes asynchronous ones")
+        raise UsageError(
+            f"chunks is no iterable but of type {type(chunks).__name__}", "dedupe() takes asynchronous ones"
+        )
     return DedupedSync(chunks, _Splice(prefill, show_when, echo, whitespace, fence, preamble))
 
 
@@ -90,12 +92,12 @@ class _Splice:
     """Chunks in, chunks out, no waiting: `ready` is what may be handed out."""
 
     def __init__(
-        self, prefill: str, show_when: ShowWhen, echo: Echo, whitespace: bool, fence: bool, preamble: int
+        self, prefill: str, show_when: DedupeShowWhen, echo: Echo, whitespace: bool, fence: bool, preamble: int
     ) -> None:
         if not isinstance(prefill, str):
-            raise UsageError(f"prefill is a str, not of type {type(prefill).__name__}")
+            raise UsageError(f"prefill is of type {type(prefill).__name__}", "pass a str")
         if show_when not in {"now", "decided", "never"}:
-            raise UsageError(f"show_when is 'now', 'decided' or 'never', not {show_when!r}")
+            raise UsageError(f"show_when={show_when!r} is unknown", "pass 'now', 'decided' or 'never'")
         try:
             self._seam = Seam(prefill, echo=echo, whitespace=whitespace, fence=fence, preamble=preamble)
         except (TypeError, ValueError) as error:
@@ -114,7 +116,9 @@ class _Splice:
         if isinstance(chunk, str):
             self._put(self._seam.feed(chunk))
         elif chunk is not None:
-            raise UsageError(f"chunks are str or None, not of type {type(chunk).__name__}; map the stream to its text")
+            raise UsageError(
+                f"chunks are str or None, not of type {type(chunk).__name__}", "map the stream to its text"
+            )
 
     def end(self) -> None:
         self._put(self._seam.close())
@@ -291,7 +295,7 @@ class DedupedSync:
 
 
 def _left_early() -> UsageError:
-    return UsageError("an earlier loop over this was left before its end, and that closed the source; use one loop")
+    return UsageError("an earlier loop over this was left before its end, and that closed the source", "use one loop")
 
 
 class _Source:

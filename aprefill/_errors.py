@@ -1,7 +1,9 @@
 """Every error that leaves this package.
 
 Two branches under one base: `UsageError` is the caller's to mend, `ProviderError` is what came back.
-A class writes its own sentence; a call site passes facts, and the facts are attributes.
+A class writes its own sentence; a call site passes facts, and the facts are attributes. What happened and what to do
+about it are two things, and whether another try may help is the error's own word. What names settings is `Words`, so that
+the command line can spell them in its own way.
 No message, attribute or chained exception holds a key or a prompt.
 """
 
@@ -9,24 +11,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._words import Words
+
 #: Longest quotation of a provider's own words in a message, in characters.
 QUOTE_MAX = 300
 
 
 class AprefillError(Exception):
-    """Base of every error raised here.
+    """Base of every error raised here. Its message is the problem, then the remedy.
 
+    `problem` is what happened, `remedy` what to do about it: ``""`` where nothing helps, or the problem says it already.
+    `may_pass` is whether the same request may well succeed a little later.
     `text_so_far` is the reply as far as it got: the prefill and all text handed out after it, or ``""`` when
     the provider had not accepted the request. It is an attribute only, never part of the message.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, remedy: str = "", *, may_pass: bool = False) -> None:
+        super().__init__(joined(problem, remedy))
+        self.problem = problem
+        self.remedy = remedy
+        self.may_pass = may_pass
         self.text_so_far: str = ""
 
     def __reduce__(self) -> Any:
         # subclasses take facts, not the message: pickle (process pools, task queues) must not call __init__ again
         return _rebuilt, (type(self), str(self), dict(vars(self)))
+
+
+def joined(problem: str, remedy: str) -> str:
+    """The message of an error."""
+    return f"{problem}; {remedy}" if remedy else problem
 
 
 def _rebuilt(cls: type[AprefillError], message: str, facts: dict[str, Any]) -> AprefillError:
@@ -37,7 +51,7 @@ def _rebuilt(cls: type[AprefillError], message: str, facts: dict[str, Any]) -> A
 
 
 class UsageError(AprefillError):
-    """The call itself is wrong; nothing was sent. The message says which argument and what to pass."""
+    """The call itself is wrong; nothing was sent. The problem says which argument, the remedy what to pass."""
 
 
 class ReplyConsumed(UsageError):
@@ -45,8 +59,8 @@ class ReplyConsumed(UsageError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this reply has already been streamed to its end; "
-            "its `text()` gives the text again, a new stream() asks again"
+            "this reply has already been streamed to its end",
+            "its `text()` gives the text again, a new stream() asks again",
         )
 
 
@@ -55,8 +69,8 @@ class ReplyClosed(UsageError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this reply was left before its end and its connection is closed; `text_so_far` has what came, "
-            "and a `with` block around a reply (`async with`, if asynchronous) keeps it open over several loops"
+            "this reply was left before its end and its connection is closed",
+            "`text_so_far` has what came, and a `with` block around a reply (`async with`, if asynchronous) keeps it open over several loops",
         )
 
 
@@ -68,8 +82,15 @@ class ProviderError(AprefillError):
     as they were.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else _plain(c) for c in message))
+    def __init__(self, problem: str, remedy: str = "", *, may_pass: bool = False) -> None:
+        super().__init__(_one_line(problem), _one_line(remedy), may_pass=may_pass)
+
+
+def _one_line(text: str) -> str:
+    # what names settings is ours, and has nothing of the host's in it
+    if isinstance(text, Words) or text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _plain(c) for c in text)
 
 
 def _plain(c: str) -> str:
@@ -96,10 +117,9 @@ class ConnectFailed(ProviderError):
         self.host = host
         self.port = port
         self.reason = reason
-        self.may_pass = may_pass
         # an IPv6 address stands in brackets before a port
         where = host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        super().__init__(f"no response from {where}: {reason}; {remedy}")
+        super().__init__(f"no response from {where}: {reason}", remedy, may_pass=may_pass)
 
 
 class PrefillRefused(ProviderError):
@@ -126,24 +146,27 @@ class PrefillRefused(ProviderError):
         self.quote = quote[:QUOTE_MAX]
         self.why = why
         if status is None:
-            what = f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + "; nothing was sent"
+            problem = (
+                f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + ", and nothing was sent"
+            )
         else:
             how = "an error in place of the stream" if status == 200 else f"HTTP {status}"
-            what = f"{model} refused the prefill with {how}: {self.quote!r}"
-        ask = f"Leave {off} out to have it asked for in the prompt. " if off else ""
-        super().__init__(f"{what}. {ask}{_REMEDIES[why]}")
+            problem = f"{model} refused the prefill with {how}: {self.quote!r}"
+        ways = (f"leave {{{off}}} out to have it asked for in the prompt",) if off else ()
+        super().__init__(problem, Words(*ways, *_REMEDIES[why]))
 
 
-#: `PrefillRefused.why` -> what to do
+_KNOW_BETTER = "pass {support} if you know that both go together"
+#: `PrefillRefused.why` -> what to do: one of these
 _REMEDIES = {
-    "model": "Choose a model that takes one (aprefill.support_table() lists them), or pass support= if you know better",
-    "thinking": "Switch thinking off, or leave the prefill out",
-    "tools": "Leave the tools out, or the prefill",
-    "tool_choice": "Leave the forced tool call out, or the prefill, or pass support= if you know that both go together",
-    "response_format": "Leave the schema or grammar out, or the prefill, or pass support= if you know that both go together",
-    "grammar": "Leave the grammar out, or the prefill, or pass support= if you know that both go together",
-    "whitespace": "Leave the white space at the prefill's end out",
-    "flags": "Check that model= names the kind of server that is really there",
+    "model": ("choose a model that takes one ({support_table} lists them)", "pass {support} if you know better"),
+    "thinking": ("switch thinking off", "leave the prefill out"),
+    "tools": ("leave the tools out", "leave the prefill out"),
+    "tool_choice": ("leave the forced tool call out", "leave the prefill out", _KNOW_BETTER),
+    "response_format": ("leave the schema or grammar out", "leave the prefill out", _KNOW_BETTER),
+    "grammar": ("leave the grammar out", "leave the prefill out", _KNOW_BETTER),
+    "whitespace": ("leave the white space at the prefill's end out",),
+    "flags": ("check that {model} names the kind of server that is really there",),
 }
 
 
@@ -156,11 +179,15 @@ class PrefillIgnored(ProviderError):
     def __init__(self, model: str, *, strict: bool = False) -> None:
         self.model = model
         remedy = (
-            "leave strict=True out to have it put in front"
+            Words("leave {strict=True} out to have it put in front")
             if strict
-            else 'pass absent="join" to have it put in front, or absent="retry" to ask once more'
+            else Words("pass {absent=join} to have it put in front", "pass {absent=retry} to ask once more")
         )
-        super().__init__(f"{model} did not begin its reply with the prefill; {remedy}")
+        super().__init__(f"{model} did not begin its reply with the prefill", remedy)
+
+
+#: What to do with what came.
+_GO_ON = "pass {text_so_far} as {prefill} to go on from there"
 
 
 class Truncated(ProviderError):
@@ -171,12 +198,13 @@ class Truncated(ProviderError):
         reason: str,
         *,
         received_bytes: int = 0,
-        remedy: str = "`text_so_far` has what came, pass it as prefill to go on from there",
+        remedy: str = Words(_GO_ON),
+        may_pass: bool = True,
     ) -> None:
         self.reason = reason
         self.received_bytes = received_bytes
         received = f" ({received_bytes} bytes received)" if received_bytes else ""
-        super().__init__(f"the stream was cut: {reason}{received}; {remedy}")
+        super().__init__(f"the stream was cut: {reason}{received}", remedy, may_pass=may_pass)
 
 
 #: `Stalled.clock` -> what happened, with the seconds in it
@@ -200,9 +228,15 @@ class Stalled(ProviderError):
         self.after_s = after_s
         self.received_bytes = received_bytes
         received = f", after {received_bytes} bytes" if received_bytes else ""
+        waits_for_more = clock not in {"connect_s", "first_token_s"}
         super().__init__(
-            f"{_STALLS[clock].format(f'{after_s:g}')} ({clock}){received}; raise Timeouts({clock}=...) "
-            "if that is normal for this model, `text_so_far` has what came"
+            f"{_STALLS[clock].format(f'{after_s:g}')} ({clock}){received}",
+            Words(
+                f"raise {{Timeouts.{clock}}} if that is normal for this model",
+                _GO_ON if waits_for_more else "try again later",
+            ),
+            # once a request is at the host, another one costs as much and may wait as long
+            may_pass=clock == "connect_s",
         )
 
 
@@ -216,8 +250,10 @@ class LimitExceeded(ProviderError):
         self.limit = limit
         self.bound = bound
         self.unit = unit
-        remedy = f"; Limits({limit}=...) sets this bound" if limit in {"record_bytes", "reply_chars"} else ""
-        super().__init__(f"the provider sent more than {limit} = {bound} {unit}; the connection was closed{remedy}")
+        super().__init__(
+            f"the provider sent more than {limit} = {bound} {unit}, and the connection was closed",
+            Words(f"raise {{Limits.{limit}}} to take more") if limit in {"record_bytes", "reply_chars"} else "",
+        )
 
 
 class ProtocolError(ProviderError):
@@ -227,7 +263,7 @@ class ProtocolError(ProviderError):
         self.what = what
         self.status = status
         self.content_type = content_type
-        super().__init__(f"{what}; check base_url and api=, a proxy or a login page may have answered")
+        super().__init__(what, Words("check {base_url} and {api}, a proxy or a login page may have answered"))
 
 
 class StatusError(ProviderError):
@@ -265,17 +301,16 @@ class StatusError(ProviderError):
             parts.append(f": {self.detail}")
         if url and status in {404, 405}:
             parts.append(f"; the URL was {url}")
-        parts.append(_advice(status, retry_after_s))
-        super().__init__("".join(parts))
+        # a conflict (409) and the rest of these are about the moment, not about the request
+        may_pass = status in {408, 409, 429} or status >= 500
+        super().__init__("".join(parts), _advice(status, retry_after_s, may_pass), may_pass=may_pass)
 
 
-def _advice(status: int, retry_after_s: float | None) -> str:
+def _advice(status: int, retry_after_s: float | None, may_pass: bool) -> str:
     if retry_after_s is not None:
-        return f"; it asks to wait {retry_after_s:g} s"
+        return f"it asks to wait {retry_after_s:g} s"
     if status in {401, 403}:
-        return "; check the key"
+        return "check the key"
     if status in {404, 405}:
-        return "; check the model's name and base_url"
-    if status == 429 or status >= 500:
-        return "; try again later"
-    return ""
+        return Words("check the model's name and {base_url}")
+    return "try again later" if may_pass else ""

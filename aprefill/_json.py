@@ -26,11 +26,11 @@ def to_bytes(body: dict[str, Any]) -> bytes:
     try:
         return _JSON.encode(body).encode()
     except UnicodeEncodeError:
-        problem = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it"
+        why = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry", "replace it"
     except (TypeError, ValueError, RecursionError) as exc:
-        problem = f"the request cannot be written as JSON ({type(exc).__name__}); pass plain JSON values"
+        why = f"the request cannot be written as JSON ({type(exc).__name__})", "pass plain JSON values"
     # outside the handler: the encoder's own error quotes the prompt and must not be on the chain
-    raise UsageError(problem)
+    raise UsageError(*why)
 
 
 def texts_of(values: Iterable[Any], *, names: bool = False) -> list[str]:

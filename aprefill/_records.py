@@ -32,7 +32,6 @@ from . import (
     Verdict,
 )
 from ._codecs._surrogates import mend_all
-from ._types import TOKEN_LIMIT_REASONS
 
 if TYPE_CHECKING:
     from . import Event, Reply
@@ -192,16 +191,10 @@ class Records:
         """Whether asking again, with the text so far as the prefill, may well go on from there."""
         if self._has_tool:
             return False
-        if isinstance(error, StatusError):
-            return error.status in {408, 409, 429} or error.status >= 500
-        if isinstance(error, ProtocolError):
-            return self._has_new
-        if isinstance(error, Truncated):
-            # the same request would end at its limit again
-            return self._has_new or self._reply.stop_reason not in TOKEN_LIMIT_REASONS
-        if isinstance(error, ConnectFailed):
-            return error.may_pass
-        return isinstance(error, Stalled | ReplyClosed)
+        if self._has_new and isinstance(error, ProtocolError | Truncated):
+            # with more of a prefill the next request is another one
+            return True
+        return error.may_pass or isinstance(error, Stalled | ReplyClosed)
 
 
 #: Statuses of a host that has too much to do.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from ._codecs import codec
 from ._engine.connection import close_all
@@ -18,7 +17,8 @@ from ._hosts.target import DEMO_SCHEME, resolve
 from ._loops import native_loop
 from ._plan.conflicts import check_extra
 from ._plan.emulate import Emulation
-from ._plan.request import Absent, ShowWhen, make_request
+from ._plan.options import UNSET, Absent, Options, Prompt, ShowWhen, Unset, merged
+from ._plan.request import make_request
 from ._reply import Reply
 from ._settings import Limits, Recovery, Timeouts
 from ._transports import Transport
@@ -30,22 +30,6 @@ if TYPE_CHECKING:
 
 # Imported at run time, so that `typing.get_type_hints` works on what is public.
 # ruff: noqa: TC001, TC003
-
-
-T = TypeVar("T")
-
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
-
-
-class _Unset(Enum):
-    UNSET = "the session's own"
-
-    def __repr__(self) -> str:
-        return "..."
-
-
-#: "Not given": the session's default applies.
-UNSET: Final = _Unset.UNSET
 
 
 def stream(
@@ -120,20 +104,7 @@ def stream(
         timeouts: How long to wait for the provider.
         limits: How much to take from the provider.
     """
-    return _reply(
-        prompt,
-        prefill,
-        {
-            "allow_http": allow_http,
-            "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
-            "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
-            "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
-            "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts, "limits": limits,
-        },
-        builtin_table(),
-        None,
-    )  # fmt: skip
+    return _reply(prompt, prefill, merged(Options(), locals()), builtin_table(), None)
 
 
 class Session:
@@ -172,14 +143,7 @@ class Session:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         table: SupportTable | None = None,
     ) -> None:
-        self._defaults: dict[str, Any] = {
-            "allow_http": allow_http,
-            "model": model, "client": client, "base_url": base_url, "api_key": api_key, "api": api, "system": system,
-            "max_tokens": max_tokens, "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools,
-            "response_format": response_format, "extra": extra, "support": support, "emulate": emulate, "absent": absent,
-            "strict": strict, "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts, "limits": limits,
-        }  # fmt: skip
+        self._defaults = merged(Options(), locals())
         self._table = table or builtin_table()
         self._pool = _Pool(client)
 
@@ -188,43 +152,34 @@ class Session:
         prompt: Prompt,
         *,
         prefill: str = "",
-        model: str | _Unset | None = UNSET,
-        base_url: str | _Unset | None = UNSET,
-        api_key: str | _Unset | None = UNSET,
-        api: str | _Unset | None = UNSET,
-        allow_http: bool | _Unset = UNSET,
-        system: str | _Unset | None = UNSET,
-        max_tokens: int | _Unset | None = UNSET,
-        stop: str | Sequence[str] | _Unset = UNSET,
-        temperature: float | _Unset | None = UNSET,
-        thinking: Mapping[str, Any] | _Unset | None = UNSET,
-        tools: Sequence[Mapping[str, Any]] | _Unset | None = UNSET,
-        response_format: Mapping[str, Any] | _Unset | None = UNSET,
-        extra: Mapping[str, Any] | _Unset | None = UNSET,
-        support: Support | str | _Unset | None = UNSET,
-        emulate: bool | Emulation | _Unset = UNSET,
-        absent: Absent | _Unset = UNSET,
-        strict: bool | _Unset = UNSET,
-        show_when: ShowWhen | _Unset | None = UNSET,
-        show_from: int | str | _Unset = UNSET,
-        coalesce: bool | _Unset = UNSET,
-        recovery: Recovery | _Unset = UNSET,
-        timeouts: Timeouts | _Unset = UNSET,
-        limits: Limits | _Unset = UNSET,
+        model: str | Unset | None = UNSET,
+        base_url: str | Unset | None = UNSET,
+        api_key: str | Unset | None = UNSET,
+        api: str | Unset | None = UNSET,
+        allow_http: bool | Unset = UNSET,
+        system: str | Unset | None = UNSET,
+        max_tokens: int | Unset | None = UNSET,
+        stop: str | Sequence[str] | Unset = UNSET,
+        temperature: float | Unset | None = UNSET,
+        thinking: Mapping[str, Any] | Unset | None = UNSET,
+        tools: Sequence[Mapping[str, Any]] | Unset | None = UNSET,
+        response_format: Mapping[str, Any] | Unset | None = UNSET,
+        extra: Mapping[str, Any] | Unset | None = UNSET,
+        support: Support | str | Unset | None = UNSET,
+        emulate: bool | Emulation | Unset = UNSET,
+        absent: Absent | Unset = UNSET,
+        strict: bool | Unset = UNSET,
+        show_when: ShowWhen | Unset | None = UNSET,
+        show_from: int | str | Unset = UNSET,
+        coalesce: bool | Unset = UNSET,
+        recovery: Recovery | Unset = UNSET,
+        timeouts: Timeouts | Unset = UNSET,
+        limits: Limits | Unset = UNSET,
     ) -> Reply:
         """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
         if self._pool.closed:
-            raise UsageError("this session is closed; make a new one")
-        given = {
-            "allow_http": allow_http,
-            "model": model, "base_url": base_url, "api_key": api_key, "api": api, "system": system, "max_tokens": max_tokens,
-            "stop": stop, "temperature": temperature, "thinking": thinking, "tools": tools, "response_format": response_format,
-            "extra": extra, "support": support, "emulate": emulate, "absent": absent, "strict": strict,
-            "show_when": show_when, "show_from": show_from, "coalesce": coalesce, "recovery": recovery,
-            "timeouts": timeouts, "limits": limits,
-        }  # fmt: skip
-        chosen = {name: value for name, value in given.items() if value is not UNSET}
-        return _reply(prompt, prefill, {**self._defaults, **chosen}, self._table, self._pool)
+            raise UsageError("this session is closed", "make a new one")
+        return _reply(prompt, prefill, merged(self._defaults, locals()), self._table, self._pool)
 
     def mark_closed(self) -> None:
         """Begin no more replies; `aclose` has to follow in the session's loop, if it has one."""
@@ -246,7 +201,7 @@ class Session:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"<Session {self._defaults['model'] or 'no default model'}, {'closed' if self._pool.closed else 'open'}>"
+        return f"<Session {self._defaults.model or 'no default model'}, {'closed' if self._pool.closed else 'open'}>"
 
 
 class _Pool:
@@ -262,31 +217,40 @@ class _Pool:
 
     def transport(self, *, demo: bool) -> Transport:
         if self.closed:
-            raise UsageError("this session was closed before the reply began; make a new one")
+            raise UsageError("this session was closed before the reply began", "make a new one")
         loop = native_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise UsageError("this session belongs to another event loop; make one session a loop")
+            raise UsageError("this session belongs to another event loop", "make one session a loop")
         if demo not in self._transports:
             self._transports[demo] = transport_for(self._client, demo=demo)
         return self._transports[demo]
 
     async def aclose(self) -> None:
         if self._loop is not None and self._loop is not native_loop():
-            raise UsageError("this session belongs to another event loop; close it in that one, before that loop ends")
+            raise UsageError(
+                "this session belongs to another event loop", "close it in that one, before that loop ends"
+            )
         self.closed = True
         transports, self._transports = list(self._transports.values()), {}
         await close_all(transports)
 
 
-def _reply(prompt: Prompt, prefill: str, options: dict[str, Any], table: SupportTable, pool: _Pool | None) -> Reply:
-    names = ("model", "base_url", "api_key", "api", "allow_http")
-    target_options = {name: options.pop(name) for name in names}
-    client = options.pop("client")
+def _reply(prompt: Prompt, prefill: str, options: Options, table: SupportTable, pool: _Pool | None) -> Reply:
+    client = options.client
     described = describe(client)
-    asked = make_request(prompt, prefill=prefill, **options)
-    target = resolve(table, client=described, keep=pool is not None or client is not None, **target_options)
+    asked = make_request(prompt, prefill, options)
+    target = resolve(
+        table,
+        model=options.model,
+        base_url=options.base_url,
+        api_key=options.api_key,
+        api=options.api,
+        allow_http=options.allow_http,
+        client=described,
+        keep=pool is not None or client is not None,
+    )
     check_extra(asked, codec(target.row.codec), target.row)
     demo = target.base_url.startswith(DEMO_SCHEME)
 

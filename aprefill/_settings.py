@@ -33,7 +33,9 @@ class Timeouts:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not _is_time(value):
-                raise UsageError(f"Timeouts({name}={str(value)[:40]}): pass seconds above 0, or None for no limit")
+                raise UsageError(
+                    f"Timeouts({name}={str(value)[:40]}) is no time", "pass seconds above 0, or None for no limit"
+                )
 
 
 def _is_time(value: float) -> bool:
@@ -60,10 +62,10 @@ class Recovery:
 
     def __post_init__(self) -> None:
         if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            raise UsageError(f"Recovery(retries={self.retries!r}): pass a whole number, 0 or more")
+            raise UsageError(f"Recovery(retries={self.retries!r}) is no count", "pass a whole number, 0 or more")
         wait = self.max_wait_s
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0:
-            raise UsageError(f"Recovery(max_wait_s={wait!r}): pass seconds, 0 or more")
+            raise UsageError(f"Recovery(max_wait_s={wait!r}) is no time", "pass seconds, 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,9 @@ class Limits:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 none = ", or None for no limit" if name == "reply_chars" else ""
-                raise UsageError(f"Limits({name}={str(value)[:40]}): pass a whole number, {least} or more{none}")
+                raise UsageError(
+                    f"Limits({name}={str(value)[:40]}) is no bound", f"pass a whole number, {least} or more{none}"
+                )
         drain = self.drain_s
         if isinstance(drain, bool) or not isinstance(drain, int | float) or not (drain == 0 or _is_time(drain)):
-            raise UsageError(f"Limits(drain_s={str(drain)[:40]}): pass seconds, 0 or more")
+            raise UsageError(f"Limits(drain_s={str(drain)[:40]}) is no time", "pass seconds, 0 or more")

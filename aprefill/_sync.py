@@ -33,6 +33,7 @@ from ._events import Event
 from ._loops import CLOSE_S, native_loop, spawn
 from ._reply import Events, Known
 from ._session import Session, stream
+from ._words import Words
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -83,7 +84,7 @@ class LoopThread:
                 self._begin()
             assert self._portal is not None
             if self._pid != os.getpid():
-                raise UsageError("this reply or session was begun in another process; make a new one after a fork")
+                raise UsageError("this reply or session was begun in another process", "make a new one after a fork")
             future = self._portal.start_task_soon(work)
         return future.result()
 
@@ -204,7 +205,7 @@ class _Reading:
         except Ended:
             if run.phase is not Phase.NEW:
                 raise run.transcript.put_on(ReplyClosed()) from None
-            raise UsageError("this session was closed before the reply began; make a new one") from None
+            raise UsageError("this session was closed before the reply began", "make a new one") from None
         except UsageError:
             # somebody else reads, or it is over: of that nothing ends
             self.settle()
@@ -404,7 +405,8 @@ def _refuse_client(client: object) -> None:
     if client is not None:
         raise UsageError(
             "client= is for stream() and Session: an asynchronous client belongs to its own event loop, and a synchronous one "
-            "cannot be used; leave client out and pass base_url= and api_key="
+            "cannot be used",
+            Words("leave {client} out and pass {base_url} and {api_key}"),
         )
 
 

@@ -8,13 +8,13 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
+
+import msgspec
 
 if TYPE_CHECKING:
     from types import ModuleType
-from typing import get_args
-
-import msgspec
 
 PAGE = Path(__file__).with_name("reference.md")
 MODULES = ("aprefill", "aprefill.testing", "aprefill.web")
@@ -103,11 +103,19 @@ def members(cls: type) -> list[str]:
     return out
 
 
+def kind_name(kind: object) -> str:
+    """A type or a value as it stands in the source."""
+    if inspect.isclass(kind) and get_origin(kind) is None:
+        return kind.__name__
+    return re.sub(r"\b(typing|collections\.abc|aprefill\.[\w.]+)\.", "", repr(kind))
+
+
 def entry(name: str, thing: object) -> str:
     """One name's section."""
     if not (inspect.isclass(thing) or inspect.isfunction(thing)):
-        kinds = [getattr(kind, "__name__", repr(kind)) for kind in get_args(thing)]
-        return f"### {name}\n\nOne of {', '.join(f'`{kind}`' for kind in kinds)}."
+        kinds = get_args(thing) if get_origin(thing) in {Literal, Union, UnionType} else (thing,)
+        of = "One of " if len(kinds) > 1 else "A name for "
+        return f"### {name}\n\n{of}{', '.join(f'`{kind_name(kind)}`' for kind in kinds)}."
     lines = [f"### {name}"]
     if inspect.isfunction(thing) or (
         inspect.isclass(thing)

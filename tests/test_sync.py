@@ -245,7 +245,7 @@ def test_wrong_arguments_raise_at_once() -> None:
     with pytest.raises(UsageError, match="prompt is empty"):
         stream_sync("")
     for call in (lambda: stream_sync("hi", client=object()), lambda: SyncSession("m", client=object())):
-        with pytest.raises(UsageError, match="leave client out and pass base_url= and api_key="):
+        with pytest.raises(UsageError, match="leave client= out and pass base_url= and api_key="):
             call()
 
 

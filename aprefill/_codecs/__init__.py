@@ -151,5 +151,5 @@ def limit_words() -> frozenset[str]:
 def codec(name: str) -> Codec:
     """The codec of a protocol; its module is imported on first use. Raises `UsageError` for an unknown name."""
     if name not in PROTOCOLS:
-        raise UsageError(f"no protocol is named {name!r}; there are {', '.join(PROTOCOLS)}")
+        raise UsageError(f"no protocol is named {name!r}", f"there are {', '.join(PROTOCOLS)}")
     return cast("Codec", import_module(f"{__name__}.{name}").CODEC)

@@ -28,6 +28,7 @@ from aprefill._deltas import (
 )
 from aprefill._errors import ProtocolError, Truncated, UsageError
 from aprefill._types import StopReason, Usage
+from aprefill._words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -457,12 +458,12 @@ class AnthropicMessages(JsonCodec):
         body |= self.streaming
         body = self.merge(body, model_input.fields)
         if "max_tokens" not in body:
-            raise UsageError("this protocol needs a token limit: pass max_tokens=")
+            raise UsageError("this protocol needs a token limit", Words("pass {max_tokens}"))
         return body
 
     def decoder(self, *, end: str = "strict") -> AnthropicDecoder:
         if end != "strict":
-            raise UsageError(f"anthropic_messages has no end rule {end!r}; it has 'strict'")
+            raise UsageError(f"anthropic_messages has no end rule {end!r}", "it has 'strict'")
         return AnthropicDecoder()
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:

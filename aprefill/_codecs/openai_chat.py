@@ -398,7 +398,7 @@ class OpenAIChat(JsonCodec):
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         if end not in END_RULES:
-            raise UsageError(f"openai_chat has no end rule {end!r}; it has {', '.join(map(repr, END_RULES))}")
+            raise UsageError(f"openai_chat has no end rule {end!r}", f"it has {', '.join(map(repr, END_RULES))}")
         return OpenAIChatDecoder(end=end)
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:

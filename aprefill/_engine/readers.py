@@ -46,8 +46,8 @@ class Readers:
         if before and not self._state.is_over and not (joins_task and self.task() is task):
             raise self._transcript.put_on(
                 UsageError(
-                    "this reply is being read already; read it in one loop, end that one first, or give each reader its "
-                    "own stream()"
+                    "this reply is being read already",
+                    "read it in one loop, end that one first, or give each reader its own stream()",
                 )
             )
         self.now, self._before = reader, before if joins_task else 0
@@ -57,7 +57,7 @@ class Readers:
         """Raise `UsageError` while a reader waits."""
         if self.wait:
             raise self._transcript.put_on(
-                UsageError("two tasks are reading one reply; give each its own stream(), or read in one of them")
+                UsageError("two tasks are reading one reply", "give each its own stream(), or read in one of them")
             )
 
     def begin_to_wait(self) -> None:

@@ -14,6 +14,7 @@ from .._seam.held import Held
 from .._seam.markers import Markers, without_markers
 from .._seam.stop import StopStage
 from .._types import TOKEN_LIMIT_REASONS, StopReason, Usage, Verdict
+from .._words import Words
 from .history import History
 
 if TYPE_CHECKING:
@@ -195,8 +196,10 @@ class Splice:
             if limited and not cut and self._plan.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
                 self._estimate()
                 raise Truncated(
-                    f"the token limit was met inside the repetition of the prefill, after {self._count_early()} characters",
-                    remedy="raise max_tokens, and what extra= sets; nothing new came, and the same request would end there again",
+                    f"the token limit was met inside the repetition of the prefill, after "
+                    f"{self._count_early()} characters; nothing new came, and the same request would end there again",
+                    remedy=Words("raise {max_tokens}", "raise the limit that {extra} sets"),
+                    may_pass=False,
                 )
             if text and not self._decided:
                 self._look(text)

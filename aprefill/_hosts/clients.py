@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._errors import UsageError
+from .._words import Words
 
 #: Class -> the provider, or "" where the base URL says which; and the api. The class nearest to the client's decides.
 _SDKS = {
@@ -73,7 +74,7 @@ def describe(client: Any) -> Client | None:
     if client is None:
         return None
     if isinstance(client, type):
-        raise UsageError(f"client={client.__name__}: that is the class; pass a client made of it")
+        raise UsageError(f"client={client.__name__}: that is the class", "pass a client made of it")
     name = type(client).__name__
     kinds = [f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(client).__mro__]
     if not {"httpx2.AsyncClient", "httpx.AsyncClient"}.isdisjoint(kinds):
@@ -81,11 +82,15 @@ def describe(client: Any) -> Client | None:
     sdk = next((_SDKS[kind] for kind in kinds if kind in _SDKS), None)
     if sdk is None:
         instead = next((_SYNCHRONOUS[kind] for kind in kinds if kind in _SYNCHRONOUS), None)
+        if instead:
+            raise UsageError(f"client={name} is synchronous", f"pass an {instead}")
         raise UsageError(
-            f"client={name} is synchronous; pass an {instead}"
-            if instead
-            else f"client={name}: pass an httpx2.AsyncClient, an httpx.AsyncClient, an AsyncAnthropic, an AsyncOpenAI or "
-            "one of their Azure, Bedrock, Vertex and Foundry kin, or leave client out and pass base_url= and api_key="
+            f"client={name} is no client that can be used",
+            Words(
+                "pass an httpx2.AsyncClient, an httpx.AsyncClient, an AsyncAnthropic, an AsyncOpenAI or one of their Azure, "
+                "Bedrock, Vertex and Foundry kin",
+                "leave {client} out and pass {base_url} and {api_key}",
+            ),
         )
     provider, api = sdk
     return Client(name=name, api=api, provider=provider, base_url=_base_url(client), secrets=_secrets(client, name))
@@ -105,7 +110,8 @@ def _secrets(client: Any, name: str) -> tuple[str, ...]:
                 # the HTTP libraries' own complaint would quote it
                 raise UsageError(
                     f"the {attribute.lstrip('_')} of client={name} has white space around it or a control character in "
-                    "it (often a trailing newline); make the client with it stripped"
+                    "it (often a trailing newline)",
+                    "make the client with it stripped",
                 )
             found[value] = None
     return tuple(found)

@@ -43,7 +43,7 @@ def attach_prefill(row: SupportRow, messages: Sequence[Message], prefill: str) -
         raise ValueError(f"{row.provider} takes no native prefill here; nothing to carry")
     if messages and messages[-1].get("role") == "assistant":
         # Two in a row: llama.cpp answers 400, Anthropic and Ollama merge them (Ollama with a blank line between).
-        raise UsageError("the messages end with an assistant turn and there is a prefill too; give one of them")
+        raise UsageError("the messages end with an assistant turn and there is a prefill too", "give one of them")
     turn: Message = {"role": "assistant", "content": sent, **_copy(row.turn_fields)}
     return Attached((*messages, turn), _copy(row.body_fields), sent, stripped)
 

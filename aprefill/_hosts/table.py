@@ -57,7 +57,10 @@ class SupportTable:
                     f"{', '.join(PROTOCOLS)}"
                 )
             if missing := [name for name in host.refusals if name not in refusals]:
-                raise UsageError(f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]")
+                raise UsageError(
+                    f"support table, {where}: key `refusals`: there is no [refusal.{missing[0]}]",
+                    "add it, or take its name out of the key",
+                )
             rest = _rest(host, tuple(refusals[name] for name in dict.fromkeys([*host.refusals, *refusals])))
             shared = {key: one[key] for key in Manner.__struct_fields__ if key in one}
             rows = [
@@ -111,9 +114,9 @@ class SupportTable:
             return found
         apis = self.apis(provider)
         if not apis:
-            raise UsageError(f"unknown provider {provider!r}; known are {', '.join(self.providers)}")
+            raise UsageError(f"unknown provider {provider!r}", f"known are {', '.join(self.providers)}")
         if api is not None and api not in apis:
-            raise UsageError(f"{provider} has no api {api!r}; it has {', '.join(apis)}")
+            raise UsageError(f"{provider} has no api {api!r}", f"it has {', '.join(apis)}")
         name = model.lower()
         rows = self._rows[provider, api or apis[0]]
         row = next(row for row in rows if any(fnmatchcase(name, pattern) for pattern in row.models))
@@ -186,7 +189,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     hosts = {(one["provider"], one["api"]): one for one in base["host"]}
     for one in convert(over, File).host:
         if not {"provider", "api"} <= one.keys():
-            raise UsageError(f"support table, {_name(one)}: keys `provider` and `api` say which host this is")
+            raise UsageError(
+                f"support table, {_name(one)}: nothing says which host this is", "set the keys `provider` and `api`"
+            )
         known = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
         models = one.get("model", [])
         if isinstance(models, list):  # else the schema says what is wrong

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from .._codecs import codec
 from .._errors import UsageError
 from .._version import __version__
+from .._words import Words
 from .names import meant_by, parse
 from .redact import Redactor
 
@@ -113,13 +114,13 @@ def resolve(
 ) -> Target:
     """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
     if not isinstance(allow_http, bool):
-        raise UsageError(f"allow_http: pass True or False, not a {type(allow_http).__name__}")
+        raise UsageError(f"allow_http is a {type(allow_http).__name__}", "pass True or False")
     for argument, value in (("model", model), ("base_url", base_url), ("api_key", api_key), ("api", api)):
         if not isinstance(value, str | None):
-            raise UsageError(f"{argument}: pass a str, not a {type(value).__name__}")
+            raise UsageError(f"{argument} is a {type(value).__name__}", "pass a str")
     name = model or os.environ.get("APREFILL_MODEL")
     if not name:
-        raise UsageError('no model: pass model="provider:name", or set APREFILL_MODEL')
+        raise UsageError("no model is named", Words("pass {model=provider:name}", "set APREFILL_MODEL"))
     provider, bare, alias_url = parse(name, table.providers)
     if client is not None and client.api:
         check_url(client.base_url, allow_http=allow_http, source=f"the base_url of client={client.name}")
@@ -130,12 +131,14 @@ def resolve(
             instead = (
                 f'did you mean "{meant}"?'
                 if meant
-                else f"write provider:name with one of {', '.join(table.providers)}, or pass base_url="
+                else Words(
+                    "write provider:name with one of {known}", "pass {base_url}", known=", ".join(table.providers)
+                )
             )
-            raise UsageError(f"model={name!r} names no known provider; {instead}")
+            raise UsageError(f"model={name!r} names no known provider", instead)
         provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
     if not bare:
-        raise UsageError(f"model={name!r} has no name after the colon")
+        raise UsageError(f"model={name!r} has no name after the colon", "write provider:name")
     row = table.row(provider, bare, api)
     token_env = TOKEN_ENV.get((row.provider, row.api))
     own_url, key_env = base_url, (*row.key_env, *((token_env,) if token_env else ()))
@@ -151,15 +154,15 @@ def resolve(
     url = row.base_url if own_url is None else own_url
     sdk = _SDK_OF.get((provider, row.api))
     if sdk and provider in _SDK_ALONE and not row.base_url:
-        raise UsageError(f"{provider} is reached through its SDK alone; pass {sdk} as client=")
+        raise UsageError(f"{provider} is reached through its SDK alone", Words("pass {sdk} as {client}", sdk=sdk))
     if not url and own_url is None:
-        how = f"pass {sdk} as client=, or base_url=" if sdk else "pass base_url="
-        raise UsageError(f"{provider} has no base URL of its own; {how}")
+        by_client = ("pass {sdk} as {client}",) if sdk else ()
+        raise UsageError(f"{provider} has no base URL of its own", Words(*by_client, "pass {base_url}", sdk=sdk))
     demo = row.base_url.startswith(DEMO_SCHEME)
     if demo and base_url is not None:
-        raise UsageError(f"{provider} is the built-in model and has no URL; leave base_url out")
+        raise UsageError(f"{provider} is the built-in model and has no URL", Words("leave {base_url} out"))
     if demo and client is not None:
-        raise UsageError(f"{provider} is the built-in model and sends nothing; leave client out")
+        raise UsageError(f"{provider} is the built-in model and sends nothing", Words("leave {client} out"))
     if not demo:
         check_url(url, allow_http=allow_http)
         if own_url is None and row.prefill_base_url:
@@ -187,7 +190,7 @@ def _url_from_environment(row: SupportRow, *, allow_http: bool) -> str | None:
     if variable is None or url is None:
         return None
     if not url:
-        raise UsageError(f"{variable} is set and empty; unset it, or give it the URL of the API")
+        raise UsageError(f"{variable} is set and empty", "unset it, or give it the URL of the API")
     check_url(url, allow_http=allow_http, source=variable)
     return url
 
@@ -213,21 +216,23 @@ def _of_sdk(
     """The target of an SDK's client: its URL and key are its own, its class names the protocol."""
     for argument, value in (("base_url", base_url), ("api_key", api_key)):
         if value is not None:
-            raise UsageError(f"{argument}= beside client={client.name}: make the client with it, and leave it out here")
+            raise UsageError(
+                f"{argument}= beside client={client.name}", "make the client with it, and leave it out here"
+            )
     if api is not None and api != client.api:
         raise UsageError(
-            f"api={api!r}: client={client.name} speaks {client.api!r}; leave api out, or pass another client"
+            f"api={api!r}: client={client.name} speaks {client.api!r}", Words("leave {api} out", "pass another client")
         )
     if not model:
-        raise UsageError(f"model={name!r} has no name after the colon")
+        raise UsageError(f"model={name!r} has no name after the colon", "write provider:name")
     if provider is None:
         provider = client.provider or table.provider_of_url(client.base_url)
         if provider is None or client.api not in table.apis(provider):
             provider = "openai-compatible"
     elif client.api not in table.apis(provider) or table.row(provider, model, client.api).base_url == DEMO_SCHEME:
         raise UsageError(
-            f"model={name!r}: {provider} has no api {client.api!r}, which client={client.name} speaks; "
-            f"pass the model's bare name, or another client"
+            f"model={name!r}: {provider} has no api {client.api!r}, which client={client.name} speaks",
+            "pass the model's bare name, or another client",
         )
     row = table.row(provider, model, client.api)
     return Target(
@@ -240,32 +245,49 @@ def _of_sdk(
     )
 
 
+_BASE_URL = Words("{base_url}")
+
+
 @lru_cache(maxsize=256)
-def check_url(url: str, *, allow_http: bool = False, source: str = "base_url") -> None:
+def check_url(url: str, *, allow_http: bool = False, source: str = _BASE_URL) -> None:
     """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment.
 
     `allow_http` takes plain http to any host; `source` is what the URL is from.
     """
     if not url.isprintable() or " " in url:
-        raise UsageError(f"{source} holds white space or a control character; write https://host/path")
+        raise UsageError(
+            Words("{source} holds white space or a control character", source=source), "write https://host/path"
+        )
     try:
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
     except ValueError as exc:
         if "port" in str(exc).lower():
-            raise UsageError(f"{source} has a wrong port; write a number from 1 to 65535 behind the colon") from None
-        raise UsageError(f"{source} is not a URL; write https://host/path") from None
+            raise UsageError(
+                Words("{source} has a wrong port", source=source), "write a number from 1 to 65535 behind the colon"
+            ) from None
+        raise UsageError(Words("{source} is not a URL", source=source), "write https://host/path") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise UsageError(f"{source} must begin with https:// (or http://) and name a host")
+        raise UsageError(
+            Words("{source} must begin with https:// (or http://) and name a host", source=source),
+            "write https://host/path",
+        )
     if parts.username is not None or parts.password is not None:
-        raise UsageError(f"{source} holds user info; pass the key as api_key= or in the environment")
+        raise UsageError(
+            Words("{source} holds user info", source=source),
+            Words("put the key in the environment", "pass it as {api_key}"),
+        )
     if parts.query or parts.fragment or url.endswith(("?", "#")):
-        raise UsageError(f"{source} holds a query or a fragment; pass the bare base URL")
+        raise UsageError(Words("{source} holds a query or a fragment", source=source), "pass the bare base URL")
     if parts.scheme == "http" and not allow_http and not _is_loopback(host):
         raise UsageError(
-            f"{source} is plain http to {host}, which would send the key and the prompt in clear; use https, or pass "
-            "allow_http=True if you trust the network on the way there"
+            Words(
+                "{source} is plain http to {host}, which would send the key and the prompt in clear",
+                source=source,
+                host=host,
+            ),
+            Words("use https", "pass {allow_http=True} if you trust the network on the way there"),
         )
 
 
@@ -288,12 +310,14 @@ def _key(row: SupportRow, given: str | None, variables: tuple[str, ...], *, requ
                 break
     if not key:
         if required:
-            how = f"set {' or '.join(variables)}, or pass api_key=" if variables else "pass api_key="
-            raise UsageError(f"no key for {row.provider}: {how}")
+            where = f" in {' or '.join(variables)}" if variables else ""
+            by_variable = ("set it in the environment",) if variables else ()
+            raise UsageError(f"no key for {row.provider}{where}", Words(*by_variable, "pass {api_key}"))
         return "", ""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(
             f"the key from {source} has white space around it, a control character or a non-ASCII character in it "
-            "(often a trailing newline); store it without"
+            "(often a trailing newline)",
+            "store it without",
         )
     return key, source

@@ -45,10 +45,10 @@ def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
         if name is None:
             continue
         keep = "leave the field out" if argument in {"model", "prompt"} else "keep one of the two"
-        raise UsageError(f"extra[{name!r}] beside {argument}=: the field would undo the argument; {keep}")
+        raise UsageError(f"extra[{name!r}] beside {argument}=: the field would undo the argument", f"{keep}")
     for name, value in codec.streaming.items():
         if extra.get(name, value) is not value:
-            raise UsageError(f"extra[{name!r}]: every reply is streamed; leave the field out")
+            raise UsageError(f"extra[{name!r}]: every reply is streamed", "leave the field out")
     if request.prefill:
         _check_switches(request, codec, row if request.support is None else row.with_support(request.support))
 
@@ -75,7 +75,7 @@ def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
         if extra[name] is None and name in {"add_generation_prompt", "echo"}:
             continue
         if not _agrees(extra[name], value):
-            raise UsageError(f"extra[{name!r}] beside prefill=: the field would undo the argument; keep one")
+            raise UsageError(f"extra[{name!r}] beside prefill=: the field would undo the argument", "keep one")
 
 
 def _agrees(given: Any, wanted: Any) -> bool:

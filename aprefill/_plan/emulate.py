@@ -17,6 +17,7 @@ from .._json import texts_of
 from .._seam.finders import ink, safe_overlap
 from .._seam.plan import SeamPlan
 from .._seam.seam import INK_PLAIN
+from .._words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,7 +73,7 @@ class Emulation:
         for field in fields(self):
             template = getattr(self, field.name)
             if not isinstance(template, str):
-                raise UsageError(f"Emulation({field.name}=): pass a str, not a {type(template).__name__}")
+                raise UsageError(f"Emulation({field.name}=) is a {type(template).__name__}", "pass a str")
             try:
                 parts = [part for part in Formatter().parse(template) if part[1] is not None]
                 used = {name for _, name, _, _ in parts}
@@ -81,11 +82,14 @@ class Emulation:
                     raise ValueError("a text goes in as it is, without a format or a conversion")
             except (ValueError, KeyError, IndexError, AttributeError) as exc:
                 raise UsageError(
-                    f"Emulation({field.name}=) is no template: {exc}; its fields are {{open}}, {{close}}, {{text}} "
-                    "and {end}, any other brace is doubled"
+                    f"Emulation({field.name}=) is no template: {exc}",
+                    "its fields are {open}, {close}, {text} and {end}, any other brace is doubled",
                 ) from None
             if missing := needed[field.name] - used:
-                raise UsageError(f"Emulation({field.name}=) has no {{{min(missing)}}}, so it asks for nothing")
+                raise UsageError(
+                    f"Emulation({field.name}=) has no {{{min(missing)}}}, so it asks for nothing",
+                    "put that field into it",
+                )
 
 
 #: Our own words.
@@ -210,12 +214,13 @@ def _told(turn: Message, request: str, codec: Codec) -> Message:
     content = turn["content"]
     if codec.is_tool_result(turn):
         raise UsageError(
-            "the messages end with a tool's result, after which a prefill cannot be asked for in the prompt; "
-            "add a user message, leave prefill out, or choose a model that takes a prefill"
+            "the messages end with a tool's result, after which a prefill cannot be asked for in the prompt",
+            Words("add a user message", "leave {prefill} out", "choose a model that takes a prefill"),
         )
     if turn["role"] != "user" or not isinstance(content, str | list):
         raise UsageError(
-            f"the last message is the {turn['role']}'s; to ask for a prefill in the prompt it must be the user's"
+            f"the last message is the {turn['role']}'s, and to ask for a prefill in the prompt it must be the user's",
+            Words("add a user message", "leave {prefill} out"),
         )
     if isinstance(content, str):
         return {**turn, "content": f"{content}\n\n{request}" if content else request}

@@ -14,6 +14,7 @@ from .._hosts.prefill import attach_prefill
 from .._hosts.refusals import RefusalKey
 from .._seam.plan import SeamPlan
 from .._types import Support
+from .._words import Words
 from .conflicts import rule, switched_on
 from .emulate import emulate
 from .step import AttemptPlan
@@ -92,8 +93,13 @@ def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] 
     for name, spelled in found.items():
         if rule(row.conflicts, name) == "breaks":
             raise UsageError(
-                f"{row.provider} cannot combine a native prefill with {name}; switch {spelled} off, leave prefill out, "
-                'or pass support="emulated" to have the prefill asked for in the prompt'
+                f"{row.provider} cannot combine a native prefill with {name}",
+                Words(
+                    "switch {spelled} off",
+                    "leave {prefill} out",
+                    "pass {support=emulated} to have the prefill asked for in the prompt",
+                    spelled=spelled,
+                ),
             )
     return None if request.support is not None or not found else next(iter(found.items()))
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._errors import (
-    AprefillError,
-    ConnectFailed,
-    PrefillIgnored,
-    PrefillRefused,
-    Stalled,
-    StatusError,
-    Truncated,
-    UsageError,
-)
+from .._errors import AprefillError, PrefillIgnored, PrefillRefused, StatusError, UsageError
 from .._json import flat, texts_of
 from .first import Way, plan_emulated
 
@@ -128,14 +119,5 @@ def _retry(request: Request, outcome: Outcome, chance: float, token: Callable[[]
 ANSWERS = (
     Answer("rescue", lambda outcome: isinstance(outcome.error, PrefillRefused), _rescue),
     Answer("ask again", lambda outcome: isinstance(outcome.error, PrefillIgnored), _ask_again),
-    Answer("retry", lambda outcome: outcome.error is not None and may_pass(outcome.error), _retry),
+    Answer("retry", lambda outcome: outcome.error is not None and outcome.error.may_pass, _retry),
 )
-
-
-def may_pass(error: AprefillError) -> bool:
-    """Whether the same request may well succeed a little later."""
-    if isinstance(error, StatusError):
-        return error.status in {408, 409, 429} or error.status >= 500
-    if isinstance(error, Stalled):
-        return error.clock == "connect_s"
-    return error.may_pass if isinstance(error, ConnectFailed) else isinstance(error, Truncated)

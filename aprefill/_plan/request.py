@@ -6,22 +6,22 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from .._errors import UsageError
 from .._hosts.redact import written
 from .._settings import Limits, Recovery, Timeouts
 from .._types import Support
+from .._words import Words
 from .emulate import DEFAULT, Emulation
+from .options import Absent, Options, Prompt, ShowWhen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._deltas import Message
 
-ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
 _SHOW_WHEN = get_args(ShowWhen)
-Absent: TypeAlias = Literal["join", "retry", "raise"]
 _ABSENT = get_args(Absent)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -68,104 +68,104 @@ class Request:
         return "strict=True" if self.strict else "emulate=False" if self.emulate is None else ""
 
 
-def make_request(
-    prompt: str | Sequence[Mapping[str, Any]],
-    *,
-    prefill: str,
-    system: str | None,
-    max_tokens: int | None,
-    stop: str | Sequence[str],
-    temperature: float | None,
-    thinking: Mapping[str, Any] | None,
-    tools: Sequence[Mapping[str, Any]] | None,
-    response_format: Mapping[str, Any] | None,
-    extra: Mapping[str, Any] | None,
-    support: Support | str | None,
-    emulate: bool | Emulation,
-    absent: Absent,
-    strict: bool,
-    show_when: ShowWhen | None,
-    show_from: int | str,
-    coalesce: bool,
-    recovery: Recovery,
-    timeouts: Timeouts,
-    limits: Limits,
-) -> Request:
+def make_request(prompt: Prompt, prefill: str, options: Options) -> Request:
     """The caller's arguments, checked and made uniform. Raises `UsageError`."""
     _expect("prefill", prefill, str, "a str")
-    _expect("system", system, str | None, "a str or None")
-    _expect("temperature", temperature, int | float | None, "a number or None")
-    _expect("thinking", thinking, Mapping | None, 'a dict such as {"type": "disabled"}, or None')
-    _expect("response_format", response_format, Mapping | None, "a dict or None")
-    _expect("extra", extra, Mapping | None, "a dict of body fields, or None")
-    _expect("timeouts", timeouts, Timeouts, "an aprefill.Timeouts")
-    _expect("recovery", recovery, Recovery, "an aprefill.Recovery")
-    _expect("limits", limits, Limits, "an aprefill.Limits")
-    if not isinstance(emulate, bool | Emulation):
-        raise UsageError(f"emulate: pass True, False or an aprefill.Emulation, not a {type(emulate).__name__}")
-    if absent not in _ABSENT:
-        raise UsageError(f"absent={absent!r}: pass one of {', '.join(_ABSENT)}")
-    _expect("tools", tools, list | tuple | None, "a list of dicts, or None")
-    if isinstance(temperature, float) and not isfinite(temperature):
-        raise UsageError(f"temperature={temperature!r}: pass a finite number, or None")
-    for name, text in (("prefill", prefill), ("system", system or "")):
+    for name, (kind, what) in _KINDS.items():
+        _expect(name, getattr(options, name), kind, what)
+    if not isinstance(options.emulate, bool | Emulation):
+        raise UsageError(f"emulate is a {type(options.emulate).__name__}", "pass True, False or an aprefill.Emulation")
+    _check_values(options)
+    for name, text in (("prefill", prefill), ("system", options.system or "")):
         _check_text(name, text)
-    if not all(isinstance(tool, Mapping) for tool in tools or ()):
-        raise UsageError("tools: pass a list of dicts, in the host's own format")
     messages, prefill = _messages(prompt, prefill)
     _check_text("the prefill", prefill)
-    if limits.reply_chars is not None and len(prefill) > limits.reply_chars:
+    most = options.limits.reply_chars
+    if most is not None and len(prefill) > most:
         raise UsageError(
-            f"limits: reply_chars={limits.reply_chars} is less than the prefill's {len(prefill)} characters"
+            f"limits: reply_chars={most} is less than the prefill's {len(prefill)} characters",
+            Words("raise {Limits.reply_chars}, which counts the prefill too"),
         )
-    if show_when is not None and show_when not in _SHOW_WHEN:
-        raise UsageError(f"show_when={show_when!r}: pass one of {', '.join(_SHOW_WHEN)}, or None")
-    if show_when in {"now", "accepted"} and (strict or absent != "join"):
-        why = "strict=True" if strict else f"absent={absent!r}"
-        raise UsageError(f"{why} shows the prefill when it is decided, not {show_when!r}; leave show_when out")
-    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
-        raise UsageError(f"max_tokens={max_tokens!r}: pass a whole number above 0, or None for the host's default")
+    thinking, response_format = options.thinking, options.response_format
     return Request(
         messages=messages,
         prefill=prefill,
-        shown=_shown(prefill, show_from),
-        system=system,
-        max_tokens=max_tokens,
-        stop=_sequences(stop),
-        temperature=temperature,
+        shown=_shown(prefill, options.show_from),
+        system=options.system,
+        max_tokens=options.max_tokens,
+        stop=_sequences(options.stop),
+        temperature=options.temperature,
         thinking=None if thinking is None else dict(thinking),
-        tools=tuple(dict(tool) for tool in tools or ()),
+        tools=tuple(dict(tool) for tool in options.tools or ()),
         response_format=None if response_format is None else dict(response_format),
-        extra=dict(extra or {}),
-        support=_support(support),
-        emulate=DEFAULT if emulate is True else emulate or None,
-        absent=absent,
-        strict=bool(strict),
-        show_when=show_when,
-        coalesce=bool(coalesce),
-        recovery=recovery,
-        timeouts=timeouts,
-        limits=limits,
+        extra=dict(options.extra or {}),
+        support=_support(options.support),
+        emulate=DEFAULT if options.emulate is True else options.emulate or None,
+        absent=options.absent,
+        strict=bool(options.strict),
+        show_when=options.show_when,
+        coalesce=bool(options.coalesce),
+        recovery=options.recovery,
+        timeouts=options.timeouts,
+        limits=options.limits,
     )
 
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
 
+#: option -> of which kind it is, and what to pass
+_KINDS: dict[str, tuple[Any, str]] = {
+    "system": (str | None, "a str or None"),
+    "temperature": (int | float | None, "a number or None"),
+    "thinking": (Mapping | None, 'a dict such as {"type": "disabled"}, or None'),
+    "response_format": (Mapping | None, "a dict or None"),
+    "extra": (Mapping | None, "a dict of body fields, or None"),
+    "timeouts": (Timeouts, "an aprefill.Timeouts"),
+    "recovery": (Recovery, "an aprefill.Recovery"),
+    "limits": (Limits, "an aprefill.Limits"),
+    "tools": (list | tuple | None, "a list of dicts, or None"),
+}
+
+
+def _check_values(options: Options) -> None:
+    absent, show_when = options.absent, options.show_when
+    temperature, max_tokens = options.temperature, options.max_tokens
+    if absent not in _ABSENT:
+        raise UsageError(f"absent={absent!r} is unknown", f"pass one of {', '.join(_ABSENT)}")
+    if isinstance(temperature, float) and not isfinite(temperature):
+        raise UsageError(f"temperature={temperature!r} is not finite", "pass a finite number, or None")
+    if not all(isinstance(tool, Mapping) for tool in options.tools or ()):
+        raise UsageError("tools has something else than a dict in it", "pass a list of dicts, in the host's own format")
+    if show_when is not None and show_when not in _SHOW_WHEN:
+        raise UsageError(f"show_when={show_when!r} is unknown", f"pass one of {', '.join(_SHOW_WHEN)}, or None")
+    if show_when in {"now", "accepted"} and (options.strict or absent != "join"):
+        why = "strict=True" if options.strict else f"absent={absent!r}"
+        raise UsageError(
+            f"{why} shows the prefill when it is decided, not {show_when!r}", Words("leave {show_when} out")
+        )
+    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
+        raise UsageError(
+            f"max_tokens={max_tokens!r} is no limit", "pass a whole number above 0, or None for the host's default"
+        )
+
+
 def _expect(name: str, value: object, kind: Any, what: str) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{name}: pass {what}, not a {type(value).__name__}")
+        raise UsageError(f"{name} is a {type(value).__name__}", f"pass {what}")
 
 
 def _check_text(name: str, text: str) -> None:
     if not text.isascii() and _SURROGATE.search(text):
-        raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry; replace it")
+        raise UsageError(f"{name} holds a lone surrogate, which JSON in UTF-8 cannot carry", "replace it")
 
 
 def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
     sequences = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
     if not all(isinstance(s, str) and s for s in sequences):
-        raise UsageError("stop: pass a str or several, none of them empty; () for none")
+        raise UsageError(
+            "stop is no str and no list of them, or one of them is empty", "pass a str or several; () for none"
+        )
     for sequence in sequences:
         _check_text("stop", sequence)
     return tuple(dict.fromkeys(sequences))
@@ -174,34 +174,36 @@ def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
 def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[tuple[Message, ...], str]:
     if isinstance(prompt, str):
         if not prompt:
-            raise UsageError("the prompt is empty; pass some text, or a list of messages")
+            raise UsageError("the prompt is empty", "pass some text, or a list of messages")
         _check_text("the prompt", prompt)
         return ({"role": "user", "content": prompt},), prefill
     if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
-        raise UsageError(f"prompt: pass a str or a list of messages, not a {type(prompt).__name__}")
+        raise UsageError(f"prompt is a {type(prompt).__name__}", "pass a str or a list of messages")
     messages = []
     for number, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise UsageError(f'message {number} of the prompt must be a dict with "role" and "content"')
+            raise UsageError(
+                f"message {number} of the prompt is not a whole message", 'pass a dict with "role" and "content"'
+            )
         content = message["content"]
         if not isinstance(content, str | list | None):
             raise UsageError(
-                f"message {number} of the prompt: content is a str or a list, not a {type(content).__name__}"
+                f"message {number} of the prompt: its content is a {type(content).__name__}", "pass a str or a list"
             )
         if isinstance(content, str):
             _check_text(f"message {number} of the prompt", content)
         messages.append(dict(message))
     if not messages:
-        raise UsageError("the list of messages is empty; pass at least one user message")
+        raise UsageError("the list of messages is empty", "pass at least one user message")
     trailing = _text_of(messages[-1]) if messages[-1]["role"] == "assistant" else None
     if trailing is None:
         return tuple(messages), prefill
     if prefill:
         raise UsageError(
-            "the messages end with an assistant turn, which is a prefill, and prefill= is given too; keep one"
+            "the messages end with an assistant turn, which is a prefill, and prefill= is given too", "keep one"
         )
     if len(messages) == 1:
-        raise UsageError("the messages are an assistant turn alone; put the user's message before it")
+        raise UsageError("the messages are an assistant turn alone", "put the user's message before it")
     return tuple(messages[:-1]), trailing
 
 
@@ -221,12 +223,17 @@ def _shown(prefill: str, show_from: int | str) -> str:
     if isinstance(show_from, str):
         at = prefill.find(show_from)
         if at < 0:
-            raise UsageError("show_from: this marker does not occur in the prefill")
+            raise UsageError("show_from: this marker does not occur in the prefill", "pass a text that does")
         return prefill[at:]
     if not isinstance(show_from, int) or isinstance(show_from, bool):
-        raise UsageError("show_from: pass an offset in characters, or the text from which on the prefill is shown")
+        raise UsageError(
+            f"show_from is a {type(show_from).__name__}",
+            "pass an offset in characters, or the text from which on the prefill is shown",
+        )
     if not 0 <= show_from <= len(prefill):
-        raise UsageError(f"show_from={show_from!r}: the prefill has {len(prefill)} characters")
+        raise UsageError(
+            f"show_from={show_from!r}: the prefill has {len(prefill)} characters", "pass an offset within it"
+        )
     return prefill[show_from:]
 
 
@@ -237,4 +244,6 @@ def _support(support: Support | str | None) -> Support | None:
         return Support(support)
     except ValueError:
         words = ", ".join(s.value for s in Support)
-        raise UsageError(f"support={support!r}: pass one of {words}, or None for the table's word") from None
+        raise UsageError(
+            f"support={support!r} is unknown", f"pass one of {words}, or leave it out for the table's word"
+        ) from None

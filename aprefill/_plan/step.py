@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .._hosts.target import Target
     from .._seam.plan import SeamPlan
     from .._types import Support
-    from .request import Absent, ShowWhen
+    from .options import Absent, ShowWhen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

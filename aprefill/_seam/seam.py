@@ -6,7 +6,7 @@ after an opening fence only, the watch for the closing one (`_closing`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .._types import Verdict
 from .chatter import Chatter
@@ -21,6 +21,9 @@ __all__ = ("Seam", "Verdict")
 
 #: Invariant 5: never are more than ``2 * len(known) + SLACK`` characters held.
 SLACK = 8192
+#: Whether the text may begin with a repetition of what is known.
+Echo: TypeAlias = Literal["maybe", "never"]
+
 #: Rule 5: how much ink a line must match to count as the echo, behind an opener and without one.
 INK_FENCED, INK_PLAIN = 2, 16
 
@@ -59,7 +62,7 @@ class Seam:
         self,
         known: str,
         *,
-        echo: Literal["maybe", "never"] = "maybe",
+        echo: Echo = "maybe",
         whitespace: bool = False,
         fence: bool = False,
         preamble: int = 0,

@@ -9,6 +9,7 @@ from contextlib import _GeneratorContextManager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._errors import QUOTE_MAX, AprefillError, ConnectFailed, Stalled, Truncated, UsageError
+from .._words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,20 +97,20 @@ def translate(
         _scrub(link, redact)
     cause = _root(exc)
     if isinstance(cause, RuntimeError) and "no running event loop" in str(cause):
-        return UsageError("the client that was passed runs on asyncio alone, as aiohttp does; pass one over httpx2")
+        return UsageError("the client that was passed runs on asyncio alone, as aiohttp does", "pass one over httpx2")
     if isinstance(exc, ClientFailed):
         if isinstance(cause, ImportError):
             return UsageError(
-                f"{exc} needs {cause.name or 'a package'}, which is not installed; "
-                "pip install it (AWS's signatures: pip install 'aprefill[bedrock]')"
+                f"{exc} needs {cause.name or 'a package'}, which is not installed",
+                "pip install it (AWS's signatures: pip install 'aprefill[bedrock]')",
             )
         said = redact(" ".join(str(cause).split()))[:QUOTE_MAX]
         return UsageError(
-            f"{exc} could not make the request ({type(cause).__name__}: {said}); "
-            "check its credentials and what else it was made with"
+            f"{exc} could not make the request ({type(cause).__name__}: {said})",
+            "check its credentials and what else it was made with",
         )
     if isinstance(cause, RuntimeError) and "closed" in str(cause).lower():
-        return UsageError("the client that was passed has been closed; pass an open one")
+        return UsageError("the client that was passed has been closed", "pass an open one")
     reason = next((_REASONS[name] for name in _names(cause) if name in _REASONS), None)
     reason = f"{type(cause).__name__}, {reason}" if reason else type(cause).__name__
     if connect_s is not None and named(cause, "ConnectTimeout", "ConnectionTimeoutError"):
@@ -145,7 +146,9 @@ def _why_no_connection(exc: BaseException) -> tuple[str, str] | None:
         detail = details[0].rstrip(".") if details else "it could not be verified"
         return (
             f"certificate not trusted ({detail})",
-            "set SSL_CERT_FILE to the file of the authority that has signed it, or pass a client= that trusts it",
+            Words(
+                "set SSL_CERT_FILE to the file of the authority that has signed it", "pass a {client} that trusts it"
+            ),
         )
     for link in links:
         if isinstance(link, ssl.SSLError):

@@ -51,13 +51,15 @@ def _tls_context() -> ssl.SSLContext:
     if key not in _contexts:
         if folders and not file and not any(map(os.path.isdir, folders.split(os.pathsep))):
             # OpenSSL would say nothing, and trust nobody
-            raise UsageError(f"SSL_CERT_DIR names {folders!r}, which is no folder; {_CERTIFICATES}")
+            raise UsageError(f"SSL_CERT_DIR names {folders!r}, which is no folder", f"{_CERTIFICATES}")
         try:
             _contexts[key] = httpx2.create_ssl_context()
         except OSError as exc:
             name, value = ("SSL_CERT_FILE", file) if file else ("SSL_CERT_DIR", folders)
             what = f"{name} names {value!r}, which" if value else "the system's file of CA certificates"
-            raise UsageError(f"{what} cannot be read ({exc.strerror or type(exc).__name__}); {_CERTIFICATES}") from exc
+            raise UsageError(
+                f"{what} cannot be read ({exc.strerror or type(exc).__name__})", f"{_CERTIFICATES}"
+            ) from exc
     return _contexts[key]
 
 

@@ -54,8 +54,8 @@ class SdkTransport:
             response = getattr(answer, "http_response", None)
             if response is None:
                 raise UsageError(
-                    f"{type(client).__name__} gave a {type(answer).__name__} in place of the raw response; "
-                    "leave out the middleware that does that"
+                    f"{type(client).__name__} gave a {type(answer).__name__} in place of the raw response",
+                    "leave out the middleware that does that",
                 )
         return as_response(response)
 

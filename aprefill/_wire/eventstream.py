@@ -62,7 +62,8 @@ class EventStreamDecoder(BoundedDecoder):
             self._botocore: Any = import_module("botocore.eventstream")
         except ImportError as error:
             raise UsageError(
-                "this host answers in AWS binary frames, which need botocore: pip install 'aprefill[bedrock]'"
+                "this host answers in AWS binary frames, and botocore, which reads them, is not installed",
+                "pip install 'aprefill[bedrock]'",
             ) from error
         # a frame is cut out of a piece of any size without a list of its parts, so there is nothing to bound
         self._slice = sys.maxsize

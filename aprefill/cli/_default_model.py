@@ -30,17 +30,17 @@ def choose_model(model: str | None, base_url: str | None) -> str | None:
     if name:
         return name
     if base_url:
-        raise UsageError("--base-url needs a model: pass -m NAME")
+        raise UsageError("--base-url needs a model", "pass -m NAME")
     rows = aprefill.support_table()
     for (provider, _), variable in URL_ENV.items():
         if os.environ.get(variable):
-            raise UsageError(f"no model, and {variable} is set: pass -m {provider}:NAME, or try -m demo:")
+            raise UsageError(f"no model, and {variable} is set", f"pass -m {provider}:NAME, or try -m demo:")
     for row in rows:
         for variable in filter(None, (*row.key_env, TOKEN_ENV.get((row.provider, row.api)))):
             if os.environ.get(variable):
                 raise UsageError(
-                    f"no model, and {variable} is set: pass {_example(row.provider, rows)}, "
-                    "or set APREFILL_MODEL, or try -m demo:"
+                    f"no model, and {variable} is set",
+                    f"pass {_example(row.provider, rows)}, or set APREFILL_MODEL, or try -m demo:",
                 )
     return None
 

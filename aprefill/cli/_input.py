@@ -13,10 +13,10 @@ def prompt_of(words: tuple[str, ...]) -> str:
     A terminal is never read, so nothing waits for someone to type. Raises `UsageError` when there is no prompt.
     """
     if len(words) > 1:
-        raise UsageError(f"{len(words)} prompts were given; put one prompt in quotes")
+        raise UsageError(f"{len(words)} prompts were given", "put one prompt in quotes")
     parts = [part for part in (_piped(), *words) if part.strip()]
     if not parts:
-        raise UsageError("no prompt: aprefill 'your question', or pipe one in (aprefill --help says more)")
+        raise UsageError("no prompt", "aprefill 'your question', or pipe one in (aprefill --help says more)")
     return "\n\n".join(parts)
 
 
@@ -30,4 +30,4 @@ def _piped() -> str:
     except OSError as exc:
         raise UsageError(f"cannot read standard input: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
-        raise UsageError(f"standard input is not UTF-8 text (byte {exc.start}); convert it, as with iconv") from exc
+        raise UsageError(f"standard input is not UTF-8 text (byte {exc.start})", "convert it, as with iconv") from exc

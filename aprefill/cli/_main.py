@@ -12,7 +12,7 @@ import click
 from .._errors import AprefillError, UsageError
 from ._commands import commands
 from ._output import OutputClosed, OutputFailed, leave_interrupted_line, output_error, say
-from ._wording import in_options
+from ._spelling import in_options
 
 if TYPE_CHECKING:
     from ._commands import Job
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(_sentence(exc))
         return EXIT_USAGE
     except AprefillError as exc:
-        say(in_options(str(exc)))
+        say(in_options(exc))
         return EXIT_USAGE if isinstance(exc, UsageError) else EXIT_FAILED
     except OutputClosed:
         return EXIT_OUTPUT_CLOSED

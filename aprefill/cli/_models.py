@@ -26,7 +26,7 @@ def models(provider: str | None, *, as_json: bool) -> None:
         provider = provider if provider in known else ALIASES.get(provider, provider)
         rows = tuple(row for row in rows if row.provider == provider)
         if not rows:
-            raise UsageError(f"unknown provider {provider!r}; known are {', '.join(known)}")
+            raise UsageError(f"unknown provider {provider!r}", f"known are {', '.join(known)}")
     output.write(to_json([_facts(row) for row in rows]) if as_json else _columns(rows))
 
 

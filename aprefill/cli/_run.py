@@ -15,7 +15,7 @@ from ._default_model import DEMO, DEMO_NOTE, choose_model
 from ._input import prompt_of
 from ._json import to_json
 from ._output import Output, say
-from ._wording import in_options
+from ._spelling import in_options
 
 if TYPE_CHECKING:
     from .._events import Timing
@@ -77,7 +77,7 @@ def run(request: Request) -> None:
     except ProviderError as exc:
         output.end_line()
         if request.as_json:
-            error = {"type": type(exc).__name__, "message": in_options(str(exc))}
+            error = {"type": type(exc).__name__, "message": in_options(exc)}
             output.write(to_json({"error": error, "text_so_far": exc.text_so_far}))
         if request.timing:
             say(_timing_line(reply.timing))

@@ -4,14 +4,21 @@ async with serve(Script(text='Alabama", "Alaska"]')) as server:
     ...  # point your client at server.openai_url (OpenAI and kin) or server.url (all others)
 """
 
+from ._asked import AskedFor, Finder
 from ._exchange import Exchange, Outcome, Received
-from ._script import Script, ToolCall
+from ._script import BadEvent, Echo, Framing, Prefill, Script, ToolCall
 from ._server import Scripts, Server, serve
 from ._thread import serve_in_thread
 
 __all__ = (
+    "AskedFor",
+    "BadEvent",
+    "Echo",
     "Exchange",
+    "Finder",
+    "Framing",
     "Outcome",
+    "Prefill",
     "Received",
     "Script",
     "Scripts",

@@ -68,7 +68,7 @@ def find_with(finder: Finder | None, prompt: str) -> str:
         return (found[1] or "") if found else ""
     text = finder(prompt)
     if not isinstance(text, str | None):
-        raise UsageError(f"the function given as find_asked= returned a {type(text).__name__}, not a str or None")
+        raise UsageError(f"the function given as find_asked= returned a {type(text).__name__}", "return a str or None")
     return text or ""
 
 

@@ -43,7 +43,8 @@ class ToolCall:
             return msgspec.json.decode(self.arguments_json)
         except msgspec.DecodeError as exc:
             raise UsageError(
-                f"ToolCall: the arguments of {self.name!r} are not JSON ({exc}), and this host sends them as an object"
+                f"ToolCall: the arguments of {self.name!r} are not JSON ({exc}), and this host sends them as an object",
+                "give a JSON object",
             ) from None
 
 
@@ -172,8 +173,8 @@ class Script:
             joined = "".join(str(cut) for cut in self.cuts)
             if self.text and self.text != joined:
                 raise UsageError(
-                    f"Script: cuts= makes {len(joined)} characters that are not text= ({len(self.text)} characters); "
-                    "give one of the two, or the same text"
+                    f"Script: cuts= makes {len(joined)} characters that are not text= ({len(self.text)} characters)",
+                    "give one of the two, or the same text",
                 )
             object.__setattr__(self, "text", joined)
         _check_words(self)
@@ -204,7 +205,7 @@ def _check_words(script: Script) -> None:
     for name, known in _WORDS.items():
         value = getattr(script, name)
         if value not in known:
-            raise UsageError(f"Script: {name}={value!r} is unknown; known are {', '.join(map(repr, known))}")
+            raise UsageError(f"Script: {name}={value!r} is unknown", f"known are {', '.join(map(repr, known))}")
 
 
 def _check_numbers(script: Script) -> None:
@@ -213,22 +214,25 @@ def _check_numbers(script: Script) -> None:
         value = getattr(script, f.name)
         if f.name.endswith("_s"):
             if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value < 0:
-                raise UsageError(f"Script: {f.name}={value!r} is no time; give seconds, 0 or more")
+                raise UsageError(f"Script: {f.name}={value!r} is no time", "give seconds, 0 or more")
         elif "int" in str(f.type).split(" | ") and f.name != "cuts":
             least = 1 if f.name == "wire_cuts" else 0
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UsageError(f"Script: {f.name}={value!r} is no count; give a whole number, {least} or more")
+                raise UsageError(f"Script: {f.name}={value!r} is no count", f"give a whole number, {least} or more")
     if not 200 <= script.status <= 599:
-        raise UsageError(f"Script: status={script.status} is no final HTTP status; give 200 to 599")
+        raise UsageError(f"Script: status={script.status} is no final HTTP status", "give 200 to 599")
     cuts: Sequence[object] = (script.cuts,) if isinstance(script.cuts, int) else script.cuts
     if isinstance(cuts, str) or not (
         all(isinstance(cut, str) for cut in cuts) or all(isinstance(cut, int) and cut >= 0 for cut in cuts)
     ):
-        raise UsageError("Script: cuts= takes a number of characters, a sequence of numbers, or a sequence of strings")
+        raise UsageError(
+            "Script: cuts= is none of what it takes",
+            "give a number of characters, a sequence of numbers, or a sequence of strings",
+        )
     if script.cuts == 0:
-        raise UsageError("Script: cuts=0 would never end; give 1 or more characters a delta")
+        raise UsageError("Script: cuts=0 would never end", "give 1 or more characters a delta")
     if isinstance(script.retry_after, int | float) and not 0 <= script.retry_after < math.inf:
-        raise UsageError(f"Script: retry_after={script.retry_after!r} is no time; give seconds, or an HTTP date")
+        raise UsageError(f"Script: retry_after={script.retry_after!r} is no time", "give seconds, or an HTTP date")
 
 
 def _is_given(value: object) -> bool:
@@ -240,32 +244,33 @@ def _check_together(script: Script) -> None:
     for row in _ONE_OF:
         given = [name for name in row if _is_given(getattr(script, name))]
         if len(given) > 1:
-            raise UsageError(f"Script: {' and '.join(given)} cannot be played together; give one of them")
+            raise UsageError(f"Script: {' and '.join(given)} cannot be played together", "give one of them")
     obeys = script.asked != "ignores"
     if script.prefill in {"eats", "ignores"} and (
         (script.echo != "split" and not obeys) or script.echo_text is not None
     ):
-        raise UsageError(f"Script: there is no echo with prefill={script.prefill!r}; pass prefill='echoes'")
+        raise UsageError(f"Script: there is no echo with prefill={script.prefill!r}", "pass prefill='echoes'")
     if obeys and script.echo_text is not None:
-        raise UsageError(f"Script: asked={script.asked!r} finds what is repeated in the prompt; leave echo_text= out")
+        raise UsageError(f"Script: asked={script.asked!r} finds what is repeated in the prompt", "leave echo_text= out")
     if script.find_asked is not None and not obeys:
-        raise UsageError("Script: find_asked= is for a host that obeys the prompt; pass asked='obeys'")
+        raise UsageError("Script: find_asked= is for a host that obeys the prompt", "pass asked='obeys'")
     if wrong := check_finder(script.find_asked):
         raise UsageError(f"Script: find_asked= {wrong}")
     if script.find_asked is not None and script.asked == "obeys_second":
         raise UsageError(
-            "Script: asked='obeys_second' knows the second request by aprefill's own words; with words of your own "
-            "pass asked='obeys' and a find_asked= that finds the text in your second request only"
+            "Script: asked='obeys_second' knows the second request by aprefill's own words",
+            "with words of your own pass "
+            "asked='obeys' and a find_asked= that finds the text in your second request only",
         )
     for name in ("error", "error_event"):
         pair = getattr(script, name)
         if pair is not None and (isinstance(pair, str) or len(pair) != 2):
-            raise UsageError(f"Script: {name}={pair!r} is no pair; give (type, message)")
+            raise UsageError(f"Script: {name}={pair!r} is no pair", "give (type, message)")
     if script.retry_after is not None and script.status < 400:
-        raise UsageError("Script: retry_after= needs an error status=, such as 429")
+        raise UsageError("Script: retry_after= is for an error", "give an error status=, such as 429")
     if script.error is not None and script.status < 400:
-        raise UsageError("Script: error= is the body of an error status=; inside a good stream it is error_event=")
+        raise UsageError("Script: error= is the body of an error status=", "inside a good stream it is error_event=")
     if script.keepalive_after is not None and script.framing == "length":
-        raise UsageError("Script: a body that is kept alive has no length; leave framing='length' out")
+        raise UsageError("Script: a body that is kept alive has no length", "leave framing='length' out")
     if script.keepalive_after is not None and not script.keepalive_s:
-        raise UsageError("Script: keepalive_s=0 would flood the client; give more than 0 seconds")
+        raise UsageError("Script: keepalive_s=0 would flood the client", "give more than 0 seconds")

@@ -71,10 +71,12 @@ class Server:
         if not isinstance(script, Script) and isinstance(script, Sequence):
             script = tuple(script)
             if not script or not all(isinstance(one, Script) for one in script):
-                raise UsageError("serve() takes a Script, a sequence of one or more Scripts, or a callable")
+                raise UsageError(
+                    "serve() was given no Script", "pass a Script, a sequence of one or more Scripts, or a callable"
+                )
         elif not isinstance(script, Script) and not callable(script):
             raise UsageError(
-                f"serve() takes a Script, a sequence of Scripts, or a callable, not {type(script).__name__}"
+                f"serve() was given a {type(script).__name__}", "pass a Script, a sequence of Scripts, or a callable"
             )
         self._script = script
         self._static = {path: _static(path, value) for path, value in (static or {}).items()}
@@ -112,7 +114,7 @@ class Server:
     @property
     def port(self) -> int:
         if not self._port:
-            raise UsageError("the server is not running: enter it with `async with serve(...) as server`")
+            raise UsageError("the server is not running", "enter it with `async with serve(...) as server`")
         return self._port
 
     @property
@@ -222,7 +224,7 @@ class Server:
             return self._script[min(self._played, len(self._script)) - 1]
         script = self._script(exchange)
         if not isinstance(script, Script):
-            raise UsageError(f"the callable given to serve() returned a {type(script).__name__}, not a Script")
+            raise UsageError(f"the callable given to serve() returned a {type(script).__name__}", "return a Script")
         return script
 
     def __repr__(self) -> str:
@@ -233,13 +235,13 @@ def _static(path: str, value: Any) -> Script:
     """What a static path answers."""
     if not path.startswith("/") or "?" in path or " " in path:
         raise UsageError(
-            f"static: {path!r} is no path; give one that begins with a slash, as it is sent and without a query, "
-            "such as '/v1/models'"
+            f"static: {path!r} is no path",
+            "give one that begins with a slash, as it is sent and without a query, such as '/v1/models'",
         )
     try:
         body = msgspec.json.encode(value)
     except (TypeError, ValueError) as exc:
-        raise UsageError(f"static: what {path!r} answers is no JSON: {exc}") from None
+        raise UsageError(f"static: what {path!r} answers is no JSON: {exc}", "give plain JSON values") from None
     return Script(body=body, content_type="application/json", framing="length")
 
 
@@ -252,7 +254,7 @@ def _loopback(host: str) -> str:
     except ValueError:
         address = None
     if address is None or not address.is_loopback:
-        raise UsageError(f"host={host!r} is not this machine's loopback; pass '127.0.0.1', '::1' or 'localhost'")
+        raise UsageError(f"host={host!r} is not this machine's loopback", "pass '127.0.0.1', '::1' or 'localhost'")
     return host
 
 

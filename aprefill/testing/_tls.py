@@ -36,5 +36,7 @@ def _authority() -> trustme.CA:
     try:
         import trustme
     except ImportError as exc:
-        raise UsageError("tls=True makes its certificate with trustme, which is missing: pip install trustme") from exc
+        raise UsageError(
+            "tls=True makes its certificate with trustme, which is missing", "pip install trustme"
+        ) from exc
     return trustme.CA()

@@ -12,8 +12,8 @@ except ModuleNotFoundError as exc:
         "aprefill.web stands on Starlette, which is an extra: pip install 'aprefill[web]'", name="starlette"
     ) from exc
 
-from ._origin import origin_allowed
+from ._origin import Origins, origin_allowed
 from ._sse import EventStreamResponse, sse
 from ._websocket import websocket
 
-__all__ = ("EventStreamResponse", "origin_allowed", "sse", "websocket")
+__all__ = ("EventStreamResponse", "Origins", "origin_allowed", "sse", "websocket")

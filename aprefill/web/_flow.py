@@ -32,7 +32,9 @@ _under_way: set[Reply] = set()
 def check_reply(reply: object) -> None:
     """Raise `UsageError` for what is no reply, while there is still a caller to tell."""
     if not isinstance(reply, Reply):
-        raise UsageError(f"reply={type(reply).__name__}(...): pass what stream() gave, not awaited and not iterated")
+        raise UsageError(
+            f"reply={type(reply).__name__}(...) is no reply", "pass what stream() gave, not awaited and not iterated"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Clocks:
             value = getattr(self, one.name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and (value > 0 or (value == 0 and one.name == "begin_after_s"))):
-                raise UsageError(f"{one.name}={value!r}: pass seconds above 0, or None for no limit")
+                raise UsageError(f"{one.name}={value!r} is no time", "pass seconds above 0, or None for no limit")
 
 
 class ClientGone(Exception):
@@ -112,7 +114,7 @@ class Flow:
         """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
         if self._reply in _under_way:
             # told as an error, and that other client's reply left alone
-            self._unusable = UsageError("this reply is on its way to another client; give each its own stream()")
+            self._unusable = UsageError("this reply is on its way to another client", "give each its own stream()")
             self._is_ours = False
             return await self._run(nullcontext())
         _under_way.add(self._reply)

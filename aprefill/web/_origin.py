@@ -68,8 +68,8 @@ def _listed(text: object) -> _Origin | str:
 
 def _unusable(given: object) -> UsageError:
     return UsageError(
-        f'origins={given!r}: pass whole origins such as "https://chat.example", as a browser sends them: without a path or '
-        'a "*", in ASCII; or "any" for no check'
+        f"origins={given!r} has something else than whole origins in it",
+        'pass such as "https://chat.example", as a browser sends them: without a path or a "*", in ASCII; or "any" for no check',
     )
 
 

@@ -101,7 +101,7 @@ class EventStreamResponse(Response):
         self.background = background
         own = {name.lower(): value for name, value in (headers or {}).items()}
         if "content-length" in own:
-            raise UsageError("headers= has a content-length, and nobody knows how long a reply will be")
+            raise UsageError("headers= has a content-length, and nobody knows how long a reply will be", "leave it out")
         self.init_headers({**_HEADERS, **own})
         self._reply = reply
         self._records = records

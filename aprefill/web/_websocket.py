@@ -74,7 +74,7 @@ async def websocket(
         not callable(on_message) or iscoroutinefunction(on_message) or iscoroutinefunction(type(on_message).__call__)
     ):
         raise UsageError(
-            "on_message= is called and not awaited; pass a function, which may put the message into a queue"
+            "on_message= is called and not awaited", "pass a function, which may put the message into a queue"
         )
     check_reply(reply)
     clocks = Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s)

@@ -207,7 +207,7 @@ def test_an_error_before_the_reply(page: Page) -> None:
     page.fill("#other", "anthropic:claude-haiku-4-5")
     page.click("#send")
     expect(page.locator(".what")).to_have_text(
-        "This cannot be asked: no key for anthropic: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN."
+        "This cannot be asked: no key for anthropic in ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN."
     )
     expect(page.locator(".continue")).to_be_hidden()
 

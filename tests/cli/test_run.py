@@ -107,7 +107,7 @@ def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], p
         (None, ("x", "--prefill", "\udcff"), "not UTF-8"),
         (None, ("x", "--stop", "\udcff"), "not UTF-8"),
         (None, ("x", "--support", "eaten"), "eats, echoes"),
-        (None, ("x", "-m", "openai:m"), "set OPENAI_API_KEY"),
+        (None, ("x", "-m", "openai:m"), "no key for openai in OPENAI_API_KEY; set it in the environment"),
         (None, ("x", "-m", "nobody:m"), "--base-url"),
         (None, ("x", "-m", "m", "--base-url", "http://example.com"), "--base-url is plain http"),
         (None, ("x", "-m", "m", "--base-url", "http://vllm:8000/v1"), "or pass --allow-http if you trust the network"),
@@ -149,7 +149,7 @@ def test_a_base_url_of_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch
     """It needs a model as `--base-url` does, and is asked then."""
     with serve_in_thread(Script(text="hello")) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
-        assert "OPENAI_BASE_URL is set: pass -m openai:NAME" in cli("hi").error
+        assert "OPENAI_BASE_URL is set; pass -m openai:NAME" in cli("hi").error
         assert cli("hi", "-m", "openai:m").out == b"hello"
         assert len(server.exchanges) == 1
         assert cli("hi", "-m", "demo:").code == 0

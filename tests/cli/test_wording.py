@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import aprefill
 from aprefill import (
+    AprefillError,
     ConnectFailed,
     PrefillIgnored,
     PrefillRefused,
@@ -30,17 +30,12 @@ from aprefill._plan.step import AttemptPlan
 from aprefill._seam.plan import SeamPlan
 from aprefill._transports._foreign import translate
 from aprefill._types import StopReason, Support
-from aprefill.cli._wording import _PHRASES, in_options
+from aprefill._words import Words
+from aprefill.cli._commands import run
+from aprefill.cli._spelling import _OTHERS, _SAME, in_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def test_each_phrase_is_one_that_the_library_writes() -> None:
-    """A message that is reworded there takes its phrase here along."""
-    paths = [path for path in Path(aprefill.__file__).parent.rglob("*.py") if path.parent.name != "cli"]
-    source = "".join(path.read_text("utf-8") for path in sorted(paths))
-    assert [phrase for phrase, _ in _PHRASES if phrase not in source] == []
 
 
 def limit_inside_the_echo() -> Truncated:
@@ -63,13 +58,13 @@ def limit_inside_the_echo() -> Truncated:
     return caught.value
 
 
-def not_trusted() -> Exception:
+def not_trusted() -> AprefillError:
     error = translate(ssl.SSLCertVerificationError("no"), stage="open", host="host", port=443)
     assert isinstance(error, ConnectFailed)
     return error
 
 
-def errors() -> Iterator[Exception]:
+def errors() -> Iterator[AprefillError]:
     yield ConnectFailed("host", "refused")
     yield not_trusted()
     yield PrefillRefused("m", known_as="support table: emulated")
@@ -95,31 +90,47 @@ def errors() -> Iterator[Exception]:
 def test_no_message_speaks_of_a_programs_arguments() -> None:
     """What each says to do can be done on a command line."""
     for error in errors():
-        message = in_options(str(error))
+        message = in_options(error)
         assert not re.search(r"\w=(?!['\"])|base_url|text_so_far|max_tokens|\(\)", message), message
 
 
 def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
     """Where a program has `emulate=`, `absent=` and `extra=`, the command line has options of its own."""
-    assert in_options(str(PrefillIgnored("m"))).endswith(
-        "; leave --absent out to have it put in front, or pass --absent retry to ask once more"
+    assert in_options(PrefillIgnored("m")).endswith(
+        "; pass --absent join to have it put in front, or pass --absent retry to ask once more"
     )
-    assert in_options(str(PrefillIgnored("m", strict=True))).endswith("; leave --strict out to have it put in front")
+    assert in_options(PrefillIgnored("m", strict=True)).endswith("; leave --strict out to have it put in front")
     for off, option in (("strict=True", "--strict"), ("emulate=False", "--no-emulate")):
-        assert f"Leave {option} out to have it asked for in the prompt." in in_options(
-            str(PrefillRefused("m", off=off))
-        )
-    assert "; raise --max-tokens; nothing new came" in in_options(str(limit_inside_the_echo()))
+        assert f"; leave {option} out to have it asked for in the prompt, " in in_options(PrefillRefused("m", off=off))
+    assert in_options(limit_inside_the_echo()).endswith("; raise --max-tokens")
 
 
 def test_plain_http_and_certificates_are_told_in_options() -> None:
     """The option that takes plain http is named, and nobody is told to pass a client."""
     with pytest.raises(UsageError) as caught:
         check_url("http://vllm:8000/v1")
-    assert "or pass --allow-http if you trust the network" in in_options(str(caught.value))
-    assert in_options(str(not_trusted())).endswith("set SSL_CERT_FILE to the file of the authority that has signed it")
+    assert "or pass --allow-http if you trust the network" in in_options(caught.value)
+    assert in_options(not_trusted()).endswith("set SSL_CERT_FILE to the file of the authority that has signed it")
 
 
 def test_values_and_quotations_stay() -> None:
-    """An argument shown with its value is told as it was given."""
-    assert in_options("model='x' names no known provider") == "model='x' names no known provider"
+    """An argument shown with its value is told as it was given, and braces in what a caller or a host said are no names."""
+    error = UsageError("model='x' names no known provider {base_url}", Words("leave {api} out"))
+    assert in_options(error) == "model='x' names no known provider {base_url}; leave --api out"
+
+
+def test_a_way_that_the_command_line_has_not_is_left_out() -> None:
+    """Of several ways those stay that an option takes; of none nothing is said, but the problem is always told."""
+    known = UsageError("no key", Words("set KEY", "pass {api_key}"))
+    assert (str(known), in_options(known)) == ("no key; set KEY, or pass api_key=", "no key; set KEY")
+    unknown = UsageError(Words("{api_key} is empty"), Words("pass {client}"))
+    assert (str(unknown), in_options(unknown)) == ("api_key= is empty; pass client=", "api_key= is empty")
+
+
+def test_the_options_are_those_of_the_command() -> None:
+    """The arguments that are said to be options are exactly the options of `run` that stand for an argument."""
+    options = {max(param.opts, key=len) for param in run.params if param.param_type_name == "option"}
+    arguments = {f"--{name.replace('_', '-')}" for name in _SAME}
+    flags = {word for word in _OTHERS.values() if word.startswith("--")}
+    only_here = {"--hide-prefill", "--json", "--timing"}
+    assert sorted([*arguments, *flags, *only_here]) == sorted(options)

@@ -141,7 +141,7 @@ def test_where_limits_may_be_given() -> None:
     session.stream("hi")
     session.stream("hi", limits=Limits())
     for call in (stream, session.stream):
-        with pytest.raises(UsageError, match=r"limits: pass an aprefill\.Limits"):
+        with pytest.raises(UsageError, match=r"limits is a int; pass an aprefill\.Limits"):
             call("hi", model="demo:eats", limits=5)  # type: ignore[operator]
         with pytest.raises(UsageError, match="reply_chars=5 is less than the prefill's 6 characters"):
             call("hi", model="demo:eats", prefill="123456", limits=limits)  # type: ignore[operator]

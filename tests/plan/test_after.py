@@ -23,7 +23,7 @@ from aprefill import (
     UsageError,
 )
 from aprefill._plan.emulate import AGAIN, BEGIN
-from aprefill._plan.next import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Outcome, may_pass, plan_next
+from aprefill._plan.next import FIRST_WAIT_S, GROWTH, JITTER, LONGEST_WAIT_S, Outcome, plan_next
 
 from ..support.planning import acme, asked, plan_first, token
 
@@ -85,7 +85,7 @@ def test_what_may_pass_is_sent_again(error: AprefillError, passes: bool, prefill
     """The same request, with a wait before it; native, emulated or without a prefill. Of the others, none."""
     before = plan_first(asked(prefill=prefill), acme(support=support), "m")
     again = following(error, plan=before, prefill=prefill)
-    assert may_pass(error) is passes
+    assert error.may_pass is passes
     assert again == (replace(before, wait_s=FIRST_WAIT_S) if passes else None)
 
 
@@ -194,7 +194,7 @@ def test_settings_of_no_limit() -> None:
     """Any wait that the host asks for, and none: both can be said."""
     assert waits(StatusError(429, retry_after_s=1e6), recovery=Recovery(max_wait_s=math.inf)) == 1e6
     assert waits(StatusError(429), recovery=Recovery(retries=0, max_wait_s=math.inf)) is None
-    with pytest.raises(UsageError, match=r"recovery: pass an aprefill\.Recovery"):
+    with pytest.raises(UsageError, match=r"recovery is a int; pass an aprefill\.Recovery"):
         asked(recovery=2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from aprefill import PrefillRefused, Recovery, Reply, Session, Support, SupportT
 from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import ModelInput
 from aprefill._plan import conflicts
+from aprefill._plan.options import Options
 from aprefill._plan.request import Request, make_request
 from aprefill.testing import Script, serve
 
@@ -21,17 +21,12 @@ if TYPE_CHECKING:
     from aprefill.testing import Server
 
 EVERY = ("thinking", "grammar", "tools", "tool_choice", "response_format")
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(make_request).parameters and name != "prompt"
-}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}
 TOOL = {"name": "f"}
 
 
-def asked(**options: Any) -> Request:
-    return make_request("Hi", **{**DEFAULTS, "prefill": "[", **options})
+def asked(prefill: str = "[", **options: Any) -> Request:
+    return make_request("Hi", prefill, Options(**options))
 
 
 def switched_on(request: Request) -> dict[str, str]:
@@ -206,7 +201,7 @@ def mode(word: str, setting: str, model: str = "m", **options: Any) -> str:
 def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str, options: dict[str, Any]) -> None:
     """A `UsageError` that names host, setting and what to switch off; also with the caller's word for the support."""
     says = (
-        f"acme cannot combine a native prefill with {setting}; switch {spelled} off, leave prefill out, "
+        f"acme cannot combine a native prefill with {setting}; switch {spelled} off, leave prefill= out, "
         'or pass support="emulated" to have the prefill asked for in the prompt'
     )
     for more in ({}, {"support": "eats"}, {"emulate": False}, {"strict": True}):
@@ -227,7 +222,7 @@ def test_what_may_break_is_asked_for_in_the_prompt(setting: str, spelled: str, o
         with pytest.raises(PrefillRefused) as refused:
             mode("unknown", setting, **options, **more)
         assert (refused.value.why, refused.value.status) == (setting, None)
-        assert f"whether it goes with {spelled} is not known); nothing was sent" in str(refused.value)
+        assert f"whether it goes with {spelled} is not known), and nothing was sent" in str(refused.value)
         assert mode("unknown", setting, **options, **more, support="eats") == "native"
     for support in (Support.EATS, "echoes"):
         assert mode("unknown", setting, **options, support=support) == "native"

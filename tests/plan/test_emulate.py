@@ -368,7 +368,7 @@ def test_after_a_tools_result_it_cannot_be_asked_for(last: dict[str, Any]) -> No
 )
 def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
     """Any other last turn is a `UsageError` that names whose it is."""
-    with pytest.raises(UsageError, match=f"the last message is the {last['role']}'s; .* must be the user's"):
+    with pytest.raises(UsageError, match=f"the last message is the {last['role']}'s, .* must be the user's"):
         emulate(DEFAULT, [USER, last], "a")
 
 
@@ -438,8 +438,8 @@ WRONG = [
     ("again", '{"a": 1}', "is no template"),
     ("again", "no field", r"has no \{text\}, so it asks for nothing"),
     ("again", "{end}", r"has no \{text\}"),
-    ("begin", b"{text}", "pass a str, not a bytes"),
-    ("again", None, "pass a str, not a NoneType"),
+    ("begin", b"{text}", "is a bytes; pass a str"),
+    ("again", None, "is a NoneType; pass a str"),
 ]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from aprefill import stream
 from aprefill._codecs import codec
 from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill._hosts.target import Target
 from aprefill._plan import emulate as emulation
 from aprefill._plan import first
-from aprefill._plan.request import Request, make_request
-from aprefill._plan.step import AttemptPlan
+from aprefill._plan.options import Options
+from aprefill._plan.request import make_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,16 +50,9 @@ def emulate(how: Emulation, messages: Sequence[dict[str, Any]], known: str, *, a
 EATS, ECHOES = "eats", "echoes"
 USER = {"role": "user", "content": "Hi"}
 
-#: What `stream()` passes on when the caller says nothing.
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(stream).parameters.items()
-    if name in inspect.signature(make_request).parameters and name != "prompt"
-}
 
-
-def asked(prompt: Any = "Hi", **options: Any) -> Request:
-    return make_request(prompt, **{**DEFAULTS, **options})
+def asked(prompt: Any = "Hi", prefill: str = "", **options: Any) -> Request:
+    return make_request(prompt, prefill, Options(**options))
 
 
 @cache

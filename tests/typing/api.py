@@ -8,18 +8,26 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from aprefill import (
+    Absent,
     AprefillError,
     AttemptEnded,
     AttemptReport,
     AttemptStarted,
     ConnectFailed,
+    Deduped,
+    DedupedSync,
+    DedupeShowWhen,
+    Echo,
     Emulation,
     Event,
     HeldEvent,
+    KnownRefusal,
     LimitExceeded,
     Limits,
+    Message,
     PrefillIgnored,
     PrefillRefused,
+    Prompt,
     ProtocolError,
     ProviderError,
     ReasoningEvent,
@@ -29,6 +37,7 @@ from aprefill import (
     ReplyConsumed,
     Seam,
     Session,
+    ShowWhen,
     Stalled,
     StatusError,
     StopReason,
@@ -42,6 +51,7 @@ from aprefill import (
     Timing,
     ToolEvent,
     Truncated,
+    Unset,
     Usage,
     UsageError,
     Verdict,
@@ -251,3 +261,17 @@ def the_errors(error: AprefillError) -> None:
         assert_type(error.status, int)
         assert_type(error.retry_after_s, float | None)
         assert_type(error.request_id, str | None)
+    assert_type((error.problem, error.remedy, error.may_pass), tuple[str, str, bool])
+
+
+def the_names_of_types(
+    prompt: Prompt, when: ShowWhen, absent: Absent, echo: Echo, dedupe_when: DedupeShowWhen
+) -> Message:
+    """A wrapper of a caller's own can be typed with what is public."""
+    reply = stream(prompt, prefill="x", show_when=when, absent=absent)
+    buffer: Deduped = dedupe(reply, "x", echo=echo, show_when=dedupe_when)
+    plain: DedupedSync = dedupe_sync(["x"], "x")
+    kept: type[Unset] = Unset
+    refusals: tuple[KnownRefusal, ...] = support_table()[0].refusals
+    print(buffer, plain, kept, refusals)
+    return reply.message

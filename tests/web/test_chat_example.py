@@ -108,9 +108,9 @@ def test_what_is_not_a_question(client: TestClient) -> None:
 
 
 def test_a_message_has_nothing_that_only_a_program_can_do(client: TestClient) -> None:
-    """Whoever reads the page passes no arguments; the rest of the sentence stays."""
+    """Whoever reads the page passes no arguments; what happened stays."""
     (error,) = records(client, "anthropic:claude-haiku-4-5")
-    assert error["message"] == "no key for anthropic: set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN"
+    assert error["message"] == "no key for anthropic in ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN"
     (error,) = records(client, "nobody:knows")
     assert error["message"].startswith("model='nobody:knows' names no known provider")
     assert "pass " not in error["message"]

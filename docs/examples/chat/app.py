@@ -89,7 +89,7 @@ def begun(asked: Asked) -> Reply:
 def in_words(error: Exception) -> str:
     """The error for whoever reads the page, who passes no arguments to a function of ours."""
     if isinstance(error, UsageError):
-        return re.sub(r",? or pass \w+=[^;]*", "", str(error))
+        return error.problem
     return "the page has sent what is not a question; load it again"
 
 
