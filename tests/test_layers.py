@@ -77,8 +77,6 @@ EXCEPTIONS = {
 NOT_PUBLIC = {
     "__main__: cli.main": "`python -m aprefill` is the command line",
     "cli: _hosts.names.ALIASES": "`aprefill models` lists them",
-    "cli: _hosts.target.TOKEN_ENV": "the default model's provider is one that there is a key for",
-    "cli: _hosts.target.URL_ENV": "the default model names the variable that its URL is from",
     "llm_plugin: _codecs.codec": "emulation asks the protocol for the form of a text",
     "llm_plugin: _codecs.limit_words": "it looks for a reply that ran into its token limit in what LLM has kept of it",
     "llm_plugin: _codecs._switches.TOKEN_LIMITS": "LLM's plugins call their token limits as the hosts do",
@@ -88,7 +86,6 @@ NOT_PUBLIC = {
     "llm_plugin: _hosts.refusals.RefusalKey": "see above",
     "llm_plugin: _hosts.refusals": "see above; one memory of refusals in a process",
     "llm_plugin: _hosts.table.builtin_table": "see above",
-    "llm_plugin: _hosts.target.URL_ENV": "see above",
     "llm_plugin: _plan.emulate.DEFAULT": "see above",
     "llm_plugin: _plan.emulate.emulate": "see above",
     "llm_plugin: _plan.next.LASTING": "see above",
