@@ -45,6 +45,14 @@ class SupportRow:
     base_url: str
     key_env: tuple[str, ...]
     key_required: bool
+    #: the variable from which the host's SDK takes another base URL, and the one that holds a bearer token where no key
+    #: is set; "": none
+    url_env: str = ""
+    token_env: str = ""
+    #: the SDK's client that knows where this host is, where it has no URL of its own; and whether nothing else can ask there,
+    #: because that client writes the model into the URL or signs the request
+    sdk: str = ""
+    sdk_alone: bool = False
     #: "bearer", "x-api-key", "api-key" or "none"
     auth: str
     headers: Mapping[str, str]

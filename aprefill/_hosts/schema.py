@@ -68,6 +68,10 @@ class Host(Manner, kw_only=True, forbid_unknown_fields=True):
     hosts: list[str] = []
     key_env: list[str] = []
     key_required: bool = True
+    url_env: str = ""
+    token_env: str = ""
+    sdk: str = ""
+    sdk_alone: bool = False
     auth: Literal["bearer", "x-api-key", "api-key", "none"]
     headers: dict[str, str] = {}
     max_tokens: int | None = None

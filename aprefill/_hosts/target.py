@@ -27,22 +27,6 @@ if TYPE_CHECKING:
 #: The built-in model's base URL: no network, no key.
 DEMO_SCHEME = "demo:"
 
-#: Host without a URL of its own -> whose client knows it.
-_SDK_OF = {
-    ("azure", "chat"): "an AsyncAzureOpenAI",
-    ("foundry", "messages"): "an AsyncAnthropicFoundry",
-    ("vertex", "messages"): "an AsyncAnthropicVertex",
-    ("bedrock", "messages"): "an AsyncAnthropicBedrock",
-}
-#: Those of them that also write the model into the URL, or sign the request: nothing else can ask there.
-_SDK_ALONE = {"vertex", "bedrock"}
-
-#: Host whose SDK takes its base URL from the environment -> the variable. It is honoured here too.
-URL_ENV = {("openai", "chat"): "OPENAI_BASE_URL", ("anthropic", "messages"): "ANTHROPIC_BASE_URL"}
-
-#: Host whose SDK also takes a bearer token from the environment, where no key is there -> the variable.
-TOKEN_ENV = {("anthropic", "messages"): "ANTHROPIC_AUTH_TOKEN"}
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -140,7 +124,7 @@ def resolve(
     if not bare:
         raise UsageError(f"model={name!r} has no name after the colon", "write provider:name")
     row = table.row(provider, bare, api)
-    token_env = TOKEN_ENV.get((row.provider, row.api))
+    token_env, sdk, sdk_alone = row.token_env, row.sdk, row.sdk_alone
     own_url, key_env = base_url, (*row.key_env, *((token_env,) if token_env else ()))
     if base_url is None:
         own_url = _url_from_environment(row, allow_http=allow_http)
@@ -152,8 +136,7 @@ def resolve(
         elif alias_url and row.api == table.apis(row.provider)[0]:
             own_url = alias_url
     url = row.base_url if own_url is None else own_url
-    sdk = _SDK_OF.get((provider, row.api))
-    if sdk and provider in _SDK_ALONE and not row.base_url:
+    if sdk_alone and not row.base_url:
         raise UsageError(f"{provider} is reached through its SDK alone", Words("pass {sdk} as {client}", sdk=sdk))
     if not url and own_url is None:
         by_client = ("pass {sdk} as {client}",) if sdk else ()
@@ -175,7 +158,7 @@ def resolve(
         base_url=url,
         keep=keep,
         own_url=own_url is not None and (base_url is not None or not _is_usual(row, own_url)),
-        is_token=source == token_env,
+        is_token=bool(token_env) and source == token_env,
         _key=key,
     )
 
@@ -185,9 +168,9 @@ def _url_from_environment(row: SupportRow, *, allow_http: bool) -> str | None:
 
     An empty one is an error: the owner wanted another host, and the provider's own must not get the prompt instead.
     """
-    variable = URL_ENV.get((row.provider, row.api))
-    url = None if variable is None else os.environ.get(variable)
-    if variable is None or url is None:
+    variable = row.url_env
+    url = os.environ.get(variable) if variable else None
+    if url is None:
         return None
     if not url:
         raise UsageError(f"{variable} is set and empty", "unset it, or give it the URL of the API")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import aprefill
 
 from .._errors import UsageError
-from .._hosts.target import TOKEN_ENV, URL_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +31,11 @@ def choose_model(model: str | None, base_url: str | None) -> str | None:
     if base_url:
         raise UsageError("--base-url needs a model", "pass -m NAME")
     rows = aprefill.support_table()
-    for (provider, _), variable in URL_ENV.items():
-        if os.environ.get(variable):
-            raise UsageError(f"no model, and {variable} is set", f"pass -m {provider}:NAME, or try -m demo:")
     for row in rows:
-        for variable in filter(None, (*row.key_env, TOKEN_ENV.get((row.provider, row.api)))):
+        if row.url_env and os.environ.get(row.url_env):
+            raise UsageError(f"no model, and {row.url_env} is set", f"pass -m {row.provider}:NAME, or try -m demo:")
+    for row in rows:
+        for variable in filter(None, (*row.key_env, row.token_env)):
             if os.environ.get(variable):
                 raise UsageError(
                     f"no model, and {variable} is set",

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .._hosts.table import builtin_table
-from .._hosts.target import URL_ENV
 
 if TYPE_CHECKING:
     from .._hosts.row import SupportRow
@@ -102,7 +101,7 @@ def _is_chat(model: Any) -> bool:
 
 def _sdk_url(provider: str, api: str) -> str | None:
     """The URL from the environment variable that the provider's SDK reads where it is given none."""
-    return os.environ.get(URL_ENV[provider, api])
+    return os.environ.get(builtin_table().row(provider, "", api).url_env)
 
 
 def _host(provider: str, name: str, base_url: str | None, door: Door, *, api: str | None = None) -> Route:

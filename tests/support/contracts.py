@@ -63,7 +63,7 @@ def records_of(name: str) -> list[Record]:
 
 
 def says_where_it_goes(codec: Codec) -> None:
-    """A path for the base URL, without a query; the media type that is asked for; no limit that allows nothing."""
+    """A path that goes behind a base URL; the media type that is asked for; no limit that allows nothing."""
     path = codec.path(model_input())
     assert path.startswith("/")
     assert not path.endswith("/")

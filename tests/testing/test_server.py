@@ -187,7 +187,7 @@ async def test_an_exception_of_a_callable_comes_out_on_leaving() -> None:
 @pytest.mark.parametrize("wrong", [[], [1], "text", 7, None])
 def test_what_cannot_be_played_is_refused(wrong: Any) -> None:
     """Before anything listens."""
-    with pytest.raises(UsageError, match=r"serve\(\) takes"):
+    with pytest.raises(UsageError, match=r"serve\(\) was given|is not a Script"):
         serve(wrong)
 
 
