@@ -33,7 +33,7 @@ class Words(str):
     """Words about settings. As a str they are a program's; `spelled` has them in another spelling.
 
     `ways` are alternatives, of which the reader may choose one. A field in braces is one of the `facts`, or names a setting:
-    `{base_url}`, `{strict=True}`, `{Timeouts.idle_s}`. A way that needs a setting which the reader does not have is left out.
+    `{base_url}`, `{strict=True}`, `{Timeouts.idle_s}`, or `{model=name}` with the fact `name` as its literal. A way that needs a setting which the reader does not have is left out.
 
     >>> Words("use https", "pass {allow_http=True} if you trust {host}", host="vllm")
     'use https, or pass allow_http=True if you trust vllm'
@@ -42,9 +42,9 @@ class Words(str):
     __slots__ = ("facts", "ways")
 
     ways: tuple[str, ...]
-    facts: dict[str, object]
+    facts: dict[str, str]
 
-    def __new__(cls, *ways: str, **facts: object) -> Self:
+    def __new__(cls, *ways: str, **facts: str) -> Self:
         self = super().__new__(cls, _join(ways, facts, in_python))
         self.ways = ways
         self.facts = facts
@@ -57,7 +57,7 @@ class Words(str):
         return _again, (self.ways, self.facts)
 
 
-def _again(ways: tuple[str, ...], facts: dict[str, object]) -> Words:
+def _again(ways: tuple[str, ...], facts: dict[str, str]) -> Words:
     return Words(*ways, **facts)
 
 
@@ -66,22 +66,28 @@ def spelled(text: str, spell: Speller) -> str:
     return text.spelled(spell) if isinstance(text, Words) else text
 
 
-def _join(ways: tuple[str, ...], facts: dict[str, object], spell: Speller) -> str:
+def _join(ways: tuple[str, ...], facts: dict[str, str], spell: Speller) -> str:
     *others, last = [way for template in ways if (way := _fill(template, facts, spell))] or [""]
     return f"{', '.join(others)}, or {last}" if others else last
 
 
-def _fill(template: str, facts: dict[str, object], spell: Speller) -> str | None:
+def _fill(template: str, facts: dict[str, str], spell: Speller) -> str | None:
     parts = []
     for text, field, rest, _ in Formatter().parse(template):
         parts.append(text)
         if field is None:
             continue
         if field in facts:
-            fact = facts[field]
-            parts.append(spelled(fact, spell) if isinstance(fact, str) else str(fact))
+            parts.append(spelled(facts[field], spell))
             continue
         setting, _, value = field.partition("=")
+        if value in facts:
+            # the literal that was given
+            word = spell(setting, None)
+            if word is None:
+                return None
+            parts += [word, "" if word.endswith("=") else " ", facts[value]]
+            continue
         # what follows a colon is the value's too, as in {model=provider:name}
         word = spell(setting, f"{value}:{rest}" if rest else value or None)
         if word is None:

@@ -153,3 +153,11 @@ def test_every_setting_that_a_message_names_is_one() -> None:
 def test_control_a_setting_that_is_none_is_found() -> None:
     """The same look finds a misspelt one."""
     assert unknown(set(settings_in('Words("pass {base_ulr}, {host}", host=1)'))) == {"base_ulr"}
+
+
+def test_a_value_stands_behind_its_setting() -> None:
+    """As a literal that was written here, or as what the caller gave, which is never a template."""
+    given = Words("{support=given} is unknown", given=repr("{api}"))
+    assert given == "support='{api}' is unknown"
+    assert pickle.loads(pickle.dumps(given)).facts == {"given": "'{api}'"}
+    assert Words("pass {absent=join}", "pass {strict=True}") == 'pass absent="join", or pass strict=True'

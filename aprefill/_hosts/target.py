@@ -119,10 +119,10 @@ def resolve(
                     "write provider:name with one of {known}", "pass {base_url}", known=", ".join(table.providers)
                 )
             )
-            raise UsageError(f"model={name!r} names no known provider", instead)
+            raise UsageError(Words("{model=name} names no known provider", name=repr(name)), instead)
         provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
     if not bare:
-        raise UsageError(f"model={name!r} has no name after the colon", "write provider:name")
+        raise UsageError(Words("{model=name} has no name after the colon", name=repr(name)), "write provider:name")
     row = table.row(provider, bare, api)
     token_env, sdk, sdk_alone = row.token_env, row.sdk, row.sdk_alone
     own_url, key_env = base_url, (*row.key_env, *((token_env,) if token_env else ()))
@@ -140,7 +140,7 @@ def resolve(
         raise UsageError(f"{provider} is reached through its SDK alone", Words("pass {sdk} as {client}", sdk=sdk))
     if not url and own_url is None:
         by_client = ("pass {sdk} as {client}",) if sdk else ()
-        raise UsageError(f"{provider} has no base URL of its own", Words(*by_client, "pass {base_url}", sdk=sdk))
+        raise UsageError(f"{provider} has no base URL of its own", Words(*by_client, "pass {base_url}", sdk=sdk or ""))
     demo = row.base_url.startswith(DEMO_SCHEME)
     if demo and base_url is not None:
         raise UsageError(f"{provider} is the built-in model and has no URL", Words("leave {base_url} out"))
@@ -207,7 +207,7 @@ def _of_sdk(
             f"api={api!r}: client={client.name} speaks {client.api!r}", Words("leave {api} out", "pass another client")
         )
     if not model:
-        raise UsageError(f"model={name!r} has no name after the colon", "write provider:name")
+        raise UsageError(Words("{model=name} has no name after the colon", name=repr(name)), "write provider:name")
     if provider is None:
         provider = client.provider or table.provider_of_url(client.base_url)
         if provider is None or client.api not in table.apis(provider):

@@ -132,9 +132,11 @@ def _check_values(options: Options) -> None:
     absent, show_when = options.absent, options.show_when
     temperature, max_tokens = options.temperature, options.max_tokens
     if absent not in _ABSENT:
-        raise UsageError(f"absent={absent!r} is unknown", f"pass one of {', '.join(_ABSENT)}")
+        raise UsageError(Words("{absent=given} is unknown", given=repr(absent)), f"pass one of {', '.join(_ABSENT)}")
     if isinstance(temperature, float) and not isfinite(temperature):
-        raise UsageError(f"temperature={temperature!r} is not finite", "pass a finite number, or None")
+        raise UsageError(
+            Words("{temperature=given} is not finite", given=repr(temperature)), "pass a finite number, or None"
+        )
     if not all(isinstance(tool, Mapping) for tool in options.tools or ()):
         raise UsageError("tools has something else than a dict in it", "pass a list of dicts, in the host's own format")
     if show_when is not None and show_when not in _SHOW_WHEN:
@@ -146,7 +148,8 @@ def _check_values(options: Options) -> None:
         )
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
         raise UsageError(
-            f"max_tokens={max_tokens!r} is no limit", "pass a whole number above 0, or None for the host's default"
+            Words("{max_tokens=given} is no limit", given=repr(max_tokens)),
+            "pass a whole number above 0, or None for the host's default",
         )
 
 
@@ -245,5 +248,6 @@ def _support(support: Support | str | None) -> Support | None:
     except ValueError:
         words = ", ".join(s.value for s in Support)
         raise UsageError(
-            f"support={support!r} is unknown", f"pass one of {words}, or leave it out for the table's word"
+            Words("{support=given} is unknown", given=repr(support)),
+            f"pass one of {words}, or leave it out for the table's word",
         ) from None
