@@ -31,6 +31,7 @@ class SdkTransport:
 
     async def open(self, request: HttpRequest) -> Response:
         client = self._client
+        answer: Any = None
         try:
             try:
                 answer = await self._post(request)
