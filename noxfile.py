@@ -97,10 +97,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, over the package and the pinned public surface."""
+    """Mypy, strict, and pyright over the package and the pinned public surface."""
     install_wheel(session, TEST_EXTRAS)
     session.install(*group("test"), *group("types"))
     session.run("mypy")
+    session.run("pyright")
 
 
 @nox.session

@@ -20,7 +20,7 @@ ALIASES = {
     "lm_studio": "openai-compatible",
 }
 #: Alias of a server without a row of its own -> where that server listens unless it is told otherwise.
-_URLS = dict.fromkeys(("lmstudio", "lm-studio", "lm_studio"), "http://localhost:1234/v1")
+_URLS: dict[str, str] = dict.fromkeys(("lmstudio", "lm-studio", "lm_studio"), "http://localhost:1234/v1")
 
 #: The model that answers when only the built-in provider is named.
 DEMO_MODEL = "eats"

@@ -210,7 +210,7 @@ def _name(host: Mapping[str, Any]) -> str:
 
 @cache
 def _builtin_raw() -> Mapping[str, Any]:
-    return tomllib.loads(resources.files(__package__).joinpath("models.toml").read_text("utf-8"))
+    return tomllib.loads(resources.files("aprefill._hosts").joinpath("models.toml").read_text("utf-8"))
 
 
 @cache

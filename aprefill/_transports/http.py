@@ -224,10 +224,13 @@ def _content(response: Any) -> bytes:
     return content
 
 
-def as_response(response: Any) -> ReadResponse | HttpResponse:
+def as_response(response: Any) -> Response:
     """An httpx2 or httpx response to read from."""
     # once it is closed, its connection is somebody else's
-    return ReadResponse(response) if response.is_closed else HttpResponse(response)
+    if response.is_closed:
+        return ReadResponse(response)
+    # pyright takes the slot `receive` for a method without self
+    return HttpResponse(response)  # pyright: ignore[reportReturnType]
 
 
 class HttpTransport:
@@ -271,6 +274,7 @@ class HttpTransport:
         return built
 
     async def open(self, request: HttpRequest) -> Response:
+        response: Any = None
         try:
             client = self._open_client()
             try:

@@ -32,6 +32,7 @@ class SdkTransport:
 
     async def open(self, request: HttpRequest) -> Response:
         client = self._client
+        answer: Any = None
         try:
             try:
                 answer = await self._post(request)

@@ -69,7 +69,8 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
             return carry(*args, **kwargs)
 
     def carry(*args: Any, prefill: str | None = None, hide_prefill: bool = False, **kwargs: Any) -> Any:
-        options = tuple(kwargs.get("options") or ())
+        chosen: Any = kwargs.get("options")
+        options: tuple[tuple[str, Any], ...] = tuple(chosen) if chosen else ()
         if prefill is not None:
             if any(name == "prefill" for name, _ in options):
                 raise click.ClickException("--prefill and -o prefill are the same; give one of them")

@@ -46,7 +46,7 @@ class _Turn:
         self._at = 0
         self._host: Route | None = None
         self._carried: Any = None
-        self._prefill = prompt.options.prefill
+        self._prefill: Any = prompt.options.prefill
         run = owner._run
         if self._prefill and (
             (run and run.first_only and run.delivered) or is_delivered(prompt.messages, self._prefill)

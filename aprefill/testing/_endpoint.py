@@ -81,4 +81,7 @@ def wire_at(path: str) -> WireName:
     if endpoint := endpoint_of(path):
         return endpoint.wire
     bare = path.partition("?")[0]
-    return next((wire for wire, pattern in _NEAR if pattern.search(bare)), "openai")
+    for wire, pattern in _NEAR:
+        if pattern.search(bare):
+            return wire
+    return "openai"

@@ -35,12 +35,15 @@ class Packing(Protocol):
 
     def pack(self, data: bytes, event: str = "") -> bytes:
         """One event."""
+        ...
 
     def unclosed(self, event: bytes) -> bytes:
         """A packed event without what closes it: the shortest cut that a strict reader must not take."""
+        ...
 
     def open_end(self, size: int) -> bytes:
         """The first of `size` bytes that begin an event and never end it; any bytes may follow."""
+        ...
 
 
 class Sse:
