@@ -1,11 +1,13 @@
-"""`.ci/run`, with stand-ins for the commands that it calls."""
+"""What continuous integration runs: `.ci/run` with stand-ins for the commands that it calls, and the workflow's sessions."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,7 @@ from .conftest import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+shell = pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 
 #: Makes a virtual environment whose nox writes down what it was called with.
 PYTHON = """
@@ -45,6 +47,7 @@ def calls(tmp_path: Path, commands: dict[str, str]) -> tuple[list[str], str]:
     return (tmp_path / "called").read_text().splitlines(), done.stdout
 
 
+@shell
 def test_pythons_of_pyenv_s(tmp_path: Path) -> None:
     """They run after `PYENV_VERSION` names the versions, which is done after the default sessions."""
     shims = {"python3.12": SHIM.format(version="3.12.1"), "python3.13": SHIM.format(version="3.13.0")}
@@ -53,6 +56,7 @@ def test_pythons_of_pyenv_s(tmp_path: Path) -> None:
     assert printed == ""
 
 
+@shell
 def test_a_python_that_does_not_run_is_no_error(tmp_path: Path) -> None:
     """It is on the path and fails: a line says so, also in continuous integration, and the other one is used."""
     called, printed = calls(tmp_path, {"python3.12": MISSING, "python3.13": "exit 0"})
@@ -60,8 +64,34 @@ def test_a_python_that_does_not_run_is_no_error(tmp_path: Path) -> None:
     assert printed == "Python 3.12 is not installed: the tests are not run on it.\n"
 
 
+@shell
 def test_no_other_python(tmp_path: Path) -> None:
     """The default sessions and the one that needs a quiet machine are all that runs."""
     called, printed = calls(tmp_path, {"python3.12": MISSING, "python3.13": MISSING})
     assert called == ["nox ", "nox --session slow perf"]
     assert printed.count("is not installed") == 2
+
+
+WORKFLOW = (ROOT / ".github/workflows/tests.yml").read_text("utf-8")
+
+
+def unknown_sessions(workflow: str) -> set[str]:
+    """The sessions that a workflow asks nox for, and that noxfile.py does not have."""
+    asked = {name for line in re.findall(r"run: nox --session (.+)", workflow) for name in line.split()}
+    assert asked
+    has = re.findall(r"^@nox.session.*\n(?:@.*\n)*def (\w+)", (ROOT / "noxfile.py").read_text("utf-8"), re.MULTILINE)
+    return asked - set(has)
+
+
+def test_the_workflow_asks_for_sessions_that_there_are() -> None:
+    """Every name behind `nox --session` is a function in noxfile.py; a wrong one is found."""
+    assert unknown_sessions(WORKFLOW) == set()
+    assert unknown_sessions(WORKFLOW.replace("slow perf", "slow prf")) == {"prf"}
+
+
+def test_the_workflow_has_every_python_that_the_package_names() -> None:
+    """The versions of the matrix are those of the classifiers."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    (listed,) = re.findall(r"python: \[(.+)\]", WORKFLOW)
+    assert re.findall(r"[\d.]+", listed) == named
