@@ -13,8 +13,8 @@ import httpx2
 from .._errors import UsageError
 from .._loops import CLOSE_S
 from ._foreign import ClientFailed, answer_behind, break_cycles, from_network
-from ._handshake import close_half_open
 from ._kill import KillHandle
+from ._left import close_left
 from ._reuse import is_stale
 
 if TYPE_CHECKING:
@@ -324,5 +324,5 @@ async def _send(client: Any, built: Any) -> Any:
     try:
         return await client.send(built, stream=True, follow_redirects=False)
     except BaseException as exc:
-        close_half_open(exc)
+        close_left(exc)
         raise

@@ -14,7 +14,7 @@ import msgspec
 
 from .._errors import UsageError
 from ._foreign import ClientFailed, answer_behind, from_network
-from ._handshake import close_half_open
+from ._left import close_left
 from ._reuse import is_stale
 from .http import as_response
 
@@ -78,7 +78,7 @@ class SdkTransport:
                 },
             )
         except BaseException as exc:
-            close_half_open(exc)
+            close_left(exc)
             raise
 
     def _where(self, request: HttpRequest) -> str:

@@ -187,6 +187,29 @@ async def test_a_second_native_cancel_strands_no_pool_slot(
                     await exchange.closed.wait()
 
 
+@pytest.mark.parametrize("library", [httpx2, httpx], ids=lambda library: library.__name__)
+@pytest.mark.parametrize("anyio_backend", LOOPS[:2])
+async def test_a_second_native_cancel_before_the_answer_strands_no_pool_slot(library: Any) -> None:
+    """The same while the head of the answer is awaited: the host sees the end, and the only slot is free."""
+    async with serve([*[Script(first_byte_s=math.inf)] * 3, Script(text="ab", prefill="eats")]) as server:
+        async with library.AsyncClient(limits=library.Limits(max_connections=1), trust_env=False) as client:
+            for number in range(3):
+                reply = stream("hi", model="m", client=client, base_url=server.openai_url)
+                task = asyncio.get_running_loop().create_task(reply.text())
+                exchange = await server.wait_exchange(number)
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+                task.cancel()
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                with anyio.fail_after(2):
+                    await exchange.closed.wait()
+            with anyio.fail_after(2):
+                assert await stream("hi", model="m", client=client, base_url=server.openai_url).text() == "ab"
+
+
 def test_the_fin_goes_out_before_the_loop_runs_again() -> None:
     """`break`, then work that blocks the loop's thread: the provider has seen the close long before it ends."""
 

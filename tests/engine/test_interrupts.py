@@ -724,7 +724,7 @@ async def test_a_handshake_that_is_left_is_closed(make: Any, how: str) -> None:
 async def test_control_a_handshake_that_nobody_closes(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the HTTP library closes, the host keeps waiting."""
     left: list[Any] = []
-    monkeypatch.setattr("aprefill._transports._handshake.spawn_closing", lambda close, loop: left.append(close))
+    monkeypatch.setattr("aprefill._transports._left.spawn_closing", lambda close, loop: left.append(close))
     assert not await leave_in_handshake(NeverAnswers(), make, "aclose", 0.2)
     for close in left:
         await close()
