@@ -119,5 +119,6 @@ class ModelInput:
     asks_usage: bool = True
     #: text that the reply is likely to repeat, for a host that is faster when it is told
     prediction: str = ""
-    #: body fields that win over everything above: the dialect's first, then the caller's `extra`
+    #: body fields that win over everything above: the dialect's, and the caller's, which win over the dialect's too
     fields: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)

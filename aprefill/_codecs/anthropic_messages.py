@@ -456,7 +456,7 @@ class AnthropicMessages(JsonCodec):
         if model_input.response_format is not None:
             body["output_config"] = {"format": model_input.response_format}
         body |= self.streaming
-        body = self.merge(body, model_input.fields)
+        body = self.merge(self.merge(body, model_input.fields), model_input.extra)
         if "max_tokens" not in body:
             raise UsageError("this protocol needs a token limit", Words("pass {max_tokens}"))
         return body

@@ -391,10 +391,12 @@ class OpenAIChat(JsonCodec):
             body["response_format"] = model_input.response_format
         body |= self.streaming
         body["stream_options"] = {"include_usage": True}
-        usage = {} if model_input.asks_usage else {"stream_options": None}
-        if model_input.prediction and not _NO_PREDICTION & {*body, *model_input.fields}:
+        own = {*model_input.fields, *model_input.extra}
+        if not model_input.asks_usage and "stream_options" not in own:
+            del body["stream_options"]
+        if model_input.prediction and not _NO_PREDICTION & {*body, *own}:
             body["prediction"] = {"type": "content", "content": model_input.prediction}
-        return self.merge(body, {**usage, **model_input.fields})
+        return self.merge(self.merge(body, model_input.fields), model_input.extra)
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         if end not in END_RULES:

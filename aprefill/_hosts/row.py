@@ -32,7 +32,7 @@ class SupportRow:
     """What one (provider, api, model) does with a prefill, and how to reach it.
 
     The fields that carry a prefill are those of a native one, also where the host is not known to take any: they
-    are what `with_support()` needs. Only `carry()` uses them.
+    are what `with_support()` needs. Only `attach_prefill()` uses them.
     """
 
     provider: str

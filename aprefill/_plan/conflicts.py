@@ -74,7 +74,8 @@ def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
             continue
         if extra[name] is None and name in {"add_generation_prompt", "echo"}:
             continue
-        if not _agrees(extra[name], value):
+        given = codec.merge({name: value}, {name: extra[name]}).get(name)
+        if not _agrees(given, value):
             raise UsageError(f"extra[{name!r}] beside prefill=: the field would undo the argument", "keep one")
 
 

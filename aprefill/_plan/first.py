@@ -143,7 +143,7 @@ def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, ag
         asked.messages,
         host_stop=host_stop,
         more_tokens=asked.room,
-        prediction=asked.echo if row.prediction and request.max_tokens is None else "",
+        prediction=asked.echo if row.prediction else "",
     )
     return AttemptPlan(
         target=way.target,
@@ -184,7 +184,8 @@ def _model_input(
         token_field=row.token_field,
         asks_usage=row.asks_usage,
         prediction=prediction,
-        fields={**(fields or {}), **request.extra},
+        fields=dict(fields or {}),
+        extra=request.extra,
     )
 
 

@@ -81,6 +81,7 @@ def test_a_caller_s_table_wins_and_the_rest_stays() -> None:
     assert known_refusal(acme, 400, REFUSALS[0][2])
     assert table.provider_of_url("https://llm.acme.example/v1") == "acme"
     assert table.providers == (*builtin_table().providers, "acme")
+    assert table.providers is table.providers  # one reply asks for them again and again
     assert builtin_table().row("anthropic", "claude-haiku-4-5").support is Support.EATS
 
 
@@ -156,6 +157,7 @@ turn_fields = {}
             ["`evidence`", "guess"],
         ),
         ('codec = "openai_chat"\n', "", ["host acme/chat", "`codec`"]),
+        ('"openai_chat"', '"openai_chats"', ["host acme/chat", "`codec`", "'openai_chats'", "anthropic_messages"]),
         ('auth = "bearer"', 'auth = "basic"', ["host acme/chat", "`auth`", "x-api-key"]),
         ('"https://llm.acme.example/v1"', '"llm.acme.example"', ["host acme/chat", "base_url", "https://"]),
         ('api = "chat"', 'api = "chats"', ["host acme/chats", "`api`", "responses"]),

@@ -191,7 +191,7 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
         transport=no_transport,
         row=row,
         model_input=ModelInput(model="m", messages=({"role": "user", "content": turn["content"]},), system="be brief",
-                  stop=("END",), temperature=0.5, fields={"seed": 1}),
+                  stop=("END",), temperature=0.5, extra={"seed": 1}),
         mode="emulated",
         support=Support.EMULATED,
         seam=SeamPlan('["', {"whitespace": True, "fence": True, "preamble": 120}, asked=True),

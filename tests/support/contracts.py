@@ -107,7 +107,9 @@ def lets_extra_win(codec: Codec) -> None:
     assert codec.merge({**body, "seed": 2}, {"seed": 3}) == {**body, "seed": 3}
     assert codec.merge({**body, "seed": 2}, {"seed": None}) == body
     assert (body, extra) == before
-    assert codec.encode(model_input(fields=extra)) == codec.merge(body, extra)
+    assert codec.encode(model_input(extra=extra)) == codec.merge(body, extra)
+    assert codec.encode(model_input(fields={"seed": 2, "top_p": 1}, extra={"top_p": None, "seed": 1}))["seed"] == 1
+    assert "top_p" not in codec.encode(model_input(fields={"top_p": 1}, extra={"top_p": None}))
 
 
 def finds_what_undoes_an_argument(codec: Codec) -> None:
