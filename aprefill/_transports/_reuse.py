@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 _BROKEN = ("RemoteProtocolError", "ReadError", "WriteError")
 
 
-def is_stale(exc: BaseException) -> bool:
-    """Whether the request that failed with `exc` was sent over a kept connection that ended before any byte of an answer."""
+def is_stale(exc: BaseException, *, was_answered: bool = False) -> bool:
+    """Whether the request that failed with `exc` was sent over a kept connection that ended before any byte of an answer.
+
+    Over aiohttp, which does not tell whether a connection was kept, it counts as one if the client `was_answered` before.
+    """
     links = list(chain_of(exc))
+    if any(_module_of(link).startswith("aiohttp.") for link in links):
+        return was_answered and any(map(_is_stale_aiohttp, links))
     if not any(named(link, *_BROKEN) for link in links):
         return False
     try:
@@ -63,6 +68,19 @@ def _is_stale_http1(frames: dict[str, FrameType]) -> bool:
     # a 1xx is no longer in what was received
     informed = any(type(value).__name__ == "InformationalResponse" for value in head.f_locals.values())
     return connection._request_count > 1 and not received and not informed
+
+
+def _module_of(exc: BaseException) -> str:
+    return type(exc).__module__
+
+
+def _is_stale_aiohttp(exc: BaseException) -> bool:
+    if not named(exc, "ServerDisconnectedError", "ClientOSError") or not isinstance(getattr(exc, "message", ""), str):
+        # of a head that has begun, that much is the error's message
+        return False
+    awaits = {frame.f_code.co_name: frame for frame in _all_frames(exc) if _module(frame) == "aiohttp.client_reqrep"}
+    # a 1xx is a message that came whole
+    return "start" in awaits and "message" not in awaits["start"].f_locals
 
 
 def _is_stale_http2(frames: dict[str, FrameType]) -> bool:

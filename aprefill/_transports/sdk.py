@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import anyio
 import msgspec
@@ -20,6 +21,10 @@ from .http import as_response
 
 if TYPE_CHECKING:
     from . import HttpRequest, Response
+
+
+#: Clients that a host has answered, whose next request may go over a kept connection.
+_answered: WeakSet[Any] = WeakSet()
 
 
 class SdkTransport:
@@ -37,7 +42,7 @@ class SdkTransport:
             try:
                 answer = await self._post(request)
             except Exception as exc:
-                if not is_stale(exc):
+                if not is_stale(exc, was_answered=client in _answered):
                     raise
                 again = True
             else:
@@ -58,6 +63,7 @@ class SdkTransport:
                     f"{type(client).__name__} gave a {type(answer).__name__} in place of the raw response",
                     "leave out the middleware that does that",
                 )
+        _answered.add(client)
         return as_response(response)
 
     async def _post(self, request: HttpRequest) -> Any:

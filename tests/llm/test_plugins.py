@@ -148,10 +148,10 @@ def test_claude_whose_plugin_has_its_own_word() -> None:
     """Where llm-anthropic refuses its option, it is not used, whatever the table says of the model."""
     plugin("llm_anthropic")
     model = llm.get_model("anthropic/claude-haiku-4-5-20251001")
-    assert _hosts.host_of(model).door == "prefill"
+    assert _hosts.route_of(model).door == "prefill"
     model.supports_adaptive_thinking = True
-    assert _hosts.host_of(model).door is None
-    assert not _hosts.host_of(model).native
+    assert _hosts.route_of(model).door is None
+    assert not _hosts.route_of(model).native
 
 
 def test_claude_with_tools_is_asked(run: Run, server: Server) -> None:
@@ -385,7 +385,7 @@ def test_the_sdks_variables_name_the_host(
     monkeypatch.delenv(variable, raising=False)
     if url:
         monkeypatch.setenv(variable, url)
-    host = _hosts.host_of(llm.get_model(model_id))
+    host = _hosts.route_of(llm.get_model(model_id))
     assert (host.provider, host.native) == (provider, native)
     assert host.row.provider == (provider or "openai-compatible")
     assert host.row.api == ("messages" if model is CLAUDE else "chat")
@@ -439,7 +439,7 @@ def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
 
     for kind, native in ((Chat, True), (Own, False)):
         model = kind("some", model_name="llama-3.3-70b", api_base="https://api.groq.com/openai/v1")
-        assert _hosts.host_of(model).native is native
+        assert _hosts.route_of(model).native is native
     assert with_prefill(Own("some")).prompt("x", prefill="a", key="k").text() == "ax"
 
 
