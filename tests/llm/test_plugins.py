@@ -225,7 +225,7 @@ def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch
 
 def test_a_refusal_in_an_error_of_httpx() -> None:
     """A plugin without an SDK lets httpx's error through: the host's answer is in it, if it was read."""
-    host = _hosts.Host("mistral", "m", _hosts.builtin_table().row("mistral", "mistral-small-latest"), "prefix")
+    host = _hosts.Route("mistral", "m", _hosts.builtin_table().row("mistral", "mistral-small-latest"), "prefix")
     words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
     request = httpx.Request("POST", "http://any.test")
 
