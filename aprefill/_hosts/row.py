@@ -10,6 +10,8 @@ from typing import Any
 
 from .._types import Support
 
+_NATIVE = frozenset({Support.EATS, Support.ECHOES})
+
 
 @dataclass(frozen=True, slots=True)
 class KnownRefusal:
@@ -100,13 +102,14 @@ class SupportRow:
     @property
     def native(self) -> bool:
         """Whether the host takes a prefill."""
-        return self.support in {Support.EATS, Support.ECHOES}
+        return self.support in _NATIVE
 
     def with_support(self, support: Support) -> SupportRow:
         """This row with the caller's word, `support=`, in place of the table's."""
-        return replace(_believing(self, support), evidence="caller", source="", date="", guess=None, note="")
+        return _believing(self, support, evidence="caller", source="", date="", guess=None, note="")
 
 
-def _believing(row: SupportRow, support: Support) -> SupportRow:
-    row = replace(row, support=support)
-    return replace(row, dialect=row.native_dialect if row.native else "prompt")
+def _believing(row: SupportRow, support: Support, **more: Any) -> SupportRow:
+    """`row` with this support and the dialect that goes with it; with `more` fields changed in the same copy."""
+    dialect = row.native_dialect if support in _NATIVE else "prompt"
+    return replace(row, support=support, dialect=dialect, **more)
