@@ -81,7 +81,7 @@ class BoundedDecoder:
 
     def _take(self, data: bytes, out: list[Record]) -> None:
         """Decode one slice. Raises `LimitExceeded` beyond a bound, `ProtocolError` for what is no stream of this kind."""
-        raise NotImplementedError
+        raise NotImplementedError  # each decoder has its own; the class is not used by itself
 
     def _last(self) -> Record | None:
         """The record that was begun and never completed."""
