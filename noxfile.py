@@ -35,7 +35,7 @@ REPEATED = (
     "tests/engine/test_interrupts.py",
     "tests/seam/test_seam.py",
     "tests/seam/test_stop.py",
-    "tests/test_sync.py",
+    "tests/test_sync_leaving.py",
     "tests/transports/test_sdk_closing.py",
 )
 #: The FastAPI that belongs to the lowest Starlette.

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import typing
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
 
-import aprefill._engine.run
-import aprefill._sync
 from aprefill import (
     AttemptEnded,
     AttemptStarted,
@@ -28,13 +19,11 @@ from aprefill import (
     Limits,
     PrefillIgnored,
     ReasoningEvent,
-    Recovery,
     Reply,
     ReplyClosed,
     ReplyConsumed,
     Session,
     Stalled,
-    StopReason,
     SyncReply,
     SyncSession,
     TextEvent,
@@ -44,51 +33,19 @@ from aprefill import (
     stream,
     stream_sync,
 )
-from aprefill._engine.ahead import AHEAD_BYTES, Ahead
 from aprefill.testing import Script, serve_in_thread
 
-from .support.loopback import QUESTION, STATES, WHOLE, ask
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PAUSING = Script(text="one two three four", cuts=4, stall_after=12, prefill="eats")
-GOOD = Script(text="one two three four", cuts=4, prefill="eats")
-NO_RETRY = Recovery(retries=0)
-
-
-def ask_sync(server: Any, **options: Any) -> SyncReply:
-    options.setdefault("recovery", NO_RETRY)
-    return stream_sync(QUESTION, model="vllm:m", base_url=server.openai_url, **options)
-
-
-def new_threads(before: list[threading.Thread]) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread not in before]
-
-
-@contextmanager
-def nothing_left(server: Any) -> Iterator[None]:
-    """Afterwards there is no new thread, and the server has seen all connections closed."""
-    before = threading.enumerate()
-    yield
-    assert new_threads(before) == []
-    assert open_after(server, 2) == 0
-
-
-def open_after(server: Any, seconds: float) -> int:
-    """How many connections are open when all are closed, or after so many seconds."""
-    until = time.monotonic() + seconds
-    while server.open_connections and time.monotonic() < until:
-        time.sleep(0.001)
-    return int(server.open_connections)
-
-
-def closed_within(exchange: Any, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not exchange.closed.is_set() and time.monotonic() < until:
-        time.sleep(0.001)
-    return bool(exchange.closed.is_set())
-
+from .support.loopback import STATES, WHOLE, ask
+from .support.sync import (
+    GOOD,
+    NO_RETRY,
+    PAUSING,
+    ask_sync,
+    new_threads,
+    nothing_left,
+    open_after,
+    run_script,
+)
 
 # --- the same reply -------------------------------------------------------------------------------------------------
 
@@ -295,10 +252,6 @@ print(len(threading.enumerate()))
 """
 
 
-def run_script(code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=30, check=False)
-
-
 def test_a_plain_script() -> None:
     """In a process of its own: the text, one thread while a session is open, and none after it."""
     with serve_in_thread(GOOD) as server:
@@ -390,211 +343,6 @@ def test_a_forked_child_gets_an_error_and_leaves_the_connection_alone() -> None:
         done = run_script(FORKED, server.openai_url)
     said = "child: this reply or session was begun in another process; make a new one after a fork"
     assert done.stdout.splitlines() == ["one ", said, said, "two three four"], done.stderr
-
-
-# --- leaving --------------------------------------------------------------------------------------------------------
-
-WAYS = ["break", "exception", "with", "close", "cancel", "drop"]
-
-
-def leave(server: Any, way: str, **options: Any) -> SyncReply:
-    """Read the first chunk, and leave in one way."""
-    reply = ask_sync(server, **options)
-    if way == "break":
-        for _ in reply:
-            break
-    elif way == "exception":
-        with pytest.raises(ZeroDivisionError):
-            for _ in reply:
-                raise ZeroDivisionError
-    elif way == "with":
-        with reply:
-            for _ in reply:
-                break
-            assert not server.exchanges[-1].closed.is_set()
-            assert next(iter(reply)) == "two "
-    elif way == "drop":
-        chunks = iter(reply)
-        next(chunks)
-        del chunks
-    else:
-        for _ in reply:
-            getattr(reply, way)()
-            break
-    return reply
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_leaving_closes_the_provider_at_once(way: str, no_gc: None) -> None:
-    """The provider sees the close within a second, no thread is left, and the reply knows that it was left."""
-    with serve_in_thread(PAUSING) as server, nothing_left(server):
-        reply = leave(server, way)
-        assert closed_within(server.exchanges[0], 1)
-        assert server.exchanges[0].outcome == "client_closed"
-        assert reply.text_so_far == ("one two " if way == "with" else "one ")
-        assert reply.timing.total_s is not None
-        if way == "cancel":
-            assert reply.stop_reason is StopReason.CANCELLED
-            assert list(reply) == []
-        else:
-            with pytest.raises(ReplyClosed) as raised:
-                list(reply)
-            assert raised.value.text_so_far == reply.text_so_far
-
-
-def test_control_of_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that ends nothing when it is left leaves the connection and the thread, and the same checks find both."""
-    monkeypatch.setattr(aprefill._sync._Reading, "end", lambda *_: None)
-    with serve_in_thread(PAUSING) as server:
-        before = threading.enumerate()
-        reply = leave(server, "break")
-        assert not closed_within(server.exchanges[0], 0.2)
-        [thread] = new_threads(before)
-        reply.close()
-        thread.join(5)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("how", ["cancel", "close"])
-@pytest.mark.parametrize("reads", ["loop", "text"])
-def test_another_thread_ends_a_reply_that_waits(how: str, reads: str) -> None:
-    """`cancel()` ends a waiting loop quietly; `close()` and a waiting `text()` raise `ReplyClosed`."""
-    with serve_in_thread(PAUSING) as server, nothing_left(server):
-        reply = ask_sync(server)
-        ends: list[Any] = []
-
-        def work() -> None:
-            try:
-                ends.append(list(reply) if reads == "loop" else reply.text())
-            except ReplyClosed as exc:
-                ends.append(exc.text_so_far)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        until = time.monotonic() + 5
-        while reply.text_so_far != "one two thre" and time.monotonic() < until:
-            time.sleep(0.001)
-        getattr(reply, how)()
-        thread.join(5)
-        assert not thread.is_alive()
-        chunks = ["one ", "two ", "thre"]
-        assert ends == [chunks if (how, reads) == ("cancel", "loop") else "one two thre"]
-        assert closed_within(server.exchanges[0], 1)
-
-
-@pytest.mark.parametrize("how", ["cancel", "close"])
-def test_a_session_reply_that_is_ended_keeps_the_session(how: str) -> None:
-    """The next reply of the session is whole."""
-    with serve_in_thread([PAUSING, GOOD]) as server, nothing_left(server):
-        with SyncSession("vllm:m", base_url=server.openai_url) as session:
-            for _ in (reply := session.stream("hi")):
-                getattr(reply, how)()
-                break
-            assert closed_within(server.exchanges[0], 1)
-            assert session.stream("hi").text() == GOOD.text
-
-
-def test_closing_a_session_ends_its_replies() -> None:
-    """A reply under way raises `ReplyClosed` when it is asked for more."""
-    with serve_in_thread(PAUSING) as server, nothing_left(server):
-        session = SyncSession("vllm:m", base_url=server.openai_url)
-        chunks = iter(session.stream("hi"))
-        next(chunks)
-        session.close()
-        session.close()
-        assert closed_within(server.exchanges[0], 1)
-        with pytest.raises(ReplyClosed):
-            list(chunks)
-
-
-def test_a_reply_and_a_session_that_are_dropped_end_their_thread(no_gc: None) -> None:
-    """A reply that is dropped inside its `with` says so; a session's thread ends with the last reference to it."""
-    with serve_in_thread(PAUSING) as server:
-        before = threading.enumerate()
-        reply = ask_sync(server).__enter__()
-        for _ in reply:
-            break
-        with pytest.warns(ResourceWarning, match="was dropped inside its `with`"):
-            del reply
-        session = SyncSession("vllm:m", base_url=server.openai_url)
-        chunks = iter(session.stream("hi"))
-        del session
-        next(chunks)
-        del chunks
-        for thread in new_threads(before):
-            thread.join(5)
-        assert new_threads(before) == []
-        assert open_after(server, 2) == 0
-
-
-# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
-
-INTERRUPTED = """
-import signal, sys, threading, time
-from aprefill import SyncSession, stream_sync
-signal.signal(signal.SIGINT, signal.default_int_handler)
-url, where = sys.argv[1:]
-options = {"model": "vllm:m", "base_url": url}
-session = SyncSession(**options)
-reply = session.stream("hi") if where == "session" else stream_sync("hi", **options)
-kept = iter(reply) if where == "kept" else None
-
-def tell_when_the_main_thread_waits():
-    main = threading.main_thread().ident
-    names = []
-    # a thread that is being started is waited for as well, and that is no call
-    while "wait" not in names or "call" not in names:
-        time.sleep(0.001)
-        names, frame = [], sys._current_frames()[main]
-        while frame:
-            names.append(frame.f_code.co_name)
-            frame = frame.f_back
-    print("waiting", flush=True)
-
-try:
-    if where == "text":
-        print("begun", flush=True)
-        threading.Thread(target=tell_when_the_main_thread_waits, name="watcher", daemon=True).start()
-        reply.text()
-    for chunk in kept or reply:
-        print(chunk, flush=True)
-        if where == "body":
-            print("waiting", flush=True)
-            time.sleep(30)
-        threading.Thread(target=tell_when_the_main_thread_waits, name="watcher", daemon=True).start()
-except KeyboardInterrupt:
-    print("interrupted", repr(reply.text_so_far), flush=True)
-    threads = len([thread for thread in threading.enumerate() if thread.name != "watcher"])
-    sys.stdin.readline()
-    print(threads)
-    raise
-"""
-
-
-@pytest.mark.parametrize("where", ["waiting", "body", "text", "session", "kept"])
-def test_ctrl_c_closes_the_provider_at_once(where: str) -> None:
-    """While it waits and in the loop's body: the provider sees the close within a second, then `KeyboardInterrupt` goes on."""
-    script = Script(text="one two three four", cuts=4, stall_after=4, prefill="eats")
-    with serve_in_thread(script) as server:
-        command = [sys.executable, "-c", INTERRUPTED, server.openai_url, where]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == ("begun\n" if where == "text" else "one \n")
-            assert process.stdout.readline() == "waiting\n"
-            until = time.monotonic() + 5
-            while not (server.exchanges and server.exchanges[0].waiting.is_set()) and time.monotonic() < until:
-                time.sleep(0.001)
-            process.send_signal(signal.SIGINT)
-            said = process.stdout.readline()
-            # the process still runs: it is not its exit that closes the connection
-            assert closed_within(server.exchanges[0], 1)
-            assert process.poll() is None
-            out, err = process.communicate("\n", timeout=10)
-    assert said in {"interrupted 'one '\n", "interrupted ''\n"} if where == "text" else said == "interrupted 'one '\n"
-    assert out == ("2\n" if where == "session" else "1\n")
-    assert err.rstrip().endswith("KeyboardInterrupt")
-    assert process.returncode == -signal.SIGINT
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -727,155 +475,3 @@ def test_close_before_it_began_sends_nothing() -> None:
                 next(chunks)
         assert session.stream("hi").text() == GOOD.text
         assert len(server.exchanges) == 2
-
-
-# --- a thousand -----------------------------------------------------------------------------------------------------
-
-TIMES = int(os.environ.get("APREFILL_SYNC_TIMES", "100"))
-
-
-def many(server: Any, times: int) -> int:
-    """So many replies, whole ones and left ones in turn; gives how many threads they have left."""
-    before = threading.enumerate()
-    with SyncSession("vllm:m", base_url=server.openai_url) as session:
-        for number in range(times):
-            reply = session.stream("hi") if number % 2 else ask_sync(server)
-            for _ in reply:
-                if number % 4 < 2:
-                    break
-    gc.collect()
-    return len(new_threads(before))
-
-
-def test_a_thousand_replies_leave_no_thread_and_no_connection() -> None:
-    """Half of them over a session, half of them left after the first chunk."""
-    with serve_in_thread(GOOD) as server:
-        assert many(server, TIMES) == 0
-        assert len(server.exchanges) == TIMES
-        assert open_after(server, 2) == 0
-
-
-def test_control_of_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With threads that do not end the same count finds each of them."""
-    kept: list[aprefill._sync.LoopThread] = []
-    end = aprefill._sync.LoopThread.end
-    monkeypatch.setattr(aprefill._sync.LoopThread, "end", lambda thread, **_: kept.append(thread))
-    with serve_in_thread(GOOD) as server:
-        assert many(server, 8) >= 5
-        monkeypatch.undo()
-        for thread in kept:
-            end(thread)
-
-
-# --- what it costs --------------------------------------------------------------------------------------------------
-
-CHUNKS = 4000
-MOST_US = 20.0
-
-
-@contextmanager
-def burst_host() -> Iterator[str]:
-    """The URL of a host that sends many chunks at once."""
-    command = [sys.executable, "-P", str(Path(__file__).parent / "support/burst_host.py"), str(CHUNKS)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
-        process.stdin.close()
-
-
-def more_a_chunk_us(url: str, looks: int = 12) -> tuple[float, float]:
-    """What a chunk costs more than asynchronously, in microseconds: CPU of all threads, and time that passes."""
-
-    async def asynchronous() -> tuple[float, float]:
-        reply = stream("hi", model="vllm:m", base_url=url)
-        cursor = aiter(reply)
-        await anext(cursor)
-        cpu, began = time.process_time(), time.perf_counter()
-        assert len([chunk async for chunk in cursor]) == CHUNKS - 1
-        return time.process_time() - cpu, time.perf_counter() - began
-
-    def synchronous() -> tuple[float, float]:
-        chunks = iter(stream_sync("hi", model="vllm:m", base_url=url))
-        next(chunks)
-        cpu, began = time.process_time(), time.perf_counter()
-        assert len(list(chunks)) == CHUNKS - 1
-        return time.process_time() - cpu, time.perf_counter() - began
-
-    best = [float("inf")] * 4
-    more = (0.0, 0.0)
-    for look in range(looks):
-        best = [min(pair) for pair in zip(best, (*synchronous(), *anyio.run(asynchronous)), strict=True)]
-        more = ((best[0] - best[2]) / CHUNKS * 1e6, (best[1] - best[3]) / CHUNKS * 1e6)
-        if look > 1 and max(more) < MOST_US:
-            break
-    return more
-
-
-def test_a_chunk_that_is_there_costs_little_more() -> None:
-    """At most 20 microseconds more than asynchronously, in CPU and in time, though each comes in an HTTP chunk of its own."""
-    with burst_host() as url:
-        cpu, passed = more_a_chunk_us(url)
-    assert cpu < MOST_US
-    assert passed < MOST_US
-
-
-@pytest.mark.perf
-def test_control_of_what_a_chunk_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one question to the other thread for each chunk the same measurement finds more than that."""
-    monkeypatch.setattr(aprefill._engine.run, "_ITEMS_A_PULL", 1)
-    with burst_host() as url:
-        assert max(more_a_chunk_us(url, looks=3)) > MOST_US
-
-
-# --- reading ahead --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.anyio
-async def test_reading_ahead_is_bounded() -> None:
-    """Of a body without end, no more is received than the bound and one piece, as long as nobody takes it."""
-    received = 0
-
-    async def receive() -> bytes:
-        nonlocal received
-        await anyio.lowlevel.checkpoint()
-        received += 1000
-        return b"x" * 1000
-
-    from aprefill._loops import native_loop
-
-    ahead = Ahead(receive, native_loop())
-    assert not ahead.has_more()
-    await ahead.receive()
-    for _ in range(200):
-        await anyio.lowlevel.checkpoint()
-    assert AHEAD_BYTES <= received - 1000 < AHEAD_BYTES + 2000
-    taken = 1
-    while ahead.has_more():
-        await ahead.receive()
-        taken += 1
-    assert taken == received / 1000
-    await ahead.receive()
-    assert received > taken * 1000
-    await ahead.aclose()
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("failure", [StopAsyncIteration(), OSError("gone")])
-async def test_the_end_of_reading_ahead_comes_behind_what_was_received(failure: BaseException) -> None:
-    """Each piece is handed out before the body's end or its error is raised."""
-    pieces = [b"a", b"b"]
-
-    async def receive() -> bytes:
-        if not pieces:
-            raise failure
-        return pieces.pop(0)
-
-    from aprefill._loops import native_loop
-
-    ahead = Ahead(receive, native_loop())
-    assert [await ahead.receive(), await ahead.receive()] == [b"a", b"b"]
-    assert ahead.has_more()
-    with pytest.raises(type(failure)):
-        await ahead.receive()
-    await ahead.aclose()
