@@ -67,6 +67,10 @@ class Codec(Protocol):
     @property
     def max_stop(self) -> int | None: ...
 
+    #: the rules of how a reply of this protocol ends; a host's row names one. "strict" is among them.
+    @property
+    def end_rules(self) -> tuple[str, ...]: ...
+
     #: argument of `stream()` -> the body's fields that it becomes, each in every spelling that a host of this protocol takes
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
@@ -113,7 +117,7 @@ class Codec(Protocol):
         ...
 
     def decoder(self, *, end: str = "strict") -> Decoder:
-        """A fresh decoder. `end` is the host row's end rule (`strict` or a named leniency)."""
+        """A new decoder for one response. `end` is one of `end_rules`; raises `UsageError` for any other."""
         ...
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:

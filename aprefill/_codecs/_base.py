@@ -8,6 +8,7 @@ from aprefill._codecs._host_error import body_error, error_from
 from aprefill._codecs._json import overlay
 from aprefill._codecs._switches import is_tool_result, same_setting, settings_in_use
 from aprefill._deltas import Record
+from aprefill._errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,10 +24,12 @@ _FIXED_PARTS = frozenset({"text", "thinking", "redacted_thinking"})
 class JsonCodec:
     """The part of a `Codec` that a protocol has to say itself only where it differs."""
 
+    name: str
     accept = "text/event-stream"
     not_streams: frozenset[str] = frozenset({"text/html", "application/json", "application/xhtml+xml"})
     streaming: Mapping[str, Any] = {"stream": True}
     max_stop: int | None = None
+    end_rules: tuple[str, ...] = ("strict",)
     arguments: Mapping[str, tuple[str, ...]] = {}
     #: Fields of the body that are made of several settings, so that an object of the caller's is merged into them.
     nested: frozenset[str] = frozenset()
@@ -63,6 +66,11 @@ class JsonCodec:
 
     def error_delta(self, body: bytes) -> ErrorDelta:
         return error_from(Record(body))
+
+    def check_end_rule(self, end: str) -> None:
+        """Raise `UsageError` unless this protocol has the end rule `end`."""
+        if end not in self.end_rules:
+            raise UsageError(f"{self.name} has no end rule {end!r}", f"it has {', '.join(map(repr, self.end_rules))}")
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
         return next((headers[name] for name in _REQUEST_IDS if headers.get(name)), None)

@@ -462,8 +462,7 @@ class AnthropicMessages(JsonCodec):
         return body
 
     def decoder(self, *, end: str = "strict") -> AnthropicDecoder:
-        if end != "strict":
-            raise UsageError(f"anthropic_messages has no end rule {end!r}", "it has 'strict'")
+        self.check_end_rule(end)
         return AnthropicDecoder()
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:

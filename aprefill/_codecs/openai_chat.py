@@ -17,7 +17,7 @@ from aprefill._codecs._openai_calls import CallPiece, Calls, FunctionPiece, turn
 from aprefill._codecs._surrogates import Joiner, mend
 from aprefill._codecs._usage import count
 from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, TextDelta, ToolDelta, UsageDelta
-from aprefill._errors import ProtocolError, Truncated, UsageError
+from aprefill._errors import ProtocolError, Truncated
 from aprefill._types import StopReason, Usage
 
 if TYPE_CHECKING:
@@ -63,10 +63,6 @@ _COUNTS = {
     "cache_write_tokens": (("prompt_tokens_details", "cache_write_tokens"), ("cache_creation_input_tokens",)),
     "reasoning_tokens": (("completion_tokens_details", "reasoning_tokens"),),
 }
-
-#: End rules: `strict` as above; `done` for hosts whose complete replies carry `finish_reason: null` (Ollama):
-#: there [DONE] alone is the end.
-END_RULES = ("strict", "done")
 
 #: Body fields that OpenAI takes no prediction with: https://platform.openai.com/docs/guides/predicted-outputs
 _NO_PREDICTION = {
@@ -356,6 +352,9 @@ class OpenAIChat(JsonCodec):
     """The codec. Tools, `response_format` and `thinking` go out as the caller wrote them."""
 
     name = "openai_chat"
+    #: `strict`: see the module. `done`: the complete replies of some hosts carry `finish_reason: null` (Ollama); there
+    #: `[DONE]` alone is the end.
+    end_rules = ("strict", "done")
     stop_reasons = STOP_REASONS
     arguments: Mapping[str, tuple[str, ...]] = {
         "model": ("model",),
@@ -399,8 +398,7 @@ class OpenAIChat(JsonCodec):
         return self.merge(self.merge(body, model_input.fields), model_input.extra)
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
-        if end not in END_RULES:
-            raise UsageError(f"openai_chat has no end rule {end!r}", f"it has {', '.join(map(repr, END_RULES))}")
+        self.check_end_rule(end)
         return OpenAIChatDecoder(end=end)
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:

@@ -18,7 +18,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-from .._codecs import PROTOCOLS
+from .._codecs import PROTOCOLS, codec
 from .._errors import UsageError
 from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
@@ -92,7 +92,10 @@ class SupportTable:
                 over = tomllib.loads(source)
         except (OSError, ValueError) as exc:
             raise UsageError(f"support table: cannot read it: {exc}") from exc
-        return cls(_merge(_builtin_raw(), over))
+        table = cls(_merge(_builtin_raw(), over))
+        for rows in table._rows.values():
+            _check_end_rule(rows[-1])
+        return table
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -187,6 +190,15 @@ def _row(rest: SupportRow, model: Model) -> SupportRow:
         **_manner(model),
     )
     return _believing(row, Support.EMULATED if guess else model.support)
+
+
+def _check_end_rule(row: SupportRow) -> None:
+    """Raise `UsageError` unless the host's protocol has its end rule. It imports the codec only for one that is not strict."""
+    if row.end != "strict" and row.end not in (rules := codec(row.codec).end_rules):
+        raise UsageError(
+            f"support table, host {row.provider}/{row.api}: key `end`: {row.codec} has no end rule {row.end!r}",
+            f"it has {', '.join(map(repr, rules))}",
+        )
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ turn_fields = {}
             ["`evidence`", "guess"],
         ),
         ('codec = "openai_chat"\n', "", ["host acme/chat", "`codec`"]),
+        ('codec = "openai_chat"\n', 'codec = "openai_chat"\nend = "whenever"\n', ["host acme/chat", "`end`", "'done'"]),
         ('"openai_chat"', '"openai_chats"', ["host acme/chat", "`codec`", "'openai_chats'", "anthropic_messages"]),
         ('auth = "bearer"', 'auth = "basic"', ["host acme/chat", "`auth`", "x-api-key"]),
         ('"https://llm.acme.example/v1"', '"llm.acme.example"', ["host acme/chat", "base_url", "https://"]),

@@ -207,7 +207,10 @@ def ends_with_an_error_of_the_hosts(codec: Codec) -> None:
 
 
 def knows_its_end_rules(codec: Codec) -> None:
-    """One that it does not have is the caller's error."""
+    """Those that it lists, "strict" among them. Any other is the caller's error."""
+    assert "strict" in codec.end_rules
+    for rule in codec.end_rules:
+        codec.decoder(end=rule)
     with pytest.raises(UsageError):
         codec.decoder(end="whenever")
 

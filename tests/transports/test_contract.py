@@ -41,6 +41,12 @@ def request_of(protocol: str, base_url: str, **more: Any) -> HttpRequest:
     )
 
 
+def refused() -> HttpRequest:
+    """One that the demo answers with an error."""
+    prefilled = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "["})
+    return request_of("openai_chat", "demo:", model="refuses", messages=prefilled)
+
+
 @asynccontextmanager
 async def over(name: str, *scripts: Script) -> AsyncIterator[tuple[Transport, HttpRequest]]:
     """A transport and a request that it can send; a host that answers as the scripts say stands behind it."""
@@ -83,9 +89,7 @@ async def test_closing_early(name: str) -> None:
 async def test_an_error_is_a_response(name: str, status: int) -> None:
     """Nothing is raised for a status, and no redirect is followed."""
     if name == "demo":
-        prefilled = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "["})
-        request = request_of("openai_chat", "demo:", model="refuses", messages=prefilled)
-        await contracts.gives_an_error_as_a_response(DemoTransport(), request, 400)
+        await contracts.gives_an_error_as_a_response(DemoTransport(), refused(), 400)
         return
     script = Script(status=status, body=b"no", content_type="text/plain", headers={"location": "https://host.test/"})
     async with over(name, script) as (transport, request):
@@ -121,6 +125,8 @@ class Broken:
             response.url = lambda: f"https://host.test/?key={contracts.KEY}"
         elif self._what == "status":
             response.status = 500
+        elif self._what == "error":
+            response.status = 200
         elif self._what == "kill":
             response.kill = lambda: True
         return response  # type: ignore[no-any-return]
@@ -130,12 +136,14 @@ class Broken:
         self._closed = True
 
 
-@pytest.mark.parametrize("what", ["headers", "url", "status", "kill", "aclose"])
+@pytest.mark.parametrize("what", ["headers", "url", "status", "kill", "aclose", "error"])
 async def test_control_a_broken_transport_is_found(what: str) -> None:
     """Each kind of wrong fails one of the checks."""
     request = request_of("openai_chat", "demo:")
     with pytest.raises(AssertionError):
-        if what == "aclose":
+        if what == "error":
+            await contracts.gives_an_error_as_a_response(Broken(what), refused(), 400)
+        elif what == "aclose":
             await contracts.closes_twice(Broken(what))
         elif what == "kill":
             await contracts.closes_before_the_end(Broken(what), request)
