@@ -268,7 +268,7 @@ def transport_for(client: Any, *, demo: bool) -> Transport:
 
         return DemoTransport()
     described = describe(client)
-    if described is not None and described.api:
+    if described is not None and described.sdk:
         from ._transports.sdk import SdkTransport
 
         return SdkTransport(client)

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
     from aprefill._types import StopReason
 
-#: The protocols there are. Each is the module of that name in this package, with one `CODEC` in it.
-PROTOCOLS = ("anthropic_messages", "openai_chat")
+#: The protocols there are, and for each the SDK whose clients can send its requests; "" if there is none. A protocol is the
+#: module of that name in this package, with one `CODEC` in it.
+PROTOCOLS: dict[str, str] = {
+    "anthropic_messages": "anthropic",
+    "openai_chat": "openai",
+}
 
 
 class Decoder(Protocol):

@@ -12,19 +12,19 @@ from typing import Any
 from .._errors import UsageError
 from .._words import Words
 
-#: Class -> the provider, or "" where the base URL says which; and the api. The class nearest to the client's decides.
+#: Class -> the provider; "" where the base URL says which. The class nearest to the client's decides.
 _SDKS = {
-    "openai.AsyncAzureOpenAI": ("azure", "chat"),
-    "openai.AsyncBedrockOpenAI": ("openai-compatible", "chat"),
-    "openai.AsyncOpenAI": ("", "chat"),
-    "anthropic.AsyncAnthropicBedrock": ("bedrock", "messages"),
-    "anthropic.AsyncAnthropicVertex": ("vertex", "messages"),
-    "anthropic.AsyncAnthropicFoundry": ("foundry", "messages"),
-    # Claude at other doors, of which nothing is known: an unknown host that speaks the protocol
-    "anthropic.AsyncAnthropicBedrockMantle": ("openai-compatible", "messages"),
-    "anthropic.AsyncAnthropicAWS": ("openai-compatible", "messages"),
-    "anthropic.AsyncAnthropicGoogleCloud": ("openai-compatible", "messages"),
-    "anthropic.AsyncAnthropic": ("", "messages"),
+    "openai.AsyncAzureOpenAI": "azure",
+    "openai.AsyncBedrockOpenAI": "openai-compatible",
+    "openai.AsyncOpenAI": "",
+    "anthropic.AsyncAnthropicBedrock": "bedrock",
+    "anthropic.AsyncAnthropicVertex": "vertex",
+    "anthropic.AsyncAnthropicFoundry": "foundry",
+    # other gateways to Claude, of which the support table has no row
+    "anthropic.AsyncAnthropicBedrockMantle": "openai-compatible",
+    "anthropic.AsyncAnthropicAWS": "openai-compatible",
+    "anthropic.AsyncAnthropicGoogleCloud": "openai-compatible",
+    "anthropic.AsyncAnthropic": "",
 }
 
 #: Synchronous class -> what to pass in its place.
@@ -49,7 +49,7 @@ _SECRETS = (
     "azure_ad_token", "_azure_ad_token",
 )  # fmt: skip
 
-#: What AsyncAzureOpenAI calls a key that it has not.
+#: AsyncAzureOpenAI's placeholder for a missing key.
 _NO_KEY = "<missing API key>"
 
 
@@ -59,8 +59,8 @@ class Client:
 
     #: the class's name, for messages
     name: str
-    #: "chat" or "messages": an SDK's client speaks that one protocol; "": a bare HTTP client
-    api: str = ""
+    #: the package that an SDK's client comes from; "": a bare HTTP client
+    sdk: str = ""
     #: an SDK's client for one provider; "": its base URL says which
     provider: str = ""
     #: an SDK's client sends there
@@ -79,8 +79,8 @@ def describe(client: Any) -> Client | None:
     kinds = [f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(client).__mro__]
     if not {"httpx2.AsyncClient", "httpx.AsyncClient"}.isdisjoint(kinds):
         return Client(name=name)
-    sdk = next((_SDKS[kind] for kind in kinds if kind in _SDKS), None)
-    if sdk is None:
+    kind = next((kind for kind in kinds if kind in _SDKS), None)
+    if kind is None:
         instead = next((_SYNCHRONOUS[kind] for kind in kinds if kind in _SYNCHRONOUS), None)
         if instead:
             raise UsageError(f"client={name} is synchronous", f"pass an {instead}")
@@ -92,8 +92,13 @@ def describe(client: Any) -> Client | None:
                 "leave {client} out and pass {base_url} and {api_key}",
             ),
         )
-    provider, api = sdk
-    return Client(name=name, api=api, provider=provider, base_url=_base_url(client), secrets=_secrets(client, name))
+    return Client(
+        name=name,
+        sdk=kind.partition(".")[0],
+        provider=_SDKS[kind],
+        base_url=_base_url(client),
+        secrets=_secrets(client, name),
+    )
 
 
 def _base_url(client: Any) -> str:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .._codecs import codec
+from .._codecs import PROTOCOLS, codec
 from .._errors import UsageError
 from .._version import __version__
 from .._words import Words
@@ -106,7 +106,7 @@ def resolve(
     if not name:
         raise UsageError("no model is named", Words("pass {model=provider:name}", "set APREFILL_MODEL"))
     provider, bare, alias_url = parse(name, table.providers)
-    if client is not None and client.api:
+    if client is not None and client.sdk:
         check_url(client.base_url, allow_http=allow_http, source=f"the base_url of client={client.name}")
         return _of_sdk(table, client, provider, bare, name, base_url=base_url, api_key=api_key, api=api, keep=keep)
     if provider is None:
@@ -196,28 +196,31 @@ def _of_sdk(
     api: str | None,
     keep: bool,
 ) -> Target:
-    """The target of an SDK's client: its URL and key are its own, its class names the protocol."""
+    """The target of an SDK's client: its URL and key are its own, its package says which protocols it can send."""
     for argument, value in (("base_url", base_url), ("api_key", api_key)):
         if value is not None:
             raise UsageError(
                 f"{argument}= beside client={client.name}", "make the client with it, and leave it out here"
             )
-    if api is not None and api != client.api:
+    if api is not None and api not in (apis := _every_api(table, client)):
         raise UsageError(
-            f"api={api!r}: client={client.name} speaks {client.api!r}", Words("leave {api} out", "pass another client")
+            f"api={api!r}: client={client.name} speaks {', '.join(map(repr, apis))}",
+            Words("leave {api} out", "pass another client"),
         )
     if not model:
         raise UsageError(Words("{model=name} has no name after the colon", name=repr(name)), "write provider:name")
     if provider is None:
         provider = client.provider or table.provider_of_url(client.base_url)
-        if provider is None or client.api not in table.apis(provider):
+        if provider is None or not _spoken(table, client, provider, api):
             provider = "openai-compatible"
-    elif client.api not in table.apis(provider) or table.row(provider, model, client.api).base_url == DEMO_SCHEME:
+    apis = _spoken(table, client, provider, api)
+    if not apis or table.row(provider, model, apis[0]).base_url == DEMO_SCHEME:
+        wanted = api or _every_api(table, client)[0]
         raise UsageError(
-            f"model={name!r}: {provider} has no api {client.api!r}, which client={client.name} speaks",
+            f"model={name!r}: {provider} has no api {wanted!r}, which client={client.name} speaks",
             "pass the model's bare name, or another client",
         )
-    row = table.row(provider, model, client.api)
+    row = table.row(provider, model, apis[0])
     return Target(
         row=row,
         model=model,
@@ -226,6 +229,20 @@ def _of_sdk(
         own_url=not _is_usual(row, client.base_url),
         _secrets=client.secrets,
     )
+
+
+def _spoken(table: SupportTable, client: Client, provider: str, api: str | None) -> list[str]:
+    """The provider's apis that an SDK's client can send requests of, the default one first; only `api` if it is given."""
+    return [
+        known
+        for known in table.apis(provider)
+        if api in {None, known} and PROTOCOLS[table.row(provider, "", known).codec] == client.sdk
+    ]
+
+
+def _every_api(table: SupportTable, client: Client) -> list[str]:
+    """The apis, of any provider, that an SDK's client can send requests of."""
+    return list(dict.fromkeys(api for provider in table.providers for api in _spoken(table, client, provider, None)))
 
 
 _BASE_URL = Words("{base_url}")

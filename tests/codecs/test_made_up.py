@@ -11,7 +11,7 @@ import pytest
 
 from aprefill import Session as AprefillSession
 from aprefill import StatusError, UsageError, stream
-from aprefill._codecs import codec
+from aprefill._codecs import PROTOCOLS, codec
 from aprefill._codecs.openai_chat import OpenAIChat
 from aprefill._hosts.table import SupportTable
 from aprefill.testing import Script, serve
@@ -58,8 +58,8 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType("aprefill._codecs.made_up")
     module.CODEC = MadeUp()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for place in ("aprefill._codecs", "aprefill._hosts.table"):
-        monkeypatch.setattr(f"{place}.PROTOCOLS", ("anthropic_messages", "openai_chat", "made_up"))
+    for place in ("aprefill._codecs", "aprefill._hosts.table", "aprefill._hosts.target"):
+        monkeypatch.setattr(f"{place}.PROTOCOLS", {**PROTOCOLS, "made_up": ""})
     yield
     codec.cache_clear()
 
@@ -115,7 +115,7 @@ async def test_its_errors() -> None:
 
 def test_control_without_the_line_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table says so when it is loaded, with the row and the key."""
-    monkeypatch.setattr("aprefill._hosts.table.PROTOCOLS", ("anthropic_messages", "openai_chat"))
+    monkeypatch.setattr("aprefill._hosts.table.PROTOCOLS", PROTOCOLS)
     host = '[[host]]\nprovider = "acme"\napi = "native"\ncodec = "made_up"\nbase_url = ""\nauth = "none"\n'
     with pytest.raises(UsageError, match=r"host acme/native: key `codec`: .*'made_up'.*openai_chat"):
         SupportTable.load(host)

@@ -104,7 +104,7 @@ def test_the_class_is_found_without_its_package() -> None:
     AsyncOpenAI.__module__ = "openai._client"
     described = describe(AsyncOpenAI())
     assert described is not None
-    assert (described.api, described.base_url, described.secrets) == ("chat", "https://host.test/v1", (KEY,))
+    assert (described.sdk, described.base_url, described.secrets) == ("openai", "https://host.test/v1", (KEY,))
     assert KEY not in repr(described)
 
 
