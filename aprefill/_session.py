@@ -240,7 +240,7 @@ class _Pool:
 def _reply(prompt: Prompt, prefill: str, options: Options, table: SupportTable, pool: _Pool | None) -> Reply:
     client = options.client
     described = describe(client)
-    asked = make_request(prompt, prefill, options)
+    request = make_request(prompt, prefill, options)
     target = resolve(
         table,
         model=options.model,
@@ -251,14 +251,14 @@ def _reply(prompt: Prompt, prefill: str, options: Options, table: SupportTable, 
         client=described,
         keep=pool is not None or client is not None,
     )
-    check_extra(asked, codec(target.row.codec), target.row)
+    check_extra(request, codec(target.row.codec), target.row)
     demo = target.base_url.startswith(DEMO_SCHEME)
 
     def transport() -> Transport:
         return transport_for(client, demo=demo) if pool is None else pool.transport(demo=demo)
 
     refusals = of_this_process if pool is None else pool.refusals
-    return Reply(Run(asked, target, transport, refusals))
+    return Reply(Run(request, target, transport, refusals))
 
 
 def transport_for(client: Any, *, demo: bool) -> Transport:

@@ -75,7 +75,7 @@ class LoopThread:
         """Whether it has begun, in this process, and was not asked to end."""
         return self._portal is not None and not self._ended and self._pid == os.getpid()
 
-    def call(self, work: Callable[..., Any]) -> Any:
+    def perform(self, work: Callable[..., Any]) -> Any:
         """Run `work` in the loop, wait for it, and give or raise what it gives or raises. Raises `Ended`."""
         with self._lock:
             if self._ended:
@@ -88,7 +88,7 @@ class LoopThread:
             future = self._portal.start_task_soon(work)
         return future.result()
 
-    def call_if_begun(self, work: Callable[[], None]) -> None:
+    def perform_if_begun(self, work: Callable[[], None]) -> None:
         """Run `work` in the loop and wait for it; here, if the loop has not begun; not at all, if it has ended."""
         with self._lock:
             if self._portal is None:
@@ -98,7 +98,7 @@ class LoopThread:
             work()
         elif self.is_running:
             with suppress(Ended):
-                self.call(work)
+                self.perform(work)
 
     def _begin(self) -> None:
         begun: Future[tuple[BlockingPortal, Any]] = Future()
@@ -194,14 +194,14 @@ class _Reading:
             self.settle()
             return False
         self.run.readers.task = ref(current_thread())
-        found: bool = self.call(self.run.pull)
+        found: bool = self.perform(self.run.pull)
         return found
 
-    def call(self, work: Callable[[], Awaitable[Any]]) -> Any:
+    def perform(self, work: Callable[[], Awaitable[Any]]) -> Any:
         """Wait for `work` of the run in the other thread. Whatever is raised here while it waits ends the reply."""
         run = self.run
         try:
-            result = self.thread.call(work)
+            result = self.thread.perform(work)
         except Ended:
             if run.phase is not Phase.NEW:
                 raise run.transcript.put_on(ReplyClosed()) from None
@@ -230,7 +230,7 @@ class _Reading:
 
     def cancel(self) -> None:
         """As `Run.cancel`, from any thread."""
-        self.thread.call_if_begun(self.run.cancel)
+        self.thread.perform_if_begun(self.run.cancel)
 
     def begin(self, reader: object, *, joins_thread: bool = False) -> None:
         """Make `reader` the one that reads."""
@@ -328,7 +328,7 @@ class SyncReply(Known):
         reader = object()
         self._reading.begin(reader, joins_thread=True)
         try:
-            text: str = self._reading.call(partial(read_to_end, run))
+            text: str = self._reading.perform(partial(read_to_end, run))
         finally:
             run.readers.let_go(id(reader))
         return text
@@ -346,7 +346,7 @@ class SyncReply(Known):
 
         Of a reply that has not begun, nothing is sent any more.
         """
-        self._reading.thread.call_if_begun(self._run.close_unsent)
+        self._reading.thread.perform_if_begun(self._run.close_unsent)
         if self._reading.thread.is_running and self._run.phase is not Phase.NEW:
             self._reading.leave(wait=True)
 
@@ -401,7 +401,7 @@ def _show_arguments(original: Any, function: Any) -> None:
     function.__wrapped__ = original
 
 
-def _refuse_client(client: object) -> None:
+def _check_no_client(client: object) -> None:
     if client is not None:
         raise UsageError(
             "client= is for stream() and Session: an asynchronous client belongs to its own event loop, and a synchronous one "
@@ -417,7 +417,7 @@ def stream_sync(*args: Any, **options: Any) -> SyncReply:
     The asynchronous engine runs in a thread of its own while the reply is read. Use a `SyncSession` for many calls.
     A `client` is a `UsageError`: an asynchronous one belongs to its own event loop.
     """
-    _refuse_client(options.get("client"))
+    _check_no_client(options.get("client"))
     return SyncReply(stream(*args, **options)._run)
 
 
@@ -430,7 +430,7 @@ class SyncSession:
 
     @_takes_of_method(Session.__init__)
     def __init__(self, *args: Any, **defaults: Any) -> None:
-        _refuse_client(defaults.get("client"))
+        _check_no_client(defaults.get("client"))
         self._session = Session(*args, **defaults)
         self._thread = LoopThread(self._session.aclose)
 

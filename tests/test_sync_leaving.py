@@ -171,7 +171,7 @@ def test_a_reply_and_a_session_that_are_dropped_end_their_thread(no_gc: None) ->
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
-import signal, sys, threading, time
+import os, signal, sys, threading, time
 from aprefill import SyncSession, stream_sync
 signal.signal(signal.SIGINT, signal.default_int_handler)
 url, where = sys.argv[1:]
@@ -183,8 +183,12 @@ kept = iter(reply) if where == "kept" else None
 def tell_when_the_main_thread_waits():
     main = threading.main_thread().ident
     names = []
-    # a thread that is being started is waited for as well, and that is no call
-    while "wait" not in names or "call" not in names:
+    until = time.monotonic() + 20
+    # a thread that is being started is waited for as well, and that is no work of the reply's
+    while "wait" not in names or "perform" not in names:
+        if time.monotonic() > until:
+            print("the main thread never waited for the reply", flush=True)
+            os._exit(3)
         time.sleep(0.001)
         names, frame = [], sys._current_frames()[main]
         while frame:

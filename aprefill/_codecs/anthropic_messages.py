@@ -146,7 +146,7 @@ class AnthropicDecoder:
                 if delta is not None and delta.type == "text_delta" and delta.text:
                     return (TextDelta(delta.text),)
             return self._map(event, record)
-        return self._decode_refused(record)
+        return self._decode_unreadable(record)
 
     def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
         if self._over:
@@ -173,7 +173,7 @@ class AnthropicDecoder:
 
     # --- records ----------------------------------------------------------------------------------------------
 
-    def _decode_refused(self, record: Record) -> Sequence[Delta]:
+    def _decode_unreadable(self, record: Record) -> Sequence[Delta]:
         if names_error(record.event, record.data):
             return self._error(record)
         data = record.data.strip()

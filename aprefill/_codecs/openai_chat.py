@@ -156,7 +156,7 @@ class OpenAIChatDecoder:
             pass  # outside of the except clause nothing is chained: a UnicodeDecodeError carries the text
         else:
             return self._map(chunk, record)
-        return self._decode_refused(record)
+        return self._decode_unreadable(record)
 
     def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
         if self._over:
@@ -172,7 +172,7 @@ class OpenAIChatDecoder:
 
     # --- records ----------------------------------------------------------------------------------------------
 
-    def _decode_refused(self, record: Record) -> Sequence[Delta]:
+    def _decode_unreadable(self, record: Record) -> Sequence[Delta]:
         data = record.data.strip()
         if data == _DONE:
             if self._finished or self._done_suffices:

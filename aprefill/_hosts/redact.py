@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: A run of an error that also stands in the request is replaced from this length on, in characters. A blank between
 #: two words counts as one character, if the error or the request has it.
-RUN_MIN = 16
+MATCH_MIN = 16
 #: A text that stands in an error whole is replaced from this length on, in characters.
 WHOLE_MIN = 12
 #: A beginning this long at the very end is taken for a secret that a bound has cut, in characters.
@@ -24,7 +24,7 @@ TAIL_MIN = 6
 #: How much of an error is looked at, in characters. The rest is dropped: it was not looked at, so it cannot be shown.
 LOOKED_AT = 8192
 
-# Every run of RUN_MIN characters has at least _GRAM characters that are no white space. Every run of _GRAM such
+# Every run of MATCH_MIN characters has at least _GRAM characters that are no white space. Every run of _GRAM such
 # characters holds a block of _STEP whose offset in the prompt is a multiple of _STEP.
 _GRAM = 8
 _STEP = 4
@@ -119,7 +119,7 @@ class Redactor:
     def __init__(self, keys: str | Iterable[str], prompt: Iterable[str] = (), *, spare: Iterable[str] = ()) -> None:
         given = {keys} if isinstance(keys, str) else set(keys)
         self._keys = sorted(given - {""}, key=len, reverse=True)
-        self._long_keys = _Haystack([key for key in self._keys if len(key) >= RUN_MIN])
+        self._long_keys = _Haystack([key for key in self._keys if len(key) >= MATCH_MIN])
         self._prompt = _Haystack(prompt)
         self._spare = [name for name in {*spare} if len(name) >= WHOLE_MIN]
 
@@ -128,9 +128,9 @@ class Redactor:
         spans = [(start, end, "[key]") for start, end in self._whole_keys(text)]
         needle = _Needle(text)
         if len(needle.ink) >= TAIL_MIN:
-            spans += [(start, end, "[key]") for start, end in self._long_keys.runs_in(needle)]
+            spans += [(start, end, "[key]") for start, end in self._long_keys.matches_in(needle)]
             spared = [place for name in self._spare for place in _places(text, name)]
-            for start, end in self._prompt.runs_in(needle):
+            for start, end in self._prompt.matches_in(needle):
                 if not any(first <= start and end <= last for first, last in spared):
                     spans.append((*_with_cut_escapes(text, start, end), "[prompt]"))
         return _replaced(text, spans)
@@ -277,15 +277,15 @@ class _Haystack:
                 own = [kept for word in own if (kept := "".join(c for c in word if c.isprintable()))]
             length = sum(map(len, own)) + len(own) - 1
             if length >= WHOLE_MIN:
-                if length < RUN_MIN:
+                if length < MATCH_MIN:
                     self._wholes.add("".join(own))
-                self._beginnings.add("".join(own[:RUN_MIN])[: RUN_MIN - 1])
+                self._beginnings.add("".join(own[:MATCH_MIN])[: MATCH_MIN - 1])
             words += own
         self._ink = "".join(words)
         self._words = list(accumulate(map(len, words)))
         self._texts = None
 
-    def runs_in(self, needle: _Needle) -> list[tuple[int, int]]:
+    def matches_in(self, needle: _Needle) -> list[tuple[int, int]]:
         """Where the runs begin and end in the needle's text."""
         if self._texts is not None:
             self._prepare(self._texts)
@@ -325,11 +325,11 @@ class _Haystack:
                     del grams[gram]
 
     def _is_long(self, needle: _Needle, first: int, last: int, start: int) -> bool:
-        """Whether a run of the needle, which begins at `start` here, has `RUN_MIN` characters in either of the two."""
+        """Whether a run of the needle, which begins at `start` here, has `MATCH_MIN` characters in either of the two."""
         # an escape that the run begins with counts as what it is written with, like one inside
         length = last - first + needle.ends[first] - needle.starts[first] - 1
         blanks = bisect_left(self._words, start + length) - bisect_right(self._words, start)
-        return length + max(blanks, needle.gaps[last - 1] - needle.gaps[first]) >= RUN_MIN
+        return length + max(blanks, needle.gaps[last - 1] - needle.gaps[first]) >= MATCH_MIN
 
     def _widest(self, ink: str, place: int, start: int) -> tuple[int, int]:
         """The longest run around `place` in the needle that stands around `start` here."""

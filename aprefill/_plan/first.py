@@ -134,16 +134,16 @@ def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, ag
     Raises `UsageError` where the messages leave no place for that.
     """
     assert request.emulate is not None
-    asked = emulate(request.emulate, request.messages, known, codec=codec(row.codec), token=way.token, again=again)
+    emulated = emulate(request.emulate, request.messages, known, codec=codec(row.codec), token=way.token, again=again)
     host_stop, own_stop = stops(request.stop, row, known, Support.EMULATED)
     model_input = _model_input(
         request,
         row,
         way.model,
-        asked.messages,
+        emulated.messages,
         host_stop=host_stop,
-        more_tokens=asked.room,
-        prediction=asked.echo if row.prediction else "",
+        more_tokens=emulated.room,
+        prediction=emulated.echo if row.prediction else "",
     )
     return AttemptPlan(
         target=way.target,
@@ -152,11 +152,11 @@ def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, ag
         model_input=model_input,
         mode="emulated",
         support=Support.EMULATED,
-        seam=asked.seam,
-        marker=asked.marker,
+        seam=emulated.seam,
+        marker=emulated.marker,
         stop=own_stop,
         show_when=request.show_when or "decided",
-        absent="join" if not asked.echo or (again and request.absent == "retry") else request.absent,
+        absent="join" if not emulated.echo or (again and request.absent == "retry") else request.absent,
     )
 
 

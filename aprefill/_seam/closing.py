@@ -12,8 +12,8 @@ _SOFT = (
     "\u2028\u2029\u202f\u205f\u3000`"
 )
 _IS_SOFT = frozenset(_SOFT)
-_RUN = re.compile(r"\s+|`+")
-_SOFT_RUN = re.compile(r"[\s`]+")
+_SAME_KIND = re.compile(r"\s+|`+")
+_SPACE_OR_TICKS = re.compile(r"[\s`]+")
 #: The beginning of a line that starts with three backticks, with the line end before it.
 _FENCE_LINE = re.compile(r"\n[^\S\n]*```")
 
@@ -99,10 +99,10 @@ class Closing:
             if self._state is _OVER:
                 out.append(piece[at:])
                 break
-            found = _RUN.match(piece, at)
+            found = _SAME_KIND.match(piece, at)
             if found is None:
                 out.append(self._not_closing())
-                start, at = at, self._next_run(piece, at)
+                start, at = at, self._next_doubtful(piece, at)
                 out.append(piece[start:at])
             else:
                 at = found.end()
@@ -117,29 +117,29 @@ class Closing:
             self._state = _INNER
         return self._release()
 
-    def _next_run(self, piece: str, at: int) -> int:
+    def _next_doubtful(self, piece: str, at: int) -> int:
         """Give the position behind `at`, which is ink, where the closing fence may begin next."""
         if self._state is _OVER:
             return len(piece)
         if self._state is _FIRST and piece.find("```", at) > 0 and (found := _FENCE_LINE.search(piece, at)):
             return at + len(piece[at : found.start()].rstrip())
         if self._state is _INNER and len(piece) - at > self._bound:
-            for run in _SOFT_RUN.finditer(piece, at):
-                if run.end() - run.start() > self._bound:
-                    return run.start()  # it may be more than can be held, after which the watch begins anew
+            for span in _SPACE_OR_TICKS.finditer(piece, at):
+                if span.end() - span.start() > self._bound:
+                    return span.start()  # it may be more than can be held, after which the watch begins anew
         return len(piece.rstrip(_SOFT))
 
-    def _space(self, run: str) -> list[str]:
+    def _space(self, span: str) -> list[str]:
         out = []
         if 0 < self._ticks < 3:
             out.append(self._not_closing())
         start = 0
-        while start < len(run):
+        while start < len(span):
             if self._state is _OVER:
-                out.append(run[start:])
+                out.append(span[start:])
                 break
             # By character, so that the bound falls at one place however the text is cut.
-            part = run[start : start + self._bound + 1 - self.held]
+            part = span[start : start + self._bound + 1 - self.held]
             if self._state is _FIRST and self._ticks == 3 and "\n" in part:
                 line_end = part.index("\n")
                 start += line_end + 1
@@ -164,23 +164,23 @@ class Closing:
         self._ticks = 3  # so that `close` drops what is held and `feed` looks at every piece
         self._state = _CLOSED
 
-    def _backticks(self, run: str) -> list[str]:
+    def _backticks(self, span: str) -> list[str]:
         out = []
         if self._state is _CLOSED or (self._state is _FIRST and self._after):
-            return [self._not_closing(), run]
+            return [self._not_closing(), span]
         if self._after:
             # what looked like the end was not, but the white space behind it may stand before the end
             text = self._text.getvalue()
             out.append(text[: -self._after])
             self._hold(text[-self._after :], line_end=self._after_line_end)
         if not self.line_end:
-            return [*out, self._release(), run]
-        wanted = min(len(run), 3 - self._ticks)
+            return [*out, self._release(), span]
+        wanted = min(len(span), 3 - self._ticks)
         if self.held + wanted > self._bound:
-            return [*out, self._overflow(), run]
-        self._text.write(run)
-        self.held += len(run)
-        self._ticks += len(run)
+            return [*out, self._overflow(), span]
+        self._text.write(span)
+        self.held += len(span)
+        self._ticks += len(span)
         if self._ticks > 3:
             out.append(self._not_closing())
         return out

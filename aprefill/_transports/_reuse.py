@@ -86,12 +86,12 @@ def _is_stale_aiohttp(exc: BaseException) -> bool:
 def _is_stale_http2(frames: dict[str, FrameType]) -> bool:
     """As far as it can be known: a 1xx that came whole leaves no trace here."""
     ended = frames.get("_read_incoming_data") or frames.get("_write_outgoing_data")
-    asked = frames.get("_receive_response") or frames.get("_send_request_headers") or frames.get("_send_request_body")
-    if ended is None or asked is None:
+    begun = frames.get("_receive_response") or frames.get("_send_request_headers") or frames.get("_send_request_body")
+    if ended is None or begun is None:
         return False
     connection: Any = ended.f_locals["self"]
     state = connection._h2_state
-    stream = state.streams.get(asked.f_locals["stream_id"])
+    stream = state.streams.get(begun.f_locals["stream_id"])
     if stream is None or stream.state_machine.headers_received:
         return False
     buffer = vars(state.incoming_buffer)

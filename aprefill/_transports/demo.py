@@ -74,7 +74,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 _REQUESTS = tuple(map(_pattern, (CONTINUE, BEGIN, AGAIN)))
 
 
-def _asked(prompt: str) -> tuple[str, list[str]]:
+def _echo_wanted(prompt: str) -> tuple[str, list[str]]:
     """The prompt without the request to begin with some text; and that text, then the part of it that is to be repeated."""
     for request in _REQUESTS:
         if found := request.search(prompt):
@@ -120,7 +120,7 @@ async def _body(pieces: list[str], *, is_cut: bool, prompt_tokens: int) -> Async
     yield wire.end(is_cut=is_cut, prompt_tokens=prompt_tokens, completion_tokens=len(pieces))
 
 
-async def _refusal() -> AsyncGenerator[bytes, None]:
+async def _error_body() -> AsyncGenerator[bytes, None]:
     yield wire.error(_REFUSAL)
 
 
@@ -132,26 +132,26 @@ class DemoTransport:
     """
 
     async def open(self, request: HttpRequest) -> DemoResponse:
-        asked = wire.read_request(request.body)
+        wanted = wire.read_request(request.body)
         await anyio.sleep(PACE_S)
-        if asked.prefill and asked.model == "refuses":
-            return DemoResponse(400, wire.ERROR, _refusal())
-        text = _reply(asked.model, *_asked(asked.prompt), asked.prefill)
-        for stop in asked.stop:
+        if wanted.prefill and wanted.model == "refuses":
+            return DemoResponse(400, wire.ERROR, _error_body())
+        text = _reply(wanted.model, *_echo_wanted(wanted.prompt), wanted.prefill)
+        for stop in wanted.stop:
             text = text.partition(stop)[0]
         pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
-        limit = asked.max_tokens or len(pieces)
-        body = _body(pieces[:limit], is_cut=limit < len(pieces), prompt_tokens=len(asked.prompt) // 4)
+        limit = wanted.max_tokens or len(pieces)
+        body = _body(pieces[:limit], is_cut=limit < len(pieces), prompt_tokens=len(wanted.prompt) // 4)
         return DemoResponse(200, wire.STREAM, body)
 
     async def aclose(self) -> None:
         await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
-def _reply(model: str, prompt: str, asked: list[str], prefill: str) -> str:
+def _reply(model: str, prompt: str, echo: list[str], prefill: str) -> str:
     """What the demo model writes. `asked` are the texts of a request: all that is known first, what to repeat last."""
     if model == "ignores":
         return "Here it is. " + continuation(prompt, "")
-    if asked:
-        return asked[-1] + continuation(prompt, asked[0])
+    if echo:
+        return echo[-1] + continuation(prompt, echo[0])
     return (prefill if model == "echoes" else "") + continuation(prompt, prefill)

@@ -16,7 +16,7 @@ from typing import Final
 #: right without them, by its letters' own direction; the marks LRM, RLM and ALM move no letters and stay.
 #: A carriage return goes too: alone it would write over the line, before a line feed it does nothing.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_SAFE_RUN = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*")
+_SAFE = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*")
 
 
 class _State(Enum):
@@ -94,10 +94,10 @@ class TerminalFilter:
         at = 0
         while at < len(piece):
             if self._state is _State.TEXT:
-                run = _SAFE_RUN.match(piece, at)
-                assert run is not None
-                out.append(run[0])
-                at = run.end()
+                safe = _SAFE.match(piece, at)
+                assert safe is not None
+                out.append(safe[0])
+                at = safe.end()
                 if at < len(piece):
                     self._state = _BEGINS.get(piece[at], _State.TEXT)
                     self._length = 0

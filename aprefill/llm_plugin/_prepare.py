@@ -200,8 +200,8 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     on = _switched_on(prompt)
     texts = [text for message in messages for text in _texts(message)]
     turns = [{"role": "user", "content": text} for text in (*texts, prompt.prompt or "", "")]
-    asked = emulate(DEFAULT, turns, prefill, codec=codec(host.row.codec), token=lambda: secrets.token_hex(8))
-    request = asked.messages[-1]["content"]
+    emulated = emulate(DEFAULT, turns, prefill, codec=codec(host.row.codec), token=lambda: secrets.token_hex(8))
+    request = emulated.messages[-1]["content"]
     inner = plain(model, prompt)
     update: dict[str, Any] = {}
     if request:
@@ -212,19 +212,19 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
         for name in TOKEN_LIMITS:
             limit = getattr(inner.options, name, None)
             if isinstance(limit, int) and limit > 0:
-                update[name] = limit + asked.room
+                update[name] = limit + emulated.room
     own = _stops(inner, host, prefill, Support.EMULATED, update)
     inner.options = inner.options.model_copy(update=update)
-    if not asked.echo:
-        return Prepared(model, inner, "emulated", _splice(prompt, asked.seam, stop=own))
+    if not emulated.echo:
+        return Prepared(model, inner, "emulated", _splice(prompt, emulated.seam, stop=own))
     splice = _splice(
         prompt,
-        asked.seam,
+        emulated.seam,
         stop=own,
         # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
         must_echo="response_format" in on,
         may_call="tools" in on,
-        marker=asked.marker,
+        marker=emulated.marker,
     )
     return Prepared(model, inner, "emulated", splice, is_asked=True)
 

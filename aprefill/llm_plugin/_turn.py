@@ -145,9 +145,9 @@ class _Turn:
         if self._prompt.options.prefill_strict or self._host is None:
             return False
         # llm-mistral, for one, makes an error of its own and chains the real one
-        found = _refusal(self._host, error) or (error.__cause__ and _refusal(self._host, error.__cause__))
-        asked = [self._prefill, *(message.to_dict() for message in self._prompt.messages)]
-        if not found or is_quoted(found, asked):
+        found = _refusal_of(self._host, error) or (error.__cause__ and _refusal_of(self._host, error.__cause__))
+        sent = [self._prefill, *(message.to_dict() for message in self._prompt.messages)]
+        if not found or is_quoted(found, sent):
             return False
         opened = self.clients
         try:
@@ -165,7 +165,7 @@ class _Turn:
         return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, and {why}")
 
 
-def _refusal(host: Route, error: BaseException) -> KnownRefusal | None:
+def _refusal_of(host: Route, error: BaseException) -> KnownRefusal | None:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return known_refusal(host.row, status, f"{error} {getattr(error, 'body', '')}")

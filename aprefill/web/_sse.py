@@ -166,12 +166,12 @@ class _EventChannel:
     async def finish(self, record: Record, error: AprefillError | None) -> None:
         if error is not None and not self.begun:
             assert isinstance(record, ErrorRecord)
-            await self._refuse(record, http_status(error))
+            await self._send_error(record, http_status(error))
             return
         await self.send(record)
         await self._send(_part(b"", more=False))
 
-    async def _refuse(self, record: ErrorRecord, status: int) -> None:
+    async def _send_error(self, record: ErrorRecord, status: int) -> None:
         body = as_json(record) + b"\n"
         headers = MutableHeaders(raw=list(self._response.raw_headers))
         headers["content-type"] = "application/json"

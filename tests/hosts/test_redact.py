@@ -13,7 +13,7 @@ import pytest
 
 from aprefill._codecs._host_error import body_error
 from aprefill._hosts import redact as _redact
-from aprefill._hosts.redact import LOOKED_AT, RUN_MIN, TAIL_MIN, WHOLE_MIN, Redactor, written
+from aprefill._hosts.redact import LOOKED_AT, MATCH_MIN, TAIL_MIN, WHOLE_MIN, Redactor, written
 
 from ..support.planning import asked
 from ..support.refusals import REFUSALS
@@ -137,7 +137,7 @@ def left_of(how: Callable[[str], str], seed: int, rounds: int) -> list[str]:
         piece = prompt[start : start + rng.randrange(24, 60)].strip(" \n\t\"'")
         # of an escape that the piece cuts in two, the rest stays: it has no more than nine characters
         piece = re.sub(r"^(b|new|u00e9|00e9)?\S*\s|(\s\S*\\\S*)+$", "", piece).strip()
-        if sum(map(str.isalnum, piece)) < RUN_MIN:
+        if sum(map(str.isalnum, piece)) < MATCH_MIN:
             continue
         texts = [prompt] if rng.random() < 0.5 else ["other words", prompt, "and others"]
         text = Redactor("", texts)(f"<<<{how(piece)}>>>")
@@ -155,7 +155,7 @@ def test_a_random_piece_never_survives(how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "name", "broken"),
     [
-        ("plain", "RUN_MIN", 64),
+        ("plain", "MATCH_MIN", 64),
         ("json", "_meant", lambda match: ""),
         ("repr-of-bytes", "_meant", lambda match: "x" * bool(match[5])),
     ],
@@ -177,7 +177,7 @@ def left_of_a_cut(how: Callable[[str], str], seed: int, rounds: int) -> list[str
         quoted = how(prompt)
         start = rng.randrange(len(quoted) - 140)
         piece = quoted[start : start + rng.randrange(100, 140)].strip()
-        if len(re.sub(r"\\+\w+|\W", "", piece)) < RUN_MIN:
+        if len(re.sub(r"\\+\w+|\W", "", piece)) < MATCH_MIN:
             continue
         text = Redactor("", [prompt])(f"<<<{piece}>>>")
         # a backslash says nothing, and what of an escape stands before a blank may be the host's own
@@ -233,7 +233,7 @@ def test_the_place_in_the_prompt_makes_no_difference(offset: int) -> None:
     prompt = "." * offset + "abcdefghijklmnop" + "." * 9
     assert Redactor("", [prompt])("<abcdefghijklmnop>") == "<[prompt]>"
     assert Redactor("", [prompt])("<abcdefghijklmno>") == "<abcdefghijklmno>"
-    assert len("abcdefghijklmnop") == RUN_MIN
+    assert len("abcdefghijklmnop") == MATCH_MIN
 
 
 @pytest.mark.parametrize("quoted", ["\\u0041 fever; fe", "\\\\u0041 fever; fe", "\\U0041 FEVER; FE"])

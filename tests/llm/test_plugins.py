@@ -19,7 +19,7 @@ import llm
 from aprefill import SupportTable
 from aprefill._plan.emulate import BEGIN
 from aprefill.llm_plugin import _hosts, with_prefill
-from aprefill.llm_plugin._turn import _refusal
+from aprefill.llm_plugin._turn import _refusal_of
 from aprefill.testing import Script, Server, serve_in_thread
 
 from .hosts import NEW, STATES, playing, plugin, script, typed
@@ -232,10 +232,10 @@ def test_a_refusal_in_an_error_of_httpx() -> None:
     def error(**answer: Any) -> httpx.HTTPStatusError:
         return httpx.HTTPStatusError("400 Bad Request", request=request, response=httpx.Response(400, **answer))
 
-    assert _refusal(host, error(json={"message": words}))
-    assert _refusal(host, error(json={"message": "max_tokens: too many"})) is None
-    assert _refusal(host, error(stream=httpx.ByteStream(words.encode()))) is None
-    assert _refusal(host, httpx.ConnectError("refused", request=request)) is None
+    assert _refusal_of(host, error(json={"message": words}))
+    assert _refusal_of(host, error(json={"message": "max_tokens: too many"})) is None
+    assert _refusal_of(host, error(stream=httpx.ByteStream(words.encode()))) is None
+    assert _refusal_of(host, httpx.ConnectError("refused", request=request)) is None
 
 
 @pytest.mark.asyncio
