@@ -134,7 +134,7 @@ def perf(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated pages: the support table and the reference."""
-    session.install("-e", ".[cli]")
+    session.install("-e", ".[cli,web]")
     session.run("python", "docs/_support_table.py")
     session.run("python", "docs/_reference.py")
 

@@ -6,6 +6,7 @@ import enum
 import inspect
 import re
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -14,10 +15,89 @@ from typing import TYPE_CHECKING, Literal, Union, get_args, get_origin
 import msgspec
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from collections.abc import Iterable
 
 PAGE = Path(__file__).with_name("reference.md")
+#: Characters in a line of the page.
+WIDTH = 120
 MODULES = ("aprefill", "aprefill.testing", "aprefill.web")
+
+#: The page's sections, in order: title, module, names. Every public name stands in one of them.
+TOPICS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Stream a reply", "aprefill", ("stream", "Session", "Reply", "Prompt", "Message")),
+    ("Settings", "aprefill", ("Timeouts", "Recovery", "Limits", "Absent", "ShowWhen", "Emulation", "Unset")),
+    ("Without async", "aprefill", ("stream_sync", "SyncSession", "SyncReply")),
+    (
+        "What a reply knows",
+        "aprefill",
+        ("Verdict", "Support", "StopReason", "Usage", "Timing", "AttemptReport"),
+    ),
+    (
+        "Events",
+        "aprefill",
+        ("Event", "TextEvent", "ReasoningEvent", "ToolEvent", "HeldEvent", "AttemptStarted", "AttemptEnded"),
+    ),
+    (
+        "Errors",
+        "aprefill",
+        (
+            "AprefillError",
+            "UsageError",
+            "ReplyClosed",
+            "ReplyConsumed",
+            "ProviderError",
+            "ConnectFailed",
+            "StatusError",
+            "PrefillRefused",
+            "PrefillIgnored",
+            "Stalled",
+            "Truncated",
+            "ProtocolError",
+            "LimitExceeded",
+        ),
+    ),
+    (
+        "Remove a repeated prefill from any stream",
+        "aprefill",
+        ("dedupe", "Deduped", "dedupe_sync", "DedupedSync", "DedupeShowWhen", "Seam", "Echo"),
+    ),
+    ("The support table", "aprefill", ("support_table", "SupportTable", "SupportRow", "KnownRefusal")),
+    (
+        "aprefill.web: replies to a browser",
+        "aprefill.web",
+        ("sse", "websocket", "EventStreamResponse", "origin_allowed", "Origins"),
+    ),
+    (
+        "aprefill.testing: a host on loopback",
+        "aprefill.testing",
+        (
+            "serve",
+            "serve_in_thread",
+            "Server",
+            "Script",
+            "Scripts",
+            "Exchange",
+            "Received",
+            "ToolCall",
+            "Prefill",
+            "Echo",
+            "AskedFor",
+            "Finder",
+            "BadEvent",
+            "Framing",
+            "Outcome",
+        ),
+    ),
+)
+
+#: Classes that users do not make -> who makes them. No signature is shown.
+MADE_BY = {
+    "Reply": "stream()` and `Session.stream()",
+    "SyncReply": "stream_sync()` and `SyncSession.stream()",
+    "Deduped": "dedupe()",
+    "DedupedSync": "dedupe_sync()",
+    "EventStreamResponse": "sse()",
+}
 
 #: `#: words` above `name: type = value` or `NAME = value`, or after it on no line of its own
 ATTRIBUTE = re.compile(r"((?:^    #:.*\n)+)^    (\w+)(?::[^=\n]+)?(?: = .+)?$", re.MULTILINE)
@@ -31,7 +111,7 @@ def signature(name: str, thing: object) -> str:
         return name
     parameters, keyword_only = [], False
     for parameter in found.parameters.values():
-        if parameter.name == "self":
+        if parameter.name in {"self", "cls"}:
             continue
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
@@ -47,13 +127,22 @@ def signature(name: str, thing: object) -> str:
     return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(parameters) + f",\n){returns}"
 
 
+def prefix(thing: object) -> str:
+    """ "async " for a function whose result is awaited or entered with `async with`."""
+    inner = inspect.unwrap(thing)
+    is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+    return "async " if is_async else ""
+
+
 def plain(annotation: object) -> str:
     """An annotation as it stands in the source."""
     return annotation.strip("'\"") if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def default(value: object) -> str:
-    """A default's repr, short for a value with defaults of its own."""
+    """A default's repr. It is short for a value with defaults of its own, and for a long text."""
+    if isinstance(value, str) and len(value) > 60:
+        return f"{value[:50]!r}..."
     return f"{type(value).__name__}()" if type(value).__module__.startswith("aprefill._types") else repr(value)
 
 
@@ -95,11 +184,13 @@ def members(cls: type) -> list[str]:
         target = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         if name.startswith("_") or not inspect.isfunction(target):
             continue
-        title = f"`{name}`" if isinstance(member, property) else f"`{signature(name, target)}`"
-        if "\n" in title:
-            out.append(f"**`{name}`**\n\n```python\n{signature(name, target)}\n```\n\n{doc(target)}")
+        called = prefix(target) + signature(name, target)
+        if isinstance(member, property):
+            out.append(f"**`{name}`**: {doc(target)}")
+        elif "\n" in called:
+            out.append(f"**`{prefix(target)}{name}`**\n\n```python\n{called}\n```\n\n{doc(target)}")
         else:
-            out.append(f"**{title}**: {doc(target)}")
+            out.append(f"**`{called}`**: {doc(target)}")
     return out
 
 
@@ -117,12 +208,14 @@ def entry(name: str, thing: object) -> str:
         of = "One of " if len(kinds) > 1 else "A name for "
         return f"### {name}\n\n{of}{', '.join(f'`{kind_name(kind)}`' for kind in kinds)}."
     lines = [f"### {name}"]
-    if inspect.isfunction(thing) or (
+    if name in MADE_BY and inspect.isclass(thing):
+        lines.append(f"You get one from `{MADE_BY[name]}`.")
+    elif inspect.isfunction(thing) or (
         inspect.isclass(thing)
         and not issubclass(thing, enum.Enum)
         and ("__init__" in vars(thing) or issubclass(thing, msgspec.Struct))
     ):
-        lines.append(f"```python\n{signature(name, thing)}\n```")
+        lines.append(f"```python\n{prefix(thing)}{signature(name, thing)}\n```")
     if inspect.isclass(thing) and thing.__bases__ != (object,):
         bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("aprefill") and is_public(b)]
         if bases:
@@ -135,16 +228,67 @@ def entry(name: str, thing: object) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def section(module: ModuleType) -> str:
-    """One module's section, in the order of its `__all__`."""
-    return f"## {module.__name__}\n\n" + "\n\n".join(entry(name, getattr(module, name)) for name in module.__all__)
+def section(title: str, module: str, names: tuple[str, ...]) -> str:
+    """One topic's section."""
+    there = import_module(module)
+    return f"## {title}\n\n" + "\n\n".join(entry(name, getattr(there, name)) for name in names)
+
+
+def check_topics() -> None:
+    """Every public name stands in one topic, and every name of a topic is public."""
+    for module in MODULES:
+        listed = sorted(name for _, where, names in TOPICS if where == module for name in names)
+        public = sorted(import_module(module).__all__)
+        if listed != public:
+            sys.exit(f"{module}: in one of the two only, or listed twice: {sorted({*listed} ^ {*public}) or listed}")
 
 
 def page() -> str:
     """The whole page."""
-    intro = "# Reference\n\nGenerated from the docstrings by `nox -s docs`; do not edit.\n\n"
-    text = intro + "\n\n".join(section(import_module(name)) for name in MODULES)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    check_topics()
+    intro = (
+        "# Reference\n\nEvery public name, by topic.\n"
+        "`async` in front of a function means that its result is awaited or used in `async with`.\n\n"
+        + "\n".join(f"- [{title}](#{anchor(title)})" for title, _, _ in TOPICS)
+        + "\n\nThis page is generated from the docstrings by `nox -s docs`.\n\n"
+    )
+    text = intro + "\n\n".join(section(*topic) for topic in TOPICS)
+    return "\n".join(wrapped(text)) + "\n"
+
+
+def wrapped(text: str) -> Iterable[str]:
+    """The page's lines. Paragraphs and list items with a line that is too long are wrapped, code is not."""
+    is_code = False
+    block: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        is_code ^= line.startswith("```")
+        starts = is_code or not line.strip() or line.startswith(("- ", "```", "#"))
+        if starts and block:
+            yield from flow(block)
+            block = []
+        if is_code or not line.strip() or line.startswith("```"):
+            yield line.rstrip()
+        else:
+            block.append(line.rstrip())
+
+
+def flow(block: list[str]) -> list[str]:
+    """One paragraph or list item, wrapped if a line of it is too long."""
+    if all(len(line) <= WIDTH for line in block):
+        return block
+    indent = "  " if block[0].startswith("- ") else ""
+    return textwrap.wrap(
+        " ".join(line.strip() for line in block),
+        WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def anchor(title: str) -> str:
+    """What a forge calls the heading in a link."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 if __name__ == "__main__":
