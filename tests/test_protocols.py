@@ -5,15 +5,22 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from aprefill._codecs import PROTOCOLS
+from aprefill._wire import FRAMINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 PACKAGE = Path(__file__).parents[1] / "aprefill"
 
 #: Who may: the codecs themselves, the fake hosts that are to be able to contradict them, and what knows LLM's models.
 HOMES = ("_codecs/", "testing/", "llm_plugin/")
+#: Lists the media types of the framings. Some have the name of a protocol in them.
+WIRE = "_wire/__init__.py"
 #: A text that is about a protocol wherever it stands: protocols, paths, headers, fields and words of theirs.
 ABOUT = re.compile(
     rf"{'|'.join(PROTOCOLS)}|/chat/completions|/v1/messages|x-api-key|anthropic-version|request-?id\b|x-amzn"
@@ -25,7 +32,7 @@ EXACT = {"chat", "messages", "responses", "completions", "redacted_thinking", "i
 #: Where a part of a message is made or looked at, as code: `{"type": "text"...}`, `.get("type")`, `["type"]`.
 SHAPE = re.compile(r"""\{'type': 'text'|\.get\('type'\)|\['type'\]""")
 
-#: module -> what it may name, and why
+#: module -> what it may name, and why. A new protocol needs no line here.
 ALLOWED: dict[str, tuple[set[str], str]] = {
     "__init__.py": ({"stream"}, "the function of that name"),
     "_hosts/schema.py": (
@@ -58,13 +65,15 @@ def docstrings(tree: ast.AST) -> set[int]:
     return found
 
 
-def named_in(source: str) -> set[str]:
-    """What a module's texts name of protocols; "shape" for a part of a message."""
+def named_in(source: str, spare: Collection[str] = ()) -> set[str]:
+    """What a module's texts name of protocols; "shape" for a part of a message. Texts in `spare` are not looked at."""
     tree = ast.parse(source)
     told = docstrings(tree)
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            if node.value in spare:
+                continue
             if node.value in EXACT:
                 found.add(node.value)
             found |= {match[0] for match in ABOUT.finditer(node.value)}
@@ -75,7 +84,10 @@ def named_in(source: str) -> set[str]:
 
 def protocols_named(root: Path = PACKAGE) -> dict[str, set[str]]:
     """Module -> what it names, homes left out."""
-    names = {path.relative_to(root).as_posix(): named_in(path.read_text("utf-8")) for path in root.rglob("*.py")}
+    names = {}
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).as_posix()
+        names[name] = named_in(path.read_text("utf-8"), FRAMINGS if name == WIRE else ())
     return {name: found for name, found in names.items() if found and not name.startswith(HOMES)}
 
 
@@ -100,7 +112,9 @@ def test_no_other_module_names_a_protocol() -> None:
 )
 def test_control_a_named_protocol_is_found(source: str, named: set[str], tmp_path: Path) -> None:
     """Each way in which one was named before is found, in a module of any name but those of the homes."""
-    for name in ("_plan/first.py", "_codecs/first.py"):
+    for name in ("_plan/first.py", "_codecs/first.py", "_wire/__init__.py"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(source)
-    assert protocols_named(tmp_path) == ({"_plan/first.py": named} if named else {})
+    in_wire = named - {"text/event-stream"}
+    expected = {"_plan/first.py": named, "_wire/__init__.py": in_wire}
+    assert protocols_named(tmp_path) == {name: words for name, words in expected.items() if words}

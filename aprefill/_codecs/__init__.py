@@ -75,7 +75,8 @@ class Codec(Protocol):
     @property
     def end_rules(self) -> tuple[str, ...]: ...
 
-    #: argument of `stream()` -> the body's fields that it becomes, each in every spelling that a host of this protocol takes
+    #: argument of `stream()` -> the body's fields that it becomes, in every spelling that a host of this protocol takes.
+    #: A field within an object is a path: "limits.words". An argument that is missing here is one that the protocol lacks.
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
 
@@ -92,7 +93,12 @@ class Codec(Protocol):
         ...
 
     def encode(self, model_input: ModelInput) -> dict[str, Any]:
-        """The request body as a JSON object, streaming switched on. Raises `UsageError` if a needed field is missing."""
+        """Return the request body as a JSON object that switches streaming on.
+
+        A message is `{"role": ..., "content": ...}`. Its role is system, user, assistant or tool. Its content is a str, or a
+        list of parts that the caller wrote for this protocol. Raises `UsageError` for a role, a part or an argument that
+        the protocol has no place for, and if a field is missing that it needs.
+        """
         ...
 
     def merge(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

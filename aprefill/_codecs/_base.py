@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aprefill._codecs._host_error import body_error, error_from
@@ -9,11 +10,12 @@ from aprefill._codecs._json import overlay
 from aprefill._codecs._switches import is_tool_result, same_setting, settings_in_use
 from aprefill._deltas import Record
 from aprefill._errors import UsageError
+from aprefill._words import Words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from aprefill._deltas import ErrorDelta, Message
+    from aprefill._deltas import ErrorDelta, Message, ModelInput
 
 #: Headers that hold a request's id, in the order in which they are looked for. Gateways hand on those of their upstream.
 _REQUEST_IDS = ("request-id", "x-request-id", "x-amzn-requestid")
@@ -47,7 +49,25 @@ class JsonCodec:
 
     def undone_by(self, argument: str, extra: Mapping[str, Any]) -> str | None:
         own = (argument, *self.arguments.get(argument, ()))
-        return next((name for name in own if name in extra), None) or same_setting(argument, extra)
+        return next((name for name in own if self._has(extra, name)), None) or same_setting(argument, extra)
+
+    def _has(self, extra: Mapping[str, Any], field: str) -> bool:
+        """Whether `extra` sets a field of the body. `field` may be a path such as `limits.words`."""
+        name, _, rest = field.partition(".")
+        if name not in extra or not rest:
+            return name in extra
+        inner = extra[name]
+        # an object that is not merged replaces the codec's own one
+        return rest in inner if name in self.nested and isinstance(inner, Mapping) else True
+
+    def check_arguments(self, model_input: ModelInput) -> None:
+        """Raise `UsageError` for an argument that this protocol has no field for."""
+        for argument in ("system", "stop", "temperature", "thinking", "tools", "response_format"):
+            if getattr(model_input, argument) and argument not in self.arguments:
+                setting = f"{{{argument}}}"
+                raise UsageError(
+                    Words(f"this host's protocol has no field for {setting}"), Words(f"leave {setting} out")
+                )
 
     def text_part(self, text: str) -> dict[str, Any]:
         return {"type": "text", "text": text}

@@ -180,7 +180,7 @@ class Attempt:
             raise self._head.error(await self._error_body())
         self.closes_at_once = response.can_kill
         headers = response.headers
-        wire = decoder_for(headers.get("content-type", ""), self._limits.record_bytes)
+        wire = decoder_for(headers.get("content-type", ""), self._limits.record_bytes, accept=self.codec.accept)
         decoder = self.codec.decoder(end=plan.row.end)
         self._reading = Reading(wire, decoder, self._head, headers, self._clocks)
         self._receive = response.receive

@@ -72,7 +72,7 @@ class Host(Manner, kw_only=True, forbid_unknown_fields=True):
     token_env: str = ""
     sdk: str = ""
     sdk_alone: bool = False
-    auth: Literal["bearer", "x-api-key", "api-key", "none"]
+    auth: str
     headers: dict[str, str] = {}
     max_tokens: int | None = None
     token_field: Literal["max_tokens", "max_completion_tokens"] = msgspec.field(default="max_tokens")
@@ -88,6 +88,8 @@ class Host(Manner, kw_only=True, forbid_unknown_fields=True):
         if not all(address(f"https://{name}") for name in self.hosts):
             raise ValueError("hosts holds names such as api.example.com or localhost:8000")
         check_scheme("base_url", self.base_url)
+        if not re.fullmatch(r"bearer|none|[a-z0-9]+(-[a-z0-9]+)+", self.auth):
+            raise ValueError("auth is bearer, none, or the lower-case name of a header such as x-api-key")
 
 
 class RefusalText(Struct, forbid_unknown_fields=True):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
-from .ndjson import NdjsonDecoder
-from .sse import SseDecoder
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._deltas import Record
 
 
 class WireDecoder(Protocol):
-    """Cuts a body into records."""
+    """Cuts a body into records.
+
+    For bytes that are not a stream of this kind, `feed` raises `ProtocolError`, or `has_begun` is False. A record that is
+    no record of the protocol is for the codec to refuse.
+    """
 
     @property
     def has_begun(self) -> bool:
@@ -40,13 +45,29 @@ class WireDecoder(Protocol):
 RECORD_BYTES = 1_048_576
 
 
-def decoder_for(content_type: str, record_bytes: int = RECORD_BYTES) -> WireDecoder:
-    """The decoder that a response's content type asks for; server-sent events where it says nothing useful."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "application/vnd.amazon.eventstream":
-        from .eventstream import EventStreamDecoder
+#: Media type -> the module of this package, and the class in it, that decodes a body of that type.
+FRAMINGS: dict[str, tuple[str, str]] = {
+    "text/event-stream": ("sse", "SseDecoder"),
+    "application/x-ndjson": ("ndjson", "NdjsonDecoder"),
+    "application/ndjson": ("ndjson", "NdjsonDecoder"),
+    "application/jsonl": ("ndjson", "NdjsonDecoder"),
+    "application/vnd.amazon.eventstream": ("eventstream", "EventStreamDecoder"),
+}
 
-        return EventStreamDecoder(record_bytes)
-    if kind in {"application/x-ndjson", "application/jsonl", "application/ndjson"}:
-        return NdjsonDecoder(record_bytes)
-    return SseDecoder(record_bytes)
+
+def decoder_for(
+    content_type: str, record_bytes: int = RECORD_BYTES, *, accept: str = "text/event-stream"
+) -> WireDecoder:
+    """Return a new decoder for a response with this content type.
+
+    A content type that is missing or unknown counts as `accept`, the media type that the request asked for.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    made: WireDecoder = _framing(kind if kind in FRAMINGS else accept)(record_bytes)
+    return made
+
+
+@cache
+def _framing(media_type: str) -> Callable[[int], WireDecoder]:
+    module, name = FRAMINGS[media_type]
+    return cast("Callable[[int], WireDecoder]", getattr(import_module(f"{__name__}.{module}"), name))

@@ -206,7 +206,7 @@ class Server:
         self._asked = anyio.Event()
         if static := self._static.get(exchange.path.partition("?")[0]):
             return static
-        if exchange.method != "POST" or endpoint_of(exchange.path) is None:
+        if exchange.method != "POST" or (endpoint_of(exchange.path) is None and not self._has_body()):
             return _NOT_FOUND
         self._played += 1
         try:
@@ -216,6 +216,11 @@ class Server:
             self._failure = self._failure or exc
             return Script(status=500, error=("script_error", f"the script raised {type(exc).__name__}"))
         return script
+
+    def _has_body(self) -> bool:
+        """Whether the scripts give whole bodies, which can be sent at any path."""
+        scripts = self._script if isinstance(self._script, tuple) else (self._script,)
+        return all(isinstance(script, Script) and script.body is not None for script in scripts)
 
     def _script_for(self, exchange: Exchange) -> Script:
         if isinstance(self._script, Script):

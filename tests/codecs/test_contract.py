@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill._codecs import PROTOCOLS, codec
+from aprefill._codecs import PROTOCOLS, Codec, codec
 from aprefill._codecs.openai_chat import OpenAIChat, OpenAIChatDecoder
+from aprefill._deltas import ErrorDelta, TextDelta, UsageDelta
 
 from ..support import contracts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aprefill._codecs import Codec
-    from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
+    from aprefill._deltas import Delta, Message, ModelInput, Record
 
 
 @pytest.mark.parametrize("check", contracts.CODEC, ids=lambda check: check.__name__)
@@ -43,6 +44,28 @@ class ChangesItsInput(OpenAIChat):
         body = super().encode(model_input)
         model_input.messages[0]["content"] = "changed"
         return body
+
+
+class ForgetsTheStop(OpenAIChat):
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        return {**super().encode(model_input), "stop": []}
+
+
+class TakesWhatItLacks(OpenAIChat):
+    arguments: Mapping[str, tuple[str, ...]] = {
+        name: fields for name, fields in OpenAIChat.arguments.items() if name != "tools"
+    }
+
+
+class OneVoice(OpenAIChat):
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        body = super().encode(model_input)
+        return {**body, "messages": [{**turn, "role": "user"} for turn in body["messages"]]}
+
+
+class NoSystem(OpenAIChat):
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        return super().encode(replace(model_input, system=None))
 
 
 class KeepsNone(OpenAIChat):
@@ -75,6 +98,61 @@ class NoErrors(OpenAIChat):
         return super().error_delta(b"{}")
 
 
+class NoRequestId(OpenAIChat):
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
+        return None
+
+
+class OtherHeader(OpenAIChat):
+    def auth(self, key: str, form: str) -> dict[str, str]:
+        return super().auth(key, form if form in {"none", "bearer"} else "x-api-key")
+
+
+class Changes(OpenAIChat):
+    """A codec whose decoder's deltas are changed by `change`."""
+
+    @staticmethod
+    def change(delta: Delta) -> Delta | None:
+        raise NotImplementedError
+
+    def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
+        change = self.change
+
+        class Decoder(OpenAIChatDecoder):
+            def decode(self, record: Record) -> Sequence[Delta]:
+                return [new for delta in super().decode(record) if (new := change(delta)) is not None]
+
+        super().decoder(end=end)
+        return Decoder(end=end)
+
+
+class SwapsTheCounts(Changes):
+    @staticmethod
+    def change(delta: Delta) -> Delta:
+        if not isinstance(delta, UsageDelta):
+            return delta
+        usage = delta.usage
+        return UsageDelta(replace(usage, input_tokens=usage.output_tokens, output_tokens=usage.input_tokens))
+
+
+class DropsErrors(Changes):
+    @staticmethod
+    def change(delta: Delta) -> Delta | None:
+        return None if isinstance(delta, ErrorDelta) else delta
+
+
+class DropsHalves(Changes):
+    @staticmethod
+    def change(delta: Delta) -> Delta:
+        if not isinstance(delta, TextDelta):
+            return delta
+        return TextDelta("".join(c for c in delta.text if c.isascii()))
+
+
+class AnotherFraming(OpenAIChat):
+    accept = "application/x-ndjson"
+
+
 class GoesOn(OpenAIChat):
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         class Decoder(OpenAIChatDecoder):
@@ -98,27 +176,41 @@ class AnyRule(OpenAIChat):
         return OpenAIChatDecoder(end=end)
 
 
-BROKEN = {
+#: Broken codec -> the check that is to find it.
+BROKEN: dict[type[OpenAIChat], Callable[[Codec], None]] = {
     NoPath: contracts.says_where_it_goes,
+    AnotherFraming: contracts.says_where_it_goes,
     KeyTwice: contracts.carries_the_key_in_its_headers,
+    OtherHeader: contracts.carries_the_key_in_its_headers,
     ChangesItsInput: contracts.encodes_and_leaves_its_input_alone,
+    ForgetsTheStop: contracts.encodes_and_leaves_its_input_alone,
+    TakesWhatItLacks: contracts.encodes_and_leaves_its_input_alone,
+    OneVoice: contracts.keeps_the_turns_apart,
+    NoSystem: contracts.keeps_the_turns_apart,
     KeepsNone: contracts.lets_extra_win,
     MissesASpelling: contracts.finds_what_undoes_an_argument,
     SpellsItsOwnWay: contracts.names_the_settings_in_use,
     EmptyPart: contracts.writes_a_text_part,
     ForgetsTheLead: contracts.makes_a_turn_of_a_reply,
     NoErrors: contracts.reads_errors,
+    NoRequestId: contracts.reads_errors,
     GoesOn: contracts.decodes_its_reply,
+    SwapsTheCounts: contracts.decodes_its_reply,
     TakesCuts: contracts.finds_every_cut,
+    DropsHalves: contracts.joins_halves_of_a_character,
+    DropsErrors: contracts.ends_with_an_error_of_the_hosts,
     AnyRule: contracts.knows_its_end_rules,
 }
 
 
 @pytest.mark.parametrize(("broken", "check"), BROKEN.items(), ids=lambda value: value.__name__)
 def test_control_a_broken_codec_is_found(broken: type[OpenAIChat], check: Callable[[Codec], None]) -> None:
-    """The check that is about what is broken fails, and with it one for an error that does not end the reply."""
+    """The check that is about what is broken fails, and passes on the codec that it was made of."""
+    check(OpenAIChat())
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         check(broken())
-    if broken is GoesOn:
-        with pytest.raises(AssertionError):
-            contracts.ends_with_an_error_of_the_hosts(broken())
+
+
+def test_every_check_has_a_control() -> None:
+    """No check is without a codec that it finds."""
+    assert set(BROKEN.values()) == set(contracts.CODEC)

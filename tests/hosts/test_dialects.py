@@ -10,8 +10,12 @@ import anthropic
 import pytest
 
 from aprefill import Session, stream
+from aprefill._codecs import codec
 from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill.testing import Script, serve
+from aprefill.testing._endpoint import endpoint_of
+
+from ..support.contracts import model_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -324,7 +328,9 @@ def test_the_cases_cover_every_dialect_and_every_host_that_takes_a_prefill() -> 
     named_by = [(*case.model.partition(":")[::2], case.api) for case in CASES.values()]
     named_by += [(*model.partition(":")[::2], None) for model in SDK_CASES]
     cases = [builtin_table().row(provider, model, api) for provider, model, api in named_by]
-    assert {(row.provider, row.api) for row in rows} <= {(row.provider, row.api) for row in cases}
+    # of a protocol that `serve()` does not speak, the contract's sample shows what its host sends
+    played = [row for row in rows if endpoint_of(codec(row.codec).path(model_input()))]
+    assert {(row.provider, row.api) for row in played} <= {(row.provider, row.api) for row in cases}
     assert {row.dialect for row in rows} == {"trailing", "prefix", "partial", "continue_final_message"}
     assert {row.dialect for row in cases if row.native} == {row.dialect for row in rows}
 

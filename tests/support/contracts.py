@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,10 @@ from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ModelInput, Reco
 from aprefill._errors import Truncated, UsageError
 from aprefill._json import texts_of
 from aprefill._types import StopReason
-from aprefill._wire import decoder_for
+from aprefill._wire import FRAMINGS, decoder_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from aprefill._codecs import Codec
     from aprefill._deltas import Delta
@@ -26,25 +28,53 @@ KEY = "sk-very-secret-0123456789"
 
 # --- codecs -----------------------------------------------------------------------------------------------------
 
-#: One whole reply for each protocol, as its host sends it. The text is `TEXT`, which ends by itself.
-STREAMS = Path(__file__).parents[1] / "codecs" / "streams"
+#: A folder for each protocol, with what its host sends:
+#:
+#: - `reply`: the body of a whole reply. Its text is `TEXT`, it ends by itself, and it counts `COUNTED` tokens.
+#: - `error`: the body of a reply that begins in the same way and breaks off with an error inside the stream.
+#: - `error.json`: the body of an answer that is an error.
+#: - `sample.toml`: the content type of a reply, the status of the error, the error's type as the host words it, and the
+#:   header with the id of the request. Both errors are of this type and say `DETAIL`.
+SAMPLES = Path(__file__).parents[1] / "codecs" / "samples"
 TEXT = "Hello, wörld!"
-#: How the file of a stream is called -> the media type of its framing.
-FRAMINGS = {
-    ".sse": "text/event-stream",
-    ".ndjson": "application/x-ndjson",
-    ".eventstream": "application/vnd.amazon.eventstream",
-}
-#: A value for each argument of `stream()` that goes into a body.
+COUNTED = (3, 4)
+DETAIL = "come back later"
+#: A value for each argument of `stream()` that goes into a body. Each value is found nowhere else in a body.
 GIVEN: dict[str, Any] = {
     "system": "Be brief.",
-    "max_tokens": 9,
-    "stop": ("x",),
-    "temperature": 0.5,
+    "max_tokens": 4321,
+    "stop": ("STOP-7",),
+    "temperature": 0.375,
     "thinking": {"type": "enabled", "budget_tokens": 1024},
     "tools": ({"name": "f"},),
     "response_format": {"type": "json_schema", "schema": {}},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the host of a protocol sends."""
+
+    reply: bytes
+    error: bytes
+    error_body: bytes
+    content_type: str
+    error_status: int
+    error_type: str
+    request_id_header: str
+
+
+def sample_of(name: str) -> Sample:
+    """The files of a protocol's folder."""
+    folder = SAMPLES / name
+    missing = [one for one in ("reply", "error", "error.json", "sample.toml") if not (folder / one).exists()]
+    assert not missing, f"tests/codecs/samples/{name} needs {', '.join(missing)}; see tests/support/contracts.py"
+    return Sample(
+        (folder / "reply").read_bytes(),
+        (folder / "error").read_bytes(),
+        (folder / "error.json").read_bytes(),
+        **tomllib.loads((folder / "sample.toml").read_text("utf-8")),
+    )
 
 
 def model_input(**more: Any) -> ModelInput:
@@ -52,49 +82,90 @@ def model_input(**more: Any) -> ModelInput:
     return ModelInput(**{"model": "a-model", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 9, **more})
 
 
-def records_of(name: str) -> list[Record]:
-    """The records of the protocol's whole reply."""
-    found = [path for path in STREAMS.iterdir() if path.stem == name]
-    assert len(found) == 1, f"tests/codecs/streams needs one reply of {name}, with the text {TEXT!r}"
-    wire = decoder_for(FRAMINGS[found[0].suffix])
-    records = wire.feed(found[0].read_bytes())
+def records_of(codec: Codec, body: bytes) -> list[Record]:
+    """The records of a body of this protocol."""
+    wire = decoder_for(sample_of(codec.name).content_type, accept=codec.accept)
+    records = wire.feed(body)
     assert wire.close() is None
     return records
 
 
+def values_in(value: Any) -> Iterator[Any]:
+    """A JSON value and every value inside it."""
+    yield value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inner:
+        yield from values_in(one)
+
+
+def turn_with(body: Any, text: str, others: tuple[str, ...]) -> Any:
+    """The largest object of a body that holds `text` and none of `others`, with the text taken out; None if there is none."""
+    holders = []
+    for one in values_in(body):
+        inside = list(values_in(one)) if isinstance(one, dict) else []
+        if text in inside and not any(other in inside for other in others):
+            holders.append(json.dumps(one))
+    return json.loads(max(holders, key=len).replace(text, "")) if holders else None
+
+
 def says_where_it_goes(codec: Codec) -> None:
-    """A path that goes behind a base URL; the media type that is asked for; no limit that allows nothing."""
+    """A path that goes after a base URL; the media type that is asked for, which is a framing's; a limit that allows some."""
     path = codec.path(model_input())
     assert path.startswith("/")
     assert not path.endswith("/")
     assert "#" not in path
-    assert codec.accept.count("/") == 1
+    assert codec.accept in FRAMINGS
+    assert codec.accept == sample_of(codec.name).content_type.partition(";")[0]
     assert codec.accept not in codec.not_streams
     assert codec.max_stop is None or codec.max_stop > 0
 
 
 def carries_the_key_in_its_headers(codec: Codec) -> None:
-    """Every form has the key in one header and no other place; "none" has none."""
+    """The key is in the one header that the host's row names, and nowhere else. With "none" there is no header."""
     assert codec.auth(KEY, "none") == {}
-    for form in ("bearer", "x-key"):
-        headers = codec.auth(KEY, form)
-        assert [KEY in value for value in headers.values()] == [True]
-        assert all(name == name.lower() and KEY not in name for name in headers)
     assert codec.auth(KEY, "bearer") == {"authorization": f"Bearer {KEY}"}
+    assert codec.auth(KEY, "x-its-key") == {"x-its-key": KEY}
 
 
 def encodes_and_leaves_its_input_alone(codec: Codec) -> None:
-    """A body that is JSON and streams, with every argument in a field that the codec lists."""
-    asked = model_input(**GIVEN)
+    """The body is JSON, switches streaming on, and holds the value of every argument that the codec lists."""
+    known = {name: value for name, value in GIVEN.items() if name in codec.arguments}
+    assert codec.arguments.keys() == {"model", "prompt", *known}
+    asked = model_input(**known)
     before = copy.deepcopy({name: getattr(asked, name) for name in asked.__dataclass_fields__})
     body = codec.encode(asked)
     assert json.loads(json.dumps(body)) == body
     assert {name: getattr(asked, name) for name in asked.__dataclass_fields__} == before
     assert body.items() >= dict(codec.streaming).items()
-    assert codec.arguments.keys() == {"model", "prompt", *GIVEN}
-    for argument, fields in codec.arguments.items():
-        assert fields
-        assert argument in {"model", "prompt"} or any(name in body for name in fields), argument
+    assert all(codec.arguments.values())
+    inside = list(values_in(body))
+    for argument, value in known.items():
+        wanted = value[0] if isinstance(value, tuple) else value
+        assert any(one == wanted and type(one) is type(wanted) for one in inside), argument
+    assert "Hi" in inside
+    # an argument that the protocol lacks is the caller's error
+    for argument in GIVEN.keys() - known.keys():
+        with pytest.raises(UsageError, match=argument):
+            codec.encode(model_input(**{argument: GIVEN[argument]}))
+
+
+def keeps_the_turns_apart(codec: Codec) -> None:
+    """The user's turns are alike, the assistant's is another one, and all are there in their order."""
+    texts = ("the first", "the second", "the third")
+    roles = ("user", "assistant", "user")
+    messages = tuple({"role": role, "content": text} for role, text in zip(roles, texts, strict=True))
+    body = codec.encode(model_input(messages=messages, system="the rules"))
+    assert [one for one in values_in(body) if one in texts] == list(texts)
+    assert "the rules" in values_in(body)
+    every = (*texts, "the rules")
+    first, second, third, rules = (
+        turn_with(body, text, tuple(other for other in every if other != text)) for text in every
+    )
+    assert first
+    assert second
+    assert first == third
+    assert first != second
+    assert rules not in (first, second)
 
 
 def lets_extra_win(codec: Codec) -> None:
@@ -148,27 +219,28 @@ def makes_a_turn_of_a_reply(codec: Codec) -> None:
 
 
 def reads_errors(codec: Codec) -> None:
-    """The host's words out of an error body, nothing out of a page of HTML, and the id of its answer."""
-    body = b'{"error":{"type":"overloaded_error","message":"come back later"}}'
-    assert codec.error(503, body, {}) == ("overloaded_error", "come back later")
+    """The host's own words out of an error body, whatever its status; nothing out of a page of HTML; the request's id."""
+    sample = sample_of(codec.name)
+    assert codec.error(sample.error_status, sample.error_body, {}) == (sample.error_type, DETAIL)
+    found = codec.error_delta(sample.error_body)
+    assert (found.error_type, found.detail) == (sample.error_type, DETAIL)
     assert codec.error(502, b"<html>Bad gateway</html>", {}) == ("", "")
-    found = codec.error_delta(body)
-    assert (found.error_type, found.detail) == ("overloaded_error", "come back later")
-    assert codec.request_id({"x-request-id": "r1"}) == "r1"
+    assert codec.request_id({sample.request_id_header: "r1"}) == "r1"
     assert codec.request_id({"content-type": "text/plain"}) is None
     assert StopReason.MAX_TOKENS in codec.stop_reasons.values()
 
 
 def decodes_its_reply(codec: Codec) -> None:
     """The text, why it ended, what was counted, and the end; nothing after it."""
-    records = records_of(codec.name)
+    records = records_of(codec, sample_of(codec.name).reply)
     decoder = codec.decoder()
     deltas: list[Delta] = []
     for record in records:
         deltas += decoder.decode(record)
     assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == TEXT
     assert [delta.reason for delta in deltas if isinstance(delta, FinishDelta)] == [StopReason.END]
-    assert any(isinstance(delta, UsageDelta) for delta in deltas)
+    counts = [delta.usage for delta in deltas if isinstance(delta, UsageDelta)]
+    assert (counts[-1].input_tokens, counts[-1].output_tokens) == COUNTED
     if not isinstance(deltas[-1], EndDelta):
         deltas += decoder.close()
     assert isinstance(deltas[-1], EndDelta)
@@ -179,10 +251,10 @@ def decodes_its_reply(codec: Codec) -> None:
 
 
 def finds_every_cut(codec: Codec) -> None:
-    """A body that ends before the model's own end is `Truncated`, wherever that is; behind it, the reply is complete."""
-    records = records_of(codec.name)
+    """A body that ends before the model's own end is `Truncated`, wherever that is; after the end, the reply is complete."""
+    records = records_of(codec, sample_of(codec.name).reply)
     has_ended = False
-    for cut in range(len(records)):
+    for cut in range(len(records) + 1):
         decoder = codec.decoder()
         deltas = [delta for record in records[:cut] for delta in decoder.decode(record)]
         if any(isinstance(delta, FinishDelta) for delta in deltas):
@@ -194,15 +266,29 @@ def finds_every_cut(codec: Codec) -> None:
     assert has_ended
 
 
+def joins_halves_of_a_character(codec: Codec) -> None:
+    """A character that the host has cut into two escapes, in two records, comes out whole."""
+    halves = {b"Hello,": rb"Hello\ud83d", " wörld!".encode(): rb"\ude00!"}
+    decoder = codec.decoder()
+    deltas: list[Delta] = []
+    for record in records_of(codec, sample_of(codec.name).reply):
+        data = record.data
+        for text, half in halves.items():
+            data = data.replace(text, half)
+        deltas += decoder.decode(Record(data, record.event, record.id))
+    assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == "Hello\U0001f600!"
+
+
 def ends_with_an_error_of_the_hosts(codec: Codec) -> None:
     """An error inside the stream is the last delta; what follows gives nothing."""
-    records = records_of(codec.name)
+    sample = sample_of(codec.name)
     decoder = codec.decoder()
-    error = Record(b'{"type":"error","error":{"type":"overloaded_error","message":"come back later"}}', "error")
-    deltas = list(decoder.decode(error))
-    assert isinstance(deltas[-1], ErrorDelta)
-    assert deltas[-1].detail == "come back later"
-    assert [delta for record in records for delta in decoder.decode(record)] == []
+    deltas = [delta for record in records_of(codec, sample.error) for delta in decoder.decode(record)]
+    assert [delta.text for delta in deltas if isinstance(delta, TextDelta)] == ["Hello,"]
+    last = deltas[-1]
+    assert isinstance(last, ErrorDelta)
+    assert (last.error_type, last.detail) == (sample.error_type, DETAIL)
+    assert [delta for record in records_of(codec, sample.reply) for delta in decoder.decode(record)] == []
     assert list(decoder.close()) == []
 
 
@@ -220,6 +306,7 @@ CODEC: tuple[Callable[[Codec], None], ...] = (
     says_where_it_goes,
     carries_the_key_in_its_headers,
     encodes_and_leaves_its_input_alone,
+    keeps_the_turns_apart,
     lets_extra_win,
     finds_what_undoes_an_argument,
     names_the_settings_in_use,
@@ -228,6 +315,7 @@ CODEC: tuple[Callable[[Codec], None], ...] = (
     reads_errors,
     decodes_its_reply,
     finds_every_cut,
+    joins_halves_of_a_character,
     ends_with_an_error_of_the_hosts,
     knows_its_end_rules,
 )
