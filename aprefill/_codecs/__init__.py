@@ -169,5 +169,5 @@ def limit_words() -> frozenset[str]:
 def codec(name: str) -> Codec:
     """Return the codec of a protocol. Its module is imported on first use. Raises `UsageError` for an unknown name."""
     if name not in PROTOCOLS:
-        raise UsageError(f"no protocol is named {name!r}", f"there are {', '.join(PROTOCOLS)}")
+        raise UsageError(f"no protocol is named {name!r}", f"the protocols are {', '.join(PROTOCOLS)}")
     return cast("Codec", import_module(f"{__name__}.{name}").CODEC)

@@ -138,7 +138,7 @@ class EventStreamDecoder(BoundedDecoder):
         if total > self._max:
             raise LimitExceeded("record_bytes", self._max, "bytes")
         if total < _PRELUDE_BYTES + headers + _CHECKSUM_BYTES:
-            raise ProtocolError(f"an event stream frame says {total} bytes with {headers} bytes of headers")
+            raise ProtocolError(f"an event stream frame of {total} bytes is too short for {headers} bytes of headers")
         return total - _PRELUDE_BYTES
 
 
@@ -158,7 +158,7 @@ def _record(message: Any) -> Record:
     try:
         return Record(msgspec.json.decode(payload, type=_Chunk).inner)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"a chunk of the event stream has no event in it: {error}") from error
+        raise ProtocolError(f"a chunk of the event stream contains no event: {error}") from error
 
 
 def _failure(value: object) -> str:
