@@ -1,4 +1,7 @@
-"""One pure file a protocol: all that is particular to it, from the request's path to its errors."""
+"""Codecs: one pure module per protocol, with everything that is specific to it, from the request's path to its errors.
+
+A codec encodes the request of one wire protocol and decodes the records of its response into deltas.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
     from aprefill._types import StopReason
 
-#: The protocols there are, and for each the SDK whose clients can send its requests; "" if there is none. A protocol is the
-#: module of that name in this package, with one `CODEC` in it.
+#: Protocol name -> the SDK whose clients can send its requests; "" if no SDK can.
+#: Each protocol is the module of that name in this package. The module defines one `CODEC`.
 PROTOCOLS: dict[str, str] = {
     "anthropic_messages": "anthropic",
     "openai_chat": "openai",
@@ -24,31 +27,32 @@ PROTOCOLS: dict[str, str] = {
 
 
 class Decoder(Protocol):
-    """Decodes one response. One object, one stream; pure."""
+    """Decodes one response. Pure; use one object per stream."""
 
     def decode(self, record: Record) -> Sequence[Delta]:
-        """Deltas of one record, in order.
+        """Return the deltas of one record, in order.
 
-        Raises `ProtocolError` when a needed field is missing, and `Truncated` when the record says that all was
-        sent although the protocol's end was not seen. After an `EndDelta` or `ErrorDelta` every further record
-        gives nothing.
+        Raises `ProtocolError` when a needed field is missing. Raises `Truncated` when the record says that the stream
+        is complete although the protocol's end was not seen. After an `EndDelta` or `ErrorDelta`, every further record
+        returns no deltas.
         """
         ...
 
     def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
-        """The body ended. Raises `Truncated` unless the protocol's end was seen (or the host row is lenient).
+        """End the stream, because the body ended. Return the last deltas.
 
-        `undispatched` is the last record if its blank line never came: it counts only if it is the end itself.
-        `Truncated.received_bytes` is 0: only the pump knows.
+        Raises `Truncated` unless the protocol's end was seen, or the host's row of the support table is lenient.
+        `undispatched` is the last record if the blank line after it is missing. This record counts only if it is the
+        protocol's end itself. `Truncated.received_bytes` is 0, because only the caller knows the number.
         """
         ...
 
 
 class Codec(Protocol):
-    """One protocol: what a request looks like, where it goes, and a `decoder` for its response.
+    """One protocol: the form of a request, the path of its URL, and a `decoder` for its response.
 
-    Everything that is particular to a protocol is asked here, so that no other module names one.
-    `_base.JsonCodec` has what most of them have in common.
+    Everything that is specific to a protocol is behind this interface, so that no other module names a protocol.
+    `_base.JsonCodec` implements what most protocols have in common.
     """
 
     #: the protocol's name in `models.toml`, one of `PROTOCOLS`
@@ -59,7 +63,7 @@ class Codec(Protocol):
     @property
     def accept(self) -> str: ...
 
-    #: media types of a response that is no stream, whatever it holds
+    #: media types that mean that the response is not a stream, whatever its body contains
     @property
     def not_streams(self) -> frozenset[str]: ...
 
@@ -67,29 +71,29 @@ class Codec(Protocol):
     @property
     def streaming(self) -> Mapping[str, Any]: ...
 
-    #: most stop sequences that the protocol has room for; None: no limit. A host's row may say less.
+    #: maximum number of stop sequences in a request; None: no limit. A host's row may set a lower limit.
     @property
     def max_stop(self) -> int | None: ...
 
-    #: the rules of how a reply of this protocol ends; a host's row names one. "strict" is among them.
+    #: names of the rules for how a reply of this protocol ends. A host's row names one of them. One is "strict".
     @property
     def end_rules(self) -> tuple[str, ...]: ...
 
-    #: argument of `stream()` -> the body's fields that it becomes, in every spelling that a host of this protocol takes.
-    #: A field within an object is a path: "limits.words". An argument that is missing here is one that the protocol lacks.
+    #: argument of `stream()` -> the body fields that carry it, in every spelling that a host of this protocol accepts.
+    #: A field inside an object is a path such as "limits.words". The protocol has no field for an argument that is missing.
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
 
-    #: the protocol's words for why a reply ended -> ours
+    #: the protocol's stop reasons -> `StopReason`
     @property
     def stop_reasons(self) -> Mapping[str, StopReason]: ...
 
     def path(self, model_input: ModelInput) -> str:
-        """What is appended to the base URL. Some protocols have the model in it."""
+        """Return the path to append to the base URL. In some protocols it contains the model's name."""
         ...
 
     def auth(self, key: str, form: str) -> dict[str, str]:
-        """The headers that carry a key. `form` is the host's choice: `bearer`, `none` or the name of a header."""
+        """Return the headers that carry a key. `form` is what the host expects: `bearer`, `none` or a header's name."""
         ...
 
     def encode(self, model_input: ModelInput) -> dict[str, Any]:
@@ -102,68 +106,71 @@ class Codec(Protocol):
         ...
 
     def merge(self, body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-        """`body` with the fields of `extra` laid over it. They win, also within an object; a None removes a field."""
+        """Return `body` with the fields of `extra` merged into it.
+
+        A field of `extra` replaces the field in `body`, also within a nested object. None removes the field.
+        """
         ...
 
     def settings_in_use(self, arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-        """The settings that a request switches on, and how the caller spelled each.
+        """Return the settings that a request switches on, and the name that the caller used for each.
 
-        Settings are those of `SupportRow.conflicts`: "thinking", "tools", "tool_choice" (a forced call),
-        "response_format" (a schema or a pattern), "grammar" (llama.cpp's). `arguments` are those of `stream()`; a field
-        of `extra` wins over the argument of the same name, as it does in the request.
+        The settings are those of `SupportRow.conflicts`: "thinking", "tools", "tool_choice" (a forced call),
+        "response_format" (a schema or a pattern), "grammar" (llama.cpp's). `arguments` are those of `stream()`. A field
+        of `extra` takes precedence over the argument of the same name, as it does in the request.
         """
         ...
 
     def undone_by(self, argument: str, extra: Mapping[str, Any]) -> str | None:
-        """The field of `extra` that has the same setting as an argument, in the protocol's spelling or any host's."""
+        """Return the field of `extra` that overrides an argument, in the spelling of this protocol or of any host."""
         ...
 
     def text_part(self, text: str) -> dict[str, Any]:
-        """`text` as one part of a message whose content is a list."""
+        """Return `text` as one part of a message whose content is a list."""
         ...
 
     def is_tool_result(self, turn: Mapping[str, Any]) -> bool:
-        """Whether a message is a tool's result, or holds one."""
+        """Whether a message is or contains the result of a tool call."""
         ...
 
     def decoder(self, *, end: str = "strict") -> Decoder:
-        """A new decoder for one response. `end` is one of `end_rules`; raises `UsageError` for any other."""
+        """Return a new decoder for one response. `end` is one of `end_rules`; other values raise `UsageError`."""
         ...
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
-        """The assistant turn for the next request.
+        """Return the assistant message to send back in the next request.
 
-        `parts` is what was handed out, in the host's order: text as str, and deltas of the other kinds. `lead` is the
-        known text before it, the prefill.
+        `parts` is what the caller received, in the host's order: text as str, and deltas of the other kinds. `lead` is
+        the text before `parts`: the prefill.
         """
         ...
 
     def edit(self, message: Message, change: Callable[[Any], Any]) -> Message:
-        """`message` with `change` made of each part that may be changed: of no text, and of nothing that is signed."""
+        """Return `message` with `change` applied to each part, except to text and to signed parts."""
         ...
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
-        """The `(error_type, detail)` in the host's own words out of an error body, both may be ``""``."""
+        """Return `(error_type, detail)` from an error body, in the host's own words. Each may be ``""``."""
         ...
 
     def error_delta(self, body: bytes) -> ErrorDelta:
-        """The error that came as a whole body in place of a stream, though with status 200."""
+        """Return the error of a response with status 200 whose body is an error and not a stream."""
         ...
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
-        """The response's id, for the host's support; None: it has none. Names of headers are in lower case."""
+        """Return the id that the host's support asks for; None if there is none. Header names are in lower case."""
         ...
 
 
 def limit_words() -> frozenset[str]:
-    """The words of every protocol for a reply that ran into a limit for its tokens."""
+    """Return the stop reasons, of all protocols, that mean that a reply reached a token limit."""
     reasons = [item for name in PROTOCOLS for item in codec(name).stop_reasons.items()]
     return frozenset(word for word, reason in reasons if reason in TOKEN_LIMIT_REASONS)
 
 
 @cache
 def codec(name: str) -> Codec:
-    """The codec of a protocol; its module is imported on first use. Raises `UsageError` for an unknown name."""
+    """Return the codec of a protocol. Its module is imported on first use. Raises `UsageError` for an unknown name."""
     if name not in PROTOCOLS:
-        raise UsageError(f"no protocol is named {name!r}", f"there are {', '.join(PROTOCOLS)}")
+        raise UsageError(f"no protocol is named {name!r}", f"the protocols are {', '.join(PROTOCOLS)}")
     return cast("Codec", import_module(f"{__name__}.{name}").CODEC)

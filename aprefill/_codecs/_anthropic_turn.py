@@ -1,4 +1,4 @@
-"""The assistant turn of a Messages stream, put together from what was handed out so that it can be sent back."""
+"""Builds the assistant message of a Messages stream from what the caller received, so that it can be sent back."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
     from aprefill._deltas import Delta, Message
 
-#: The key Anthropic's guide on fine-grained tool streaming uses to send arguments back that are not JSON.
+#: Key for sending back arguments that are not JSON, from Anthropic's guide on fine-grained tool streaming.
 INVALID_JSON = "INVALID_JSON"
 
 _THINKING = ("thinking", "redacted_thinking")
-#: Blocks that lead a turn: the prefill goes behind them.
+#: Blocks at the start of an assistant message. The prefill is placed after them.
 _LEADING = (*_THINKING, "compaction", "fallback")
 
 
 class _Block:
-    """One content block: how it started, and the pieces that followed."""
+    """One content block: its first record, and the pieces that followed."""
 
     __slots__ = ("has_ended", "is_call", "parts", "signature", "spoiled", "start")
 
     def __init__(self, start: dict[str, Any], *, is_call: bool = False) -> None:
         self.start = start
-        #: a call of the caller's own tools
+        #: whether the block is a call of one of the caller's own tools
         self.is_call = is_call
-        #: the text of a thinking block, the JSON text of an input
+        #: the text of a thinking block, or the JSON text of a tool's input
         self.parts: list[str] = []
         self.signature: str | None = None
-        #: nothing of it is missing at its end
+        #: whether the end of the block was received
         self.has_ended = False
-        #: something of it could not be read
+        #: whether a part of the block could not be read
         self.spoiled = False
 
     @property
@@ -43,10 +43,10 @@ class _Block:
         return self.start["type"]
 
     def content(self) -> dict[str, Any] | None:
-        """The block as the next request carries it; None if it must stay out.
+        """Return the block as it is sent in the next request; None if it must be left out.
 
-        Anthropic refuses thinking without its signature or with a piece missing, and what a tool of the host's own has
-        only begun. A call of the caller's tools was handed out, so it stays whatever there is of it.
+        Anthropic refuses thinking that is incomplete or has no signature, and an incomplete call of a tool that the
+        host runs itself. A call of the caller's own tools was handed out already, so it is kept even if incomplete.
         """
         comes_in_pieces = self.kind in _LEADING or "input" in self.start
         if not self.is_call and (self.spoiled or (comes_in_pieces and not self.has_ended)):
@@ -59,13 +59,16 @@ class _Block:
         return self.start
 
     def _input(self) -> dict[str, Any]:
-        """Arguments that are no JSON object (cut by a token limit) come whole under `INVALID_JSON`."""
+        """Return the parsed arguments. If they are not a JSON object, return their text under `INVALID_JSON`.
+
+        They are not JSON if a token limit cut them.
+        """
         joined = mend("".join(self.parts))
-        if self.is_call:  # what it started with counts only once it was handed out
+        if self.is_call:  # the input in the first record counts only if it was handed out, as a part
             value = loads(joined) if joined else {}
         else:
             value = loads(joined) if joined else self.start.get("input") or {}
-        # an escape in the arguments may stand for half a surrogate pair
+        # an escape sequence in the arguments may be half of a surrogate pair
         try:
             return mend_all(value) if isinstance(value, dict) else {INVALID_JSON: joined or value}
         except RecursionError:
@@ -73,11 +76,12 @@ class _Block:
 
 
 def turn_of(parts: Sequence[str | Delta], lead: str) -> Message:
-    """All blocks in the host's order; text between two of them is one block of text.
+    """Return the assistant message with all blocks in the host's order. Neighbouring text becomes one block.
 
-    `lead`, the prefill, is the first text: it stands behind the thinking that opens the turn. Only text: the content is
-    the str. Blocks of the host's own tools stay as they came, thinking stays if it is signed and whole, and is never
-    last. Citations are dropped: they belong to text blocks that are not the same any more.
+    `lead`, the prefill, is the first text. It is placed after the thinking at the start of the message. If there is
+    only text, the content is a str. Blocks of tools that the host runs itself are kept unchanged. Thinking is kept if
+    it is signed and complete, but never at the end of the message. Citations are dropped, because the text blocks that
+    they refer to have changed.
 
     >>> turn_of(["llo", ToolDelta(0, "t", "look", "{}")], "He")["content"]
     [{'type': 'text', 'text': 'Hello'}, {'type': 'tool_use', 'id': 't', 'name': 'look', 'input': {}}]
@@ -101,16 +105,16 @@ def turn_of(parts: Sequence[str | Delta], lead: str) -> Message:
 
 
 def _blocks(parts: Sequence[str | Delta]) -> list[str | _Block]:
-    """The blocks that `parts` make, in the order in which they started."""
+    """Return the blocks of `parts`, in the order in which they started."""
     blocks: list[str | _Block] = []
     by_number: dict[int, _Block] = {}
     calls: dict[int, _Block] = {}
     last: _Block | None = None
-    # what a call has beside id, name and arguments
+    # the fields of a call's first record, which may be more than id, name and input
     more: dict[str, Any] = {}
 
     def begin(block: _Block | None) -> None:
-        """What comes after a block ends it, on hosts that stop no blocks."""
+        """Start a block, or other content if None. This ends the last block: some hosts do not send its end."""
         nonlocal last
         if last is not None:
             last.has_ended = True
@@ -167,9 +171,10 @@ def _take(block: _Block, part: BlockDelta) -> None:
 
 
 def _with_ink(content: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
-    """Neighbouring text joined, and no text of white space alone, which Anthropic refuses: it joins the text before it.
+    """Join neighbouring text, and remove text that is only white space, which Anthropic refuses.
 
-    Before the first text with ink it joins that one. Where there is none at all, it is left out.
+    Such white space is appended to the text before it. If there is none, it is put before the next visible text. If no
+    text is visible, it is dropped.
     """
     joined: list[str | dict[str, Any]] = []
     blank = ""

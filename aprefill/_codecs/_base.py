@@ -1,4 +1,4 @@
-"""What the codecs of today have in common: JSON in the request, server-sent events in the answer, a key in a header."""
+"""The common part of the codecs: JSON in the request, server-sent events in the response, a key in a header."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from aprefill._deltas import ErrorDelta, Message, ModelInput
 
-#: Headers that hold a request's id, in the order in which they are looked for. Gateways hand on those of their upstream.
+#: Headers with a request's id. The first that is present is used. Gateways pass on the headers of their upstream host.
 _REQUEST_IDS = ("request-id", "x-request-id", "x-amzn-requestid")
-#: Parts of a message that are text, which was dealt with as it came, or that the host would refuse if they were changed.
+#: Message parts that `edit` does not change: text was processed on arrival, and the host refuses a changed signed part.
 _FIXED_PARTS = frozenset({"text", "thinking", "redacted_thinking"})
 
 
 class JsonCodec:
-    """The part of a `Codec` that a protocol has to say itself only where it differs."""
+    """Default implementation of a `Codec`. A protocol overrides only what differs."""
 
     name: str
     accept = "text/event-stream"
@@ -33,7 +33,7 @@ class JsonCodec:
     max_stop: int | None = None
     end_rules: tuple[str, ...] = ("strict",)
     arguments: Mapping[str, tuple[str, ...]] = {}
-    #: Fields of the body that are made of several settings, so that an object of the caller's is merged into them.
+    #: Body fields that combine several settings. An object that the caller passes for one is merged, not replaced.
     nested: frozenset[str] = frozenset()
 
     def auth(self, key: str, form: str) -> dict[str, str]:
@@ -60,14 +60,18 @@ class JsonCodec:
         # an object that is not merged replaces the codec's own one
         return rest in inner if name in self.nested and isinstance(inner, Mapping) else True
 
-    def check_arguments(self, model_input: ModelInput) -> None:
-        """Raise `UsageError` for an argument that this protocol has no field for."""
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
         for argument in ("system", "stop", "temperature", "thinking", "tools", "response_format"):
             if getattr(model_input, argument) and argument not in self.arguments:
                 setting = f"{{{argument}}}"
                 raise UsageError(
                     Words(f"this host's protocol has no field for {setting}"), Words(f"leave {setting} out")
                 )
+        return self.merge(self.merge(self.body(model_input), model_input.fields), model_input.extra)
+
+    def body(self, model_input: ModelInput) -> dict[str, Any]:
+        """Return the request body with `streaming` in it. `encode` adds the fields of the host's row, then `extra`."""
+        raise NotImplementedError  # each codec has its own
 
     def text_part(self, text: str) -> dict[str, Any]:
         return {"type": "text", "text": text}

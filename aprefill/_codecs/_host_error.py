@@ -1,8 +1,8 @@
-"""What a host says when it fails: the type and the message out of every error shape we know, and its status.
+"""Extracts the type, the message and the HTTP status from the error formats of all hosts that we know.
 
-Only the host's own message is ever taken, at most `KEPT` characters of it: whoever quotes it takes out what must not be
-repeated, and cuts it to `QUOTE_MAX` after that. Fields that quote the request are
-left where they are: FastAPI's `input`, Groq's `failed_generation`, the `input_value=` in pydantic's sentences.
+Only the host's own message is extracted, at most `KEPT` characters. Code that quotes this message redacts it first and
+then cuts it to `QUOTE_MAX`. Fields that quote the request are not read: FastAPI's `input`, Groq's `failed_generation`,
+and the `input_value=` in pydantic's messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aprefill._deltas import Record
 
-#: The HTTP status that an error's type or code stands for when it comes inside a 200 stream; keys in lower case.
+#: Error type or code, in lower case -> the HTTP status it means when the error is inside a stream with status 200.
 STATUS: dict[str, int] = {
     # Anthropic (platform.claude.com, errors)
     "invalid_request_error": 400,
@@ -34,7 +34,7 @@ STATUS: dict[str, int] = {
     "api_error": 500,
     "timeout_error": 504,
     "overloaded_error": 529,
-    # OpenAI and those who follow it, as type or as code
+    # OpenAI and compatible hosts, as a type or as a code
     "invalid_api_key": 401,
     "insufficient_quota": 429,
     "rate_limit_exceeded": 429,
@@ -47,7 +47,7 @@ STATUS: dict[str, int] = {
     "internal_server_error": 500,
     "service_unavailable": 503,
     "engine_overloaded": 503,
-    # vLLM names them after the Python classes
+    # vLLM: the names of Python classes
     "badrequesterror": 400,
     "authenticationerror": 401,
     "notfounderror": 404,
@@ -79,23 +79,24 @@ STATUS: dict[str, int] = {
     "serviceunavailableexception": 503,
 }
 
-# Where the message is, where the type is, where the status is: the first that fits wins.
+# The fields that may hold the message, the type and the status. The first field that fits is used.
 _MESSAGES = ("error", "errors", "message", "msg", "detail", "status_msg", "base_resp")
 _TYPES = ("type", "error_type", "code", "status")
 _STATUSES = ("status_code", "originalStatusCode", "status", "code")
-#: Longest message that is taken, in characters. More than is ever quoted: a text cut here could not be told any more.
+#: Maximum length of an extracted message, in characters. It is larger than `QUOTE_MAX`, the maximum for a quotation,
+#: because redaction comes between the two: a secret that is cut in half could not be recognised.
 KEPT = 10 * QUOTE_MAX
-#: Types that only say "this is an error".
+#: Types that only mean "this is an error".
 _HOLLOW = {"error", "object", ""}
-#: How many objects in one another are looked into.
+#: How many levels of nested objects are searched.
 _DEPTH = 5
 
 
 def said(value: Any, depth: int = _DEPTH) -> tuple[str, str]:
-    """`(error_type, detail)` out of a parsed error, each ``""`` where the host does not say."""
+    """Return `(error_type, detail)` from a parsed error. Each is ``""`` if the host does not send it."""
     if isinstance(value, str):
         text = value.strip()
-        inner = loads(text) if text[:1] in {"{", "["} else None  # Mistral and OpenRouter quote JSON in a string
+        inner = loads(text) if text[:1] in {"{", "["} else None  # Mistral and OpenRouter send JSON inside a string
         return said(inner, depth - 1) if isinstance(inner, dict | list) else ("", _sentence(text))
     if depth <= 0:
         return "", ""
@@ -108,16 +109,16 @@ def said(value: Any, depth: int = _DEPTH) -> tuple[str, str]:
     return "", ""
 
 
-# vLLM's message for a malformed request is the repr of pydantic's errors or pydantic's own text, LiteLLM puts the
-# JSON or repr of its upstream behind a few words of its own. All of them quote the request: of the structure only
-# the messages are kept, out of pydantic's text the value is cut.
+# For a malformed request, vLLM's message is the repr of pydantic's errors, or pydantic's text. LiteLLM's message is a
+# few words and then the JSON or repr from its upstream host. All of these quote the request. So only the messages of a
+# JSON or repr are kept, and the value is removed from pydantic's text.
 _INPUT = re.compile(r"""['"]input['"]\s*:""")
 _MSG = re.compile(r"""['"]msg['"]\s*:\s*(?:'([^']*)'|"([^"]*)")""")
 _INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=|$)", re.DOTALL)
 
 
 def _sentence(text: str) -> str:
-    text = text[:KEPT]  # bounds the searches, which start over at every match
+    text = text[:KEPT]  # limits the time of the searches
     if _INPUT.search(text):
         opening = re.search(r"\[?\{", text)
         messages = "; ".join(single or double for single, double in _MSG.findall(text))
@@ -137,7 +138,7 @@ def _said_by_object(value: dict[str, Any], depth: int) -> tuple[str, str]:
         if key == "error" and isinstance(inner, str) and isinstance(value.get("message"), str):
             return own or detail, said(value["message"], depth - 1)[1]  # {"error": "Unauthorized", "message": "..."}
         metadata = value.get("metadata")
-        if isinstance(metadata, dict) and metadata.get("raw"):  # OpenRouter: what the upstream host said
+        if isinstance(metadata, dict) and metadata.get("raw"):  # OpenRouter: the upstream host's error
             detail = ": ".join(part for part in (detail, said(metadata["raw"], depth - 1)[1]) if part)
         if kind or own or detail:
             nested = key in {"error", "errors"}
@@ -154,7 +155,10 @@ def _type_of(value: dict[str, Any]) -> str:
 
 
 def status_of(value: Any, kind: str) -> int:
-    """The HTTP status an in-band error stands for: its own number, else what `kind` or its code stands for, else 200."""
+    """Return the HTTP status of an error inside a stream.
+
+    It is the number in the error, else the status that `kind` or the error's code means, else 200.
+    """
     if isinstance(value, list) and value:  # Google wraps its errors in a list
         value = value[0]
     holders = [value, value.get("error")] if isinstance(value, dict) else []
@@ -170,15 +174,15 @@ def status_of(value: Any, kind: str) -> int:
     return next((STATUS[word.lower()] for word in words if word.lower() in STATUS), 200)
 
 
-#: A name that says the opposite.
+#: Names that contain "error" or "exception" but mean success.
 _NO_ERROR = re.compile(r"(no|non|without)[-_.]?(error|exception)", re.IGNORECASE)
 
 
 def names_error(event: str, data: bytes = b"") -> bool:
-    """Whether the framing itself calls a record an error: SSE's `event: error`, Bedrock's `...Exception`.
+    """Whether a record's event name says that the record is an error: SSE's `event: error`, Bedrock's `...Exception`.
 
-    A name that ends in "Error" and is none that hosts are known to use counts if nothing in the payload speaks against
-    it: an event of the host's own making is no reason to end a reply.
+    An unknown name that ends in "Error" counts only if the payload can be an error too, because a host may define
+    events of its own, and such an event must not end a reply.
     """
     if not event or event == "error":
         return bool(event)
@@ -191,7 +195,7 @@ def names_error(event: str, data: bytes = b"") -> bool:
 
 
 def says_error(value: Any) -> bool:
-    """Whether a parsed record calls itself an error, in one of the ways hosts do."""
+    """Whether a parsed record says that it is an error, in one of the forms that hosts use."""
     if isinstance(value, list) and value:
         value = value[0]
     if not isinstance(value, dict):
@@ -200,19 +204,19 @@ def says_error(value: Any) -> bool:
         return True
     if any(isinstance(name, str) and name.lower() == "error" for name in (value.get("object"), value.get("type"))):
         return True
-    base = value.get("base_resp")  # MiniMax: {"status_code": 0} is success
+    base = value.get("base_resp")  # MiniMax: {"status_code": 0} means success
     return isinstance(base, dict) and bool(base.get("status_code"))
 
 
 def error_delta(value: Any, kind: str = "") -> ErrorDelta:
-    """The delta for an error inside the stream. `kind` is its type when the framing, not the payload, names it."""
+    """Return the delta for an error inside the stream. `kind` is its type if the record's event name says it."""
     inner, detail = said(value)
     kind = kind or inner
     return ErrorDelta(status_of(value, kind), kind, detail, value if isinstance(value, str) else dumps(value))
 
 
 def error_from(record: Record) -> ErrorDelta:
-    """The delta for a record that is an error as a whole; its payload may be plain text."""
+    """Return the delta for a record that is an error. Its payload may be plain text."""
     value = loads(record.data)
     if value is None:
         value = record.data.decode("utf-8", "replace")
@@ -222,10 +226,10 @@ def error_from(record: Record) -> ErrorDelta:
 
 
 def body_error(status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
-    """`(error_type, detail)` out of the body of an HTTP error. A page of HTML says nothing.
+    """Return `(error_type, detail)` from the body of an HTTP error. An HTML page has no detail.
 
-    With a status below 400 the body is an error only if it says so: a whole reply where a stream was asked for
-    gives nothing.
+    With a status below 400, the body counts as an error only if it says so. It may be a complete reply, sent although a
+    stream was requested; then both values are ``""``.
     """
     header = next((text for name, text in headers.items() if name.lower() == "x-amzn-errortype"), "")
     kind = header.partition(":")[0]  # AWS: "ThrottlingException:http://internal.amazon.com/..."

@@ -1,4 +1,4 @@
-"""JSON in and out: a record is read by msgspec, or by the standard library when msgspec refuses it."""
+"""Read and write JSON. msgspec reads a record; the standard library reads it if msgspec rejects it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What a failing `Reader.fast` raises. A byte that is not UTF-8 and deep nesting do not come as msgspec errors.
+#: The errors of `Reader.fast`. For invalid UTF-8 and deep nesting, msgspec raises errors that are not its own.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Reader(Generic[T]):
-    """Reads records into one struct type, by two paths that agree wherever both accept (a test proves it).
+    """Reads records into one struct type, with a fast and a slow method. Both give the same result if both accept.
 
-    `slow` leaves a field out whose value has another type than the struct says, so that no reply ends because of a
-    field that nobody needs. Which fields are needed says the struct: ``needs(value)``, a static method that is given
-    the JSON object and returns field names. Without one no field is.
+    `fast` is msgspec's own decoder. It rejects some records that hosts do send: a lone surrogate escape, `NaN`, or a
+    raw control character in a string. Such a record is read again with `slow`. So only `slow` can return a string with
+    a lone surrogate: a codec starts to join surrogates at its first slow record. Before that, joining costs nothing.
 
-    `fast` is msgspec's own decoder. It refuses some records that hosts do send: a lone surrogate escape, `NaN`, a
-    raw control character in a string. Those go once through `slow`, and then to the same mapper. So a string with
-    a lone surrogate can only come out of `slow`: a codec joins surrogates from its first slow record on, and until
-    then they cost nothing.
+    `slow` omits a field whose value has a different type than the struct declares, so that a field that is not needed
+    cannot end a reply. The struct's static method ``needs(value)`` takes the JSON object and returns the names of the
+    needed fields. If the struct has no such method, no field is needed.
 
     >>> class Word(msgspec.Struct):
     ...     text: str = ""
@@ -47,9 +46,9 @@ class Reader(Generic[T]):
         self.fast: Callable[[bytes], T] = msgspec.json.Decoder(type_).decode
 
     def slow(self, data: bytes) -> T:
-        """The same struct out of lenient JSON. Bytes that are not UTF-8 become U+FFFD, as in an event stream.
+        """Read a record leniently. Bytes that are not UTF-8 become U+FFFD, as in an event stream.
 
-        Raises `ProtocolError`, whose message holds nothing of the record: it may be the prompt.
+        Raises `ProtocolError`. Its message does not quote the record, because the record may contain the prompt.
         """
         try:
             value = json.loads(data.decode("utf-8", "replace"), strict=False)
@@ -60,7 +59,7 @@ class Reader(Generic[T]):
         try:
             return msgspec.convert(value, self._type)
         except (msgspec.ValidationError, UnicodeEncodeError):
-            pass  # a value of another type, or half a surrogate pair in a field's name
+            pass  # a value has a different type, or a field's name contains a lone surrogate
         except RecursionError as exc:
             raise ProtocolError(f"a record of {len(data)} bytes is nested too deep") from exc
         try:
@@ -69,20 +68,20 @@ class Reader(Generic[T]):
             misfit = str(exc)
         else:
             return fitted
-        # outside of the handler: it names types and fields of ours, and there is nothing more to say
+        # Outside the handler, so that `_Misfit` is not chained: its text is already in the message.
         raise ProtocolError(f"a record does not fit the protocol: {misfit}")
 
     def read(self, data: bytes) -> T:
-        """Either path. Raises `ProtocolError`."""
+        """Read a record with `fast`, and with `slow` if that fails. Raises `ProtocolError`."""
         try:
             return self.fast(data)
         except UNREADABLE:
-            pass  # and is over here: a UnicodeDecodeError carries the text, and would be chained to what slow raises
+            pass  # Call `slow` outside the handler, so that its errors do not chain this one, which contains the text.
         return self.slow(data)
 
 
 class _Misfit(Exception):
-    """A needed value has another type than the protocol says."""
+    """A needed value has a different type than the protocol defines."""
 
 
 @cache
@@ -91,7 +90,7 @@ def _type_info(type_: Any) -> mi.Type:
 
 
 def _fit(value: Any, kind: mi.Type, path: str) -> Any:
-    """`value` as that type, without the fields that do not fit and are not needed. Raises `_Misfit`."""
+    """Return `value` as type `kind`, without the unneeded fields of a wrong type. Raises `_Misfit`."""
     if isinstance(kind, mi.AnyType) or (isinstance(kind, mi.NoneType) and value is None):
         return value
     if isinstance(kind, mi.UnionType):
@@ -102,13 +101,13 @@ def _fit(value: Any, kind: mi.Type, path: str) -> Any:
         if isinstance(kind, mi.StructType):
             return _fit_struct(value, kind, path)
         if isinstance(kind, mi.ListType):
-            # null in a list brings nothing
+            # null items of a list are ignored
             return [_fit(item, kind.item_type, f"{path}[{at}]") for at, item in enumerate(value) if item is not None]
         return value
     raise _Misfit(f"`{path}` is of type {type(value).__name__}")
 
 
-#: The Python type that a JSON value has, for each type that structs here use.
+#: For each msgspec type that the structs use: the Python type of the JSON value.
 _PYTHON: dict[type[mi.Type], type] = {
     mi.StructType: dict,
     mi.DictType: dict,
@@ -140,7 +139,7 @@ def _fit_struct(value: dict[str, Any], kind: mi.StructType, path: str) -> Any:
 
 
 def _bare(exc: ValueError) -> ValueError:
-    """`exc` without the text that it carries along: no chained error may hold a prompt."""
+    """Return `exc` without the JSON text that it contains, because no chained error may contain a prompt."""
     if isinstance(exc, json.JSONDecodeError):
         exc.doc = ""
     elif isinstance(exc, UnicodeEncodeError):
@@ -149,7 +148,7 @@ def _bare(exc: ValueError) -> ValueError:
 
 
 def loads(data: bytes | str) -> Any:
-    """Any JSON value, leniently, or None if it is not JSON."""
+    """Parse any JSON value, leniently. Return None if the text is not JSON."""
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     try:
         return json.loads(text, strict=False)
@@ -158,12 +157,12 @@ def loads(data: bytes | str) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """`value` as compact JSON text. Not msgspec's: that refuses integers beyond 64 bits."""
+    """Return `value` as compact JSON text. This does not use msgspec, which rejects integers of more than 64 bits."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def within_depth(make: Callable[[Any], T], value: Any) -> T:
-    """`make(value)`, for a `make` that walks down the value. Raises `ProtocolError` if that is nested too deep."""
+    """Return `make(value)`, for a recursive `make`. Raises `ProtocolError` if `value` is nested too deeply."""
     try:
         return make(value)
     except RecursionError as exc:
@@ -171,10 +170,10 @@ def within_depth(make: Callable[[Any], T], value: Any) -> T:
 
 
 def overlay(body: Mapping[str, Any], fields: Mapping[str, Any], nested: Collection[str] | None = ()) -> dict[str, Any]:
-    """`body` with `fields` laid over it: a field replaces what is there, or is added at the end; None removes it.
+    """Return `body` with `fields` merged into it. A field replaces the old value or is added; None removes it.
 
-    An object over an object is merged in the same way where `nested` names its field; below that, at every depth. With
-    `nested=None` it is merged everywhere.
+    If both values of a field are objects and `nested` names the field, the objects are merged in the same way, at every
+    depth. With `nested=None`, the objects of all fields are merged.
 
     >>> overlay({"model": "m", "stream_options": {}}, {"stream_options": None, "n": 1})
     {'model': 'm', 'n': 1}

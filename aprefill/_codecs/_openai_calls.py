@@ -1,4 +1,4 @@
-"""The tool calls of a chat completions stream, put together from their pieces."""
+"""Assembles the tool calls of a chat completions stream from their pieces."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class _Call:
 
 
 class Calls:
-    """Numbers the calls in the order they come.
+    """Numbers the calls in the order in which they arrive.
 
-    Hosts disagree on `index`: some leave it out, some give 0 to every one of several calls. So a piece with a name
-    begins a new call if its id is new, whatever its index, or if it has neither id nor index; any other piece
-    without an index belongs to the last call.
+    Hosts use `index` in different ways: some omit it, and some send 0 for every call. So a piece with a name begins a
+    new call if its id is new, whatever its index, or if it has neither an id nor an index. Any other piece without an
+    index belongs to the last call.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,10 @@ class Calls:
         self._by_index: dict[int | str | None, _Call] = {}
 
     def feed(self, piece: CallPiece) -> ToolDelta | None:
-        """The delta of one piece, or None if it brings nothing new. `id` and `name` are in a call's first one only."""
+        """Return the delta of one piece, or None if it contains nothing new. Only a call's first delta has id and name.
+
+        A host may send the id and the name in separate pieces; each is then in the delta of its piece.
+        """
         function = piece.function or FunctionPiece()
         index = int(piece.index) if isinstance(piece.index, str) and _is_number(piece.index) else piece.index
         id_ = mend("" if piece.id is None else str(piece.id))
@@ -78,11 +81,11 @@ class Calls:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9  # longer ones are no index, and int() has a limit
+    return text.isascii() and text.isdigit() and len(text) <= 9  # int() raises for very long numbers
 
 
 def turn_of(deltas: Iterable[ToolDelta]) -> list[dict[str, Any]]:
-    """The calls as `tool_calls` of an assistant message, their arguments as they came: this protocol takes text.
+    """Return the calls as `tool_calls` of an assistant message. The arguments stay JSON text, as the protocol requires.
 
     >>> turn_of([ToolDelta(0, "t", "f", '{"a"'), ToolDelta(0, arguments=":1}")])
     [{'id': 't', 'type': 'function', 'function': {'name': 'f', 'arguments': '{"a":1}'}}]

@@ -1,4 +1,4 @@
-"""The host's side of chat completions, for the built-in model: it reads a request and writes the records of a reply."""
+"""The host's side of chat completions, for the built-in demo model: reads requests, writes the records of replies."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ ERROR = "application/json"
 
 
 class HostRequest(NamedTuple):
-    """What the built-in model looks at."""
+    """The parts of a request that the demo model uses."""
 
     model: str
-    #: all that the user said
+    #: the text of all user messages
     prompt: str
-    #: the text of an assistant turn at the end
+    #: the text of the last message if it is the assistant's
     prefill: str
     stop: tuple[str, ...]
     max_tokens: int | None
 
 
 def read_request(body: bytes) -> HostRequest:
-    """A request's body, taken apart."""
+    """Parse the body of a request."""
     fields: dict[str, Any] = msgspec.json.decode(body)
     messages = fields["messages"]
     last = messages[-1]
@@ -38,19 +38,22 @@ def read_request(body: bytes) -> HostRequest:
 
 
 def text(piece: str) -> bytes:
-    """The record of a piece of the reply."""
+    """Return the record for a piece of the reply."""
     return _record({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
 
 
 def end(*, is_cut: bool, prompt_tokens: int, completion_tokens: int) -> bytes:
-    """The records after the last piece: why it ended (at the token limit, or by itself), the usage, the end."""
+    """Return the records after the last piece: the finish reason, the usage and the end of the stream.
+
+    `is_cut` means that the reply reached the token limit.
+    """
     finish = _record({"choices": [{"index": 0, "delta": {}, "finish_reason": "length" if is_cut else "stop"}]})
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     return finish + _record({"choices": [], "usage": usage}) + b"data: [DONE]\n\n"
 
 
 def error(message: str) -> bytes:
-    """The body of an error that is the caller's."""
+    """Return the body of an error response for an invalid request."""
     return msgspec.json.encode({"error": {"type": "invalid_request_error", "message": message}})
 
 

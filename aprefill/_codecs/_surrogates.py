@@ -1,7 +1,7 @@
-"""Surrogate halves: pairs cut in two are joined, lone ones replaced.
+"""Joins surrogate pairs that were split between two deltas, and replaces lone surrogates.
 
-A host that escapes its JSON in UTF-16 units can send one character in two deltas, `"\\ud83d"` and `"\\ude00"`. Handed
-on as they are, they break the caller's `.encode()`.
+A host that escapes its JSON in UTF-16 units can send one character in two deltas, `"\\ud83d"` and `"\\ude00"`. If they
+were passed on unchanged, the caller's `.encode()` would raise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def mend(text: str) -> str:
-    """`text` with surrogate pairs joined and lone halves replaced by U+FFFD.
+    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD.
 
     >>> mend("a" + chr(0xD83D) + chr(0xDE00) + chr(0xD83D))
     'a😀�'
@@ -26,7 +26,7 @@ def mend(text: str) -> str:
 
 
 def mend_all(value: Any) -> Any:
-    """`value` (what JSON can hold) with every string in it mended. Raises RecursionError if it is nested too deep."""
+    """Apply `mend` to every string in a JSON value. Raises RecursionError if the value is nested too deeply."""
     if isinstance(value, str):
         return mend(value)
     if isinstance(value, dict):
@@ -37,10 +37,10 @@ def mend_all(value: Any) -> Any:
 
 
 class Joiner:
-    """Text of several channels, piece by piece; a pair cut between two pieces of one channel comes out whole.
+    """Joins surrogate pairs that are split between two pieces of one channel.
 
-    A channel is ``"text"``, ``"reasoning"``, or the index of a tool call. It keeps at most one character a channel:
-    the high half that a piece ended with.
+    A channel is ``"text"``, ``"reasoning"``, or the index of a tool call. The joiner holds at most one character per
+    channel: the high surrogate at the end of the last piece.
 
     >>> joiner = Joiner()
     >>> joiner.feed("text", "a" + chr(0xD83D)), joiner.feed("text", chr(0xDE00) + "b")
@@ -62,7 +62,7 @@ class Joiner:
         return mend(text)
 
     def close(self) -> list[Delta]:
-        """One U+FFFD for every channel whose last half never got its other half."""
+        """Return one U+FFFD for every channel whose last piece ended with a high surrogate."""
         deltas: list[Delta] = []
         for channel in self._high:
             if isinstance(channel, int):

@@ -1,6 +1,6 @@
-"""What a request switches on, and which of its fields have the same meaning: in the spellings of all hosts that we know.
+"""Which settings a request switches on, and which body fields have the same meaning, for all hosts that we know.
 
-Gateways hand each other's fields on, so a field of one protocol may stand in a request of another one.
+Gateways pass on fields that they do not know, so a request of one protocol may contain a field of another protocol.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: How hosts, engines and libraries call the limit for the tokens of a reply.
+#: The names that hosts, engines and libraries use for the token limit of a reply.
 TOKEN_LIMITS = (
     "max_tokens",
     "max_completion_tokens",
@@ -18,16 +18,16 @@ TOKEN_LIMITS = (
     "num_predict",
 )
 
-#: Body fields of many hosts that constrain the reply: a schema, a grammar, a pattern, a choice.
+#: Body fields, of various hosts, that constrain the reply to a schema, a grammar, a pattern or a choice.
 _CONSTRAINTS = (
     "format",  # Ollama
-    "json_schema",  # llama.cpp, which treats it as it does `response_format`
+    "json_schema",  # llama.cpp, which treats it like `response_format`
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",  # vLLM
     "regex", "ebnf", "structural_tag",  # SGLang
 )  # fmt: skip
 
-#: argument -> fields in which some host has the same setting, so that one of them undoes or outvotes the argument.
-#: `stop_token_ids` is not among them: it adds to `stop=`.
+#: Argument -> fields that are the same setting on some host, so that such a field overrides the argument.
+#: `stop_token_ids` is not included, because it adds to `stop=` and does not override it.
 _SAME: dict[str, tuple[str, ...]] = {
     "max_tokens": TOKEN_LIMITS,
     "stop": ("stop_sequences",),
@@ -39,9 +39,9 @@ _TEMPLATE_SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")
 
 
 def same_setting(argument: str, extra: Mapping[str, Any]) -> str | None:
-    """A field of `extra` that has the same setting as an argument, under another name."""
+    """Return a field of `extra` that is the same setting as an argument under another name, or None."""
     for name in _SAME.get(argument, ()):
-        # what is empty constrains nothing; `enable_thinking` may be False
+        # An empty constraint has no effect. For other settings a false value counts: `enable_thinking` may be False.
         if extra.get(name) if argument == "response_format" else extra.get(name) is not None:
             return name
     template = extra.get("chat_template_kwargs")
@@ -51,7 +51,7 @@ def same_setting(argument: str, extra: Mapping[str, Any]) -> str | None:
 
 
 def settings_in_use(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that are on, and what the caller calls each: what to change. See `Codec.settings_in_use`.
+    """Return the settings that are on, each with the argument or field to change. See `Codec.settings_in_use`.
 
     >>> settings_in_use({"thinking": {"type": "enabled"}}, {"tools": [{}]})
     {'thinking': 'thinking', 'tools': "extra['tools']"}
@@ -102,7 +102,7 @@ def _thinks(value: Any) -> bool:
 
 
 def _is_forced(choice: Any) -> bool:
-    if isinstance(choice, Mapping):  # `function_call` names the function and nothing else
+    if isinstance(choice, Mapping):  # `function_call` has only the function's name, no type
         return bool(choice) and choice.get("type") not in ("auto", "none")
     return choice not in (None, "", "auto", "none")
 
@@ -112,7 +112,7 @@ def _constrains(value: Any) -> bool:
 
 
 def is_tool_result(turn: Mapping[str, Any]) -> bool:
-    """Whether a turn is a tool's result, or holds one."""
+    """Whether a message is or contains the result of a tool call."""
     content = turn.get("content")
     return turn.get("role") == "tool" or (isinstance(content, list) and any(_is_result(part) for part in content))
 

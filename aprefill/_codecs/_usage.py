@@ -1,4 +1,4 @@
-"""Token counts, out of whatever object the host counts them in."""
+"""Reads token counts from the usage objects of different hosts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: `Usage` field -> the paths it may be found at; the first that holds a count wins.
+#: `Usage` field -> the paths where the count may be. The first path that has a count is used.
 Table: TypeAlias = "Mapping[str, tuple[tuple[str, ...], ...]]"
 
-#: A larger number is no count of tokens, and JSON encoders refuse it.
+#: A larger number is not a plausible token count, and some JSON encoders reject it.
 _MOST = 2**53
 
 
 def count(usage: Any, table: Table) -> Mapping[str, int]:
-    """The fields of `Usage` that `usage` has a count for.
+    """Return the fields of `Usage` for which `usage` has a count.
 
-    Anything that is no count is passed over: nobody's reply should end because of its bill.
+    A value that is not a count is ignored, because a wrong count must not end a reply.
 
     >>> table = {"input_tokens": (("prompt",),), "cache_read_tokens": (("details", "cached"), ("cached",))}
     >>> count({"prompt": 3, "details": {"cached": None}, "cached": 2}, table)

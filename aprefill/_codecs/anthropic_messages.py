@@ -1,7 +1,7 @@
 """Anthropic's Messages protocol: api.anthropic.com, Vertex, Foundry, Bedrock's InvokeModel, engines' `/v1/messages`.
 
-The end is `message_stop` or, on hosts that leave it out, the body's end, once a stop reason was seen; without one the
-stream was cut. Text after `message_stop` is not taken.
+A stream ends with `message_stop`. Some hosts omit this record: there the stream ends with the body, if a stop reason
+was received. Without a stop reason, the stream was truncated. Text after `message_stop` is ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from aprefill._deltas import Delta, Message, ModelInput, Record
 
-#: stop_reason -> ours (anthropic 2.12.0, types/stop_reason.py)
+#: Anthropic's stop_reason -> `StopReason` (anthropic 2.12.0, types/stop_reason.py)
 STOP_REASONS = {
     "end_turn": StopReason.END,
     "max_tokens": StopReason.MAX_TOKENS,
@@ -46,7 +46,7 @@ STOP_REASONS = {
     "model_context_window_exceeded": StopReason.CONTEXT_WINDOW,
 }
 
-#: Usage field -> where the host counts it. Counts are cumulative: a later one replaces an earlier one.
+#: `Usage` field -> the paths of the count in the host's usage. A later count replaces an earlier one.
 _COUNTS = {
     "input_tokens": (("input_tokens",),),
     "output_tokens": (("output_tokens",),),
@@ -64,7 +64,7 @@ class _Delta(Struct, gc=False):
     signature: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
-    # of a compaction block
+    # fields of a compaction block
     content: Any = None
     encrypted_content: Any = None
 
@@ -75,12 +75,12 @@ class _Delta(Struct, gc=False):
 
 class _Event(Struct, gc=False):
     type: str = ""
-    index: int | str | None = None  # some hosts send it as text
+    index: int | str | None = None  # some hosts send the number as text
     delta: _Delta | None = None
     content_block: dict[str, Any] | None = None
     message: Any = None
     usage: Any = None
-    # of the Text Completions API, retired
+    # field of the Text Completions API, which was retired
     completion: str | None = None
 
     @staticmethod
@@ -88,7 +88,7 @@ class _Event(Struct, gc=False):
         return _NEEDED.get(str(value.get("type")), ())
 
 
-#: Event -> what may hold text of the reply.
+#: Event -> the fields that may contain text of the reply.
 _NEEDED = {
     "content_block_start": ("content_block",),
     "content_block_delta": ("delta",),
@@ -111,23 +111,25 @@ class AnthropicDecoder:
     >>> decoder.close()
     ()
 
-    Tools that the host runs itself (`server_tool_use`, `mcp_tool_use`) give no `ToolDelta`: there is nothing for the
-    caller to do. They are in the turn for the next request. A `message_start` in mid-stream (a gateway that began again
-    upstream) starts a new turn if its id is new: the old one's blocks leave it, text that was handed out stays.
+    Tools that the host runs itself (`server_tool_use`, `mcp_tool_use`) give no `ToolDelta`, because the caller does not
+    have to run them. They are part of the assistant message for the next request.
+
+    A second `message_start` with a new id means that a gateway has repeated the request upstream. The blocks of the
+    first message are dropped from the assistant message. Text that was handed out is kept.
     """
 
     def __init__(self) -> None:
         self._over = False
         self._finished = False
-        # the blocks that were started, by the host's index, and how many there were of all messages
+        # the blocks of the current message by the host's index, and the number of blocks in all messages
         self._blocks: dict[int | str, _Block] = {}
         self._count_blocks = 0
         self._calls = 0
         self._message_id: str | None = None
         self._usage: dict[str, int] = {}
-        # a stop reason that came with message_start, for a message whose blocks come whole
+        # the stop reason in message_start, which is there if a gateway sends a complete message as a stream
         self._early: FinishDelta | None = None
-        # set by the first record that msgspec refuses; only such records can hold half a surrogate pair
+        # set by the first record that msgspec rejects; only such records can contain a lone surrogate
         self._joiner: Joiner | None = None
 
     # --- the protocol of a decoder ----------------------------------------------------------------------------
@@ -138,7 +140,7 @@ class AnthropicDecoder:
         try:
             event = _fast(record.data)
         except UNREADABLE:
-            pass  # outside of the except clause nothing is chained: a UnicodeDecodeError carries the text
+            pass  # Continue outside the handler, so that no error is chained: a UnicodeDecodeError contains the text.
         else:
             # Nearly every record of a reply is a text delta.
             if event.type == "content_block_delta" and self._joiner is None:
@@ -161,7 +163,7 @@ class AnthropicDecoder:
         return (*deltas, *self._end())
 
     def _is_terminal(self, record: Record) -> bool:
-        """Whether a record that was never dispatched is whole, and is the end itself."""
+        """Whether a record that has no blank line after it is complete and is the protocol's end."""
         try:
             event = _READER.read(record.data)
         except ProtocolError:
@@ -177,12 +179,12 @@ class AnthropicDecoder:
         if names_error(record.event, record.data):
             return self._error(record)
         data = record.data.strip()
-        if not data or data == b"[DONE]":  # gateways that also speak openai_chat; neither is an end here
+        if not data or data == b"[DONE]":  # gateways that also support openai_chat send these; neither is an end here
             return ()
         try:
             event = _READER.slow(data)
         except ProtocolError:
-            if says_error(loads(data)):  # a gateway's own, of another shape
+            if says_error(loads(data)):  # a gateway's error, in another format
                 return self._error(record)
             raise
         if self._joiner is None:
@@ -199,7 +201,7 @@ class AnthropicDecoder:
         if not event.type:
             if says_error(loads(record.data)):
                 return self._error(record)
-            if not kind or kind in {"message", "chunk"}:  # the framing's own words, not Anthropic's
+            if not kind or kind in {"message", "chunk"}:  # default names of SSE and AWS event streams, not Anthropic's
                 raise ProtocolError("a record has no `type`")
         return ()
 
@@ -219,7 +221,7 @@ class AnthropicDecoder:
         reason, sequence = message.get("stop_reason"), message.get("stop_sequence")
         if isinstance(reason, str):
             self._early = _finish(reason, sequence if isinstance(sequence, str) else None)
-        # text that is there from the start: gateways send that which make a stream of a whole reply
+        # a gateway that sends a complete reply as a stream puts text into message_start
         content = message.get("content")
         for block in content if isinstance(content, list) else []:
             if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
@@ -253,7 +255,7 @@ class AnthropicDecoder:
         return block
 
     def _block(self, index: int | str | None) -> _Block | None:
-        """The block of that index; without an index, the last one opened."""
+        """Return the block with that index; without an index, return the last block."""
         if index is not None:
             return self._blocks.get(index)
         return next(reversed(self._blocks.values()), None)
@@ -267,7 +269,7 @@ class AnthropicDecoder:
             return self._text(_needed(delta.text, "text_delta", "text"))
         block = self._block(event.index)
         if kind == "thinking_delta":
-            if block is None:  # a host that opens no blocks
+            if block is None:  # some hosts do not send content_block_start
                 block = self._open(event.index, _Block({"type": "thinking"}, self._count_blocks))
                 return (BlockDelta("start", block.number, block.start), *self._think(delta.thinking or ""))
             if delta.thinking is None:
@@ -277,7 +279,7 @@ class AnthropicDecoder:
             return ()
         if kind == "input_json_delta":
             part = delta.partial_json
-            if isinstance(part, dict | list):  # the input itself
+            if isinstance(part, dict | list):  # some hosts send the input as an object, not as JSON text
                 part = within_depth(dumps, part)
             return self._arguments(block, part) if isinstance(part, str) else ()
         if kind == "signature_delta" and delta.signature is not None:
@@ -296,7 +298,7 @@ class AnthropicDecoder:
         return self._whole_input(block)
 
     def _whole_input(self, block: _Block) -> Sequence[Delta]:
-        """The call's input is what it started with if no piece of it came, so that its pieces always join to JSON."""
+        """Return the input of the call's first record if no piece of input came. So the pieces always join to JSON."""
         if block.call is None or block.has_input:
             return ()
         return self._arguments(block, within_depth(dumps, block.start.get("input") or {}))
@@ -310,7 +312,7 @@ class AnthropicDecoder:
 
     def _stop_message(self, event: _Event) -> Sequence[Delta]:
         deltas: list[Delta] = []
-        for block in self._blocks.values():  # of hosts that stop no blocks
+        for block in self._blocks.values():  # some hosts do not send content_block_stop
             deltas += self._whole_input(block)
         return (*deltas, *self._end())
 
@@ -322,7 +324,7 @@ class AnthropicDecoder:
         return [*deltas, EndDelta()]
 
     def _completion(self, event: _Event) -> Sequence[Delta]:
-        # Its text is the reply's, but that API has no message_stop: such a stream ends as a cut.
+        # The text is text of the reply. That API has no message_stop, so such a stream ends with `Truncated`.
         return self._text(_needed(event.completion, "completion", "completion"))
 
     # --- values -----------------------------------------------------------------------------------------------
@@ -356,14 +358,14 @@ class AnthropicDecoder:
 
 
 class _Block:
-    """One content block: how it started, its number in the stream, and which of the reply's calls it is."""
+    """One content block: its first record, its number in the stream, and the number of its tool call."""
 
     __slots__ = ("call", "has_input", "number", "start")
 
     def __init__(self, start: dict[str, Any], number: int) -> None:
         self.start = start
         self.number = number
-        #: None for every kind of block but the caller's own tools
+        #: number of the tool call; None if the block is not a call of one of the caller's own tools
         self.call: int | None = None
         self.has_input = False
 
@@ -385,7 +387,7 @@ def _finish(reason: str, sequence: str | None) -> FinishDelta:
 
 
 def _text_of(value: Any) -> str:
-    """An id or a name; some hosts send a number."""
+    """Return an id or a name as text. Some hosts send a number."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else ""
@@ -398,9 +400,9 @@ def _needed(text: str | None, where: str, field: str) -> str:
 
 
 def _hoist(system: str | None, messages: tuple[Message, ...]) -> tuple[Any, list[Message]]:
-    """The top-level `system` and the messages after the leading system ones, which Messages does not take there.
+    """Move the system messages at the start of `messages` into the field `system`, as the protocol requires.
 
-    It is a str, or a list of blocks if one of the contents was a list.
+    Returns `system` and the other messages. `system` is a str, or a list of blocks if one of the contents is a list.
     """
     contents: list[Any] = [] if system is None else [system]
     first = 0
@@ -417,7 +419,7 @@ def _hoist(system: str | None, messages: tuple[Message, ...]) -> tuple[Any, list
 
 
 class AnthropicMessages(JsonCodec):
-    """The codec. `response_format` goes to `output_config.format`, where this protocol has it."""
+    """The codec of Anthropic's Messages protocol. It sends `response_format` as `output_config.format`."""
 
     name = "anthropic_messages"
     stop_reasons = STOP_REASONS
@@ -437,7 +439,7 @@ class AnthropicMessages(JsonCodec):
     def path(self, model_input: ModelInput) -> str:
         return "/v1/messages"
 
-    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+    def body(self, model_input: ModelInput) -> dict[str, Any]:
         system, messages = _hoist(model_input.system, model_input.messages)
         body: dict[str, Any] = {"model": model_input.model}
         if model_input.max_tokens is not None:
@@ -455,8 +457,10 @@ class AnthropicMessages(JsonCodec):
             body["tools"] = list(model_input.tools)
         if model_input.response_format is not None:
             body["output_config"] = {"format": model_input.response_format}
-        body |= self.streaming
-        body = self.merge(self.merge(body, model_input.fields), model_input.extra)
+        return {**body, **self.streaming}
+
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        body = super().encode(model_input)
         if "max_tokens" not in body:
             raise UsageError("this protocol needs a token limit", Words("pass {max_tokens}"))
         return body

@@ -1,7 +1,8 @@
-"""Chat completions, as OpenAI began it and some thirty hosts and engines speak it.
+"""OpenAI's Chat Completions protocol, which about thirty hosts and engines support.
 
-The end is `data: [DONE]` or, on hosts that leave it out, the body's end, once a `finish_reason` was seen; without one
-the stream was cut. What comes between the two still counts: usage does on every host, and some repeat the finish.
+A stream ends with `data: [DONE]`. Some hosts omit it: there the stream ends with the body, if a `finish_reason` was
+received. Without a `finish_reason`, the stream was truncated. Records between the `finish_reason` and the end still
+count: they contain the usage, and some hosts repeat the `finish_reason`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from aprefill._deltas import Delta, Message, ModelInput, Record
 
-#: finish_reason -> ours
+#: The host's finish_reason -> `StopReason`
 STOP_REASONS = {
     "stop": StopReason.END,
     "length": StopReason.MAX_TOKENS,
@@ -34,23 +35,23 @@ STOP_REASONS = {
     "content_filter": StopReason.REFUSAL,
     # Mistral (mistralai 3.7.0, completionresponsestreamchoice.py)
     "model_length": StopReason.CONTEXT_WINDOW,
-    # TGI and Together hand their engine's word on
+    # TGI and Together pass on their engine's reason
     "eos_token": StopReason.END,
     "eos": StopReason.END,
     "stop_sequence": StopReason.STOP_SEQUENCE,
     # Zhipu
     "sensitive": StopReason.REFUSAL,
     "model_context_window_exceeded": StopReason.CONTEXT_WINDOW,
-    # gateways that hand Anthropic's words on
+    # gateways that pass on Anthropic's reasons
     "end_turn": StopReason.END,
     "max_tokens": StopReason.MAX_TOKENS,
     "tool_use": StopReason.TOOL_USE,
     "refusal": StopReason.REFUSAL,
 }
-#: Finish reasons that mean the host failed: Mistral and OpenRouter, DeepSeek, Zhipu.
+#: Finish reasons that mean that the host failed: of Mistral and OpenRouter, of DeepSeek, of Zhipu.
 FAILURES = {"error", "insufficient_system_resource", "network_error"}
 
-#: Usage field -> where hosts count it.
+#: `Usage` field -> the paths of the count in the usage of different hosts.
 _COUNTS = {
     "input_tokens": (("prompt_tokens",),),
     "output_tokens": (("completion_tokens",),),
@@ -64,22 +65,26 @@ _COUNTS = {
     "reasoning_tokens": (("completion_tokens_details", "reasoning_tokens"),),
 }
 
-#: Body fields that OpenAI takes no prediction with: https://platform.openai.com/docs/guides/predicted-outputs
+#: Body fields with which OpenAI refuses a prediction: https://platform.openai.com/docs/guides/predicted-outputs
 _NO_PREDICTION = {
     "audio", "frequency_penalty", "functions", "logprobs", "max_completion_tokens", "max_tokens", "modalities", "n",
     "presence_penalty", "tools", "top_logprobs",
 }  # fmt: skip
 
 _DONE = b"[DONE]"
-_DONE_ALONE = '[DONE] came without a finish_reason (for a host that never sends one, set end = "done" in its row of the support table)'
-#: Names that say nothing about a record without `choices`: the chunk's own, and the event stream's defaults.
+_DONE_ALONE = (
+    "[DONE] came without a finish_reason "
+    '(for a host that never sends one, set end = "done" in its row of the support table)'
+)
+#: Names of a normal chunk, and default names of the event stream. A record without `choices` and with another name is
+#: an event that the host has added.
 _CHUNK_NAMES = {"", "message", "data", "chunk", "chat.completion.chunk", "chat.completion"}
 
 
 class _Delta(Struct, gc=False):
     content: str | list[Any] | None = None
     reasoning_content: str | list[Any] | None = None
-    reasoning: Any = None  # on some hosts an object, which is not text
+    reasoning: Any = None  # some hosts send an object that is not text
     tool_calls: list[CallPiece] | None = None
     refusal: str | None = None
     function_call: FunctionPiece | None = None
@@ -90,12 +95,12 @@ class _Delta(Struct, gc=False):
 
 
 class _Choice(Struct, gc=False):
-    index: int | str | None = None  # some hosts send it as text
+    index: int | str | None = None  # some hosts send the number as text
     delta: _Delta | None = None
-    message: _Delta | None = None  # gateways that make a stream of a whole reply
-    text: str | None = None  # those that stream the completions API behind this one
+    message: _Delta | None = None  # from gateways that send a complete reply as a stream
+    text: str | None = None  # from gateways that pass on records of the completions API
     finish_reason: str | None = None
-    stop_reason: Any = None  # vLLM: the sequence or token that stopped it
+    stop_reason: Any = None  # vLLM: the stop sequence or stop token that ended the reply
     matched_stop: Any = None  # SGLang: the same
     usage: Any = None  # Moonshot
 
@@ -131,9 +136,9 @@ class OpenAIChatDecoder:
     >>> decoder.decode(Record(b"[DONE]"))
     [EndDelta()]
 
-    The reply is choice 0; others are passed over. A refusal (`delta.refusal`) is text of the reply: it is what the
-    model answers, and the reply would be empty without it; the stop reason is then `REFUSAL`. A host that repeats
-    `finish_reason` gives a `FinishDelta` each time. A finish that means failure gives it and an `ErrorDelta`.
+    The reply is choice 0. Other choices are ignored. The text of a refusal (`delta.refusal`) is text of the reply,
+    because the reply would be empty without it; the stop reason is then `REFUSAL`. If a host repeats `finish_reason`,
+    each one gives a `FinishDelta`. A `finish_reason` that means failure gives a `FinishDelta` and an `ErrorDelta`.
     """
 
     def __init__(self, *, end: str = "strict") -> None:
@@ -142,7 +147,7 @@ class OpenAIChatDecoder:
         self._finished = False
         self._declined = False
         self._calls: Calls | None = None
-        # set by the first record that msgspec refuses; only such records can hold half a surrogate pair
+        # set by the first record that msgspec rejects; only such records can contain a lone surrogate
         self._joiner: Joiner | None = None
 
     # --- the protocol of a decoder ----------------------------------------------------------------------------
@@ -153,7 +158,7 @@ class OpenAIChatDecoder:
         try:
             chunk = _fast(record.data)
         except UNREADABLE:
-            pass  # outside of the except clause nothing is chained: a UnicodeDecodeError carries the text
+            pass  # Continue outside the handler, so that no error is chained: a UnicodeDecodeError contains the text.
         else:
             return self._map(chunk, record)
         return self._decode_unreadable(record)
@@ -167,7 +172,7 @@ class OpenAIChatDecoder:
             if deltas and type(deltas[-1]) in {EndDelta, ErrorDelta}:
                 return deltas
         if not self._finished:
-            raise Truncated("no finish_reason came, nor [DONE]")
+            raise Truncated("neither a finish_reason nor [DONE] came")
         return [*deltas, *self._end()]
 
     # --- records ----------------------------------------------------------------------------------------------
@@ -185,7 +190,7 @@ class OpenAIChatDecoder:
         try:
             chunk = _READER.slow(data)
         except ProtocolError:
-            if says_error(loads(data)):  # Google's list around it, or a field of another type beside it
+            if says_error(loads(data)):  # inside a list (Google), or beside a field of a wrong type
                 return self._fail(error_from(record), [])
             raise
         if self._joiner is None:
@@ -215,11 +220,11 @@ class OpenAIChatDecoder:
         return deltas
 
     def _without_choices(self, record: Record) -> Sequence[Delta]:
-        """An error in one of its many shapes, or an event of another kind."""
+        """Return the deltas of a record without `choices`: an error in one of many formats, or another event."""
         value = loads(record.data)
         if names_error(record.event, record.data) or says_error(value):
             return self._fail(error_from(record), [])
-        # A name of its own, other than the chunk's, makes it an event of the host's making.
+        # A record with a name other than a chunk's is an event that the host has added.
         value = value if isinstance(value, dict) else {}
         names = (record.event, value.get("type"), value.get("object"))
         if "choices" in value or any(isinstance(name, str) and name not in _CHUNK_NAMES for name in names):
@@ -229,12 +234,12 @@ class OpenAIChatDecoder:
         raise ProtocolError("a chunk has no `choices`")
 
     def _choose(self, choice: _Choice, deltas: list[Delta]) -> str:
-        """Adds the deltas of one choice; gives the finish reason if it means that the host failed."""
+        """Append the deltas of one choice. Return the finish reason if it means that the host failed, else ``""``."""
         delta = choice.delta if choice.delta is not None else choice.message
         if choice.text and delta is None:
             self._say(choice.text, deltas)
         if delta is not None:
-            thought = delta.reasoning_content or delta.reasoning  # the same text on hosts that send both
+            thought = delta.reasoning_content or delta.reasoning  # hosts that send both send the same text in both
             if thought:
                 self._think(thought, deltas)
             content = delta.content
@@ -254,7 +259,7 @@ class OpenAIChatDecoder:
         if choice.usage is not None:
             self._count(choice.usage, deltas)
         reason = choice.finish_reason
-        if not reason:  # some hosts send "" for null
+        if not reason:  # some hosts send "" instead of null
             return ""
         self._finished = True
         sequence = choice.stop_reason if isinstance(choice.stop_reason, str) else choice.matched_stop
@@ -269,7 +274,7 @@ class OpenAIChatDecoder:
         return reason if reason in FAILURES else ""
 
     def _is_terminal(self, record: Record) -> bool:
-        """Whether a record that was never dispatched is whole, and is the end itself."""
+        """Whether a record that has no blank line after it is complete and is the protocol's end."""
         if record.data.strip() == _DONE:
             return True
         try:
@@ -297,9 +302,10 @@ class OpenAIChatDecoder:
             deltas.append(ReasoningDelta(thought))
 
     def _parts(self, parts: list[Any], deltas: list[Delta]) -> None:
-        """Mistral's content as a list: text and thinking parts; references and other kinds carry no text.
+        """Append the deltas of a content that is a list (Mistral): text parts and thinking parts.
 
-        A kind that is not known here but has a `text` is text: losing it in silence would be worse.
+        References and other kinds of parts have no text. A part of an unknown kind counts as text if it has a `text`,
+        because losing text silently would be worse.
         """
         for part in parts:
             if isinstance(part, str):
@@ -341,7 +347,7 @@ class OpenAIChatDecoder:
 
 
 def _plain(parts: Any) -> str:
-    """The text of a list of text parts, `[{"type": "text", "text": ...}]`; of anything else, nothing."""
+    """Return the text of a str or of a list of text parts, `[{"type": "text", "text": ...}]`; else ``""``."""
     if not isinstance(parts, list):
         return parts if isinstance(parts, str) else ""
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
@@ -349,11 +355,11 @@ def _plain(parts: Any) -> str:
 
 
 class OpenAIChat(JsonCodec):
-    """The codec. Tools, `response_format` and `thinking` go out as the caller wrote them."""
+    """The codec of Chat Completions. It sends tools, `response_format` and `thinking` unchanged."""
 
     name = "openai_chat"
-    #: `strict`: see the module. `done`: the complete replies of some hosts carry `finish_reason: null` (Ollama); there
-    #: `[DONE]` alone is the end.
+    #: `strict`: see the module's docstring. `done`: `[DONE]` alone is the end, for hosts that send complete replies
+    #: with `finish_reason: null` (Ollama).
     end_rules = ("strict", "done")
     stop_reasons = STOP_REASONS
     arguments: Mapping[str, tuple[str, ...]] = {
@@ -371,7 +377,7 @@ class OpenAIChat(JsonCodec):
     def path(self, model_input: ModelInput) -> str:
         return "/chat/completions"
 
-    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+    def body(self, model_input: ModelInput) -> dict[str, Any]:
         messages = list(model_input.messages)
         if model_input.system is not None:
             messages.insert(0, {"role": "system", "content": model_input.system})
@@ -389,20 +395,19 @@ class OpenAIChat(JsonCodec):
         if model_input.response_format is not None:
             body["response_format"] = model_input.response_format
         body |= self.streaming
-        body["stream_options"] = {"include_usage": True}
         own = {*model_input.fields, *model_input.extra}
-        if not model_input.asks_usage and "stream_options" not in own:
-            del body["stream_options"]
+        if model_input.asks_usage or "stream_options" in own:
+            body["stream_options"] = {"include_usage": True}
         if model_input.prediction and not _NO_PREDICTION & {*body, *own}:
             body["prediction"] = {"type": "content", "content": model_input.prediction}
-        return self.merge(self.merge(body, model_input.fields), model_input.extra)
+        return body
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         self.check_end_rule(end)
         return OpenAIChatDecoder(end=end)
 
     def message(self, parts: Sequence[str | Delta], *, lead: str = "") -> Message:
-        """Reasoning is left out: Mistral refuses a request that carries it, DeepSeek's older models too."""
+        """Return the assistant message, without reasoning: Mistral and DeepSeek's older models refuse reasoning."""
         text = lead + "".join(part for part in parts if isinstance(part, str))
         calls = turn_of(part for part in parts if isinstance(part, ToolDelta))
         if not calls:

@@ -1,4 +1,4 @@
-"""How bytes get to a host and back. Pumps: all awaiting, no parsing, no policy."""
+"""Transports: they send a request to a host and read the response. They do not parse, and do not retry."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HttpRequest:
-    """One POST. It has no repr: it holds the key and the prompt."""
+    """One POST request. It has no repr, because it contains the key and the prompt."""
 
     url: str
     headers: Mapping[str, str]
     body: bytes
-    #: the protocol's own path, at the end of `url`
+    #: the path that the protocol appends to the base URL; `url` ends with it
     path: str
-    #: how long the connection may take to be made, in seconds; None: no limit
+    #: connect timeout in seconds; None: no limit
     connect_s: float | None = None
 
 
 class Response(Protocol):
-    """An open response. Whoever opened it closes it, once."""
+    """An open response. The code that opened it must close it, once."""
 
     #: HTTP status
     status: int
-    #: names in lower case
+    #: HTTP headers, with names in lower case
     headers: Mapping[str, str]
-    #: awaits one network read of the body; raises `StopAsyncIteration` at its end, or a foreign error
+    #: awaits one network read of the body; raises `StopAsyncIteration` at its end, or an error of the HTTP library
     receive: Callable[[], Awaitable[bytes]]
 
     def secrets(self) -> set[str]:
-        """What the request had in its headers that nobody must repeat; asked for when something went wrong."""
+        """Return the secret header values of the request that was sent. Used to redact errors."""
         ...
 
     def url(self) -> str:
-        """Where the request went, without its query; asked for when something went wrong."""
+        """Return the URL of the request that was sent, without its query. Used in errors."""
         ...
 
     def kill(self) -> bool:
-        """Shut the connection down now, without awaiting; from any thread. False where that cannot be done."""
+        """Shut the connection down now, without awaiting, from any thread. Return False if that is not possible."""
         ...
 
     @property
     def can_kill(self) -> bool:
-        """Whether `kill` would work: not over HTTP/2, where it would cut the neighbours, nor without a socket."""
+        """Whether `kill` would work. It needs a socket, and not HTTP/2, where it would end other streams too."""
         ...
 
     async def aclose(self) -> None:
-        """Give the connection back, or close it if the body was not read to its end. Disarms `kill` first."""
+        """Return the connection to its pool, or close it if the body was not read completely. Disarms `kill` first."""
         ...
 
 
 class Transport(Protocol):
-    """A way to a host."""
+    """A way to send requests to a host."""
 
     async def open(self, request: HttpRequest) -> Response:
         """Send `request` and wait for the status and headers. Never follows a redirect."""
         ...
 
     async def aclose(self) -> None:
-        """Close what this transport owns; a caller's client is not touched."""
+        """Close the transport's own connections. The caller's client is not closed."""
         ...

@@ -1,4 +1,4 @@
-"""The one table through which other people's exceptions become ours."""
+"""Translates the exceptions of HTTP libraries and SDKs into aprefill's errors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .._words import Words
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Class name, as httpx2, httpx and their cores share it -> what happened. Matched along the class's MRO, so that a
-#: subclass takes its parent's row, and no library has to be imported for its names.
+#: Class name -> what happened. httpx2, httpx and their cores use the same names. The names are compared with the MRO of
+#: the exception's class, so that subclasses match too and no library has to be imported.
 _REASONS: dict[str, str] = {
     "ConnectTimeout": "the connection took too long",
     "ReadTimeout": "the client's own read timeout ran out",
@@ -26,7 +26,7 @@ _REASONS: dict[str, str] = {
     "WriteError": "the connection was closed while the request was sent",
     "CloseError": "the connection could not be closed",
     "RemoteProtocolError": "the host broke off or broke the HTTP protocol",
-    "LocalProtocolError": "the request is not valid HTTP, perhaps for a line end in its key",
+    "LocalProtocolError": "the request is not valid HTTP, perhaps because its key contains a line end",
     "ProxyError": "the proxy refused or broke off",
     "UnsupportedProtocol": "the URL's scheme is not http or https",
     "TooManyRedirects": "the host redirects",
@@ -38,7 +38,7 @@ _REASONS: dict[str, str] = {
     "BrokenResourceError": "the connection was reset",
     "ClosedResourceError": "the connection was closed",
     "EndOfStream": "the connection was closed",
-    # aiohttp's, below the SDKs' aiohttp client
+    # aiohttp, which the SDKs' aiohttp client uses
     "ConnectionTimeoutError": "the connection took too long",
     "SocketTimeoutError": "the client's own read timeout ran out",
     "ServerTimeoutError": "a timeout of the client's own ran out",
@@ -56,23 +56,23 @@ _REASONS: dict[str, str] = {
     "OSError": "the operating system reported an error",
 }
 
-#: What another try would meet again.
+#: Errors that would occur again on a retry.
 _FOR_GOOD = ("LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "SSLCertVerificationError")
 
-#: Names of connection errors of the libraries that fetch an SDK's credentials.
+#: Names of the connection errors of libraries that fetch an SDK's credentials.
 _FETCHING = {"HTTPClientError", "ConnectionError", "TransportError"}
 
-#: `__exit__` of what `contextlib.contextmanager` makes.
+#: The code of `__exit__` of a context manager made with `contextlib.contextmanager`.
 _EXIT = _GeneratorContextManager.__exit__.__code__
 
-#: Bugs are not the network's: these pass through unchanged.
+#: Errors that are not translated: aprefill's own errors, and bugs.
 _OURS = (AprefillError, AssertionError, AttributeError, NameError, TypeError)
 
 
 class ClientFailed(Exception):
-    """A client of the caller's, named by the argument, raised its cause before it sent anything.
+    """A client raised an error before it sent anything. The argument is the client's name; `__cause__` is the error.
 
-    `translate` makes it ours.
+    `translate` turns this exception into a `UsageError`.
     """
 
 
@@ -86,9 +86,10 @@ def translate(
     connect_s: float | None = None,
     received_bytes: int = 0,
 ) -> AprefillError | None:
-    """Our error for a foreign one, or None if `exc` is ours or a bug and must pass as it is.
+    """Return aprefill's error for an error of a library. Return None if `exc` is aprefill's own error or a bug.
 
-    Chain it (`raise ... from exc`): every `request` on the chain is removed here, for its headers hold the key.
+    Chain the error (`raise ... from exc`). This is safe: every `request` is removed here from the exceptions of the
+    chain, because its headers contain the key.
     """
     break_cycles(exc)
     if isinstance(exc, _OURS):
@@ -97,7 +98,9 @@ def translate(
         _scrub(link, redact)
     cause = _root(exc)
     if isinstance(cause, RuntimeError) and "no running event loop" in str(cause):
-        return UsageError("the client that was passed runs on asyncio alone, as aiohttp does", "pass one over httpx2")
+        return UsageError(
+            "the client that was passed runs only on asyncio, as aiohttp does", "pass a client that uses httpx2"
+        )
     if isinstance(exc, ClientFailed):
         if isinstance(cause, ImportError):
             return UsageError(
@@ -107,7 +110,7 @@ def translate(
         said = redact(" ".join(str(cause).split()))[:QUOTE_MAX]
         return UsageError(
             f"{exc} could not make the request ({type(cause).__name__}: {said})",
-            "check its credentials and what else it was made with",
+            "check its credentials and its other settings",
         )
     if isinstance(cause, RuntimeError) and "closed" in str(cause).lower():
         return UsageError("the client that was passed has been closed", "pass an open one")
@@ -124,30 +127,31 @@ def translate(
     return Truncated(reason, received_bytes=received_bytes)
 
 
-#: What `getaddrinfo` says of a name that there is not.
+#: `getaddrinfo`'s error codes for a name that does not exist.
 _NO_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
-#: What the system says of a host that no packet gets to.
+#: Error codes for a host that is not reachable.
 _NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 
 
 def _why_no_connection(exc: BaseException) -> tuple[str, str] | None:
-    """Why the connection was not made, and what to do, as far as TLS and the operating system say.
+    """Return why the connection failed and what to do, or None if neither TLS nor the operating system says why.
 
-    A name may stand for several addresses, of which each has failed: what tells most is taken.
+    A name may have several addresses, and the connection to each has failed. The most specific error is used.
     """
-    # what stands behind other errors may be of the caller's own, who asks us while handling it
+    # Of other errors, the context is not searched: it may be an error that the caller was handling when it called us.
     behind = _causes_and_groups(exc) if named(exc, "ConnectError", "ClientConnectorError") else [exc]
     links = [link for link in behind if isinstance(link, OSError)]
     untrusted = [link for link in links if isinstance(link, ssl.SSLCertVerificationError)]
     if untrusted:
-        # aiohttp's error is one of these too, but has no detail
+        # aiohttp's own error is such an error too, but has no detail
         details = [link.verify_message for link in untrusted if getattr(link, "verify_message", "")]
         detail = details[0].rstrip(".") if details else "it could not be verified"
         return (
             f"certificate not trusted ({detail})",
             Words(
-                "set SSL_CERT_FILE to the file of the authority that has signed it", "pass a {client} that trusts it"
+                "set SSL_CERT_FILE to the certificate file of the authority that signed it",
+                "pass a {client} that trusts it",
             ),
         )
     for link in links:
@@ -167,12 +171,14 @@ def _why_no_connection(exc: BaseException) -> tuple[str, str] | None:
 
 
 def break_cycles(exc: BaseException) -> None:
-    """Let a foreign exception, and the reply that it ended, be freed by reference counting alone.
+    """Break the reference cycles of a library's exception, so that reference counting alone frees it and the reply.
 
-    From CPython 3.12 on the frame of a coroutine that has ended refers to its caller's frame. So a cycle through one
-    traceback of a library's holds all the frames that called it, ours and those of our caller. There are two such cycles:
+    Since CPython 3.12, the frame of a coroutine that has ended refers to its caller's frame. So a cycle through a
+    library's traceback keeps the frames of all callers alive, also those of aprefill and of its caller. There are two
+    such cycles:
 
-    - `contextlib` keeps an exception that a context manager replaces, as httpx2's do, in a variable of `__exit__`.
+    - If a context manager replaces an exception, as httpx2's do, `contextlib` keeps the first one in a variable of
+      `__exit__`.
     - aiohttp keeps its error on the stream that failed.
     """
     for link in chain_of(exc):
@@ -181,15 +187,15 @@ def break_cycles(exc: BaseException) -> None:
             link.__traceback__ = None
         while traceback is not None:
             if traceback.tb_frame.f_code is _EXIT:
-                with suppress(RuntimeError):  # it has not ended
+                with suppress(RuntimeError):  # the frame is still running
                     traceback.tb_frame.clear()
             traceback = traceback.tb_next
 
 
 def from_network(exc: Exception) -> bool:
-    """Whether the network, the host or a closed client is behind what an SDK's client raised, and not its settings."""
+    """Whether a client's error comes from the network, the host or a closed client, and not from its settings."""
     if isinstance(exc, FileNotFoundError) or (isinstance(exc, OSError) and exc.filename is not None):
-        return False  # a file of credentials or certificates that is not there
+        return False  # a file with credentials or certificates is missing
     if isinstance(exc, RuntimeError) and "closed" in str(exc).lower():
         return True
     names = set(_names(exc))
@@ -199,12 +205,12 @@ def from_network(exc: Exception) -> bool:
 
 
 def answer_behind(exc: Exception) -> Any:
-    """The response that a hook's `raise_for_status()` or an SDK made an exception of; None: it is another kind."""
+    """Return the response of an error from a hook's `raise_for_status()` or an SDK; None for any other error."""
     return getattr(exc, "response", None) if named(exc, "HTTPStatusError", "APIStatusError") else None
 
 
 def named(exc: BaseException, *names: str) -> bool:
-    """Whether `exc` is of a class with one of these names, or of a subclass of one."""
+    """Whether the class of `exc`, or one of its base classes, has one of these names."""
     return not set(names).isdisjoint(_names(exc))
 
 
@@ -213,9 +219,10 @@ def _names(exc: BaseException) -> list[str]:
 
 
 def _root(exc: BaseException) -> BaseException:
-    """What happened: below an SDK's wrapper and ours, and below httpx2's words for it where aiohttp's are to be had.
+    """Return the original error: without the wrapper of an SDK or of aprefill, and aiohttp's error if there is one.
 
-    aiohttp's are more exact: openai's transport calls every lost connection a connect timeout.
+    aiohttp's error is more precise than the httpx2 error that is raised from it: openai's transport turns every lost
+    connection into a connect timeout.
     """
     while named(exc, "APIConnectionError", "ClientFailed") and exc.__cause__ is not None:
         exc = exc.__cause__
@@ -223,7 +230,7 @@ def _root(exc: BaseException) -> BaseException:
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    # who raises one exception several times may have made a ring of it
+    # An exception that is raised several times can form a ring of causes.
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
@@ -232,9 +239,9 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _causes_and_groups(exc: BaseException) -> Iterator[BaseException]:
-    """`exc` and what is behind it: causes, else contexts, also hidden ones, as httpcore's, and the members of groups.
+    """Yield `exc`, its causes, or else its contexts (also suppressed ones, as httpcore's), and the members of groups.
 
-    An error of ours ends it: the caller asks another host while handling what the first one has failed with.
+    aprefill's own errors are not followed: a caller may ask another host while it handles the error of the first host.
     """
     seen: set[int] = set()
     links: list[BaseException | None] = [exc]
@@ -249,7 +256,7 @@ def _causes_and_groups(exc: BaseException) -> Iterator[BaseException]:
 
 
 def chain_of(exc: BaseException) -> Iterator[BaseException]:
-    """`exc`, its causes and its contexts, also those that are not shown."""
+    """Yield `exc`, its causes and its contexts, also suppressed contexts."""
     seen: set[int] = set()
     links: list[BaseException | None] = [exc]
     while links:
@@ -261,9 +268,9 @@ def chain_of(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
-    # what the host sent where a status line should be is quoted by the HTTP library's own errors
+    # If the host sends something else than a status line, the HTTP library's error quotes it.
     exc.args = tuple(_plain(arg, redact) for arg in exc.args)
-    # these carry the whole text: a header that could not be sent, whose token only the client may know, or a body
+    # These errors contain the whole text: of a body, or of a header, whose secret may be known only to the client.
     if isinstance(exc, UnicodeEncodeError):
         exc.object = ""
         exc.args = (exc.encoding, "", exc.start, exc.end, exc.reason)
@@ -277,7 +284,7 @@ def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
         if name in {"_request", "request", "response", "body", "headers", "history"}:
             fields[name] = None
         elif name == "request_info" and hasattr(value, "_replace"):
-            fields[name] = value._replace(headers=())  # aiohttp's, whose str() needs the rest
+            fields[name] = value._replace(headers=())  # aiohttp's str() of the error needs the other fields
         elif name == "__notes__" and isinstance(value, list):
             fields[name] = [_plain(note, redact) for note in value]
         elif isinstance(value, dict | list | set):
@@ -287,7 +294,7 @@ def _scrub(exc: BaseException, redact: Callable[[str], str]) -> None:
 
 
 def _plain(arg: object, redact: Callable[[str], str]) -> object:
-    """An argument of an exception, without what it may quote or carry."""
+    """Return an argument of an exception, redacted; for an object that may contain secrets, only its class's name."""
     if isinstance(arg, bytes | bytearray):
         arg = arg.decode(errors="replace")
     if isinstance(arg, str):

@@ -1,4 +1,4 @@
-"""Ending a connection without awaiting: the handle that a dropped iterator pulls."""
+"""Shuts a connection down without awaiting, for an iterator that was dropped without being closed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class KillHandle:
-    """Shuts one connection's socket down, at once, from any thread, with no event loop.
+    """Shuts down the socket of one connection, at once, from any thread, without an event loop.
 
-    The socket is looked up at the moment of the kill: asyncio's, uvloop's and trio's all report -1 for a closed one
-    (tested), so a descriptor that was handed to somebody else in between is never touched.
+    The socket is looked up when `kill` is called. A closed socket of asyncio, uvloop or trio has the file descriptor -1
+    (tested). So a descriptor that the operating system has given to another file is never used.
     """
 
     __slots__ = ("_stream",)
@@ -23,13 +23,13 @@ class KillHandle:
 
     @classmethod
     def of(cls, extensions: Mapping[str, Any], body: Any = None) -> KillHandle | None:
-        """The handle of an httpx2 or httpx response's `extensions` and `stream`; None over HTTP/2, mocks and ASGI.
+        """Return the handle for an httpx2 or httpx response, given its `extensions` and `stream`.
 
-        An HTTP/2 connection is shared: a shutdown would cut its other streams.
+        Returns None for mocks, ASGI and HTTP/2. An HTTP/2 connection is shared: a shutdown would end its other streams.
         """
         stream = extensions.get("network_stream")
         if stream is None:
-            # the SDKs' aiohttp client: httpx2's stream holds the transport's, which holds aiohttp's response
+            # the SDKs' aiohttp client: httpx2's stream refers to the transport's, which refers to aiohttp's response
             response = getattr(getattr(body, "_stream", body), "_aiohttp_response", None)
             stream = None if response is None else _AiohttpStream(response)
         if stream is None or extensions.get("http_version") == b"HTTP/2":
@@ -37,16 +37,16 @@ class KillHandle:
         return cls(stream)
 
     def disarm(self) -> None:
-        """Let go of the connection: it goes back to a pool and will carry somebody else's reply."""
+        """Forget the connection, because it returns to its pool and will be used for another reply."""
         self._stream = None
 
     @property
     def armed(self) -> bool:
-        """Whether a kill would still reach the connection."""
+        """Whether `kill` would still shut the connection down."""
         return self._stream is not None
 
     def kill(self) -> bool:
-        """Send the FIN now. True if the shutdown was done here; disarms."""
+        """Shut the connection down now, and disarm. Return True if this call did it."""
         stream, self._stream = self._stream, None
         if stream is None:
             return False
@@ -55,23 +55,24 @@ class KillHandle:
             fd = -1 if sock is None else sock.fileno()
             if fd < 0:
                 return False
-            # uvloop hands out a PseudoSocket whose shutdown() raises TypeError. So a second socket object is put over the
-            # same descriptor and taken off again: a duplicate would fail where no descriptor is left.
+            # uvloop returns a PseudoSocket whose shutdown() raises TypeError. So a second socket object is created for
+            # the same descriptor and detached again. Duplicating the descriptor would fail if no descriptor is free.
             sock = socket.socket(fileno=fd)
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             finally:
                 sock.detach()
         except (OSError, AttributeError, ImportError):
-            # ImportError: the interpreter is ending, and anyio imports where it is used; the process closes the socket
+            # ImportError: anyio imports modules when used, which fails at interpreter exit. The exit closes the socket.
             return False
         return True
 
 
 class _AiohttpStream:
-    """The network stream behind an aiohttp response, for as long as it has one.
+    """The network stream of an aiohttp response, while the response has a connection.
 
-    aiohttp gives the connection back when it has received the body's end, which may be long before we have read it.
+    aiohttp returns the connection to its pool as soon as the end of the body is received. This may be long before the
+    body is read here.
     """
 
     __slots__ = ("_response",)

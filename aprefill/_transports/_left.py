@@ -1,11 +1,14 @@
-"""A connection whose request was cancelled before its answer came: closed here where the HTTP libraries leave it open.
+"""Closes a connection whose request was cancelled before the response, if the HTTP library has left it open.
 
-httpcore and httpcore2 close a connection whose TLS handshake fails, but not one whose handshake is cancelled. Nobody
-refers to it then but the frames of the cancellation's traceback, and it would stay open until the garbage collector
-comes by. And httpcore, as httpcore2 up to 2.0, closes a connection that waits for the head of an answer in the task that
-waits: a second native cancel of that task interrupts this, and the connection keeps its place in the pool for good.
+There are two such cases. First, httpcore and httpcore2 close a connection whose TLS handshake fails, but not one whose
+handshake is cancelled. Then only the frames of the cancellation's traceback refer to the connection, and it would stay
+open until the garbage collector runs.
 
-This holds for our own client, for a caller's and for an SDK's.
+Second, while a request waits for the response headers, httpcore, and httpcore2 up to 2.0, close the connection in the
+waiting task. If this task is cancelled a second time with asyncio's own `cancel()`, the closing is interrupted, and the
+connection stays in the pool for ever.
+
+Both happen with our own client, with a caller's client and with an SDK's client.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from ._reuse import frames_of
 
 
 def close_left(exc: BaseException) -> None:
-    """Close the connection that `exc`, a cancellation, has left open, if there is one, in a task of its own."""
+    """Close the connection that the cancellation `exc` has left open, if any, in a separate task."""
     if isinstance(exc, Exception | GeneratorExit):
-        # a failure: the libraries have closed it; or the loop is gone, and its sockets with it
+        # After an error, the library has closed the connection. After GeneratorExit, the event loop has ended.
         return
     frames = frames_of(exc)
     if "start_tls" in frames:
@@ -27,8 +30,8 @@ def close_left(exc: BaseException) -> None:
         stream = frames["start_tls"].f_locals["self"]
         spawn_closing(stream.aclose, native_loop())
     elif "handle_async_request" in frames:
-        # of the innermost function of this name: the connection's. Only what has `kwargs` had begun to send; before
-        # that the connection may carry somebody else's request.
+        # The innermost function with this name is the connection's. The variable `kwargs` exists only after the request
+        # has begun to be sent; before that, the connection may be in use by another request.
         values = frames["handle_async_request"].f_locals
         connection: Any = values["self"]
         if (

@@ -1,11 +1,13 @@
-"""A kept connection that the host has just closed: known, so that the request may go out once more at once.
+"""Recognises a request that failed because the host had closed an idle connection. It can be sent again at once.
 
-A host may close an idle connection at any moment. A request that is sent into that moment breaks before any byte of an
-answer, which says nothing about the host. It is sent again once, and does not count as a retry. Where one byte of an
-answer came, the host has taken the request, and may count its tokens: that is a failure.
+A host may close an idle connection at any time. A request that is sent at the same moment fails before any byte of the
+response. This does not mean that the host has a problem. So the request is sent again once, and this does not count as
+a retry. If one byte of a response was received, the host has accepted the request and may bill its tokens. Then the
+request has failed and is not sent again here.
 
-The HTTP libraries raise the same error for both. What came is known to the connection, and the frames of the error's
-traceback lead to that, for our own client, a caller's and an SDK's. Where they do not, nothing is sent again.
+The HTTP libraries raise the same error in both cases. The connection object knows what was received. It is found
+through the frames of the error's traceback, for our own client, a caller's client and an SDK's client. If it is not
+found, the request is not sent again.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-#: How the HTTP libraries call a connection that ends: by the host, by a reset, while the request is written.
+#: The HTTP libraries' errors for a lost connection: closed by the host, reset, or closed while sending the request.
 _BROKEN = ("RemoteProtocolError", "ReadError", "WriteError")
 
 
 def is_stale(exc: BaseException, *, was_answered: bool = False) -> bool:
-    """Whether the request that failed with `exc` was sent over a kept connection that ended before any byte of an answer.
+    """Whether `exc` is from a request over a kept connection that ended before any byte of a response.
 
-    Over aiohttp, which does not tell whether a connection was kept, it counts as one if the client `was_answered` before.
+    aiohttp does not tell whether a connection was kept. There, it counts as kept if the client `was_answered` before.
     """
     links = list(chain_of(exc))
     if any(_module_of(link).startswith("aiohttp.") for link in links):
@@ -35,12 +37,12 @@ def is_stale(exc: BaseException, *, was_answered: bool = False) -> bool:
     try:
         return any(_is_stale_http1(frames) or _is_stale_http2(frames) for frames in map(frames_of, links))
     except (AttributeError, KeyError):
-        # a version of a library that is built in another way
+        # another version of a library, with other attributes
         return False
 
 
 def frames_of(exc: BaseException) -> dict[str, FrameType]:
-    """The frames of httpcore's, or of httpcore2's, that `exc` came through, by the names of their functions."""
+    """Return the frames of httpcore or httpcore2 in the traceback of `exc`, by function name."""
     return {frame.f_code.co_name: frame for frame in _all_frames(exc) if _module(frame).startswith("httpcore")}
 
 
@@ -55,8 +57,8 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-# Only frames that hold no exception are looked into: up to Python 3.12 a frame keeps what `f_locals` once gave, and that
-# would be a cycle.
+# `f_locals` is read only of frames that have no exception in a variable. Up to Python 3.12 a frame keeps the dict that
+# `f_locals` returned, and an exception in it would form a reference cycle.
 
 
 def _is_stale_http1(frames: dict[str, FrameType]) -> bool:
@@ -65,7 +67,7 @@ def _is_stale_http1(frames: dict[str, FrameType]) -> bool:
         return False
     connection: Any = reading.f_locals["self"]
     received, _ = connection._h11_state.trailing_data
-    # a 1xx is no longer in what was received
+    # an informational (1xx) response is removed from the received data
     informed = any(type(value).__name__ == "InformationalResponse" for value in head.f_locals.values())
     return connection._request_count > 1 and not received and not informed
 
@@ -76,15 +78,15 @@ def _module_of(exc: BaseException) -> str:
 
 def _is_stale_aiohttp(exc: BaseException) -> bool:
     if not named(exc, "ServerDisconnectedError", "ClientOSError") or not isinstance(getattr(exc, "message", ""), str):
-        # of a head that has begun, that much is the error's message
+        # if a part of the response headers was received, this part is the error's message
         return False
     awaits = {frame.f_code.co_name: frame for frame in _all_frames(exc) if _module(frame) == "aiohttp.client_reqrep"}
-    # a 1xx is a message that came whole
+    # an informational (1xx) response is a complete message
     return "start" in awaits and "message" not in awaits["start"].f_locals
 
 
 def _is_stale_http2(frames: dict[str, FrameType]) -> bool:
-    """As far as it can be known: a 1xx that came whole leaves no trace here."""
+    """The same for HTTP/2. A complete informational (1xx) response cannot be recognised here."""
     ended = frames.get("_read_incoming_data") or frames.get("_write_outgoing_data")
     begun = frames.get("_receive_response") or frames.get("_send_request_headers") or frames.get("_send_request_body")
     if ended is None or begun is None:
@@ -95,6 +97,6 @@ def _is_stale_http2(frames: dict[str, FrameType]) -> bool:
     if stream is None or stream.state_machine.headers_received:
         return False
     buffer = vars(state.incoming_buffer)
-    # part of a frame, as h2 and an older one name it; or a head that goes on in the next frame
+    # a part of a frame, in newer and in older versions of h2; or headers that continue in the next frame
     part = buffer.get("_data") or buffer.get("data") or buffer["_headers_buffer"]
     return connection._request_count > 1 and not part

@@ -1,4 +1,8 @@
-"""The built-in demo model: a protocol's wire without a network, so that the real codec and seam run."""
+"""The built-in demo model: a host without a network.
+
+Its responses are decoded by the real codec and joined by the real seam, the code that joins the prefill and the model's
+text.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
     from . import HttpRequest
 
-#: Seconds between two pieces, and characters in one: about the pace of a hosted model.
+#: Seconds between two pieces, and characters per piece. This is about the speed of a hosted model.
 PACE_S = 0.008
 PIECE = 5
 
@@ -29,10 +33,12 @@ _STATES = (
     "West_Virginia Wisconsin Wyoming"
 )
 
-#: A word of the prompt -> the reply to it.
+#: Word in the prompt -> reply.
 _REPLIES = {
     "state": msgspec.json.encode([name.replace("_", " ") for name in _STATES.split()]).decode().replace('","', '", "'),
-    "pelican": 'def pelican():\n    return "A large waterbird with a long bill and a throat pouch for catching fish."\n',
+    "pelican": (
+        'def pelican():\n    return "A large waterbird with a long bill and a throat pouch for catching fish."\n'
+    ),
 }
 _OTHERWISE = (
     "this is the built-in demo model. It knows the US states and a pelican; anything else gets this reply. "
@@ -41,7 +47,7 @@ _OTHERWISE = (
 
 
 def continuation(prompt: str, prefill: str) -> str:
-    """What the demo model writes after `prefill`."""
+    """Return the demo model's text after `prefill`."""
     for word, reply in _REPLIES.items():
         if word in prompt.lower():
             for begins in (prefill, prefill.strip()):
@@ -51,12 +57,13 @@ def continuation(prompt: str, prefill: str) -> str:
     return joint + (_OTHERWISE if prefill else _OTHERWISE[0].upper() + _OTHERWISE[1:])
 
 
-#: A text between our markers (`_emulate`), which the caller's own words may ask for: the last one is to be repeated.
+#: Text between the markers of an emulated prefill (`_plan.emulate`). A caller's own template may contain several such
+#: texts; the last one is to be repeated.
 _QUOTED = re.compile(r"<(text-[0-9a-f]{16})>(.*?)</\1>", re.DOTALL)
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """What finds the request that `template` makes at the end of a prompt."""
+    """Return a pattern for the request that `template` appends to a prompt."""
     fields = {
         "open": r"<(?P<name>text-[0-9a-f]{16})>",
         "close": r"</(?P=name)>",
@@ -70,12 +77,15 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(pattern + r"\Z", re.DOTALL)
 
 
-#: What finds each of our own requests.
+#: One pattern for each of the built-in templates.
 _REQUESTS = tuple(map(_pattern, (CONTINUE, BEGIN, AGAIN)))
 
 
 def _echo_wanted(prompt: str) -> tuple[str, list[str]]:
-    """The prompt without the request to begin with some text; and that text, then the part of it that is to be repeated."""
+    """Split a prompt into the caller's prompt and the texts of the request that asks for a prefill.
+
+    The first text is the whole prefill; the last text is the part to repeat. The list is empty if there is no request.
+    """
     for request in _REQUESTS:
         if found := request.search(prompt):
             texts = found.groupdict()
@@ -83,12 +93,12 @@ def _echo_wanted(prompt: str) -> tuple[str, list[str]]:
     return _QUOTED.sub("", prompt), [match[2] for match in _QUOTED.finditer(prompt)]
 
 
-#: What Claude answers since 4.6.
+#: The error message of Claude 4.6 and later.
 _REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
 
 
 class DemoResponse:
-    """An answer made on the spot."""
+    """A response of the demo model."""
 
     can_kill = False
 
@@ -125,10 +135,13 @@ async def _error_body() -> AsyncGenerator[bytes, None]:
 
 
 class DemoTransport:
-    """Answers like a host of one kind, which is the model's name.
+    """Behaves like one kind of host. The model's name says which.
 
-    `eats` and `echoes` take a prefill; `refuses` answers 400 to one, and repeats what the prompt asks for; `emulated`
-    takes none and repeats what the prompt asks for; `ignores` takes none and does not care.
+    - `eats` continues the prefill without repeating it.
+    - `echoes` repeats the prefill and continues it.
+    - `refuses` answers a prefill with status 400, and repeats a text if the prompt asks for it.
+    - `emulated` ignores a prefill, and repeats a text if the prompt asks for it.
+    - `ignores` ignores a prefill and such a request.
     """
 
     async def open(self, request: HttpRequest) -> DemoResponse:
@@ -149,7 +162,10 @@ class DemoTransport:
 
 
 def _reply(model: str, prompt: str, echo: list[str], prefill: str) -> str:
-    """What the demo model writes. `asked` are the texts of a request: all that is known first, what to repeat last."""
+    """Return the demo model's text.
+
+    `echo` are the texts of a request for a prefill: first the whole prefill, last the part to repeat. It may be empty.
+    """
     if model == "ignores":
         return "Here it is. " + continuation(prompt, "")
     if echo:

@@ -1,4 +1,4 @@
-"""Requests over httpx2, or over an `httpx2.AsyncClient` or `httpx.AsyncClient` of the caller's."""
+"""Transport over httpx2, with its own client or with the caller's `httpx2.AsyncClient` or `httpx.AsyncClient`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from . import HttpRequest, Response
 
 
-#: How many pieces of a body that is left may be ready before its next read waits: batches, and pieces in each. The HTTP
-#: library reads 64 KiB at once, and the smallest piece takes six bytes of that.
+#: Number of batches, and of pieces per batch, that are read from an abandoned body before reading stops. The product is
+#: the number of pieces that can be ready after one read: the HTTP library reads 64 KiB, and the smallest piece has 6
+#: bytes.
 _BATCHES, _BATCH = 400, 32
-#: How many turns of the event loop a reader that was interrupted has to come back.
+#: Number of event loop iterations to wait for a reader that was interrupted.
 _TURNS = 50
 
-#: Our own pool: no limit of ours on how many replies run at once, and idle connections kept for a minute.
+#: Limits of our own client: any number of connections; idle connections are kept for a minute.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
-#: A pool that keeps nothing: each of its connections is new.
+#: Limits of a client that keeps no idle connections, so that each request has a new connection.
 _NOTHING_KEPT = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
 
 _url = lru_cache(maxsize=64)(httpx2.URL)
@@ -43,15 +44,16 @@ _contexts: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
 
 
 def _tls_context() -> ssl.SSLContext:
-    """httpx2's default context, made once: reading the CA bundle takes longer than many a first token.
+    """Return httpx2's default TLS context. It is cached: reading the CA bundle can take longer than a first token.
 
-    It holds no connection and belongs to no loop. Made anew when the environment names other certificates.
+    A context holds no connection and is independent of event loops. A new one is made if the environment variables
+    change.
     """
     key = file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if key not in _contexts:
         if folders and not file and not any(map(os.path.isdir, folders.split(os.pathsep))):
-            # OpenSSL would say nothing, and trust nobody
-            raise UsageError(f"SSL_CERT_DIR names {folders!r}, which is no folder", f"{_CERTIFICATES}")
+            # OpenSSL would ignore this and reject every certificate
+            raise UsageError(f"SSL_CERT_DIR names {folders!r}, which is not a folder", f"{_CERTIFICATES}")
         try:
             _contexts[key] = httpx2.create_ssl_context()
         except OSError as exc:
@@ -64,7 +66,7 @@ def _tls_context() -> ssl.SSLContext:
 
 
 class HttpResponse:
-    """An open httpx2 or httpx response, read below its `aiter_*` layers."""
+    """An open httpx2 or httpx response. It is read from its stream directly, without the `aiter_*` methods."""
 
     __slots__ = ("_body", "_closed", "_interrupted", "_kill", "_response", "headers", "receive", "status")
 
@@ -90,7 +92,8 @@ class HttpResponse:
     def kill(self) -> bool:
         if self._kill is None or not self._kill.armed:
             return False
-        # also where the shutdown fails, as without a file descriptor: the reader is interrupted in another way then
+        # Also set if the shutdown fails, for example without a file descriptor: the reader is then interrupted by other
+        # means.
         self._interrupted = True
         return self._kill.kill()
 
@@ -103,7 +106,7 @@ class HttpResponse:
                 if getattr(self._body, "ag_frame", None) is not None:
                     await self._abandon()
             finally:
-                # reached under cancellation too: asyncio.run() cancels what is left when the program ends
+                # also needed after a cancellation: asyncio.run() cancels the remaining tasks when the program ends
                 if self._kill is not None:
                     self._kill.disarm()
                 if self._interrupted:
@@ -111,17 +114,18 @@ class HttpResponse:
                 await self._response.aclose()
 
     async def _abandon(self) -> None:
-        """Bring the body's generators to their end, so that none is left to the garbage collector.
+        """End the body's generators, so that none is left for the garbage collector.
 
-        Behind the body stand four or five more, which only an error from below unwinds in order. A cancellation is one:
-        it comes when the next piece would have to be received. What was received before comes first, in thousands of
-        pieces if the host wants that, so other tasks have their turn in between.
+        The body is a chain of five or six generators. Only an error from the innermost one ends them all in order. So
+        the next read is cancelled: the cancellation is raised as soon as a piece would have to be received from the
+        network. Pieces that were received before are returned first. There may be thousands, so other tasks may run
+        after each batch.
         """
         self.kill()
         for _ in range(_TURNS):
             if not getattr(self._body, "ag_running", False):
                 break
-            # a reader that was interrupted is about to come back, perhaps with one more piece
+            # another task is still reading; it was interrupted and is about to return, perhaps with one more piece
             await anyio.lowlevel.cancel_shielded_checkpoint()
         try:
             for _ in range(_BATCHES):
@@ -134,32 +138,32 @@ class HttpResponse:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
             await self._body.aclose()
         except (Exception, StopAsyncIteration) as exc:
-            # it has done what it was for
+            # the error has ended the generators; it is not needed any more
             break_cycles(exc)
 
 
 async def _close_connection(stream: Any) -> None:
-    """Close httpcore's connection below a response's stream whose own closing was interrupted.
+    """Close the httpcore connection of a response whose own closing was interrupted.
 
-    httpx, and httpx2 up to 2.0, close it in the task that reads. A second native cancel of that task interrupts this:
-    the stream counts as closed, and its connection stays active in the pool for good, where it counts for
-    `max_connections`. To be called after the reader was interrupted.
+    httpx, and httpx2 up to 2.0, close the connection in the task that reads. If this task is cancelled a second time
+    with asyncio's own `cancel()`, the closing is interrupted. Then the stream counts as closed, but its connection
+    stays active in the pool for ever and counts towards `max_connections`. Call this after the reader was interrupted.
     """
     while stream is not None:
         connection = getattr(stream, "_connection", None)
         if connection is not None and hasattr(connection, "is_closed"):
-            # a stream that is still open closes its connection by itself, or finds that it can be used again
+            # a stream that is still open closes its connection itself, or returns it to the pool
             if getattr(stream, "_closed", False) and not connection.is_closed() and not connection.is_idle():
                 await connection.aclose()
             return
         stream = getattr(stream, "_httpcore_stream", None) or getattr(stream, "_stream", None)
 
 
-#: Headers that are nobody's secret. What else a client sends may be one, which the host may repeat.
+#: Headers that are not secret. Every other header may be secret, and a host may repeat its value in an error.
 _PLAIN_HEADERS = {
-    "accept", "accept-encoding", "accept-language", "anthropic-beta", "anthropic-version", "cache-control", "connection",
-    "content-length", "content-type", "host", "idempotency-key", "origin", "referer", "traceparent", "transfer-encoding",
-    "user-agent", "x-amz-date", "x-request-id",
+    "accept", "accept-encoding", "accept-language", "anthropic-beta", "anthropic-version", "cache-control",
+    "connection", "content-length", "content-type", "host", "idempotency-key", "origin", "referer", "traceparent",
+    "transfer-encoding", "user-agent", "x-amz-date", "x-request-id",
 }  # fmt: skip
 
 
@@ -167,24 +171,24 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def secrets_of(response: Any) -> set[str]:
-    """What the request that was sent had in its headers and nobody must repeat; a client knows tokens that we do not."""
+    """Return the secret header values of the request that was sent. They include tokens that only the client knows."""
     found: set[str] = set()
     for name, value in response.request.headers.items():
         if name.lower() not in _PLAIN_HEADERS and not name.lower().startswith("x-stainless-"):
             word = value.rpartition(" ")[2]
-            # a host that shows a control character in another way than it was sent repeats what is around it
+            # A host may change control characters when it repeats a value, so the parts between them are secret too.
             found |= {value, word, *_CONTROL.split(word)}
     return {value for value in found if len(value) > 7}
 
 
 def url_of(response: Any) -> str:
-    """Where the request that was sent went. No query and no user info: they may hold a key."""
+    """Return the URL of the request that was sent, without query and user info, which may contain a key."""
     url = response.request.url
     return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
 
 
 class ReadResponse:
-    """A response whose body was read already: by a hook of the caller's, or by an SDK before it raised."""
+    """A response whose body was read already, by the caller's hook or by an SDK before it raised an error."""
 
     can_kill = False
 
@@ -219,29 +223,29 @@ def _content(response: Any) -> bytes:
     try:
         content: bytes = response.content
     except RuntimeError:
-        # closed by a hook of the caller's before it was read
+        # the caller's hook closed the response before the body was read
         return b""
     return content
 
 
 def as_response(response: Any) -> Response:
-    """An httpx2 or httpx response to read from."""
-    # once it is closed, its connection is somebody else's
+    """Wrap an httpx2 or httpx response."""
+    # The connection of a closed response may be in use by another request.
     if response.is_closed:
         return ReadResponse(response)
-    # pyright takes the slot `receive` for a method without self
+    # pyright mistakes the slot `receive` for a method without `self`
     return HttpResponse(response)  # pyright: ignore[reportReturnType]
 
 
 class HttpTransport:
-    """Owns one httpx2 client, or borrows the caller's."""
+    """Sends requests with its own httpx2 client, or with the caller's client."""
 
     __slots__ = ("_client", "_fresh", "_owned")
 
     def __init__(self, client: Any = None) -> None:
         self._owned = client is None
         self._client: Any = client
-        # our own client for requests that must not go over a kept connection, made when first needed
+        # our own client for requests that must use a new connection; created on first use
         self._fresh: Any = None
 
     def _open_client(self) -> Any:
@@ -249,8 +253,8 @@ class HttpTransport:
             self._client = _make_client(_LIMITS)
         return self._client
 
-    def _client_for_another_try(self) -> Any:
-        """A client whose connections are surely new; of a caller's client, the same one, and whatever it gives."""
+    def _client_with_new_connections(self) -> Any:
+        """Return a client that uses new connections only. If the caller passed a client, return that client."""
         if not self._owned:
             return self._client
         if self._fresh is None:
@@ -258,10 +262,11 @@ class HttpTransport:
         return self._fresh
 
     def _build(self, client: Any, request: HttpRequest) -> Any:
-        # the client's own clocks stand still but for the connection's, which nobody else can see
+        # Disable the client's timeouts except the connect timeout: only the client can measure that time.
         timeout = {"connect": request.connect_s, "read": None, "write": None, "pool": None}
         if self._owned:
-            # our own client has no defaults to merge in, and merging takes a tenth of a warm first token
+            # Our own client has no defaults, so `build_request` is not needed. It would take a tenth of the time to the
+            # first token over a kept connection.
             return httpx2.Request(
                 "POST",
                 _url(request.url),
@@ -285,9 +290,9 @@ class HttpTransport:
                 again = True
             else:
                 again = False
-            # behind the except clause, so that nothing of the first try is chained to the second
+            # Outside the except clause, so that the first error is not chained to the second.
             if again:
-                client = self._client_for_another_try()
+                client = self._client_with_new_connections()
                 response = await _send(client, self._build(client, request))
             return as_response(response)
         except UsageError:
@@ -298,7 +303,7 @@ class HttpTransport:
                 return ReadResponse(answer)
             if from_network(exc):
                 raise
-            # a hook or an authentication of the caller's; or the environment: a proxy or a certificate file
+            # Raised by the caller's hook or authentication, or for a proxy or certificate file in the environment.
             raise ClientFailed("the HTTP client" if self._owned else type(self._client).__name__) from exc
 
     async def aclose(self) -> None:
@@ -314,8 +319,8 @@ class HttpTransport:
 
 def _make_client(limits: httpx2.Limits) -> httpx2.AsyncClient:
     tls = _tls_context()
-    # plain http goes to loopback or to the host that `allow_http` was meant for, and to no proxy of the environment: that
-    # would be one more host that reads the key and the prompt
+    # Plain http is used for loopback, or for the host for which the caller passed `allow_http`. Proxies from the
+    # environment are not used for it, because a proxy could read the key and the prompt.
     direct = httpx2.AsyncHTTPTransport(verify=tls, limits=limits)
     return httpx2.AsyncClient(verify=tls, timeout=None, limits=limits, mounts={"http://": direct})
 

@@ -1,7 +1,7 @@
-"""Requests through an SDK's client: its authentication, URL and pool, our bytes.
+"""Transport through an SDK's client. The SDK authenticates, chooses the URL and pools connections.
 
-`client.post` is asked for the raw response: no stream class of the SDK's is made, its retries and redirects are off,
-and the response is read below its `aiter_*` layers, as httpx2's own is. Nothing of an SDK is imported here.
+`client.post` returns the raw response, so the SDK creates no stream object. The SDK's retries and redirects are
+switched off. The response is read in the same way as a response of httpx2. This module imports no SDK.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from . import HttpRequest, Response
 
 
-#: Clients that a host has answered, whose next request may go over a kept connection.
+#: Clients that have received a response. Their next request may use a kept connection.
 _answered: WeakSet[Any] = WeakSet()
 
 
 class SdkTransport:
-    """Borrows an SDK's asynchronous client; never closes it."""
+    """Sends requests with an SDK's asynchronous client. Never closes this client."""
 
     __slots__ = ("_client",)
 
@@ -47,7 +47,7 @@ class SdkTransport:
                 again = True
             else:
                 again = False
-            # behind the except clause, so that nothing of the first try is chained to the second
+            # Outside the except clause, so that the first error is not chained to the second.
             if again:
                 answer = await self._post(request)
         except Exception as exc:
@@ -60,8 +60,8 @@ class SdkTransport:
             response = getattr(answer, "http_response", None)
             if response is None:
                 raise UsageError(
-                    f"{type(client).__name__} gave a {type(answer).__name__} in place of the raw response",
-                    "leave out the middleware that does that",
+                    f"{type(client).__name__} returned a {type(answer).__name__} instead of the raw response",
+                    "remove the middleware that replaces the response",
                 )
         _answered.add(client)
         return as_response(response)
@@ -71,7 +71,7 @@ class SdkTransport:
         try:
             return await client.post(
                 self._where(request),
-                # the SDKs take fields: they rewrite them for Azure, Vertex and Bedrock
+                # The SDKs take a dict, not bytes, because they change fields for Azure, Vertex and Bedrock.
                 body=msgspec.json.decode(request.body),
                 cast_to=object,
                 stream=True,
@@ -88,7 +88,7 @@ class SdkTransport:
             raise
 
     def _where(self, request: HttpRequest) -> str:
-        """The protocol's path, which the client joins to its base URL; or the whole URL, if that is elsewhere."""
+        """Return the protocol's path if the URL is below the client's base URL, else the complete URL."""
         path = request.path
         return path if request.url == str(self._client.base_url).rstrip("/") + path else request.url
 
@@ -97,11 +97,11 @@ class SdkTransport:
 
 
 def _timeout(client: Any, connect_s: float | None) -> Any:
-    """A `Timeout` of the library that the SDK stands on, with every clock but the connection's stopped."""
+    """Return a `Timeout` of the HTTP library that the SDK uses, with only the connect timeout set."""
     return _http_library(client).Timeout(None, connect=connect_s)
 
 
 def _http_library(client: Any) -> Any:
-    """httpx2; or httpx, for an SDK from before it."""
+    """Return the HTTP library that the SDK uses: httpx2, or httpx for older SDKs."""
     old = type(client.base_url).__module__.partition(".")[0] == "httpx"
     return sys.modules["httpx" if old else "httpx2"]

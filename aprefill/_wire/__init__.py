@@ -1,4 +1,4 @@
-"""Wire decoders: bytes in, records out. Pure."""
+"""Wire decoders: they split the bytes of a response into records. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class WireDecoder(Protocol):
-    """Cuts a body into records.
+    """Splits a response body into records.
 
     For bytes that are not a stream of this kind, `feed` raises `ProtocolError`, or `has_begun` is False. A record that is
     no record of the protocol is for the codec to refuse.
@@ -21,27 +21,27 @@ class WireDecoder(Protocol):
 
     @property
     def has_begun(self) -> bool:
-        """Whether the bytes so far are a stream of this kind, or may be the beginning of one.
+        """Whether the bytes so far are, or may be, the beginning of a stream of this format.
 
-        It tells a stream that was cut before its first record from an answer that is something else.
+        This distinguishes a stream that was cut before its first record from a response that is not a stream.
         """
         ...
 
     @property
     def json_body(self) -> bytes:
-        """What came, if it is JSON in place of a stream of this kind, as far as it was kept; else ``b""``."""
+        """The beginning of the body if the body is JSON and not a stream of this format; else ``b""``."""
         ...
 
     def feed(self, data: bytes) -> list[Record]:
-        """The records that `data` completes."""
+        """Return the records that `data` completes."""
         ...
 
     def close(self) -> Record | None:
-        """Ends it; the record that was begun and never completed, if any."""
+        """End the stream. Return the record that was begun and not completed, if any."""
         ...
 
 
-#: The bound on one record where the caller sets none, in bytes.
+#: The default limit for one record, in bytes.
 RECORD_BYTES = 1_048_576
 
 

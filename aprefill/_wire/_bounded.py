@@ -1,4 +1,4 @@
-"""What every wire decoder has in common: `feed` each read, `close` once, and a bound whose error comes in its turn."""
+"""The common part of all wire decoders: the slicing of input, the limit on a record, and the order of errors."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from .._errors import LimitExceeded, ProtocolError
 if TYPE_CHECKING:
     from .._deltas import Record
 
-#: Larger pieces are worked off in slices of this many bytes, so that what a slice costs in memory is bounded too: as a
-#: list, lines of two bytes take 20 times their size, 0.3 MiB a slice.
+#: Larger inputs are processed in slices of this many bytes, to limit the memory: a list of lines of two bytes takes 20
+#: times their size, which is 0.3 MiB per slice.
 SLICE_BYTES = 16_384
 
 
 class BoundedDecoder:
-    """Slices what is fed and keeps the error of the first record that cannot be taken.
+    """Passes the input to the subclass in slices, and keeps the error of the first record that cannot be decoded.
 
-    Records complete before that one are not lost: the feed that has some returns them, and the error comes from the next
-    `feed` or `close`, and from every one after.
+    Records that are complete before the error are not lost: `feed` returns them. The next call of `feed` or `close`
+    raises the error, and so does every later call.
 
-    A subclass takes slices in `_take`, gives its last record in `_last`, and drops what it holds in `_forget`.
+    A subclass implements `_take`, which decodes a slice. It may override `_last`, which returns the incomplete record
+    at the end, and `_forget`, which drops held bytes.
     """
 
     def __init__(self, max_record_bytes: int) -> None:
         if max_record_bytes < 1:
             raise ValueError(f"max_record_bytes is {max_record_bytes}, it must be at least 1")
         self._max = max_record_bytes
-        # A record that lies whole in one slice can then not exceed the bound.
+        # At most the limit, so that a record that is entirely in one slice cannot exceed it.
         self._slice = min(SLICE_BYTES, max_record_bytes)
         self._closed = False
         self._error: LimitExceeded | ProtocolError | None = None
-        # `_look` is to see the next piece before it is sliced
+        # whether `feed` must pass its input to `_look` before slicing it
         self._looks = False
 
     @property
     def json_body(self) -> bytes:
-        """What came, if it is JSON in place of a stream of this kind, as far as it was kept; else ``b""``."""
+        """The beginning of the body if the body is JSON and not a stream of this format; else ``b""``."""
         return b""
 
     def feed(self, data: bytes) -> list[Record]:
-        """Records completed by `data`, in order.
+        """Return the records that `data` completes, in order.
 
-        Raises the errors that the class names and, after `close`, RuntimeError.
+        Raises the errors that the class documents. Raises RuntimeError after `close`.
         """
         if self._closed:
             raise RuntimeError("feed() after close()")
@@ -65,9 +66,9 @@ class BoundedDecoder:
         return out
 
     def close(self) -> Record | None:
-        """The record that was begun and never completed, if any. The caller may take it.
+        """End the stream. Return the record that was begun and not completed, if any. The caller may use it.
 
-        Raises the error that is due, if any, and RuntimeError on a second call.
+        Raises the error of an earlier `feed`, if any. Raises RuntimeError on a second call.
         """
         if self._closed:
             raise RuntimeError("close() after close()")
@@ -77,15 +78,18 @@ class BoundedDecoder:
         return self._last()
 
     def _look(self, data: bytes) -> None:
-        """See a piece before it is sliced, as long as `_looks` is set."""
+        """Inspect the input of `feed` before it is sliced. Called while `_looks` is set."""
 
     def _take(self, data: bytes, out: list[Record]) -> None:
-        """Decode one slice. Raises `LimitExceeded` beyond a bound, `ProtocolError` for what is no stream of this kind."""
-        raise NotImplementedError  # each decoder has its own; the class is not used by itself
+        """Decode one slice and append its records to `out`.
+
+        Raises `LimitExceeded` beyond a limit. Raises `ProtocolError` for data that is not a stream of this format.
+        """
+        raise NotImplementedError
 
     def _last(self) -> Record | None:
-        """The record that was begun and never completed."""
+        """Return the record that was begun and not completed, if any."""
         return None
 
     def _forget(self) -> None:
-        """Drop what is held: an error came."""
+        """Drop held bytes after an error."""

@@ -1,7 +1,8 @@
-"""AWS event streams (`application/vnd.amazon.eventstream`): bytes in, records out.
+"""Decoder for AWS event streams (`application/vnd.amazon.eventstream`).
 
-The format is https://smithy.io/2.0/aws/amazon-eventstream.html. botocore checks and parses a frame; its bytes
-are collected here, because botocore's own buffer copies all it holds for every piece and for every frame.
+The format is described at https://smithy.io/2.0/aws/amazon-eventstream.html. botocore checks and parses a frame. The
+bytes of a frame are collected here, because botocore's buffer copies all of its content for every input and every
+frame.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from .._deltas import Record
 from .._errors import LimitExceeded, ProtocolError, UsageError
 from ._bounded import BoundedDecoder
 
-#: Longest header block of a frame, in bytes. Bedrock sends 90; botocore's time grows with the square.
+#: Maximum length of a frame's headers, in bytes. Bedrock sends 90. botocore's time grows with the square of the length.
 MAX_HEADER_BYTES = 8192
 
-# The format allows no larger payload, and botocore takes none.
+# Maximum size of a payload, by the format and in botocore.
 _FORMAT_MAX_BYTES = 24 * 1024 * 1024
 
-# Total length, header length, checksum of the two; and the checksum at the end of the frame.
+# The prelude is the total length, the length of the headers, and a checksum. Another checksum ends the frame.
 _PRELUDE_BYTES = 12
 _CHECKSUM_BYTES = 4
 
 
 class _Chunk(msgspec.Struct):
-    """The payload of InvokeModelWithResponseStream: the model's own event in base64."""
+    """The payload of InvokeModelWithResponseStream: the model's own event, in base64."""
 
     inner: bytes = msgspec.field(name="bytes")
 
 
 class EventStreamDecoder(BoundedDecoder):
-    r"""The records of one AWS event stream, each as soon as its frame is whole and its checksums hold.
+    r"""Decodes one AWS event stream. Returns a record as soon as its frame is complete and its checksums are correct.
 
     >>> decoder = EventStreamDecoder()
     >>> prelude = bytes.fromhex("0000002c 0000001a 9c71e416")
@@ -46,14 +47,14 @@ class EventStreamDecoder(BoundedDecoder):
     >>> decoder.feed(b"{}" + bytes.fromhex("b92400bb"))
     [Record(data=b'{}', event='messageStop', id='')]
 
-    `Record.event` is the frame's `:event-type` and `data` its payload. A `chunk` event, the envelope of
-    InvokeModelWithResponseStream, is unwrapped: `data` is the model's own event, `event` is ``""``. For an
-    exception or error frame `event` is its type, which always ends in "Exception" or "Error".
+    `Record.event` is the frame's `:event-type`, and `data` is its payload. A `chunk` event, the envelope of
+    InvokeModelWithResponseStream, is unwrapped: `data` is the model's own event, and `event` is ``""``. For an
+    exception or error frame, `event` is its type, which always ends in "Exception" or "Error".
 
-    `max_record_bytes` bounds one frame, as its first 12 bytes announce it: nothing of a longer one is taken.
-    Raises `UsageError` without botocore, `LimitExceeded` beyond a bound, `ProtocolError` for anything that is
-    not an event stream. Records complete before an error are not lost: the feed that has some returns them,
-    and the error comes from the next `feed` or `close`, and from every one after.
+    `max_record_bytes` limits the length of a frame, which the frame's first 12 bytes announce. A longer frame is not
+    read. Raises `UsageError` if botocore is not installed, `LimitExceeded` beyond a limit, and `ProtocolError` for data
+    that is not an event stream. Records that are complete before an error are not lost: `feed` returns them. The next
+    call of `feed` or `close` raises the error, and so does every later call.
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
@@ -65,20 +66,20 @@ class EventStreamDecoder(BoundedDecoder):
                 "this host answers in AWS binary frames, and botocore, which reads them, is not installed",
                 "pip install 'aprefill[bedrock]'",
             ) from error
-        # a frame is cut out of a piece of any size without a list of its parts, so there is nothing to bound
+        # Slices are not needed here: a frame is read from an input of any size without a list of parts.
         self._slice = sys.maxsize
-        # botocore's buffer for the frame at hand: it gets the prelude at once, then the rest at once.
+        # botocore's buffer for the current frame: it gets the prelude in one call, then the rest in one call.
         self._frame: Any = self._botocore.EventStreamBuffer()
-        # The bytes of that piece so far, and how many it still lacks.
+        # The bytes received of the prelude or of the rest, and the number of bytes that are missing.
         self._held = BytesIO()
         self._missing = _PRELUDE_BYTES
         self._in_prelude = True
-        # a whole frame was there
+        # whether a complete frame was received
         self._frames = False
 
     @property
     def has_begun(self) -> bool:
-        """Whether a frame was begun: its first 12 bytes have a checksum; of fewer, what there is must be plausible."""
+        """Whether a frame has begun. The first 12 bytes have a checksum; fewer bytes must be a plausible beginning."""
         if not self._in_prelude or self._frames:
             return True
         held = self._held.getvalue()
@@ -87,7 +88,7 @@ class EventStreamDecoder(BoundedDecoder):
         return total <= _FORMAT_MAX_BYTES + MAX_HEADER_BYTES and headers <= MAX_HEADER_BYTES
 
     def _last(self) -> None:
-        """Nothing: half a frame has no checksum."""
+        """Return nothing: an incomplete frame cannot be checked."""
 
     def _forget(self) -> None:
         self._held = BytesIO()
@@ -116,7 +117,7 @@ class EventStreamDecoder(BoundedDecoder):
         return len(piece)
 
     def _parse(self) -> Any:
-        """Hand the held bytes to botocore: None after a prelude, which it checks, then the message."""
+        """Pass the held bytes to botocore, which checks them. Return None after a prelude, else the message."""
         self._frame.add_data(self._held.getvalue())
         self._held = BytesIO()
         try:
@@ -129,7 +130,7 @@ class EventStreamDecoder(BoundedDecoder):
             raise ProtocolError(f"not an AWS event stream, or a damaged one: {error}") from error
 
     def _rest_of_frame(self, prelude: bytes) -> int:
-        """How many bytes follow a prelude, in bounds."""
+        """Return the number of bytes that follow a prelude. Raises `LimitExceeded` or `ProtocolError`."""
         total = int.from_bytes(prelude[:4], "big")
         headers = int.from_bytes(prelude[4:8], "big")
         if headers > MAX_HEADER_BYTES:
@@ -137,7 +138,7 @@ class EventStreamDecoder(BoundedDecoder):
         if total > self._max:
             raise LimitExceeded("record_bytes", self._max, "bytes")
         if total < _PRELUDE_BYTES + headers + _CHECKSUM_BYTES:
-            raise ProtocolError(f"an event stream frame says {total} bytes with {headers} bytes of headers")
+            raise ProtocolError(f"an event stream frame of {total} bytes is too short for {headers} bytes of headers")
         return total - _PRELUDE_BYTES
 
 
@@ -148,7 +149,7 @@ def _record(message: Any) -> Record:
     if kind == "exception":
         return Record(payload, _failure(headers.get(":exception-type")))
     if kind == "error":
-        # An error frame has no payload of its own: what happened stands in a header.
+        # An error frame has no payload. The message is in a header.
         said = msgspec.json.encode({"message": _text(headers.get(":error-message"))})
         return Record(payload or said, _failure(headers.get(":error-code")))
     event = _text(headers.get(":event-type"))
@@ -157,7 +158,7 @@ def _record(message: Any) -> Record:
     try:
         return Record(msgspec.json.decode(payload, type=_Chunk).inner)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"a chunk of the event stream has no event in it: {error}") from error
+        raise ProtocolError(f"a chunk of the event stream contains no event: {error}") from error
 
 
 def _failure(value: object) -> str:

@@ -1,4 +1,4 @@
-"""JSON lines: bytes in, one record a line out."""
+"""Decoder for JSON lines: one record per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._bounded import BoundedDecoder
 
 
 class NdjsonDecoder(BoundedDecoder):
-    r"""The records of one stream of JSON lines, each as soon as its LF is here.
+    r"""Decodes one stream of JSON lines. Returns a record as soon as its LF is received.
 
     >>> decoder = NdjsonDecoder()
     >>> decoder.feed(b'{"done":false}\r\n\r\n{"do')
@@ -20,20 +20,20 @@ class NdjsonDecoder(BoundedDecoder):
     >>> decoder.close()
     Record(data=b'{"done":true}', event='', id='')
 
-    A line ends in LF or CRLF; a CR elsewhere is white space to JSON and stays. Blank lines, also those of
-    white space alone, are skipped. That a line is JSON is for the codec to find out.
+    A line ends with LF or CRLF. A CR elsewhere is kept: in JSON it is white space. Blank lines are skipped, also if
+    they contain white space. The decoder does not check that a line is JSON; the codec does.
 
-    `max_record_bytes` bounds one line without its end. Beyond it: `LimitExceeded`. Records complete before it
-    are not lost: the feed that has some returns them, and the error comes from the next `feed` or `close`, and
-    from every one after. Held are at most 9/8 of the bound.
+    `max_record_bytes` limits the length of a line without its line end. A longer line raises `LimitExceeded`. Records
+    that are complete before an error are not lost: `feed` returns them. The next call of `feed` or `close` raises the
+    error, and so does every later call. The decoder holds at most 9/8 of the limit.
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
         super().__init__(max_record_bytes)
         self._looks = True
-        # The first byte that is no white space, for `has_begun`.
+        # The first byte that is not white space, for `has_begun`.
         self._first = b""
-        # The line that has no end yet; None between lines.
+        # The incomplete line; None between lines.
         self._partial: BytesIO | None = None
 
     @property
@@ -46,7 +46,7 @@ class NdjsonDecoder(BoundedDecoder):
         self._looks = not self._first
 
     def _last(self) -> Record | None:
-        """The last line if its LF never came and it is not blank."""
+        """Return the last line if it has no LF and is not blank."""
         line = b"" if self._partial is None else self._partial.getvalue().removesuffix(b"\r")
         return Record(line) if line and not line.isspace() else None
 
@@ -70,11 +70,11 @@ class NdjsonDecoder(BoundedDecoder):
             self._keep(rest)
 
     def _keep(self, piece: bytes) -> None:
-        """Append to the line that has no end yet, unless that passes the bound."""
+        """Append to the incomplete line. Raises `LimitExceeded`."""
         if self._partial is None:
             self._partial = BytesIO()
         size = self._partial.tell() + len(piece)
-        # A CR at the end may be half of the line's end and counts once something else follows it.
+        # A CR at the end may be the first half of CRLF, so it counts only when another byte follows it.
         if size - piece.endswith(b"\r") > self._max:
             raise LimitExceeded("record_bytes", self._max, "bytes")
         self._partial.write(piece)

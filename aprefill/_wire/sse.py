@@ -1,9 +1,9 @@
-"""Server-sent events: bytes in, records out.
+"""Decoder for server-sent events.
 
-The rules are WHATWG's, https://html.spec.whatwg.org/multipage/server-sent-events.html (9.2.6). Its three line
-ends are those of `bytes.splitlines`, so lines are cut in C and one loop interprets them. A record that lies
-whole in one piece costs that loop and nothing else. Only a record cut by the end of a piece is held, and only
-what is held needs counting against the bound.
+The rules are WHATWG's, https://html.spec.whatwg.org/multipage/server-sent-events.html (9.2.6). The three line ends are
+the same as those of `bytes.splitlines`, so lines are split in C and interpreted in one Python loop. A record that is
+entirely in one input costs only this loop. Only a record that continues in the next input is held, and only held bytes
+are counted against the limit.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ from .._deltas import Record
 from .._errors import LimitExceeded
 from ._bounded import BoundedDecoder
 
-#: A longer event name or id is an error, in bytes: decoded, a hostile one takes four times its size.
+#: Maximum length of an event name or id, in bytes. A longer one is an error, because decoding may need four times the
+#: memory.
 MAX_NAME_BYTES = 4096
 
-#: How much is kept of a body that is JSON, an error mostly, in bytes.
+#: Maximum number of bytes that are kept of a body that is JSON, which is mostly an error.
 MAX_JSON_BYTES = 65_536
 
-#: How much of a stream is kept to know whether it began as one, in bytes.
+#: Number of bytes at the start of the body that are kept to decide whether it is an event stream.
 _HEAD_BYTES = 32
-#: What a line of an event stream begins with.
+#: The beginnings of a line of an event stream.
 _FIELDS = (b":", b"data", b"event", b"id", b"retry")
 
 _BOM = b"\xef\xbb\xbf"
 _CR, _LF = b"\r\n"
-#: What JSON begins with that hosts send in place of a stream.
+#: The first bytes of JSON that hosts send instead of a stream.
 _JSON_BEGINS = (b"{", b"[")
 
-# Event names recur in every record: this many lines of at most this length are looked up, not parsed.
+# The same event names occur in every record. So up to this many event lines, up to this length, are cached.
 _KNOWN_LINES = 64
 _KNOWN_LINE_BYTES = 128
 
-# Stands for a comment line that has no end yet: nothing of it is kept.
+# Marks an incomplete line as a comment. Comments are not kept.
 _COMMENT = BytesIO()
 
 
 class SseDecoder(BoundedDecoder):
-    """The records of one event stream, each as soon as its blank line begins.
+    """Decodes one event stream. Returns a record as soon as the first byte of its blank line is received.
 
     >>> decoder = SseDecoder()
     >>> decoder.feed(b"event: greeting\\r\\ndata: hel")
@@ -49,40 +50,40 @@ class SseDecoder(BoundedDecoder):
     >>> decoder.close()
     Record(data=b'[DONE]', event='', id='')
 
-    `Record.event` is ``""`` where the stream names no event (WHATWG's "message"). `Record.data` keeps invalid
-    UTF-8 as it came; in `event` and `id` it is replaced. `retry` is ignored.
+    `Record.event` is ``""`` if the stream names no event (WHATWG's "message"). Invalid UTF-8 is kept unchanged in
+    `Record.data`, and replaced in `event` and `id`. `retry` is ignored.
 
-    `max_record_bytes` bounds one record: the bytes of its lines up to the blank line, without line ends and
-    comments. Comments take no memory and are never too many. Beyond the bound, or beyond `MAX_NAME_BYTES`:
-    `LimitExceeded`. Records complete before it are not lost: the feed that has some returns them, and the
-    error comes from the next `feed` or `close`, and from every one after. Held are at most 9/8 of the bound.
+    `max_record_bytes` limits one record: the bytes of its lines up to the blank line, without line ends and comments.
+    Comments take no memory and have no limit. A larger record, or a name longer than `MAX_NAME_BYTES`, raises
+    `LimitExceeded`. Records that are complete before an error are not lost: `feed` returns them. The next call of
+    `feed` or `close` raises the error, and so does every later call. The decoder holds at most 9/8 of the limit.
     """
 
     def __init__(self, max_record_bytes: int = 1_048_576) -> None:
         super().__init__(max_record_bytes)
         self._looks = True
-        # The first bytes, for `has_begun`.
+        # The first bytes of the body, for `has_begun`.
         self._head = b""
-        # What came, if it begins as JSON does.
+        # The beginning of the body if it may be JSON.
         self._json: BytesIO | None = None
-        # The first bytes while they may still become a BOM; None afterwards.
+        # The first bytes while they may be the beginning of a BOM; None afterwards.
         self._start: bytes | None = b""
-        # The last piece ended in CR: an LF now is the second half of that line end.
+        # Whether the last input ended with CR. An LF at the start of the next input belongs to the same line end.
         self._after_cr = False
-        # The line that has no end yet, `_COMMENT` if it is a comment, None between lines.
+        # The incomplete line; `_COMMENT` if it is a comment; None between lines.
         self._partial: BytesIO | None = None
-        # The open record: the bytes of its whole lines, its data (None: no data line yet), its event name.
+        # The incomplete record: the size of its complete lines, its data (None: no data line yet), its event name.
         self._record_bytes = 0
         self._body: bytes | BytesIO | None = None
         self._event = ""
-        # The last id seen; it stays for all later records.
+        # The last id, which is valid for all later records too.
         self._id = ""
-        # Whole `event` lines already parsed, to their names.
+        # Cache: complete `event` line -> event name.
         self._known: dict[bytes, str] = {}
 
     @property
     def has_begun(self) -> bool:
-        """Whether the first line is, or may become, one of an event stream: a field that it knows, or a comment."""
+        """Whether the first line is, or may become, a known field or a comment of an event stream."""
         head = self._head
         head = head.removeprefix(_BOM) if len(head) >= len(_BOM) or not _BOM.startswith(head) else b""
         line, *more = head.lstrip(b"\r\n").splitlines() or [b""]
@@ -93,9 +94,9 @@ class SseDecoder(BoundedDecoder):
 
     @property
     def json_body(self) -> bytes:
-        """What came, if it begins as JSON does and no event stream: at most `MAX_JSON_BYTES` of it; else ``b""``.
+        """The first `MAX_JSON_BYTES` of the body if it begins like JSON; else ``b""``.
 
-        It is decoded as a stream all the same.
+        The body is decoded as an event stream as well.
         """
         return b"" if self._json is None else self._json.getvalue()
 
@@ -107,7 +108,7 @@ class SseDecoder(BoundedDecoder):
         self._looks = self._json is not None or len(self._head) < _HEAD_BYTES
 
     def _last(self) -> Record | None:
-        """The record that was begun and has data, but whose blank line never came; WHATWG discards it."""
+        """Return the last record if it has data but no blank line after it. WHATWG discards such a record."""
         out: list[Record] = []
         last = [self._partial.getvalue()] if self._partial is not None else []
         self._run([*last, b""], out)
@@ -117,7 +118,7 @@ class SseDecoder(BoundedDecoder):
         self._partial = self._body = None
 
     def _look_at_head(self, data: bytes) -> None:
-        """Keep the first bytes, and see whether they begin JSON. White space before that is nothing in either kind."""
+        """Keep the first bytes, and check whether they begin JSON. White space before them is ignored."""
         may_begin = not self._first_ink()
         self._head += data[:_HEAD_BYTES]
         if may_begin and (ink := self._first_ink()) in _JSON_BEGINS:
@@ -151,7 +152,7 @@ class SseDecoder(BoundedDecoder):
         lines = data.splitlines()
         end = data[-1]
         if end == _LF and not lines[-1] and self._partial is None and not self._record_bytes:
-            self._run(lines, out)  # whole records, nothing before them and nothing after
+            self._run(lines, out)  # the input is complete records only
             return
         self._after_cr = end == _CR
         rest = b"" if end in (_LF, _CR) else lines.pop()
@@ -161,7 +162,7 @@ class SseDecoder(BoundedDecoder):
             self._keep(rest)
 
     def _whole_lines(self, lines: list[bytes], out: list[Record]) -> None:
-        """Take lines that may go on with an open record and may leave one open."""
+        """Process complete lines. They may continue an incomplete record and may end with an incomplete record."""
         if self._partial is _COMMENT:
             self._partial = None
             lines[0] = b":"
@@ -169,7 +170,7 @@ class SseDecoder(BoundedDecoder):
             self._keep(lines[0])
             lines[0] = self._partial.getvalue()
             self._partial = None
-        # Only the first record can be too large: what follows it lies whole in this slice.
+        # Only the first record can be too large: the others are entirely in this slice.
         first = lines.index(b"") if b"" in lines else len(lines)
         size = self._record_bytes + _size(lines[:first])
         if size > self._max:
@@ -183,7 +184,7 @@ class SseDecoder(BoundedDecoder):
         self._record_bytes = size
 
     def _keep(self, piece: bytes) -> None:
-        """Append to the line that has no end yet, unless that passes the bound."""
+        """Append to the incomplete line. Raises `LimitExceeded`."""
         if self._partial is None:
             self._partial = _COMMENT if piece.startswith(b":") else BytesIO()
         if self._partial is _COMMENT:
@@ -193,7 +194,7 @@ class SseDecoder(BoundedDecoder):
         self._partial.write(piece)
 
     def _run(self, lines: list[bytes], out: list[Record]) -> None:
-        """Interpret whole lines. Every token passes this loop."""
+        """Interpret complete lines. This loop runs for every token of a reply."""
         body, event = self._body, self._event
         known = self._known.get
         for line in lines:
@@ -212,7 +213,7 @@ class SseDecoder(BoundedDecoder):
         self._event = event
 
     def _field(self, line: bytes, body: bytes | BytesIO | None, event: str) -> tuple[bytes | BytesIO | None, str]:
-        """Interpret one line that is not blank; gives the record's data and event name after it."""
+        """Interpret one line that is not blank. Return the record's data and event name after this line."""
         colon = line.find(b":")
         name, at = (line, len(line)) if colon < 0 else (line[:colon], colon + 1)
         if line[at : at + 1] == b" ":

@@ -110,7 +110,9 @@ def test_plain_http_and_certificates_are_told_in_options() -> None:
     with pytest.raises(UsageError) as caught:
         check_url("http://vllm:8000/v1")
     assert "or pass --allow-http if you trust the network" in in_options(caught.value)
-    assert in_options(not_trusted()).endswith("set SSL_CERT_FILE to the file of the authority that has signed it")
+    assert in_options(not_trusted()).endswith(
+        "set SSL_CERT_FILE to the certificate file of the authority that signed it"
+    )
 
 
 def test_values_and_quotations_stay() -> None:

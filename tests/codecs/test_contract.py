@@ -56,6 +56,9 @@ class TakesWhatItLacks(OpenAIChat):
         name: fields for name, fields in OpenAIChat.arguments.items() if name != "tools"
     }
 
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        return self.body(model_input)
+
 
 class OneVoice(OpenAIChat):
     def encode(self, model_input: ModelInput) -> dict[str, Any]:

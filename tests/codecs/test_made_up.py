@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +37,8 @@ class MadeUp(OpenAIChat):
     def auth(self, key: str, form: str) -> dict[str, str]:
         return {"x-made-up": f"{form} {key}"}
 
-    def encode(self, model_input: ModelInput) -> dict[str, Any]:
-        body = {"options": {"a": 1, "b": 2}, **super().encode(replace(model_input, fields={}, extra={}))}
-        return self.merge(self.merge(body, model_input.fields), model_input.extra)
+    def body(self, model_input: ModelInput) -> dict[str, Any]:
+        return {"options": {"a": 1, "b": 2}, **super().body(model_input)}
 
     def text_part(self, text: str) -> dict[str, Any]:
         return {"type": "text", "made_up": True, "text": text}

@@ -140,7 +140,7 @@ def test_what_a_client_raised_before_it_sent() -> None:
     assert isinstance(error, UsageError)
     assert str(error) == (
         "AsyncThing could not make the request (ValueError: no region for [key]); "
-        "check its credentials and what else it was made with"
+        "check its credentials and its other settings"
     )
 
 

@@ -355,5 +355,5 @@ async def test_the_aiohttp_client_on_trio() -> None:
     async with serve(STATES) as server:
         for name in ("openai", "anthropic"):
             client = BY_NAME[name].client(server.url, "aiohttp")
-            with pytest.raises(UsageError, match="asyncio alone"):
+            with pytest.raises(UsageError, match="only on asyncio"):
                 await BY_NAME[name].stream(client).text()
