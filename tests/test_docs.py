@@ -232,23 +232,63 @@ def test_docstring_examples_hold() -> None:
         assert tried[f"aprefill.{stage}"] > 0, stage
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    """Every relative link in the documents names a file that is there."""
-    others = [
-        "docs/examples/chat/README.md",
-        "docs/support.md",
-        "docs/sdks.md",
-        "docs/reference.md",
-        "docs/reliability.md",
-        "docs/llm.md",
-        "docs/llm-suite.md",
-        "CHANGELOG.md",
-        "SECURITY.md",
-    ]
-    for page in [*PAGES, *others]:
-        path = ROOT / page
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{page} links to {target}"
+#: A link of Markdown, inline or by reference, and what it leads to.
+LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
+#: A file of the repository that a sentence names, such as `docs/web.md`.
+NAMED = re.compile(r"`((?:docs|tests|benchmarks|aprefill)/[\w./-]+\.(?:md|py|toml|html|svg))`")
+
+
+def slug(heading: str) -> str:
+    """The anchor that a forge gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def prose(text: str) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def dead_links(pages: dict[Path, str]) -> list[str]:
+    """What the links of these pages, and the files that they name, lead to in vain."""
+    dead = []
+    for page, text in pages.items():
+        for match in LINK.finditer(prose(text)):
+            target, _, anchor = (match[1] or match[2]).partition("#")
+            if target.startswith(("http://", "https://", "mailto:")):
+                continue
+            path = (page.parent / target).resolve() if target else page
+            inside = path.is_relative_to(ROOT) and path.exists()
+            if inside and anchor and path.suffix == ".md":
+                headings = re.findall(r"^#+ (.+)$", prose(pages.get(path) or path.read_text("utf-8")), re.MULTILINE)
+                inside = anchor in map(slug, headings)
+            if not inside:
+                dead.append(f"{page.name}: {match[1] or match[2]}")
+        dead += [f"{page.name}: {name}" for name in NAMED.findall(prose(text)) if not (ROOT / name).exists()]
+    return dead
+
+
+def test_no_link_is_dead() -> None:
+    """Every link in every page leads to a file of the repository, and to a heading that is there."""
+    pages = {path: path.read_text("utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
+    assert len(pages) > 15
+    assert dead_links(pages) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[x](missing.md)",
+        "[x](../../outside.md)",
+        "[x](#no-such-heading)",
+        "[x](how-it-works.md#no-such-heading)",
+        "[x][1]\n\n[1]: missing.md\n",
+        "see `tests/missing.py`",
+    ],
+)
+def test_control_a_dead_link_is_found(text: str) -> None:
+    """Each kind of link that leads nowhere; one that leads somewhere is not found."""
+    page = ROOT / "docs" / "web.md"
+    assert len(dead_links({page: f"# A heading\n\n[y](#a-heading) [z](../README.md) {text}"})) == 1
 
 
 def test_it_is_the_installed_wheel_that_is_tested() -> None:
