@@ -55,6 +55,7 @@ class Splice:
         "has_text",
         "has_token",
         "has_tool",
+        "stopped",
         "usage",
     )
 
@@ -88,6 +89,8 @@ class Splice:
         self.usage: Usage | None = None
         # `Limits.reply_chars`
         self._reply_chars = reply_chars
+        #: a stop sequence of ours has fired: the host is to be cut off
+        self.stopped = False
         #: the reply is longer than the caller allows: the host is to be cut off
         self.exceeded: LimitExceeded | None = None
         #: the model has produced a token of any kind; text; a tool call
@@ -102,11 +105,6 @@ class Splice:
     def has_shown(self) -> bool:
         """The model has produced text that could be handed out."""
         return self._stage.shown > 0
-
-    @property
-    def stopped(self) -> bool:
-        """A stop sequence of ours has fired: the host is to be cut off."""
-        return self._stage.fired is not None
 
     def take(self, deltas: Sequence[Delta]) -> None:
         """Take one read's deltas. Raises `PrefillIgnored` where there is no echo and joining is not wanted."""
@@ -285,6 +283,7 @@ class Splice:
     def _end_early(self) -> None:
         """Say why the host is to be cut off, if it is."""
         if self._stage.fired is not None:
+            self.stopped = True
             self.finish = FinishDelta(StopReason.STOP_SEQUENCE, "stop", self._stage.fired)
         if self._stage.exceeded:
             assert self._reply_chars is not None

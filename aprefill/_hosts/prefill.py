@@ -29,7 +29,7 @@ class Attached(NamedTuple):
     stripped: str
     #: what the reply is spliced with
     seam: SeamPlan
-    #: the reply begins with what was sent, unless the host has ignored it
+    #: the host repeats what was sent: a reply without that shows that the host has ignored it
     must_echo: bool
 
 
