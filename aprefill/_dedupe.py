@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from ._errors import UsageError
 from ._seam.seam import Echo, Seam, Verdict
+from ._seam.stage import TextStage
 
 #: When the prefill is yielded.
 DedupeShowWhen: TypeAlias = Literal["now", "decided", "never"]
@@ -99,33 +100,32 @@ class _Splice:
         if show_when not in {"now", "decided", "never"}:
             raise UsageError(f"show_when={show_when!r} is unknown", "pass 'now', 'decided' or 'never'")
         try:
-            self._seam = Seam(prefill, echo=echo, whitespace=whitespace, fence=fence, preamble=preamble)
+            seam = Seam(prefill, echo=echo, whitespace=whitespace, fence=fence, preamble=preamble)
         except (TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
+        self._stage = TextStage(seam, lead="" if show_when == "never" else prefill)
         self.ready: deque[str] = deque()
-        #: the prefill while it is due
-        self._due = prefill if show_when != "never" else ""
         if show_when == "now":
             self._show_prefill()
 
     @property
     def verdict(self) -> Verdict:
-        return self._seam.verdict
+        return self._stage.verdict
 
     def feed(self, chunk: str | None) -> None:
         if isinstance(chunk, str):
-            self._put(self._seam.feed(chunk))
+            self._put(self._stage.feed(chunk))
         elif chunk is not None:
             raise UsageError(
                 f"chunks are str or None, not of type {type(chunk).__name__}", "map the stream to its text"
             )
 
     def end(self) -> None:
-        self._put(self._seam.close())
+        self._put(self._stage.close())
         self._show_prefill()
 
     def cut(self) -> None:
-        self._seam.close(cut=True)
+        self._stage.close(cut=True)
 
     def _put(self, text: str) -> None:
         if text:
@@ -133,9 +133,8 @@ class _Splice:
             self.ready.append(text)
 
     def _show_prefill(self) -> None:
-        if self._due:
-            self.ready.append(self._due)
-            self._due = ""
+        if lead := self._stage.take_lead():
+            self.ready.append(lead)
 
 
 class Deduped:

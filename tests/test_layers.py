@@ -97,7 +97,7 @@ NOT_PUBLIC = {
     "llm_plugin: _plan.stops.stops": "see above",
     "llm_plugin: _seam.plan.SeamPlan": "see above",
     "llm_plugin: _seam.markers.Markers": "see above",
-    "llm_plugin: _seam.stop.StopStage": "see above",
+    "llm_plugin: _seam.stage.TextStage": "see above",
 }
 
 

@@ -92,7 +92,7 @@ class Ledger:
     def verdict(self) -> Verdict:
         """Of the request that the reply's text is from."""
         if self.entry is not None:
-            return self.entry.splice.seam.verdict
+            return self.entry.splice.verdict
         return Verdict.UNDECIDED if self.transcript.prefill_length else Verdict.ABSENT
 
     @property
@@ -136,7 +136,7 @@ class Ledger:
             model=plan.model_input.model,
             mode=plan.mode,
             support=plan.support,
-            verdict=splice.seam.verdict,
+            verdict=splice.verdict,
             status=attempt.status,
             request_id=attempt.request_id,
             usage=splice.usage,

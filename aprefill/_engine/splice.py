@@ -1,4 +1,4 @@
-"""From deltas to what may be handed out: the seam and the stop stage of one attempt, and the text of the reply."""
+"""From deltas to what may be handed out: the stages of one attempt's text, and where the other deltas stand in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._errors import LimitExceeded, PrefillIgnored, Truncated
 from .._events import Event, ReasoningEvent, ToolEvent
 from .._seam.held import Held
 from .._seam.markers import Markers, without_markers
-from .._seam.stop import StopStage
+from .._seam.stage import TextStage
 from .._types import TOKEN_LIMIT_REASONS, StopReason, Usage, Verdict
 from .._words import Words
 from .history import History
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .._codecs import Codec
     from .._deltas import Delta, Message
     from .._plan.step import AttemptPlan
-    from .._seam.fallback import FallbackSeam
-    from .._seam.seam import Seam
     from .transcript import Transcript
 
 #: Stands for the reasoning among the indices of tool calls.
@@ -40,33 +38,23 @@ class Splice:
     """
 
     __slots__ = (
-        "_begins",
-        "_chars",
         "_coalesce",
-        "_decided",
         "_doubtful",
-        "_early",
-        "_fed",
         "_held",
         "_history",
-        "_lead",
+        "_looked",
         "_markers",
-        "_measured",
-        "_most",
         "_plan",
-        "_room",
+        "_reply_chars",
         "_sides",
-        "_stop",
+        "_stage",
         "_taken",
         "_transcript",
-        "echo_length",
         "exceeded",
         "finish",
-        "has_shown",
         "has_text",
         "has_token",
         "has_tool",
-        "seam",
         "stopped",
         "usage",
     )
@@ -76,53 +64,54 @@ class Splice:
     ) -> None:
         self._plan = plan
         self._transcript = transcript
-        # the prefill, if it is to be shown with the first new text
-        self._lead = lead
         self._coalesce = coalesce
-        self.seam: Seam | FallbackSeam = plan.seam.seam()
+        # `lead` is the prefill, if it is to be shown with the first new text
+        self._stage = TextStage(
+            plan.seam.seam(),
+            lead=lead,
+            stop=plan.stop,
+            most=None if reply_chars is None else reply_chars - len(plan.seam.known),
+        )
+        # `_look` was called: the seam has let text through
+        self._looked = False
         # takes the markers that are in the prompt out of the reply, if there are any
         self._markers = Markers(plan.marker) if plan.marker else None
         # characters that it has taken out
         self._taken = 0
         # the same for what is no text: a stage for each tool call, by its index, and one for the reasoning
         self._sides: dict[int, Markers] = {}
-        self._stop = StopStage(plan.stop) if plan.stop else None
-        # where in the transcript this attempt begins
-        self._begins = len(transcript.items)
-        # what the model wrote until the seam let something through, if the prompt asked for an echo
-        self._early: list[str] | None = [] if plan.mode == "emulated" else None
-        # the seam has let text through
-        self._decided = False
         # a delta came while the seam, which had decided, held text: its place depends on what becomes of that
         self._doubtful = False
-        # characters fed to the seam until then
-        self._fed = 0
         self._history = History()
-        # new text in the transcript's first `_measured` items, in characters
-        self._chars = 0
-        self._measured = self._begins
-        # `Limits.reply_chars`, and how many characters of it are left
-        self._most = reply_chars
-        self._room = None if reply_chars is None else reply_chars - len(plan.seam.known)
         # what was told of the text that is held, if that was asked for
         self._held: Held | None = None
-        #: characters of an emulated prefill's repetition, with what stood around it
-        self.echo_length = 0
         self.finish: FinishDelta | None = None
         self.usage: Usage | None = None
+        # `Limits.reply_chars`
+        self._reply_chars = reply_chars
         #: a stop sequence of ours has fired: the host is to be cut off
         self.stopped = False
         #: the reply is longer than the caller allows: the host is to be cut off
         self.exceeded: LimitExceeded | None = None
-        #: the model has produced a token of any kind; text; a tool call; text that could be handed out
-        self.has_token = self.has_text = self.has_tool = self.has_shown = False
+        #: the model has produced a token of any kind; text; a tool call
+        self.has_token = self.has_text = self.has_tool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """What stood at the front of the model's text, as far as it is known."""
+        return self._stage.verdict
+
+    @property
+    def has_shown(self) -> bool:
+        """The model has produced text that could be handed out."""
+        return self._stage.shown > 0
 
     def take(self, deltas: Sequence[Delta]) -> None:
         """Take one read's deltas. Raises `PrefillIgnored` where there is no echo and joining is not wanted."""
         items = self._transcript.items
         before = len(items)
-        feed = self.seam.feed
-        stop = self._stop
+        stage = self._stage
+        feed = stage.feed
         markers = self._markers
         if self._held is None and self._transcript.wants_held:
             self._held = Held()
@@ -137,30 +126,19 @@ class Splice:
                     self._show_side()
                     piece = self._feed_markers(markers, piece)
                 text = self._feed_slowly(piece) if self._doubtful else feed(piece)
-                if not self._decided:
-                    self._fed += len(piece)
-                    if self._early is not None:
-                        self._early.append(piece)
-                    if text:
-                        self._look(text)
-                if stop is not None:
-                    text = self._until_stop(stop, text)
-                if self._room is not None:
-                    text = self._within(text)
+                if not self._looked and stage.decided:
+                    self._look()
                 if text:
                     if held is not None:
                         self.settle_held()
-                    if not self.has_shown:
-                        self._first()
+                    if stage.lead:
+                        self._show_lead()
                     items.append(text)
-                if self.stopped or self.exceeded is not None:
+                if stage.over:
+                    self._end_early()
                     break
                 if held is not None:
-                    event = held.feed(
-                        piece,
-                        self.seam.held + (0 if stop is None else stop.held),
-                        "" if markers is None else markers.doubtful,
-                    )
+                    event = held.feed(piece, stage.held, "" if markers is None else markers.doubtful)
                     if event is not None:
                         items.append(event)
             else:
@@ -188,37 +166,33 @@ class Splice:
             if last:
                 self.take([TextDelta(last)])
         self.settle_held()
-        if not self.stopped and self.exceeded is None:
+        stage = self._stage
+        if not stage.over:
             # the seam is closed as for a cut: what it holds was a repetition or a fence in the making
             limited = self.finish is not None and self.finish.reason in TOKEN_LIMIT_REASONS
-            own_text = limited and self._is_own_text()
-            text = self.seam.close(cut or (limited and not own_text))
-            if limited and not cut and self._plan.mode == "emulated" and self.seam.verdict is Verdict.TRUNCATED:
-                self._estimate()
+            is_asked = self._plan.mode == "emulated"
+            own_text = limited and is_asked and stage.holds_own_text
+            text = stage.close(cut or (limited and not own_text))
+            if limited and not cut and is_asked and stage.verdict is Verdict.TRUNCATED:
+                self._estimate(0)
                 raise Truncated(
                     f"the token limit was met inside the repetition of the prefill, after "
-                    f"{self._count_early()} characters; nothing new came, and the same request would end there again",
+                    f"{stage.fed} characters; nothing new came, and the same request would end there again",
                     remedy=Words("raise {max_tokens}", "raise the limit that {extra} sets"),
                     may_pass=False,
                 )
-            if text and not self._decided:
-                self._look(text)
-            if self._stop is not None:
-                text = self._until_stop(self._stop, text)
-                if not self.stopped:
-                    text += self._stop.close()
-            if self._room is not None:
-                text = self._within(text)
+            if not self._looked and stage.decided:
+                self._look()
             if text:
-                if not self.has_shown:
-                    self._first()
+                self._show_lead()
                 self._transcript.items.append(text)
+            self._end_early()
         if not cut:
-            unseen = not self._decided and self.seam.verdict is Verdict.ABSENT
+            unseen = not stage.decided and stage.verdict is Verdict.ABSENT
             if unseen and self._wants_echo() and not self.has_tool:
                 raise self._ignored()
             self._show_lead()
-        self._estimate()
+        self._estimate(stage.shown)
         self._merge(before)
 
     def handed_out(self, text: str) -> tuple[Usage | None, FinishDelta | None]:
@@ -252,22 +226,11 @@ class Splice:
     def _merge(self, start: int) -> None:
         """One chunk a network read, if that was asked for."""
         if self._coalesce and not self._transcript.wants_events:
-            self._place()
             self._transcript.merge(start)
-            self._measured = len(self._transcript.items)
 
     def _place(self) -> int:
         """How many characters of new text come before a delta that comes now: those held are among them."""
-        marked = 0 if self._markers is None else self._markers.held
-        if not self._decided:
-            return self._fed + marked
-        transcript = self._transcript
-        for item in transcript.items[self._measured :]:
-            if isinstance(item, str):
-                self._chars += len(item)
-        self._measured = len(transcript.items)
-        lead = transcript.lead_length if transcript.lead_at >= self._begins else 0
-        return self._chars - lead + self.seam.held + (0 if self._stop is None else self._stop.held) + marked
+        return self._stage.place + (0 if self._markers is None else self._markers.held)
 
     def _feed_markers(self, markers: Markers, piece: str) -> str:
         """`piece` without our markers."""
@@ -288,30 +251,21 @@ class Splice:
 
         What one character makes it drop stands before everything that it then shows or holds.
         """
-        seam, history = self.seam, self._history
+        stage, seam, history = self._stage, self._stage.seam, self._history
         out: list[str] = []
-        place = self._place() - seam.held - (0 if self._markers is None else self._markers.held)
+        place = stage.place - seam.held
         for at, c in enumerate(piece):
             if history.last_place <= place:
                 self._doubtful = False
-                return "".join(out) + seam.feed(piece[at:])
+                out.append(seam.feed(piece[at:]))
+                break
             held = seam.held
             text = seam.feed(c)
             if dropped := held + 1 - len(text) - seam.held:
                 history.drop(place, dropped)
             place += len(text)
             out.append(text)
-        return "".join(out)
-
-    def _within(self, text: str) -> str:
-        """As much of `text` as the caller's bound on the whole reply has room for."""
-        assert self._room is not None
-        assert self._most is not None
-        if len(text) > self._room:
-            self.exceeded = LimitExceeded("reply_chars", self._most, "characters")
-            text = text[: self._room]
-        self._room -= len(text)
-        return text
+        return stage.pass_on("".join(out))
 
     def settle_held(self) -> None:
         """Say that nothing is held any more, if something was."""
@@ -319,24 +273,21 @@ class Splice:
         if event is not None:
             self._transcript.items.append(event)
 
-    def _is_own_text(self) -> bool:
-        """Whether what is held is held only because chatter may stand before an echo that has not begun.
-
-        Then a token limit has cut the model's own text, or chatter, and not a repetition.
-        """
-        if not self._early or self.seam.verdict is not Verdict.UNDECIDED:
-            return False
-        return self._plan.seam.is_own_text("".join(self._early))
-
-    def _look(self, new: str) -> None:
-        """The seam has decided and let `new` through, the first text of the model's that is no repetition."""
-        self._decided = True
-        self._history.drop_front(self._fed - len(new) - self.seam.held)
-        if self._early is not None:
-            self.echo_length = self._count_early() - len(new) - self.seam.held
-            self._early = None
-        if self.seam.verdict is Verdict.ABSENT and self._wants_echo():
+    def _look(self) -> None:
+        """The seam has let text through, the first text of the model's that is no repetition."""
+        self._looked = True
+        self._history.drop_front(self._stage.dropped)
+        if self._stage.verdict is Verdict.ABSENT and self._wants_echo():
             raise self._ignored()
+
+    def _end_early(self) -> None:
+        """Say why the host is to be cut off, if it is."""
+        if self._stage.fired is not None:
+            self.stopped = True
+            self.finish = FinishDelta(StopReason.STOP_SEQUENCE, "stop", self._stage.fired)
+        if self._stage.exceeded:
+            assert self._reply_chars is not None
+            self.exceeded = LimitExceeded("reply_chars", self._reply_chars, "characters")
 
     def _wants_echo(self) -> bool:
         # after a tool call nothing is asked for again: it was handed out, or will be made twice
@@ -344,45 +295,29 @@ class Splice:
         return absent == "raise" or (absent == "retry" and not self.has_tool)
 
     def _ignored(self) -> PrefillIgnored:
-        self._estimate()
+        self._estimate(0)
         return PrefillIgnored(self._plan.model_input.model, strict=self._plan.mode == "native")
 
-    def _count_early(self) -> int:
-        return sum(map(len, self._early or ()))
-
-    def _first(self) -> None:
-        """What stands before the first new text."""
-        self.has_shown = True
-        self._show_lead()
-
     def _show_lead(self) -> None:
-        if self._lead:
-            self._transcript.show(self._lead)
-            self._lead = ""
+        if lead := self._stage.take_lead():
+            self._transcript.show(lead)
 
-    def _estimate(self) -> None:
-        """Add to the usage what of the output was the repetition that the prompt asked for, by its share of the text."""
+    def _estimate(self, new: int) -> None:
+        """Add to the usage what of the output was the repetition that the prompt asked for, by its share of the text.
+
+        `new` is how many characters of new text there are.
+        """
         if self._plan.mode != "emulated":
             return
         # without any new text, all of it was the repetition, or nothing was
-        echo = (self.echo_length or self._count_early()) + self._taken
+        echo = (self._stage.dropped if self._stage.decided else self._stage.fed) + self._taken
         if self._markers is not None:
             echo += self._markers.taken
-        new = sum(len(item) for item in self._transcript.items[self._begins :] if isinstance(item, str))
-        if self._transcript.lead_at >= self._begins:
-            new -= self._transcript.lead_length
         tokens = math.ceil(echo / CHARS_A_TOKEN)
         if self.usage is not None and self.usage.output_tokens is not None and echo + new:
             text_tokens = max(0, self.usage.output_tokens - (self.usage.reasoning_tokens or 0))
             tokens = math.ceil(text_tokens * echo / (echo + new))
         self.usage = replace(self.usage or Usage(), echo_tokens=tokens)
-
-    def _until_stop(self, stop: StopStage, text: str) -> str:
-        text = stop.feed(text)
-        if stop.fired is not None:
-            self.stopped = True
-            self.finish = FinishDelta(StopReason.STOP_SEQUENCE, "stop", stop.fired)
-        return text
 
     def _note(self, delta: Delta) -> None:
         """Take a delta that is not text."""
@@ -419,7 +354,7 @@ class Splice:
             item = len(items)
             items.append(event)
         self._history.note(delta, place=place, item=item)
-        self._doubtful = self._decided and self.seam.held > 0
+        self._doubtful = self._stage.decided and self._stage.seam.held > 0
 
     def _without_markers(self, side: int, text: str) -> str:
         """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""

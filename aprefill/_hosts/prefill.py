@@ -1,4 +1,4 @@
-"""How a prefill travels to a host, and how the host's refusal is known."""
+"""How a prefill travels to a host, how its reply is spliced, and how the host's refusal is known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._errors import UsageError
 from .._json import flat
+from .._seam.plan import SeamPlan
+from .._types import Support
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Attached(NamedTuple):
-    """A prefill on its way: the messages, what to add to the body, and what of the prefill was sent.
+    """A prefill on its way: the messages, what to add to the body, what of the prefill was sent, and how it comes back.
 
     ``sent + stripped`` is the prefill. With `sent` empty no trailing turn went out.
     """
@@ -25,6 +27,15 @@ class Attached(NamedTuple):
     body_fields: dict[str, Any]
     sent: str
     stripped: str
+    #: what the reply is spliced with
+    seam: SeamPlan
+    #: the host repeats what was sent: a reply without that shows that the host has ignored it
+    must_echo: bool
+
+
+def sendable(row: SupportRow, prefill: str) -> str:
+    """What of the prefill can be sent to this host as a trailing turn."""
+    return prefill.rstrip() if row.whitespace == "strip" else prefill
 
 
 def attach_prefill(row: SupportRow, messages: Sequence[Message], prefill: str) -> Attached:
@@ -35,17 +46,20 @@ def attach_prefill(row: SupportRow, messages: Sequence[Message], prefill: str) -
     drop the white space should the model begin with it. The content is always a str: SGLang ignores a list.
     Raises `UsageError` if `messages` end with an assistant turn already, `ValueError` if `row` is not native.
     """
-    sent = prefill.rstrip() if row.whitespace == "strip" else prefill
+    sent = sendable(row, prefill)
     stripped = prefill[len(sent) :]
+    echo = {"echo": "never"} if row.support is Support.EATS else {"whitespace": row.whitespace_echo}
+    seam = SeamPlan(prefill, {"stripped": stripped, **echo})
     if not sent:
-        return Attached(tuple(messages), {}, "", stripped)
+        return Attached(tuple(messages), {}, "", stripped, seam, must_echo=False)
     if not row.native:
         raise ValueError(f"{row.provider} takes no native prefill here; nothing to carry")
     if messages and messages[-1].get("role") == "assistant":
         # Two in a row: llama.cpp answers 400, Anthropic and Ollama merge them (Ollama with a blank line between).
         raise UsageError("the messages end with an assistant turn and there is a prefill too", "give one of them")
     turn: Message = {"role": "assistant", "content": sent, **_copy(row.turn_fields)}
-    return Attached((*messages, turn), _copy(row.body_fields), sent, stripped)
+    must_echo = row.support is Support.ECHOES
+    return Attached((*messages, turn), _copy(row.body_fields), sent, stripped, seam, must_echo)
 
 
 def _copy(fields: Mapping[str, Any]) -> dict[str, Any]:

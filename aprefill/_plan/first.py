@@ -10,7 +10,7 @@ from .._errors import (
     PrefillRefused,
     UsageError,
 )
-from .._hosts.prefill import attach_prefill
+from .._hosts.prefill import attach_prefill, sendable
 from .._hosts.refusals import RefusalKey
 from .._seam.plan import SeamPlan
 from .._types import Support
@@ -86,7 +86,7 @@ def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] 
 
     Raises `UsageError` where it is known not to. With `support=` the caller has answered what is unknown.
     """
-    if not row.conflicts or (row.whitespace == "strip" and known.isspace()):
+    if not row.conflicts or not sendable(row, known):
         return None
     on = switched_on(request, codec(row.codec))
     found = {name: spelled for name, spelled in on.items() if rule(row.conflicts, name)}
@@ -106,12 +106,6 @@ def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] 
 
 def _native(request: Request, known: str, way: Way, row: SupportRow) -> AttemptPlan:
     attached = attach_prefill(row, request.messages, known)
-    rules: dict[str, Any] = {"stripped": attached.stripped}
-    if row.support is Support.EATS:
-        rules["echo"] = "never"
-    else:
-        rules["whitespace"] = row.whitespace_echo
-    must_echo = request.strict and row.support is Support.ECHOES and bool(attached.sent)
     host_stop, own_stop = stops(request.stop, row, known, row.support)
     return AttemptPlan(
         target=way.target,
@@ -120,11 +114,11 @@ def _native(request: Request, known: str, way: Way, row: SupportRow) -> AttemptP
         model_input=_model_input(request, row, way.model, attached.messages, attached.body_fields, host_stop=host_stop),
         mode="native",
         support=row.support,
-        seam=SeamPlan(known, rules),
+        seam=attached.seam,
         stop=own_stop,
         show_when=request.show_when or ("decided" if request.strict or request.absent != "join" else "accepted"),
         sends_prefill=bool(attached.sent),
-        absent="raise" if must_echo else "join",
+        absent="raise" if request.strict and attached.must_echo else "join",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._types import Verdict
 from .opener import FenceOpenerSeam
-from .seam import Seam, holds_chatter_alone
+from .seam import Seam, gives_all, holds_chatter_alone
 
 
 class FallbackSeam:
@@ -63,6 +63,17 @@ class FallbackSeam:
             self._chosen = self._first
         self._late.clear()
         return out
+
+
+def lets_through(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:
+    """Whether it gives every further piece at once and as it is, so that it need not be asked any more."""
+    match stage:
+        case FallbackSeam():
+            return stage._chosen is not None and lets_through(stage._chosen)
+        case FenceOpenerSeam():
+            return stage.verdict is not Verdict.UNDECIDED
+        case _:
+            return gives_all(stage)
 
 
 def waits_for_chatter(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:

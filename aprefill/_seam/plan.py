@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from .fallback import FallbackSeam, waits_for_chatter
+from .fallback import FallbackSeam
 from .opener import FenceOpenerSeam, is_opener
 from .seam import Seam
 
@@ -36,17 +36,3 @@ class SeamPlan:
         if self.asked and is_opener(self.known):
             return FallbackSeam(seam, FenceOpenerSeam(self.known, self.rules.get("preamble", 0)))
         return seam
-
-    def is_own_text(self, held: str) -> bool:
-        """Whether `held`, all that the model wrote, is held only because it may be chatter and an echo may follow.
-
-        No part of an echo, an overlap or a fence is in it. So at a token limit it is the model's own text, and the seam is
-        to be closed with ``cut=False``: rule 7 of the seam, its last paragraph.
-
-        >>> plan = SeamPlan('["', {"whitespace": True, "fence": True, "preamble": 120}, asked=True)
-        >>> plan.is_own_text("I can help you with that.\\n\\n")
-        True
-        """
-        seam = self.seam()
-        seam.feed(held)
-        return waits_for_chatter(seam)

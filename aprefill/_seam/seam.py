@@ -230,6 +230,11 @@ class Seam:
         return self._sink(text)
 
 
+def gives_all(seam: Seam) -> bool:
+    """Whether it gives every further piece at once and as it is."""
+    return seam._sink is _through
+
+
 def holds_chatter_alone(seam: Seam) -> bool:
     """Whether only rule 5 holds text: no part of an echo, an overlap or a fence is in it.
 

@@ -19,7 +19,6 @@ from .._hosts.prefill import attach_prefill
 from .._hosts.refusals import RefusalKey
 from .._plan.emulate import DEFAULT, emulate
 from .._plan.stops import stops
-from .._seam.plan import SeamPlan
 from .._types import Support
 from ._errors import PrefillError
 from ._json_start import impossible
@@ -28,6 +27,7 @@ from ._splice import ChunkSplicer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .._seam.plan import SeamPlan
     from ._hosts import Route
 
 #: What plugins call their stop sequences.
@@ -155,15 +155,9 @@ def _native(model: Any, host: Route, prompt: Any, strict: bool) -> Prepared:
         inner._explicit_messages = [*messages, Message(role="assistant", parts=[TextPart(text=sent.sent)])]
     else:
         model = _chat(model, host, sent.messages[-1], sent.body_fields)
-    rules: dict[str, Any] = {"stripped": sent.stripped}
-    if row.support is Support.EATS:
-        rules["echo"] = "never"
-    else:
-        rules["whitespace"] = row.whitespace_echo
     own = _stops(inner, host, prefill, row.support, update)
     inner.options = inner.options.model_copy(update=update)
-    must_echo = strict and row.support is Support.ECHOES and bool(sent.sent)
-    splice = _splice(prompt, SeamPlan(prefill, rules), stop=own, must_echo=must_echo)
+    splice = _splice(prompt, sent.seam, stop=own, must_echo=strict and sent.must_echo)
     return Prepared(model, inner, "native", splice)
 
 

@@ -6,14 +6,12 @@ Pure, and knows nothing of LLM but this: a chunk is a str, or an event with `typ
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._seam.markers import Markers
-from .._seam.stop import StopStage
+from .._seam.plan import SeamPlan
+from .._seam.stage import TextStage
 from .._types import Verdict
-
-if TYPE_CHECKING:
-    from .._seam.plan import SeamPlan
 
 
 class Ignored(Exception):
@@ -49,19 +47,15 @@ class ChunkSplicer:
         may_call: bool = False,
         marker: str = "",
     ) -> None:
-        self._prefill = prefill
         self._plan = plan
-        self._hidden = hidden
         self._stops = stop
         self._must_echo = must_echo
         self._may_call = may_call
-        self._seam = plan.seam()
-        self._stop = StopStage(stop) if stop else None
+        #: the passage's text
+        self._stage = TextStage(plan.seam(), lead="" if hidden else prefill, stop=stop)
         self._markers = Markers(marker) if marker else None
         #: of the passages before this one
         self._verdict: Verdict | None = None
-        #: the passage's text, as far as it says whether there is any, and while it is not decided what it is
-        self._raw: list[str] = []
         #: white space behind a tool call, of which some plugins put there: part of the next text, if there is any
         self._spaces: list[Any] = []
         #: decided, and not given out before it is known whether a tool call follows
@@ -78,12 +72,14 @@ class ChunkSplicer:
     @property
     def verdict(self) -> Verdict:
         """What stood at the front of the model's text, as far as there was any."""
-        return self._seam.verdict if self._verdict is None or self._raw else self._verdict
+        if self._verdict is not None and (self._is_behind or not self._stage.fed):
+            return self._verdict
+        return self._stage.verdict
 
     @property
     def stopped(self) -> bool:
         """A stop sequence of ours was met: the rest is not wanted."""
-        return self._stop is not None and self._stop.fired is not None
+        return self._stage.fired is not None
 
     def take(self, chunk: Any) -> list[Any]:
         """What may be yielded now; nothing for None. Raises `Ignored`."""
@@ -114,12 +110,13 @@ class ChunkSplicer:
             return self._end_passage()
         before = self._take_last()
         self._over = True
-        if self._has_tool and not self._raw and not self._is_behind:
+        stage = self._stage
+        if self._has_tool and not stage.fed and not self._is_behind:
             return [*before, *self._spaces]
-        is_open = self._seam.verdict is Verdict.UNDECIDED and bool(self._raw)
-        if limited and is_open and not self._plan.is_own_text("".join(self._raw)):
+        is_open = stage.verdict is Verdict.UNDECIDED and stage.fed > 0
+        if limited and is_open and not stage.holds_own_text:
             raise Cut
-        return [*before, *self._finish(self._rest())]
+        return [*before, *self._finish(stage.close())]
 
     def cut(self) -> list[Any]:
         """What is left after an error: all text that is no repetition in the making. Raises nothing."""
@@ -128,23 +125,17 @@ class ChunkSplicer:
         if self._markers is not None:
             self._markers.close(cut=True)
         self._over = True
-        is_own = self._seam.verdict is Verdict.UNDECIDED and self._plan.is_own_text("".join(self._raw))
-        text = self._rest(cut=not is_own)
-        out = [*self._kept_text(), *self._with(text)]
+        out = [*self._kept_text(), *self._with(self._stage.close(cut=not self._stage.holds_own_text))]
         if self.delivered or not out:
             return out
-        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
+        if self._must_echo and self._stage.verdict is Verdict.ABSENT:
             return []
         return [*self._lead(self._last), *out]
 
     # --- the steps --------------------------------------------------------------------------------------------
 
     def _take_text(self, chunk: Any) -> list[Any]:
-        text = _text(chunk)
-        if self._is_behind:
-            self._last = chunk
-            return self._with_metadata(chunk, self._until_stop(text))
-        if self._has_tool and not self._raw and not text.strip():
+        if self._has_tool and not self._stage.fed and not self._is_behind and not _text(chunk).strip():
             self._spaces.append(chunk)
             return []
         out = []
@@ -160,65 +151,51 @@ class ChunkSplicer:
 
     def _feed(self, chunk: Any) -> list[Any]:
         self._last = chunk
-        text = _text(chunk)
-        if text and (self._seam.verdict is Verdict.UNDECIDED or not self._raw):
-            self._raw.append(text)
-        return self._show(self._until_stop(self._seam.feed(text)), chunk)
+        return self._show(self._stage.feed(_text(chunk)), chunk)
 
     def _end_passage(self) -> list[Any]:
         """What is left of the text before a tool call."""
         before = self._take_last()
         spaces, self._spaces = self._spaces, []
-        if not self._raw and not self._is_behind:
+        if not self._stage.fed and not self._is_behind:
             return [*before, *spaces]
-        text = self._rest()
+        text = self._stage.close()
         if self.stopped:  # nothing is wanted behind it, no call either
             self._over = True
             return [*before, *self._finish(text)]
+        self._verdict = self.verdict
         out = [*self._kept_text(), *self._with(text)]
         if self.delivered:
             self._is_behind = True
-        elif self._seam.verdict is not Verdict.ABSENT:
+        elif self._stage.verdict is not Verdict.ABSENT:
             if any(_is_text(one) and _text(one).strip() for one in out):
                 out = [*self._lead(self._last), *out]
                 self._is_behind = True
             else:
                 # the prefill alone: the answer will have it
                 out = [one for one in out if not _is_text(one)]
-        self._verdict = self.verdict
-        self._raw.clear()
-        if not self._is_behind:
-            self._seam = self._plan.seam()
-        self._stop = StopStage(self._stops) if self._stops else None
+        # behind the prefill, the text is as the model wrote it, up to a stop sequence
+        plan = SeamPlan("") if self._is_behind else self._plan
+        self._stage = TextStage(plan.seam(), lead=self._stage.lead, stop=self._stops)
         return [*before, *out]
 
     def _finish(self, text: str) -> list[Any]:
         """The last of the answer."""
         if self.delivered:
             return self._with(text)
-        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
+        if self._must_echo and self._stage.verdict is Verdict.ABSENT:
             raise Ignored
         return [*self._lead(self._last), *self._kept_text(), *self._with(text)]
-
-    def _rest(self, *, cut: bool = False) -> str:
-        """End the stages; nothing if one of them had met its end before."""
-        if self.stopped:
-            return ""
-        text = "" if self._is_behind else self._until_stop(self._seam.close(cut))
-        return text if self._stop is None or self.stopped else text + self._stop.close()
-
-    def _until_stop(self, text: str) -> str:
-        return text if self._stop is None else self._stop.feed(text)
 
     def _show(self, new: str, chunk: Any) -> list[Any]:
         if self.delivered:
             return self._with_metadata(chunk, new)
-        if self._may_call and (self._seam.verdict is Verdict.ABSENT or not new.strip()) and (new or self._kept):
+        if self._may_call and (self._stage.verdict is Verdict.ABSENT or not new.strip()) and (new or self._kept):
             self._kept += self._with_metadata(chunk, new)
             return []
         if not new:
             return self._with_metadata(chunk, new)
-        if self._must_echo and self._seam.verdict is Verdict.ABSENT:
+        if self._must_echo and self._stage.verdict is Verdict.ABSENT:
             raise Ignored
         return [*self._lead(chunk), *self._kept_text(), _with(chunk, new)]
 
@@ -228,10 +205,10 @@ class ChunkSplicer:
 
     def _lead(self, chunk: Any) -> list[Any]:
         self.delivered = True
-        if self._hidden:
+        text = self._stage.take_lead()
+        if not text:
             return []
-        lead = _with(chunk, self._prefill)
-        return [lead if isinstance(lead, str) else replace(lead, provider_metadata=None)]
+        return [text if isinstance(chunk, str) else replace(chunk, chunk=text, provider_metadata=None)]
 
     def _with(self, text: str) -> list[Any]:
         return [_with(self._last, text)] if text else []

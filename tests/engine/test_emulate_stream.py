@@ -49,7 +49,7 @@ def test_the_markers_are_taken_out_before_the_seam(raw: str, new: str, verdict: 
     for pieces in ([raw], list(raw), *([raw[:at], raw[at:]] for at in range(len(raw)))):
         splice, items = run([*pieces, END])
         assert text_of(items) == LONG + new
-        assert splice.seam.verdict is verdict
+        assert splice.verdict is verdict
 
 
 def test_control_without_the_stage_they_are_shown() -> None:

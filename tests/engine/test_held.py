@@ -65,7 +65,7 @@ def test_text_and_held_are_the_end_of_what_came(support: str, prefill: str, opti
                 assert fed.endswith(held)
                 # what was dropped behind the first text is the closing fence
                 assert fed.endswith(text + held) or CLOSED.sub("", fed).endswith(text + held)
-                if splice.seam.verdict in {Verdict.UNDECIDED, Verdict.ABSENT}:
+                if splice.verdict in {Verdict.UNDECIDED, Verdict.ABSENT}:
                     assert text + held == fed
         for one in (splice, plain):
             one.take([END])

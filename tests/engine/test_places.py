@@ -76,6 +76,20 @@ def test_a_call_stands_where_it_came(case: str) -> None:
     assert wrong(case) == []
 
 
+@pytest.mark.parametrize("coalesce", [False, True])
+def test_the_prefill_that_is_shown_early_is_no_new_text(coalesce: bool) -> None:
+    """Shown when the host accepts the request, before anything is decided; with `coalesce` a call stood too far ahead."""
+    transcript = Transcript(LONG)
+    transcript.accepted = True
+    splice = Splice(planned(LONG), transcript, lead="", coalesce=coalesce)
+    transcript.show(LONG)
+    for part in (LONG[:9], LONG[9:], "Tom", CALL, " and Bob", END):
+        splice.take([TextDelta(part) if isinstance(part, str) else part])
+    splice.close(cut=False)
+    assert transcript.items == [LONG, "Tom", " and Bob"]
+    assert splice._history._places == [3, 11]
+
+
 def test_control_without_the_correction_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same check finds a history that counts what was dropped later."""
     monkeypatch.setattr(History, "clip", lambda self, place: None)

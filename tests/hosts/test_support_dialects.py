@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -152,17 +154,37 @@ def test_white_space_goes_out_where_the_host_keeps_it() -> None:
     kept = [r for r in support_table() if r.native and r.whitespace == "keep"]
     assert {r.provider for r in kept} >= {"mistral", "deepseek", "vllm", "sglang", "llama_cpp", "moonshot", "dashscope"}
     for found in kept:
-        assert attach_prefill(found, MESSAGES, "a \n")[2:] == ("a \n", "")
+        assert attach_prefill(found, MESSAGES, "a \n")[2:4] == ("a \n", "")
 
 
 @pytest.mark.parametrize("prefill", [" \n\t", ""])
 def test_nothing_left_to_send_is_an_ordinary_request(prefill: str) -> None:
     """White space alone, stripped, leaves no turn and no flags; `stripped` still lets the seam drop it."""
     carried = attach_prefill(row("anthropic", "claude-haiku-4-5"), MESSAGES, prefill)
-    assert carried == (MESSAGES, {}, "", prefill)
+    assert carried[:4] == (MESSAGES, {}, "", prefill)
+    assert not carried.must_echo
 
 
 def test_no_prefill_needs_no_native_support() -> None:
     """An empty prefill adds nothing, whatever the host does with prefills."""
     for found in support_table():
-        assert attach_prefill(found, MESSAGES, "") == (MESSAGES, {}, "", "")
+        assert attach_prefill(found, MESSAGES, "")[:4] == (MESSAGES, {}, "", "")
+
+
+# --- the reply ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "rules", "must_echo"),
+    [
+        # the host leaves out what it was sent, and what it was not sent may come
+        ("anthropic", "claude-haiku-4-5", {"stripped": " ", "echo": "never"}, False),
+        ("vllm", "any", {"stripped": "", "echo": "never"}, False),
+        # it repeats what it was sent
+        ("mistral", "mistral-large-latest", {"stripped": "", "whitespace": False}, True),
+    ],
+)
+def test_how_the_reply_is_spliced(provider: str, model: str, rules: dict[str, Any], must_echo: bool) -> None:
+    """The row says whether the host repeats the prefill; white space that was not sent is never part of that."""
+    carried = attach_prefill(row(provider, model), MESSAGES, "The answer is ")
+    assert (carried.seam.known, dict(carried.seam.rules), carried.must_echo) == ("The answer is ", rules, must_echo)

@@ -11,6 +11,7 @@ from aprefill import Seam, Verdict
 from aprefill._seam.fallback import FallbackSeam
 from aprefill._seam.opener import FenceOpenerSeam, is_opener
 from aprefill._seam.plan import SeamPlan
+from aprefill._seam.stage import TextStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,8 +149,10 @@ OWN_TEXT = [
 def test_whose_text_is_held(known: str, end: str, raw: str, own: bool) -> None:
     """The model's own, unless a part of an echo, of an overlap or of a fence is in it."""
     rules = {"whitespace": True, "fence": True, "overlap": 4} if end else OPENER_RULES
-    assert SeamPlan(known, rules, end, OPENER_RULES, asked=True).seam().feed(raw) == ""
-    assert SeamPlan(known, rules, end, OPENER_RULES, asked=True).is_own_text(raw) is own
+    for pieces in ([raw], list(raw)):
+        stage = TextStage(SeamPlan(known, rules, end, OPENER_RULES, asked=True).seam())
+        assert [stage.feed(piece) for piece in pieces] == [""] * len(pieces)
+        assert stage.holds_own_text is own
 
 
 def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
@@ -157,7 +160,11 @@ def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
     rules = {**OPENER_RULES, "overlap": 16}
     known = "Sure! The capital of France is"
     for raw, own in (("The cap", False), ("The capital of France is", True), ("The cat", True), ("Yes.\n\n", True)):
-        assert SeamPlan(known, rules, asked=True).is_own_text(raw) is own
+        for pieces in ([raw], list(raw)):
+            stage = TextStage(SeamPlan(known, rules, asked=True).seam())
+            for piece in pieces:
+                stage.feed(piece)
+            assert stage.holds_own_text is own
 
 
 def test_what_is_an_opener() -> None:

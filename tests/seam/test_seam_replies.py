@@ -91,7 +91,7 @@ def test_control_a_limit_that_drops_whatever_is_held(
     replies: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the question whose text it is, the same check finds at least 30 replies that are lost."""
-    monkeypatch.setattr("aprefill._seam.plan.SeamPlan.is_own_text", lambda *_: False)
+    monkeypatch.setattr("aprefill._seam.stage.TextStage.holds_own_text", False)
     assert sum(map(bool, map(lost, (reply for reply in replies if reply["finish"] == "length")))) >= 30
 
 

@@ -38,7 +38,7 @@ class Done:
         except AprefillError as error:
             self.error = error
         self.chunks = list(transcript.items)
-        self.verdict = self.splice.seam.verdict
+        self.verdict = self.splice.verdict
 
     @property
     def text(self) -> str:
