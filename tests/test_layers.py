@@ -90,6 +90,7 @@ NOT_PUBLIC = {
     "llm_plugin: _hosts.refusals.RefusalKey": "see above",
     "llm_plugin: _hosts.refusals": "see above; one memory of refusals in a process",
     "llm_plugin: _hosts.table.builtin_table": "see above",
+    "llm_plugin: _plan.conflicts.conflict": "see above",
     "llm_plugin: _plan.emulate.DEFAULT": "see above",
     "llm_plugin: _plan.emulate.emulate": "see above",
     "llm_plugin: _plan.next.LASTING": "see above",

@@ -94,6 +94,16 @@ def switched_on(request: Request, codec: Codec) -> dict[str, str]:
     return codec.settings_in_use(given, request.extra)
 
 
+def conflict(row: SupportRow, on: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """The setting among those that are `on` which decides whether a native prefill is sent; None if all go together with one.
+
+    Returns its word in the row ("breaks" or "unknown"), its name, and what the caller calls it. One that breaks comes before
+    one of which nothing is known.
+    """
+    found = [(word, name, spelled) for name, spelled in on.items() if (word := rule(row.conflicts, name))]
+    return min(found, key=lambda one: one[0] != "breaks", default=None)
+
+
 def rule(conflicts: Mapping[str, str], setting: str) -> str | None:
     """The word of a row's `conflicts` for a setting. What is said of a response format holds for a grammar too, unless
     the row says something else of that."""

@@ -15,7 +15,7 @@ from .._hosts.refusals import RefusalKey
 from .._seam.plan import SeamPlan
 from .._types import Support
 from .._words import Words
-from .conflicts import rule, switched_on
+from .conflicts import conflict, switched_on
 from .emulate import emulate
 from .step import AttemptPlan
 from .stops import stops
@@ -88,20 +88,21 @@ def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] 
     """
     if not row.conflicts or not sendable(row, known):
         return None
-    on = switched_on(request, codec(row.codec))
-    found = {name: spelled for name, spelled in on.items() if rule(row.conflicts, name)}
-    for name, spelled in found.items():
-        if rule(row.conflicts, name) == "breaks":
-            raise UsageError(
-                f"{row.provider} cannot combine a native prefill with {name}",
-                Words(
-                    "switch {spelled} off",
-                    "leave {prefill} out",
-                    "pass {support=emulated} to have the prefill asked for in the prompt",
-                    spelled=spelled,
-                ),
-            )
-    return None if request.support is not None or not found else next(iter(found.items()))
+    found = conflict(row, switched_on(request, codec(row.codec)))
+    if found is None:
+        return None
+    word, name, spelled = found
+    if word == "breaks":
+        raise UsageError(
+            f"{row.provider} cannot combine a native prefill with {name}",
+            Words(
+                "switch {spelled} off",
+                "leave {prefill} out",
+                "pass {support=emulated} to have the prefill asked for in the prompt",
+                spelled=spelled,
+            ),
+        )
+    return None if request.support is not None else (name, spelled)
 
 
 def _native(request: Request, known: str, way: Way, row: SupportRow) -> AttemptPlan:

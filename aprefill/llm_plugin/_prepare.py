@@ -17,6 +17,7 @@ from .._codecs._switches import TOKEN_LIMITS
 from .._errors import UsageError
 from .._hosts.prefill import attach_prefill
 from .._hosts.refusals import RefusalKey
+from .._plan.conflicts import conflict
 from .._plan.emulate import DEFAULT, emulate
 from .._plan.stops import stops
 from .._types import Support
@@ -94,12 +95,11 @@ def prepared(model: Any, host: Route, prompt: Any, *, natively: bool) -> Prepare
         raise PrefillError(f"{model.model_id}: -o prefix is a prefill as well; leave one of them out")
     _check_schema(prompt)
     native = host.native and natively
-    for setting, spelled in _switched_on(prompt).items():
-        rule = host.row.conflicts.get(setting)
-        if native and rule == "breaks":
+    if native and (found := conflict(host.row, _switched_on(prompt))):
+        word, _, spelled = found
+        if word == "breaks":
             raise PrefillError(f"{model.model_id} cannot combine a prefill with {spelled}; leave one of them out")
-        if native and rule == "unknown":
-            native = False
+        native = False
     if not native and strict:
         raise PrefillError(
             f"{model.model_id} takes no native prefill here; leave prefill_strict out to have it asked for in the prompt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from aprefill import PrefillRefused, Recovery, Reply, Session, Support, SupportTable, UsageError, stream
 from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import ModelInput
+from aprefill._hosts.table import builtin_table
 from aprefill._plan import conflicts
 from aprefill._plan.options import Options
 from aprefill._plan.request import Request, make_request
@@ -521,3 +523,15 @@ def test_a_codec_says_what_its_arguments_become(protocol: str) -> None:
         changed = {field for field in made if made[field] != plain.get(field)}
         assert changed
         assert changed <= {*it.arguments[argument]}
+
+
+def test_what_breaks_comes_before_what_is_unknown() -> None:
+    """Whichever setting is named first: the caller is told of the one that cannot go together with a prefill."""
+    row = replace(
+        builtin_table().row("anthropic", "claude-haiku-4-5"), conflicts={"tools": "unknown", "thinking": "breaks"}
+    )
+    both = {"tools": "tools=", "thinking": "thinking="}
+    assert conflicts.conflict(row, both) == ("breaks", "thinking", "thinking=")
+    assert conflicts.conflict(row, dict(reversed(both.items()))) == ("breaks", "thinking", "thinking=")
+    assert conflicts.conflict(row, {"tools": "tools="}) == ("unknown", "tools", "tools=")
+    assert conflicts.conflict(row, {"response_format": "response_format="}) is None
