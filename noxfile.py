@@ -134,7 +134,7 @@ def perf(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write what is generated: the support table, the reference, and the picture."""
-    session.install("-e", ".[cli,openai,anthropic]")
+    session.install("-e", ".[cli,web,openai,anthropic]")
     session.run("python", "docs/_support_table.py")
     session.run("python", "docs/_reference.py")
     session.run("python", "docs/_picture.py")
