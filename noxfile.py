@@ -133,10 +133,11 @@ def perf(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write the generated pages: the support table and the reference."""
-    session.install("-e", ".[cli,web]")
+    """Write what is generated: the support table, the reference, and the picture."""
+    session.install("-e", ".[cli,web,openai,anthropic]")
     session.run("python", "docs/_support_table.py")
     session.run("python", "docs/_reference.py")
+    session.run("python", "docs/_picture.py")
 
 
 @nox.session

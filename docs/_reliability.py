@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 TARGET = Path(__file__).with_name("reliability.md")
 
+#: The bad ends that the page counts: a cell with one of them begins with the word.
+BAD_ENDS = ("**silent**", "**foreign**", "**waits**")
+
 #: How long anything is waited for, in seconds; for what is heavy, the loop may be blocked and the process is ended.
 BOUND_S = 4.0
 HEAVY_S = 150.0
@@ -185,6 +188,8 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         versions=f"aprefill {__version__}, {versions}, Python {platform.python_version()}.",
     )
     lines = [
+        *counts(found),
+        "",
         "| The host | aprefill, both wires | openai, chat: its own stream | anthropic: its own stream |",
         "|---|---|---|---|",
     ]
@@ -202,6 +207,16 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
     footnotes = [f"{number}. {note}" for note, number in notes.items()]
     return "\n".join([intro + "\n".join(lines), "", *footnotes, ""])
+
+
+def counts(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """How many faults came to each bad end. aprefill's are counted if they did so on one of the wires."""
+    lines = [f"| Of {len(NAMES)} faults | aprefill, either wire | openai | anthropic |", "|---|---|---|---|"]
+    for end in BAD_ENDS:
+        bad = {column: {name for name in NAMES if found[column][name]["cell"].startswith(end)} for column in COLUMNS}
+        ours = bad["aprefill chat"] | bad["aprefill messages"]
+        lines.append(f"| {end} | {len(ours)} | {len(bad['openai'])} | {len(bad['anthropic'])} |")
+    return lines
 
 
 def both(ours: dict[str, dict[str, Any]], fault: Fault) -> str:

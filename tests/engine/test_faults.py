@@ -115,6 +115,22 @@ def test_the_page_has_every_fault() -> None:
     assert [re.sub(r" \(\d+\)$", "", row) for row in rows] == list(NAMES)
 
 
+def test_the_page_counts_its_own_rows() -> None:
+    """The numbers of silent, foreign and waiting ends are those of the table below them."""
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+
+    def cells(heading: str) -> list[list[str]]:
+        lines = page[page.index(heading) :].partition("\n\n")[0].splitlines()[2:]
+        return [line.strip("| ").split(" | ") for line in lines]
+
+    rows = cells("| The host |")
+    counted = {end: [sum(end in row[column] for row in rows) for column in (1, 2, 3)] for end, *_ in cells("| Of ")}
+    assert {end: [int(number) for number in numbers] for end, *numbers in cells("| Of ")} == counted
+    assert counted["**silent**"][0] == 0
+    assert counted["**silent**"][1] > 0
+    assert f"| Of {len(rows)} faults |" in page
+
+
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
