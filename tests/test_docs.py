@@ -26,10 +26,11 @@ import aprefill
 from aprefill import SupportTable
 from aprefill.testing import Received, Script, serve_in_thread
 
+from .support.pages import BLOCK, ROOT, blocks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/how-it-works.md",
@@ -37,26 +38,17 @@ PAGES = [
     "docs/cli.md",
     "docs/clients.md",
     "docs/refused.md",
+    "docs/recipes.md",
     "docs/web.md",
     "CONTRIBUTING.md",
 ]
-
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(page: str, language: str) -> list[tuple[str, str]]:
-    """(id, text) of a page's code blocks in one language."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    found = []
-    for match in BLOCK.finditer(text):
-        if match[1] == language:
-            line = text[: match.start()].count("\n") + 2
-            found.append((f"{page}:{line}", match[2]))
-    return found
+#: Pages whose blocks of Python have tests of their own, which look at what each of them does.
+RUN_ELSEWHERE = {"docs/recipes.md": "tests/test_recipes.py"}
 
 
 def params(language: str) -> list[Any]:
-    return [pytest.param(text, id=where) for page in PAGES for where, text in blocks(page, language)]
+    pages = [page for page in PAGES if page not in RUN_ELSEWHERE]
+    return [pytest.param(text, id=where) for page in pages for where, text in blocks(page, language)]
 
 
 def reply_to(received: Received) -> Script:
@@ -108,6 +100,13 @@ def move_sdk_clients(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
     monkeypatch.setattr("openai.AsyncOpenAI", AsyncOpenAI)
 
 
+def test_pages_that_run_elsewhere_do() -> None:
+    """Their blocks are left out here, so the test file that is named has to run them."""
+    for page, test_file in RUN_ELSEWHERE.items():
+        assert page in PAGES
+        assert page in (ROOT / test_file).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("code", params("python"))
 def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each block of Python is a program of its own and runs as printed."""
@@ -127,32 +126,33 @@ def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.Capt
     if "country: " in code:
         assert printed.count("country: France\ncapital: Paris\n") == 2
     if "FastAPI" in code:
-        talk_to(space["app"], goes_on="while True" in code)
+        talk_to(space["app"], code)
 
 
-def talk_to(app: Any, *, goes_on: bool) -> None:
-    """The example streams a reply to a browser, over a WebSocket or as server-sent events."""
+def talk_to(app: Any, code: str) -> None:
+    """The example streams a reply to a browser, over a WebSocket or as server-sent events; over a kept one, two replies."""
     from fastapi.testclient import TestClient
 
     prompt = "JSON list of US state names"
     with TestClient(app) as client:
         if any(isinstance(route, WebSocketRoute) for route in app.routes):
             with client.websocket_connect("/chat") as ws:
-                if goes_on:
+                if "while True" in code:
                     ws.send_json({"type": "stop"})  # too late for the last reply: asks nothing, as what follows
                     ws.send_text("[" * 5000)
                     ws.send_bytes(b"x")
                     ws.send_json({"prompt": ""})
                     assert ws.receive_json()["error"] == "UsageError"
-                ws.send_json({"prompt": prompt})
-                records = [ws.receive_json()]
-                while records[-1]["type"] != "end":
-                    records.append(ws.receive_json())
+                for _ in range(2 if "keep_open=True" in code else 1):
+                    ws.send_json({"prompt": prompt})
+                    records = [ws.receive_json()]
+                    while records[-1]["type"] != "end":
+                        records.append(ws.receive_json())
         else:
             body = client.post("/chat", json={"prompt": prompt, "prefill": '["'}).text
             records = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
     text = "".join(record["text"] for record in records if record["type"] == "text")
-    assert text == '["Alabama", "Alaska"]'
+    assert text == ('["Alabama", "Alaska"]' if "prefill" in code.replace("aprefill", "") else "Hello, world.")
     assert records[-1]["type"] == "end"
 
 
