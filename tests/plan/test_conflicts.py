@@ -202,7 +202,7 @@ def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str
     """A `UsageError` that names host, setting and what to switch off; also with the caller's word for the support."""
     says = (
         f"acme cannot combine a native prefill with {setting}; switch {spelled} off, leave prefill= out, "
-        'or pass support="emulated" to have the prefill asked for in the prompt'
+        'or pass support="emulated" to ask for the prefill in the prompt'
     )
     for more in ({}, {"support": "eats"}, {"emulate": False}, {"strict": True}):
         with pytest.raises(UsageError) as error:
@@ -222,7 +222,7 @@ def test_what_may_break_is_asked_for_in_the_prompt(setting: str, spelled: str, o
         with pytest.raises(PrefillRefused) as refused:
             mode("unknown", setting, **options, **more)
         assert (refused.value.why, refused.value.status) == (setting, None)
-        assert f"whether it goes with {spelled} is not known), and nothing was sent" in str(refused.value)
+        assert f"it is not known to work with {spelled}), and nothing was sent" in str(refused.value)
         assert mode("unknown", setting, **options, **more, support="eats") == "native"
     for support in (Support.EATS, "echoes"):
         assert mode("unknown", setting, **options, support=support) == "native"
