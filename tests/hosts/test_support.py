@@ -298,9 +298,9 @@ def test_a_strangers_host_gets_no_vendor_s_key() -> None:
 
 def test_unknown_names() -> None:
     """An unknown provider or api is the caller's error, and the message lists what there is."""
-    with pytest.raises(UsageError, match=r"unknown provider 'antropic'; known are anthropic, openai"):
+    with pytest.raises(UsageError, match=r"unknown provider 'antropic'; use one of anthropic, openai"):
         row("antropic", "x")
-    with pytest.raises(UsageError, match=r"llama_cpp has no api 'native'; it has chat, messages"):
+    with pytest.raises(UsageError, match=r"llama_cpp has no api 'native'; use one of chat, messages"):
         row("llama_cpp", "x", "native")
 
 

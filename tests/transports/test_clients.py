@@ -74,7 +74,7 @@ def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -
         ({"client": anthropic.Anthropic(api_key=KEY)}, "pass an AsyncAnthropic$"),
         ({"client": anthropic.AnthropicBedrock(api_key=KEY, aws_region="x")}, "pass an AsyncAnthropicBedrock"),
         ({"client": httpx2.Client()}, "pass an httpx2.AsyncClient"),
-        ({"client": openai.AsyncOpenAI}, "that is the class"),
+        ({"client": openai.AsyncOpenAI}, "is a class, not a client"),
         ({"client": object()}, "pass an httpx2.AsyncClient, an httpx.AsyncClient, an AsyncAnthropic"),
         ({"client": openai.AsyncOpenAI(api_key=KEY, base_url="http://host.test/v1")}, "plain http"),
         ({"client": openai.AsyncOpenAI(api_key=KEY + "\n")}, "the api_key of client=AsyncOpenAI has white space"),
