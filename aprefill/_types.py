@@ -134,4 +134,3 @@ def sum_of(counted: Iterable[Usage | None]) -> Usage | None:
         if usage is not None:
             total = usage if total is None else total + usage
     return total
-

@@ -43,8 +43,9 @@ _ESCAPE = re.compile(
 _PART = rf"(?:\\+(?:[uU][dD][89a-fA-F]{_HEX}{{2}}|[xX][89a-fA-F]{_HEX}))"
 # After a blank, digits alone may be a number from the host.
 _CUT_BEFORE = re.compile(rf"(?<![0-9A-Za-z\\])(?:(?:[uUxX]?{_HEX}{{1,8}})?{_PART}{{1,3}}\s?|[uUxX]?{_HEX}{{1,8}})\Z")
-_CUT_BEHIND = re.compile(
-    rf"\s?(?:{_PART}{{1,3}}(?:\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?)?)?|\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?))(?![0-9A-Za-z])"
+_CUT_AFTER = re.compile(
+    rf"\s?(?:{_PART}{{1,3}}(?:\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?)?)?"
+    rf"|\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?))(?![0-9A-Za-z])"
 )
 _TOKEN = re.compile(_ESCAPE.pattern + "|.", re.DOTALL)
 #: Down to this depth (the parts of a message), values of ``type`` and ``role`` are words of the API, not the caller's.
@@ -157,8 +158,8 @@ def _with_cut_escapes(text: str, start: int, end: int) -> tuple[int, int]:
     (0, 26)
     """
     before = _CUT_BEFORE.search(text, max(0, start - 64), start)
-    behind = _CUT_BEHIND.match(text, end)
-    return (start if before is None else before.start()), (end if behind is None else behind.end())
+    after = _CUT_AFTER.match(text, end)
+    return (start if before is None else before.start()), (end if after is None else after.end())
 
 
 def _places(text: str, word: str) -> Iterator[tuple[int, int]]:

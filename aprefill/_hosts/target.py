@@ -200,7 +200,7 @@ def _of_sdk(
     for argument, value in (("base_url", base_url), ("api_key", api_key)):
         if value is not None:
             raise UsageError(
-                f"{argument}= beside client={client.name}", "make the client with it, and leave it out here"
+                f"{argument}= together with client={client.name}", "pass it to the client, and leave it out here"
             )
     if api is not None and api not in (apis := _every_api(table, client)):
         raise UsageError(

@@ -44,7 +44,7 @@ def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
         if name is None:
             continue
         keep = "leave the field out" if argument in {"model", "prompt"} else "keep one of the two"
-        raise UsageError(f"extra[{name!r}] beside {argument}=: the field would undo the argument", f"{keep}")
+        raise UsageError(f"extra[{name!r}] together with {argument}=: the field would undo the argument", f"{keep}")
     for name, value in codec.streaming.items():
         if extra.get(name, value) is not value:
             raise UsageError(f"extra[{name!r}]: every reply is streamed", "leave the field out")
@@ -75,7 +75,9 @@ def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
             continue
         given = codec.merge({name: value}, {name: extra[name]}).get(name)
         if not _agrees(given, value):
-            raise UsageError(f"extra[{name!r}] beside prefill=: the field would undo the argument", "keep one")
+            raise UsageError(
+                f"extra[{name!r}] together with prefill=: the field would undo the argument", "keep one of the two"
+            )
 
 
 def _agrees(given: Any, wanted: Any) -> bool:

@@ -222,7 +222,7 @@ def _told(turn: Message, request: str, codec: Codec) -> Message:
     content = turn["content"]
     if codec.is_tool_result(turn):
         raise UsageError(
-            "the messages end with the result of a tool, and after that the prompt cannot ask for a prefill",
+            "the messages end with a tool's result, and after that the prompt cannot ask for a prefill",
             Words("add a user message", "leave {prefill} out", "choose a model that takes a prefill"),
         )
     if turn["role"] != "user" or not isinstance(content, str | list):

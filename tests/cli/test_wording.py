@@ -99,9 +99,13 @@ def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
     assert in_options(PrefillIgnored("m")).endswith(
         "; pass --absent join to put the prefill before the reply, or pass --absent retry to ask once more"
     )
-    assert in_options(PrefillIgnored("m", strict=True)).endswith("; leave --strict out to put the prefill before the reply")
+    assert in_options(PrefillIgnored("m", strict=True)).endswith(
+        "; leave --strict out to put the prefill before the reply"
+    )
     for off, option in (("strict=True", "--strict"), ("emulate=False", "--no-emulate")):
-        assert f"; leave {option} out to ask for the prefill in the prompt, " in in_options(PrefillRefused("m", off=off))
+        assert f"; leave {option} out to ask for the prefill in the prompt, " in in_options(
+            PrefillRefused("m", off=off)
+        )
     assert in_options(limit_inside_the_echo()).endswith("; raise --max-tokens")
 
 

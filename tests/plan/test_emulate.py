@@ -350,7 +350,9 @@ RESULTS = [
 @pytest.mark.parametrize("last", RESULTS)
 def test_after_a_tools_result_it_cannot_be_asked_for(last: dict[str, Any]) -> None:
     """A `UsageError` that says so; a user's turn behind the result takes the request."""
-    with pytest.raises(UsageError, match=r"the messages end with the result of a tool, and after that .* add a user message"):
+    with pytest.raises(
+        UsageError, match=r"the messages end with a tool's result, and after that .* add a user message"
+    ):
         emulate(DEFAULT, [USER, last], "a")
     assert emulate(DEFAULT, [last, USER], "a").echo == "a"
 

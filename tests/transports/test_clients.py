@@ -62,8 +62,8 @@ def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -
     [
         ({"client": some("openai"), "api": "messages"}, "speaks 'chat'"),
         ({"client": some("anthropic"), "api": "chat"}, "speaks 'messages'"),
-        ({"client": some("openai"), "base_url": "https://host.test"}, "base_url= beside client=AsyncOpenAI"),
-        ({"client": some("anthropic"), "api_key": KEY}, "api_key= beside client=AsyncAnthropic"),
+        ({"client": some("openai"), "base_url": "https://host.test"}, "base_url= together with client=AsyncOpenAI"),
+        ({"client": some("anthropic"), "api_key": KEY}, "api_key= together with client=AsyncAnthropic"),
         ({"client": some("openai"), "model": "anthropic:claude-haiku-4-5"}, "has no api 'chat'"),
         ({"client": some("anthropic"), "model": "openai:gpt-4o"}, "has no api 'messages'"),
         ({"client": some("openai"), "model": "openai:"}, "no name after the colon"),
