@@ -137,10 +137,10 @@ def test_a_grammar_is_judged_as_a_response_format_where_nothing_else_is_said() -
 
 def test_the_ends_of_two_models_are_notes() -> None:
     """In their rows, on Anthropic's own host alone."""
-    notes = {r.models[0]: r.note for r in support_table() if r.note.startswith("ends on")}
+    notes = {r.models[0]: r.note for r in support_table() if r.note.startswith("retirement")}
     assert notes == {
-        "claude-opus-4-5": "ends on api.anthropic.com on 2027-01-22",
-        "claude-sonnet-4-5": "ends on api.anthropic.com on 2026-11-30",
+        "claude-opus-4-5": "retirement date on api.anthropic.com: 2027-01-22",
+        "claude-sonnet-4-5": "retirement date on api.anthropic.com: 2026-11-30",
     }
 
 
