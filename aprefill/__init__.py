@@ -1,4 +1,4 @@
-"""Stream a model's reply of which you wrote the beginning: one clean stream, the prefill exactly once.
+"""Stream a model's reply whose beginning you wrote. The beginning (the prefill) is in the reply exactly once.
 
 async for chunk in stream("JSON list of US state names", prefill='["', model="anthropic:claude-haiku-4-5"):
     print(chunk, end="")
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from ._types import Usage as Usage
     from ._types import Verdict as Verdict
 
-#: Where each public name lives. Resolved on first use (PEP 562), so that `import aprefill` costs next to nothing.
+#: Module of each public name. A name is imported on first use (PEP 562), so that `import aprefill` stays fast.
 _HOMES = {
     "_dedupe": (
         "DedupeShowWhen",

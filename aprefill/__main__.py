@@ -1,19 +1,19 @@
-"""The command `aprefill`, also `python -m aprefill`. Works, if only to say what to install, without the extra `cli`."""
+"""The command `aprefill`, also `python -m aprefill`. Without the extra `cli`, it prints how to install the extra."""
 
 from __future__ import annotations
 
 import sys
 
-#: What the caller did wrong.
+#: The command line was wrong, or the extra `cli` is missing.
 EXIT_USAGE = 2
-#: Ended by Ctrl-C, as shells count it: 128 + SIGINT.
+#: Ended by Ctrl-C. By the convention of shells: 128 + SIGINT.
 EXIT_INTERRUPTED = 130
 
 
 def main() -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     try:
-        # click is the extra `cli`; inside the `try`, because Ctrl-C may come while modules load
+        # The import is inside the `try`: click may be missing, and Ctrl-C may come while modules load.
         from .cli import main as run
 
         return run()

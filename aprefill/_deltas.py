@@ -1,4 +1,7 @@
-"""What the decoders give: wire records, and the deltas that a codec makes of them. Also a request's model input."""
+"""Records and deltas: a record is one decoded wire event, and codecs make deltas of it. Also a request's model input.
+
+A delta is made for every token. So deltas are msgspec structs, most of them without GC tracking.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Record(Struct, frozen=True, gc=False):
-    """One decoded wire event: the payload's bytes and what framed it."""
+    """One decoded wire event: the bytes of its payload, and its event name and id if the framing has them."""
 
     data: bytes
     event: str = ""
@@ -20,19 +23,19 @@ class Record(Struct, frozen=True, gc=False):
 
 
 class TextDelta(Struct, frozen=True, gc=False):
-    """Text of the reply itself."""
+    """A piece of the reply's text."""
 
     text: str
 
 
 class ReasoningDelta(Struct, frozen=True, gc=False):
-    """Text of the model's reasoning, where the host shows it."""
+    """A piece of the model's reasoning, if the host shows it."""
 
     text: str
 
 
 class ToolDelta(Struct, frozen=True, gc=False):
-    """A piece of a tool call. `arguments` is a fragment of JSON text; `id` and `name` come with the first piece."""
+    """A piece of a tool call. `arguments` is a fragment of JSON text. Only the first piece has `id` and `name`."""
 
     index: int
     id: str = ""
@@ -41,13 +44,13 @@ class ToolDelta(Struct, frozen=True, gc=False):
 
 
 class UsageDelta(Struct, frozen=True):
-    """What the host has counted so far; a later one replaces an earlier one."""
+    """Token counts so far. A later delta replaces an earlier one."""
 
     usage: Usage
 
 
 class FinishDelta(Struct, frozen=True):
-    """Why the model stopped. `raw` is the host's word."""
+    """Why the model stopped. `raw` is the host's own word."""
 
     reason: StopReason
     raw: str
@@ -55,13 +58,13 @@ class FinishDelta(Struct, frozen=True):
 
 
 class ErrorDelta(Struct, frozen=True, eq=False):
-    """The host reported an error inside the stream. Nothing after it counts."""
+    """The host reported an error inside the stream. Everything after it is ignored."""
 
     status: int
     error_type: str
     detail: str
-    #: all that the host said, in which the words of a refusal are looked for. It may quote the prompt, so it is in no repr;
-    #: two errors are equal without it
+    #: The host's whole error text, which is searched for known refusals. It may quote the prompt, so the repr leaves it
+    #: out. Equality ignores it.
     body: str = ""
 
     def __eq__(self, other: object) -> bool:
@@ -77,13 +80,13 @@ class ErrorDelta(Struct, frozen=True, eq=False):
 
 
 class EndDelta(Struct, frozen=True):
-    """The protocol's end. Text after it is not text of the reply."""
+    """The end marker of the protocol. Text after it does not belong to the reply."""
 
 
 class BlockDelta(Struct, frozen=True):
-    """What the assistant turn for the next request needs beside text, reasoning and tool calls: signatures, for example.
+    """Other data that the assistant turn of the next request needs, for example signatures.
 
-    Nothing of it is handed out. Only the codec that made it knows what `step`, `number` and `value` mean.
+    It is never yielded to the caller. `step`, `number` and `value` have a meaning only for the codec that made them.
     """
 
     step: str
@@ -101,24 +104,25 @@ Message: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ModelInput:
-    """One request in neutral terms, ready for a codec to encode. It has no repr: it holds the prompt."""
+    """One request in neutral terms, ready for a codec to encode. It has no repr, because it contains the prompt."""
 
     model: str
     messages: tuple[Message, ...]
     system: str | None = None
     max_tokens: int | None = None
-    #: the sequences the host may be told
+    #: The stop sequences that are sent to the host.
     stop: tuple[str, ...] = ()
     temperature: float | None = None
     thinking: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     response_format: dict[str, Any] | None = None
-    #: which field carries `max_tokens` on chat completions: "max_tokens" or "max_completion_tokens"
+    #: Chat completions: the field for `max_tokens`, either "max_tokens" or "max_completion_tokens".
     token_field: str = "max_tokens"  # noqa: S105 - a field's name
-    #: chat completions: the usage must be asked for; False where the host refuses the field that asks
+    #: Chat completions: whether the request asks for usage. False if the host refuses the field for that.
     asks_usage: bool = True
-    #: text that the reply is likely to repeat, for a host that is faster when it is told
+    #: Text that the reply will probably repeat, for hosts that are faster if they get it.
     prediction: str = ""
-    #: body fields that win over everything above: the dialect's, and the caller's, which win over the dialect's too
+    #: Body fields that override everything above. `fields` carries the prefill in the host's wire form (its dialect).
+    #: `extra` is the caller's and overrides `fields`.
     fields: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)

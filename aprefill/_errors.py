@@ -1,10 +1,13 @@
-"""Every error that leaves this package.
+"""All errors that this package raises.
 
-Two branches under one base: `UsageError` is the caller's to mend, `ProviderError` is what came back.
-A class writes its own sentence; a call site passes facts, and the facts are attributes. What happened and what to do
-about it are two things, and whether another try may help is the error's own word. What names settings is `Words`, so that
-the command line can spell them in its own way.
-No message, attribute or chained exception holds a key or a prompt.
+There are two kinds. After a `UsageError` the caller must change the call. A `ProviderError` means that the provider, or
+the connection to it, failed.
+
+Each class writes its own message. The code that raises an error passes only facts, which become attributes. A message
+consists of the problem (what happened) and the remedy (what to do). Text that names settings is a `Words`, so that the
+command line can show these settings as its own options.
+
+No message, attribute or chained exception contains a key or a prompt.
 """
 
 from __future__ import annotations
@@ -13,17 +16,17 @@ from typing import Any
 
 from ._words import Words
 
-#: Longest quotation of a provider's own words in a message, in characters.
+#: Maximum length of a quotation of the provider's words in a message, in characters.
 QUOTE_MAX = 300
 
 
 class AprefillError(Exception):
-    """Base of every error raised here. Its message is the problem, then the remedy.
+    """Base class of every error that this package raises. The message is the problem, then the remedy.
 
-    `problem` is what happened, `remedy` what to do about it: ``""`` where nothing helps, or the problem says it already.
-    `may_pass` is whether the same request may well succeed a little later.
-    `text_so_far` is the reply as far as it got: the prefill and all text handed out after it, or ``""`` when
-    the provider had not accepted the request. It is an attribute only, never part of the message.
+    `problem` says what happened. `remedy` says what to do about it. It is ``""`` if nothing helps or if the problem
+    already says what to do. `may_pass` is True if the same request may succeed a little later. `text_so_far` is the
+    reply up to the error: the prefill and all text that was yielded after it. It is ``""`` if the provider had not
+    accepted the request. It is never a part of the message.
     """
 
     def __init__(self, problem: str, remedy: str = "", *, may_pass: bool = False) -> None:
@@ -34,12 +37,12 @@ class AprefillError(Exception):
         self.text_so_far: str = ""
 
     def __reduce__(self) -> Any:
-        # subclasses take facts, not the message: pickle (process pools, task queues) must not call __init__ again
+        # Subclasses take facts, not the message. So unpickling (process pools, task queues) must not call __init__.
         return _rebuilt, (type(self), str(self), dict(vars(self)))
 
 
 def joined(problem: str, remedy: str) -> str:
-    """The message of an error."""
+    """Return the message of an error."""
     return f"{problem}; {remedy}" if remedy else problem
 
 
@@ -51,35 +54,36 @@ def _rebuilt(cls: type[AprefillError], message: str, facts: dict[str, Any]) -> A
 
 
 class UsageError(AprefillError):
-    """The call itself is wrong; nothing was sent. The problem says which argument, the remedy what to pass."""
+    """The call itself is wrong, and nothing was sent. `problem` names the argument. `remedy` says what to pass."""
 
 
 class ReplyConsumed(UsageError):
-    """A finished reply was iterated a second time."""
+    """A reply was iterated again after its end."""
 
     def __init__(self) -> None:
         super().__init__(
             "this reply has already been streamed to its end",
-            "its `text()` gives the text again, a new stream() asks again",
+            "call its `text()` to get the text again, or make a new request with stream()",
         )
 
 
 class ReplyClosed(UsageError):
-    """A reply that was left early, or cancelled, was asked for more."""
+    """A reply was read after it had been left early or cancelled."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this reply was left before its end and its connection is closed",
-            "`text_so_far` has what came, and a `with` block around a reply (`async with`, if asynchronous) keeps it open over several loops",
+            "this reply was left before its end, and its connection is closed",
+            "`text_so_far` has the text until then; to read a reply in several loops, put them into a `with` block "
+            "(`async with` for an asynchronous reply)",
         )
 
 
 class ProviderError(AprefillError):
-    """The provider, or the way to it, did not deliver.
+    """The provider, or the connection to it, failed.
 
-    The message is one line of printable characters, whatever the host said, so that it can forge no line of a log: line
-    ends and other white space are spaces, the rest is written as its escape. Attributes that quote the host hold its words
-    as they were.
+    The message is always one line of printable characters. So a provider cannot forge lines in a log: line ends and
+    other white space become spaces, and other unprintable characters are escaped. Attributes that quote the provider
+    keep its words unchanged.
     """
 
     def __init__(self, problem: str, remedy: str = "", *, may_pass: bool = False) -> None:
@@ -87,7 +91,7 @@ class ProviderError(AprefillError):
 
 
 def _one_line(text: str) -> str:
-    # what names settings is ours, and has nothing of the host's in it
+    # A `Words` is our own text. It contains nothing from the host.
     if isinstance(text, Words) or text.isprintable():
         return text
     return "".join(c if c.isprintable() else _plain(c) for c in text)
@@ -98,11 +102,11 @@ def _plain(c: str) -> str:
 
 
 class ConnectFailed(ProviderError):
-    """No connection to the host, or it ended before the response began. Nothing was delivered.
+    """No connection to the host could be made, or it ended before the response began. Nothing was yielded.
 
-    `host` and `port` are where it was tried. `reason` says why it failed, such as "connection refused", "no such host"
-    or "certificate not trusted (...)". `may_pass` is False where another try would fail in the same way, as with a
-    certificate that is not trusted.
+    `host` and `port` are the address that was tried. `reason` says why it failed, for example "connection refused", "no
+    such host" or "certificate not trusted (...)". `may_pass` is False if a retry would fail in the same way, for
+    example because the certificate is not trusted.
     """
 
     def __init__(
@@ -117,18 +121,18 @@ class ConnectFailed(ProviderError):
         self.host = host
         self.port = port
         self.reason = reason
-        # an IPv6 address stands in brackets before a port
+        # An IPv6 address needs brackets if a port follows.
         where = host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         super().__init__(f"no response from {where}: {reason}", remedy, may_pass=may_pass)
 
 
 class PrefillRefused(ProviderError):
-    """This host takes no native prefill with this model, or not in this request.
+    """The host does not take a native prefill from this model, or not together with the settings of this request.
 
-    `status` is the HTTP status of the refusal (200 for an error in place of the stream, or in it before any text), or None
-    when the support table knew it before anything was sent.
-    `why` is what was refused: "model" (it takes none at all), "thinking", "tools", "tool_choice", "response_format", "grammar",
-    "whitespace" or "flags".
+    `status` is the HTTP status of the refusal. It is 200 if an error came instead of the stream, or in the stream
+    before any text. It is None if the support table already had the answer and nothing was sent. `why` says what was
+    refused: "model" (it never takes a prefill), or the conflicting part of the request: "thinking", "tools",
+    "tool_choice", "response_format", "grammar", "whitespace" or "flags".
     """
 
     def __init__(
@@ -150,48 +154,49 @@ class PrefillRefused(ProviderError):
                 f"{model} takes no native prefill" + (f" ({known_as})" if known_as else "") + ", and nothing was sent"
             )
         else:
-            how = "an error in place of the stream" if status == 200 else f"HTTP {status}"
+            how = "an error instead of the stream" if status == 200 else f"HTTP {status}"
             problem = f"{model} refused the prefill with {how}: {self.quote!r}"
-        ways = (f"leave {{{off}}} out to have it asked for in the prompt",) if off else ()
+        ways = (f"leave {{{off}}} out to ask for the prefill in the prompt",) if off else ()
         super().__init__(problem, Words(*ways, *_REMEDIES[why]))
 
 
-_KNOW_BETTER = "pass {support} if you know that both go together"
-#: `PrefillRefused.why` -> what to do: one of these
+_KNOW_BETTER = "pass {support} if you know that both work together"
+#: `PrefillRefused.why` -> the alternatives for the caller.
 _REMEDIES = {
-    "model": ("choose a model that takes one ({support_table} lists them)", "pass {support} if you know better"),
+    "model": ("choose a model that takes one ({support_table} lists them)", "pass {support} if you know that it does"),
     "thinking": ("switch thinking off", "leave the prefill out"),
     "tools": ("leave the tools out", "leave the prefill out"),
     "tool_choice": ("leave the forced tool call out", "leave the prefill out", _KNOW_BETTER),
     "response_format": ("leave the schema or grammar out", "leave the prefill out", _KNOW_BETTER),
     "grammar": ("leave the grammar out", "leave the prefill out", _KNOW_BETTER),
-    "whitespace": ("leave the white space at the prefill's end out",),
-    "flags": ("check that {model} names the kind of server that is really there",),
+    "whitespace": ("remove the white space at the end of the prefill",),
+    "flags": ("check that {model} names the kind of server that really answers",),
 }
 
 
 class PrefillIgnored(ProviderError):
-    """The reply did not begin with the prefill, and the caller wants an error then.
+    """The reply did not begin with the prefill, and the caller asked for an error in that case.
 
-    Either the prompt had asked for it (`absent="raise"`), or the host is known to repeat it (`strict`).
+    Either the prompt asked the model to begin with the prefill (`absent="raise"`), or the host is known to repeat a
+    native prefill (`strict=True`).
     """
 
     def __init__(self, model: str, *, strict: bool = False) -> None:
         self.model = model
         remedy = (
-            Words("leave {strict=True} out to have it put in front")
+            Words("leave {strict=True} out to put the prefill before the reply")
             if strict
-            else Words("pass {absent=join} to have it put in front", "pass {absent=retry} to ask once more")
+            else Words("pass {absent=join} to put the prefill before the reply", "pass {absent=retry} to ask once more")
         )
         super().__init__(f"{model} did not begin its reply with the prefill", remedy)
 
 
-#: What to do with what came.
-_GO_ON = "pass {text_so_far} as {prefill} to go on from there"
+#: Remedy after an error in the middle of a reply.
+_GO_ON = "pass {text_so_far} as {prefill} to continue from there"
 
 
 class Truncated(ProviderError):
-    """The stream ended without the end that its protocol demands, or before there was anything new in it."""
+    """The stream ended without the end marker of its protocol, or before it contained any new text."""
 
     def __init__(
         self,
@@ -207,7 +212,7 @@ class Truncated(ProviderError):
         super().__init__(f"the stream was cut: {reason}{received}", remedy, may_pass=may_pass)
 
 
-#: `Stalled.clock` -> what happened, with the seconds in it
+#: `Stalled.clock` -> what happened. The seconds replace the braces.
 _STALLS = {
     "connect_s": "no connection was made within {} s",
     "first_token_s": "the model wrote nothing within {} s",
@@ -218,9 +223,9 @@ _STALLS = {
 
 
 class Stalled(ProviderError):
-    """A clock of `Timeouts` ran out. `clock` names its field, `after_s` is its value.
+    """A timeout of `Timeouts` expired. `clock` is the name of its field, and `after_s` is its value.
 
-    `received_bytes` is how much of the answer's body had come until then.
+    `received_bytes` is the number of bytes of the response body received until then.
     """
 
     def __init__(self, clock: str, after_s: float, *, received_bytes: int = 0) -> None:
@@ -235,15 +240,15 @@ class Stalled(ProviderError):
                 f"raise {{Timeouts.{clock}}} if that is normal for this model",
                 _GO_ON if waits_for_more else "try again later",
             ),
-            # once a request is at the host, another one costs as much and may wait as long
+            # Once the host has the request, a retry costs as much again and may wait as long.
             may_pass=clock == "connect_s",
         )
 
 
 class LimitExceeded(ProviderError):
-    """The provider sent more than a bound allows. `limit` names the bound, `bound` its value.
+    """The provider sent more than a bound allows. `limit` is the name of the bound, and `bound` is its value.
 
-    A bound that can be set has the name of its field in `Limits`, such as "record_bytes".
+    If the caller can set the bound, its name is a field of `Limits`, such as "record_bytes".
     """
 
     def __init__(self, limit: str, bound: int, unit: str) -> None:
@@ -257,22 +262,23 @@ class LimitExceeded(ProviderError):
 
 
 class ProtocolError(ProviderError):
-    """What came is not what this protocol allows: no stream, not JSON, a needed field missing."""
+    """The response does not follow the protocol: it is not a stream, not JSON, or a required field is missing."""
 
     def __init__(self, what: str, *, status: int | None = None, content_type: str = "") -> None:
         self.what = what
         self.status = status
         self.content_type = content_type
-        super().__init__(what, Words("check {base_url} and {api}, a proxy or a login page may have answered"))
+        super().__init__(what, Words("check {base_url} and {api}: a proxy or a login page may have answered"))
 
 
 class StatusError(ProviderError):
-    """The host answered with an error, as an HTTP status or inside the stream (`in_band`).
+    """The host answered with an error, either as an HTTP status or inside the stream (`in_band`).
 
-    `status` is the HTTP status; for an error inside a 200 stream, the status that its type stands for, or 200
-    where it says nothing. `error_type` and `detail` are the host's own words, bounded. `retry_after_s` is what
-    the host asked us to wait, in seconds, or None. `request_id` is for the host's support. `url` is where the request
-    went, without a query; the message shows it where it may be wrong, with 404 and 405.
+    `status` is the HTTP status. For an error inside a 200 stream it is the status that the error type stands for, or
+    200 if that is not known. `error_type` and `detail` are the host's own words, with a bounded length. `retry_after_s`
+    is the wait that the host asked for, in seconds, or None. `request_id` identifies the request for the host's support
+    team. `url` is the address of the request without its query. The message shows the URL only with 404 and 405,
+    because the URL may be the mistake then.
     """
 
     def __init__(
@@ -301,14 +307,14 @@ class StatusError(ProviderError):
             parts.append(f": {self.detail}")
         if url and status in {404, 405}:
             parts.append(f"; the URL was {url}")
-        # a conflict (409) and the rest of these are about the moment, not about the request
+        # These statuses, also 409 (conflict), depend on the moment and not on the request.
         may_pass = status in {408, 409, 429} or status >= 500
         super().__init__("".join(parts), _advice(status, retry_after_s, may_pass), may_pass=may_pass)
 
 
 def _advice(status: int, retry_after_s: float | None, may_pass: bool) -> str:
     if retry_after_s is not None:
-        return f"it asks to wait {retry_after_s:g} s"
+        return f"the host asks to wait {retry_after_s:g} s"
     if status in {401, 403}:
         return "check the key"
     if status in {404, 405}:

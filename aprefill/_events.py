@@ -1,4 +1,4 @@
-"""What a caller is told beside text: events, reports, times."""
+"""What the caller can get besides text: events, reports, timings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ._types import StopReason, Support, Usage, Value, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing(Value):
-    """When things happened, in seconds since the request began; None: not yet, or never.
+    """Timestamps of a reply, in seconds since its first request began. None: it has not happened, or never will.
 
-    `first_token_s` is the first non-empty token of any kind that the model produced (time to first token as
-    benchmarks define it); the prefill never counts. `first_text_s` is the first new text that could be handed
-    out, `held_s` how long the seam had held it back.
+    `accepted_s` is when the host accepted the request. `first_token_s` is the first non-empty token of any kind that
+    the model produced, which is the time to first token of benchmarks. The prefill never counts. `first_text_s` is the
+    first new text that could be yielded. `held_s` is how long that text had been held back before. `total_s` is the end
+    of the reply.
     """
 
     accepted_s: float | None = None
@@ -28,9 +29,10 @@ class Timing(Value):
 class AttemptReport(Value):
     """What one request did.
 
-    `mode` is how it carried the prefill: "native", "emulated", or "none" when there was none. `error` is the class
-    of what it failed with, ``""`` if it did not; `waited_s` how long was waited before it was sent. `broken_end` is the
-    class of what broke the stream after the model had given its stop reason: the reply is complete, so it is no failure.
+    `mode` says how the request carried the prefill: "native", "emulated", or "none" if there was no prefill. `error` is
+    the class name of the error with which the request failed, or ``""``. `waited_s` is the wait before the request was
+    sent. `broken_end` is the class name of an error that broke the stream after the model had sent its stop reason.
+    Such a reply is complete, so the request did not fail.
     """
 
     number: int
@@ -53,7 +55,7 @@ class AttemptReport(Value):
 
 @dataclass(frozen=True, slots=True)
 class TextEvent(Value):
-    """A piece of the reply. `offset` is where it begins in the whole reply, in characters, the prefill counted."""
+    """A piece of the reply. `offset` is its position in the whole reply, in characters. The prefill counts."""
 
     text: str
     offset: int
@@ -62,12 +64,12 @@ class TextEvent(Value):
 
 @dataclass(frozen=True, slots=True)
 class HeldEvent(Value):
-    """What of the model's text is held back now, because it may still turn out not to be the reply's.
+    """Model text that is held back now, because it may still turn out not to belong to the reply.
 
-    Only from `events(held=True)`. It may be a repetition of the prefill, a fence or a stop sequence in the making. With
-    `more`, `text` comes behind what was held before and still is; without, it is all that is held: ``""`` when everything
-    is decided. What was held is then in the `TextEvent` that follows, or in none. Behind the end of the reply, or an
-    error, nothing is held.
+    Only `events(held=True)` yields this. Held text may be a repetition of the prefill, a code fence or a stop sequence
+    that is not complete yet. If `more` is True, append `text` to the text held so far. If it is False, `text` replaces
+    the text held so far, and ``""`` means that nothing is held now. Once it is decided, text that belongs to the reply
+    follows in a `TextEvent`, and other held text is dropped. At the end of the reply, or at an error, nothing is held.
     """
 
     text: str
@@ -83,7 +85,7 @@ class ReasoningEvent(Value):
 
 @dataclass(frozen=True, slots=True)
 class ToolEvent(Value):
-    """A piece of a tool call; `arguments` is a fragment of JSON text, to be joined per `index`."""
+    """A piece of a tool call. `arguments` is a fragment of JSON text. Join the fragments that have the same `index`."""
 
     index: int
     id: str
@@ -93,7 +95,7 @@ class ToolEvent(Value):
 
 @dataclass(frozen=True, slots=True)
 class AttemptStarted(Value):
-    """A request goes out: it is sent when the next event is asked for."""
+    """A request is about to be sent. It is sent when the caller asks for the next event."""
 
     number: int
     mode: str
@@ -102,7 +104,7 @@ class AttemptStarted(Value):
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded(Value):
-    """A request is over; `report` is what it did."""
+    """A request has ended. `report` says what it did."""
 
     report: AttemptReport
 

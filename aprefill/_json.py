@@ -1,4 +1,4 @@
-"""A request's body as bytes, and what an answer's headers ask for."""
+"""Helpers for JSON: write a request body, collect the texts in JSON values, and make two texts comparable."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-#: The standard library's encoder: msgspec would write NaN as null and bytes as base64, without a word.
+#: The encoder of the standard library. msgspec would silently write NaN as null and bytes as base64.
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def to_bytes(body: dict[str, Any]) -> bytes:
-    """`body` as JSON. Raises `UsageError` for what JSON in UTF-8 cannot carry."""
+    """Return `body` as JSON in UTF-8. Raises `UsageError` if JSON in UTF-8 cannot represent it."""
     try:
         return _JSON.encode(body).encode()
     except UnicodeEncodeError:
         why = "the request holds a lone surrogate, which JSON in UTF-8 cannot carry", "replace it"
     except (TypeError, ValueError, RecursionError) as exc:
         why = f"the request cannot be written as JSON ({type(exc).__name__})", "pass plain JSON values"
-    # outside the handler: the encoder's own error quotes the prompt and must not be on the chain
+    # Raised outside the handler: the encoder's own error quotes the prompt, so it must not be chained.
     raise UsageError(*why)
 
 
 def texts_of(values: Iterable[Any], *, names: bool = False) -> list[str]:
-    """Everything in messages, or in any JSON values, that is text, at any depth; with the `names` of fields if asked."""
+    """Return all strings in JSON values such as messages, at any depth. With `names`, also the names of the fields."""
     found: list[str] = []
     todo: list[Any] = list(values)
     while todo:
@@ -50,12 +50,12 @@ def texts_of(values: Iterable[Any], *, names: bool = False) -> list[str]:
     return found
 
 
-#: What a gateway puts between the words of its upstream: escapes of JSON and `repr`, at any depth.
+#: Escapes of JSON and `repr`, at any depth. A gateway that quotes an upstream host adds them to its words.
 _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|[nrt])?")
 
 
 def flat(text: str) -> str:
-    """`text` in one case and with single blanks, escapes undone: as words of a host are compared."""
+    """Return `text` with escapes undone, case folded and white space reduced to single spaces, for comparisons."""
     if "\\" in text:
         text = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " " * (escape[0][-1] != "\\"), text)
     return " ".join(text.split()).casefold()

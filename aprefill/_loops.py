@@ -1,4 +1,4 @@
-"""What differs between event loops: the loop at hand, its clock, and work that is started in it from anywhere."""
+"""The differences between event loops: the running loop, its clock, and how to start a task in it from anywhere."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
 
-#: How long closing may take, in seconds.
+#: Timeout for closing, in seconds.
 CLOSE_S = 1.0
 
 
 def native_loop() -> Any:
-    """The running event loop: an asyncio loop, or trio's token."""
+    """Return the running event loop: an asyncio loop, or a trio token."""
     token = current_token()
-    # anyio before 4.11 gives the loop itself
+    # anyio before 4.11 returns the loop itself.
     return getattr(token, "native_token", token)
 
 
 def is_trio(native: Any) -> bool:
-    """Whether `native_loop()` gave trio's token."""
+    """Return whether `native`, a result of `native_loop()`, is a trio token."""
     return hasattr(native, "run_sync_soon")
 
 
 def clock_of(native: Any) -> Callable[[], float]:
-    """The monotonic clock of the running loop, in seconds. Trio's may be a test's own."""
+    """Return the monotonic clock of the running loop, in seconds. In tests, trio's clock may be virtual."""
     return anyio.current_time if is_trio(native) else time.monotonic
 
 
-#: Closing tasks under way: asyncio itself holds its tasks only weakly.
+#: Closing tasks in progress. asyncio itself keeps only weak references to its tasks.
 _closing: set[Any] = set()
 
 
 def spawn(native: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-    """Run `work` in the loop `native` with nobody waiting for it. `work` must not raise, and keep on when cancelled.
+    """Run `work` in the loop `native` without waiting for it. `work` must not raise and must continue when cancelled.
 
-    Started at once from the loop's own thread, so that it is under way even if the program's main function returns
-    next; from any other thread, soon. False when the loop is gone, or the interpreter is about to be.
+    From the loop's own thread, `work` is started at once, so that it runs even if the main function of the program
+    returns next. From any other thread, it is started soon. Return False if the loop has ended, or if the interpreter
+    is shutting down.
     """
     try:
         if is_trio(native):
@@ -52,7 +53,7 @@ def spawn(native: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         else:
             _spawn_asyncio(native, work)
     except (RuntimeError, ImportError):
-        # the loop is closed, or (trio) closing; nothing can be imported any more
+        # The loop is closed, trio is closing, or the interpreter cannot import anything any more.
         return False
     return True
 
@@ -68,7 +69,7 @@ def _spawn_asyncio(loop: AbstractEventLoop, work: Callable[[], Coroutine[Any, An
     if asyncio._get_running_loop() is loop:
         start()
     else:
-        # not in the context of this thread, where trio may be running: anyio would take this loop for trio's
+        # Not in this thread's context: trio may be running in it, and anyio would mistake this loop for trio's.
         loop.call_soon_threadsafe(start, context=Context())
 
 
@@ -76,7 +77,7 @@ def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> No
     import trio
 
     def start() -> None:
-        # a closed system nursery must not crash the run from within its entry queue
+        # A closed system nursery must not crash the trio run from within its entry queue.
         with suppress(RuntimeError):
             trio.lowlevel.spawn_system_task(work)
 
@@ -87,10 +88,10 @@ def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> No
 
 
 def spawn_closing(close: Callable[[], Awaitable[None]], loop: Any, *, within_s: float = CLOSE_S) -> anyio.Event | None:
-    """Run `close` in a task of its own and give what is set when it is through; None: the loop is gone.
+    """Run `close` in its own task, for at most `within_s`. Return an event that is set at its end. None: no loop.
 
-    After `within_s` it is given up. In its own task, because a second native `Task.cancel()` goes through every shield, and would strand a pool slot
-    half closed.
+    A separate task is necessary because a second native `Task.cancel()` breaks through every shield. It would leave a
+    slot of the connection pool half closed.
     """
     closed = anyio.Event()
 
@@ -98,7 +99,7 @@ def spawn_closing(close: Callable[[], Awaitable[None]], loop: Any, *, within_s: 
         try:
             with anyio.move_on_after(within_s, shield=True):
                 await close()
-        except Exception:  # noqa: S110 - nobody waits for this; the socket is shut down already
+        except Exception:  # noqa: S110 - nobody waits for this, and the socket is shut down already
             pass
         finally:
             closed.set()

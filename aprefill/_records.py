@@ -1,4 +1,4 @@
-"""What a client is told: JSON objects with a `type`. Their fields are a stable format, described in docs/web.md."""
+"""The messages to a web client: JSON objects with a `type`. Their fields are a stable format; see docs/web.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class TextRecord(Struct, tag="text", frozen=True, omit_defaults=True):
-    """A piece of the reply, and where it begins in the whole of it."""
+    """A piece of the reply. `offset` is its position in the whole reply."""
 
     text: str
     offset: int
@@ -46,7 +46,7 @@ class TextRecord(Struct, tag="text", frozen=True, omit_defaults=True):
 
 
 class HeldRecord(Struct, tag="held", frozen=True, omit_defaults=True):
-    """The model's text that is not handed out yet; with `more` it comes behind what was held already."""
+    """Model text that is held back. With `more`, it is appended to the text that was held before."""
 
     text: str
     more: bool = False
@@ -59,7 +59,7 @@ class ReasoningRecord(Struct, tag="reasoning", frozen=True):
 
 
 class ToolRecord(Struct, tag="tool", frozen=True):
-    """A piece of a tool call; `arguments` is a fragment of JSON text."""
+    """A piece of a tool call. `arguments` is a fragment of JSON text."""
 
     index: int
     id: str
@@ -68,7 +68,7 @@ class ToolRecord(Struct, tag="tool", frozen=True):
 
 
 class AttemptRecord(Struct, tag="attempt", frozen=True, omit_defaults=True):
-    """A request was sent; or it failed, with an `error` of this class, and with the `status` that the host answered."""
+    """A request was sent, or it failed. After a failure, `error` is the error class and `status` the host's status."""
 
     number: int
     mode: str
@@ -92,7 +92,7 @@ class EndRecord(Struct, tag="end", frozen=True, kw_only=True):
 
 
 class ErrorRecord(Struct, tag="error", frozen=True, kw_only=True, omit_defaults=True):
-    """The reply failed. `length` is where a continuation would begin. `status` is the host's, sent with the details."""
+    """The reply failed. A continuation would begin at `length`. The host's `status` is only sent with details."""
 
     error: str
     message: str
@@ -103,7 +103,7 @@ class ErrorRecord(Struct, tag="error", frozen=True, kw_only=True, omit_defaults=
 
 
 class PingRecord(Struct, tag="ping", frozen=True):
-    """The connection is alive, and the model still silent."""
+    """The connection is alive, but the model has written nothing new."""
 
 
 Record: TypeAlias = (
@@ -114,25 +114,25 @@ PING = PingRecord()
 
 
 class Records:
-    """Makes records of a reply's events, in order, and knows how much text the client has."""
+    """Makes records from the events of a reply, in order, and counts how much text the client has."""
 
     def __init__(
         self, reply: Reply, *, reasoning: bool, tools: bool, attempts: bool, held: bool, details: bool
     ) -> None:
         self._reply = reply
-        #: whether the client asked for the text that is held
+        #: Whether the client asked for held text.
         self.wants_held = held
         self._reasoning = reasoning
         self._tools = tools
         self._attempts = attempts
         self._details = details
-        #: the offset behind the text so far
+        #: The offset of the end of the text so far.
         self.offset = 0
         self._has_new = False
         self._has_tool = False
 
     def note(self, event: Event) -> None:
-        """Count one event, just before its record is sent, if it has one: what is never sent must not be counted."""
+        """Count one event. Call it just before the event's record is sent: what is never sent must not be counted."""
         if isinstance(event, TextEvent):
             self.offset = event.offset + len(event.text)
             self._has_new = self._has_new or not event.prefill
@@ -140,7 +140,7 @@ class Records:
             self._has_tool = True
 
     def of(self, event: Event) -> Record | None:
-        """The record of one event; None: the client did not ask for its kind."""
+        """Return the record of one event, or None if the client did not ask for this kind."""
         match event:
             case TextEvent(text=text, offset=offset, prefill=prefill):
                 return TextRecord(text, offset, prefill)
@@ -160,7 +160,7 @@ class Records:
         return None
 
     def end(self) -> EndRecord:
-        """The last record of a reply that came to its end, or was stopped."""
+        """Return the last record of a reply that was complete or was stopped."""
         reply = self._reply
         return EndRecord(
             verdict=reply.verdict,
@@ -168,7 +168,7 @@ class Records:
             support=reply.support,
             stop_reason=reply.stop_reason,
             stop_sequence=reply.stop_sequence,
-            # of the whole reply, a hidden prefill too
+            # The length of the whole reply. A hidden prefill counts too.
             length=max(self.offset, len(reply.text_so_far)),
             attempts=len(reply.attempts),
             usage=reply.usage,
@@ -176,36 +176,36 @@ class Records:
         )
 
     def error(self, error: AprefillError) -> ErrorRecord:
-        """The last record of a reply that failed."""
+        """Return the last record of a reply that failed."""
         return ErrorRecord(
             error=type(error).__name__,
             message=str(error) if self._details else public_message(error),
             can_continue=self._can_continue(error),
-            # of what was sent
+            # The length of the text that was sent.
             length=self.offset,
             status=error.status if self._details and isinstance(error, StatusError) else None,
             retry_after_s=error.retry_after_s if isinstance(error, StatusError) else None,
         )
 
     def _can_continue(self, error: AprefillError) -> bool:
-        """Whether asking again, with the text so far as the prefill, may well go on from there."""
+        """Whether a new request, with the text so far as its prefill, may continue the reply."""
         if self._has_tool:
             return False
         if self._has_new and isinstance(error, ProtocolError | Truncated):
-            # with more of a prefill the next request is another one
+            # The longer prefill makes it a different request.
             return True
         return error.may_pass or isinstance(error, Stalled | ReplyClosed)
 
 
-#: Statuses of a host that has too much to do.
+#: HTTP statuses of an overloaded host.
 BUSY = {429, 503, 529}
 
-#: What strangers may read. The error's own sentence may hold the host's words, model names and addresses.
+#: What any client may read. The error's own message may contain the host's words, model names and addresses.
 _PUBLIC: dict[type[AprefillError], str] = {
     ConnectFailed: "the model could not be reached",
     Truncated: "the reply was cut off",
-    Stalled: "the model fell silent",
-    PrefillRefused: "the model does not take the beginning of its reply",
+    Stalled: "the model did not write anything for too long",
+    PrefillRefused: "the model does not accept the beginning of its reply",
     ReplyClosed: "the server has ended the reply",
     PrefillIgnored: "the model did not begin its reply as asked",
     LimitExceeded: "the model sent something that cannot be used",
@@ -214,14 +214,14 @@ _PUBLIC: dict[type[AprefillError], str] = {
 
 
 def public_message(error: AprefillError) -> str:
-    """A sentence about `error` that quotes nobody."""
+    """Return a sentence about `error` that quotes nobody."""
     if isinstance(error, StatusError):
         return "the model is busy" if error.status in BUSY else "the model answered with an error"
     return _PUBLIC.get(type(error), "the server could not make this request")
 
 
 def http_status(error: AprefillError) -> int:
-    """The HTTP status for an error before the first record."""
+    """Return the HTTP status for an error before the first record."""
     if isinstance(error, StatusError):
         if error.status == 429:
             return 429
@@ -238,7 +238,7 @@ def http_status(error: AprefillError) -> int:
 
 
 def close_code(error: AprefillError | None) -> int:
-    """The WebSocket close code (RFC 6455 7.4, and 1013 of its registry: try again later)."""
+    """Return the WebSocket close code (RFC 6455 section 7.4; 1013, from the IANA registry, means: try again later)."""
     if error is None:
         return 1000
     return 1013 if isinstance(error, StatusError) and error.status in BUSY else 1011
@@ -248,20 +248,20 @@ _fast = msgspec.json.Encoder().encode
 
 
 def _encode(record: Record) -> bytes:
-    """The record as JSON. Nothing that a host said may keep a client from its last record.
+    """Return the record as JSON. No text of a host may prevent the last record from being sent.
 
-    msgspec refuses half a surrogate pair, of which the codecs let none through, and whole numbers beyond 64 bits.
+    msgspec rejects integers beyond 64 bits and lone surrogates. The codecs remove lone surrogates already.
     """
     try:
         return _fast(record)
     except (UnicodeEncodeError, OverflowError):
-        pass  # outside of the handler nothing is chained: the error carries the text
+        pass  # the code below is outside the handler, so that nothing chains this error, which contains the text
     plain = mend_all(msgspec.to_builtins(record))
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def as_json(record: Record) -> bytes:
-    """One line of JSON.
+    """Return the record as one line of JSON.
 
     >>> as_json(TextRecord("Ala", 2))
     b'{"type":"text","text":"Ala","offset":2}'
@@ -269,12 +269,12 @@ def as_json(record: Record) -> bytes:
     return _encode(record)
 
 
-#: What ends a line for many a reader of lines, `str.splitlines` among them, and for none of events.
+#: Characters that many line readers, such as `str.splitlines`, take as a line end, but that end no line in SSE.
 _LINE_ENDS = {char.encode(): f"\\u{ord(char):04x}".encode() for char in "\u0085\u2028\u2029"}
 
 
 def as_event(record: Record, offset: int) -> bytes:
-    r"""A server-sent event; its id is the offset behind the text so far.
+    r"""Return the record as a server-sent event. Its id is the offset of the end of the text so far.
 
     >>> as_event(TextRecord('["', 0, prefill=True), 2)
     b'event: text\nid: 2\ndata: {"type":"text","text":"[\\"","offset":0,"prefill":true}\n\n'

@@ -1,16 +1,16 @@
-"""The reply: what `stream()` returns.
+"""The reply that `stream()` returns.
 
-Three objects, so that leaving early in any way closes the provider's connection (measured, and tested):
+It consists of three objects. This makes sure that leaving a reply early, in any way, closes the provider's connection:
 
-- `Reply` is what the caller holds.
-- a *cursor* is what one `async for` holds. Only the loop's stack refers to it, so `break`, `return`, an exception
-  or a cancel in the body drops it at that instant, even while the reply or a traceback is kept; its finaliser
-  shuts the socket down.
-- the *run* (`_engine.run`) owns the connection and the text. It refers to neither of the others, and is held by a module
-  while its connection is open, so that nothing is collected half closed.
+- `Reply` is the object that the caller holds.
+- A *cursor* is the iterator of one `async for` loop. Only the loop's stack refers to it. So `break`, `return`, an
+  exception or a cancellation in the loop body drops the cursor at once, even while the reply or a traceback is kept.
+  The cursor's finalizer shuts down the socket.
+- The *run* (`_engine.run`) owns the connection and the text. It refers to neither of the others. A module-level dict
+  holds the run while its connection is open, so that it is not garbage collected before the connection is closed.
 """
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# These names are imported at run time, so that `typing.get_type_hints` works on the public classes.
 # ruff: noqa: TC001, TC003
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from ._types import StopReason, Support, Usage, Verdict
 
 
 def _no_task() -> None:
-    """In place of a loop's own function, before the loop is known."""
+    """Placeholder for the loop's `current_task`, until the loop is known."""
 
 
 class Cursor:
-    """What one `async for` over the text holds. Dropping it while it reads a reply that nobody owns ends that reply."""
+    """The iterator of one `async for` over the text. Dropping it ends the reply if no `async with` holds the reply."""
 
     __slots__ = ("_current_task", "_ended", "_readers", "_run", "_transcript")
 
@@ -67,7 +67,7 @@ class Cursor:
                 return item
 
     def _begin(self) -> None:
-        """Become the reply's reader. Raises `UsageError` while there is another one."""
+        """Become the reader of the reply. Raises `UsageError` while there is another reader."""
         if self._ended:
             raise StopAsyncIteration
         self._current_task = task_getter(native_loop())
@@ -79,36 +79,36 @@ class Cursor:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """End the reply, as an async generator's `aclose` would."""
+        """End the reply, like `aclose` of an async generator."""
         await self._run.aclose()
 
     def __del__(self) -> None:
         run = self._run
         if self._readers.let_go(id(self)) and not run.owned:
-            # at interpreter exit half of the modules are gone, and a finaliser must not raise
+            # At interpreter exit some modules are gone already, and a finalizer must not raise.
             with suppress(Exception):
                 run.drop()
 
 
 class Events:
-    """Makes events of what is in the transcript, for one loop over `events()`."""
+    """Makes events from the items of the transcript, for one loop over `events()`."""
 
     __slots__ = ("_coalesce", "_held", "_offset", "_transcript")
 
     def __init__(self, run: Run, *, coalesce: bool | None, held: bool) -> None:
         self._transcript = run.transcript
-        # where the next new text begins in the whole reply
+        # The position of the next new text in the whole reply.
         self._offset = max(len(run.transcript.text_so_far), run.transcript.prefill_length)
         self._coalesce = run.request.coalesce if coalesce is None else coalesce
         self._held = held
 
     def begin(self) -> None:
-        """From now on the transcript keeps events."""
+        """Make the transcript keep events from now on."""
         self._transcript.wants_events = True
         self._transcript.wants_held = self._held
 
     def take(self, at: int) -> Event | None:
-        """Hand out the item at `at`, perhaps with some behind it; None: it is of a kind that was not asked for."""
+        """Take the item at `at`, and maybe some after it, as one event. None if this loop did not ask for this kind."""
         transcript = self._transcript
         item = transcript.items[at]
         transcript.next = at + 1
@@ -116,7 +116,7 @@ class Events:
             if type(item) is not HeldEvent:
                 return item
             if not self._held:
-                return None  # an earlier loop asked for these, this one did not
+                return None  # an earlier loop asked for held text, this loop did not
             if self._coalesce:
                 following = takewhile(lambda other: type(other) is HeldEvent, transcript.items[at + 1 :])
                 for other in cast("Iterator[HeldEvent]", following):
@@ -126,7 +126,7 @@ class Events:
         if at == transcript.lead_at:
             return TextEvent(item, self._offset - len(item), prefill=True)
         if self._coalesce:
-            # all that is here came in one read: the next one is asked for when this is handed out
+            # Everything here came in one network read. The next read happens only after this is yielded.
             texts = [*takewhile(lambda other: isinstance(other, str), transcript.items[at:])]
             transcript.next = at + len(texts)
             item = "".join(cast("list[str]", texts))
@@ -135,7 +135,7 @@ class Events:
 
 
 class EventCursor(Cursor):
-    """What one `async for` over `events()` holds."""
+    """The iterator of one `async for` over `events()`."""
 
     __slots__ = ("_events",)
 
@@ -160,7 +160,7 @@ class EventCursor(Cursor):
 
 
 class Known:
-    """What is known of a reply, during the stream as far as known and after it."""
+    """The attributes of a reply. During the stream they have the values known so far, after it the final ones."""
 
     __slots__ = ("_run",)
 
@@ -176,95 +176,100 @@ class Known:
         run = self._run
         target = run.target
         return (
-            f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, {run.ledger.verdict.value}, "
-            f"{len(run.transcript.text_so_far)} characters>"
+            f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, "
+            f"{run.ledger.verdict.value}, {len(run.transcript.text_so_far)} characters>"
         )
 
     @property
     def text_so_far(self) -> str:
-        """The reply as far as it was handed out, the prefill first; ``""`` before the host accepted the request.
+        """The text yielded so far, with the prefill first. ``""`` until the host accepts the request.
 
-        Each time it is read after new text it is a copy of the whole text. Reading it after every chunk is cheap as long
-        as earlier copies are not kept.
+        The prefill is always included as a whole. With ``show_when="now"`` it is there before the request is sent. Each
+        access after new text copies the whole text. Access after every chunk is cheap if you do not keep the earlier
+        copies.
         """
         return self._run.transcript.text_so_far
 
     @property
     def verdict(self) -> Verdict:
-        """What the seam found, of the attempt that the text is from."""
+        """What the model did with the prefill at the start of its text, in the attempt that the text is from."""
         return self._run.ledger.verdict
 
     @property
     def mode(self) -> str | None:
-        """How the prefill was carried, of the attempt that the text is from: "native", "emulated", or "none" without one.
+        """How the attempt that the text is from carried the prefill: "native", "emulated", or "none" without a prefill.
 
-        None before the first request. What other requests there were is in `attempts`.
+        None before the first request. `attempts` has the modes of the other requests.
         """
         plan = self._run.requests.plan
         return None if plan is None else plan.mode
 
     @property
     def support(self) -> Support | None:
-        """What the host does with a prefill, as the attempt took it that the text is from; None before the first."""
+        """The support assumed for the attempt that the text is from. None before the first request."""
         plan = self._run.requests.plan
         return None if plan is None else plan.support
 
     @property
     def closes_at_once(self) -> bool | None:
-        """Whether leaving the reply shuts its connection down at once; None before the host accepted the request.
+        """Whether leaving the reply closes its connection at once. None before the host has accepted the request.
 
-        False where only an asynchronous close is possible, which the loop does soon after: over HTTP/2, where a
-        shutdown would cut the other replies on the connection, and where there is no socket, as behind a mock, an
-        ASGI transport or the demo model.
+        False means that only an asynchronous close is possible. The event loop does it soon afterwards. This is so with
+        HTTP/2, where a shutdown would cut the other replies on the connection. It is also so if there is no socket:
+        with a mock, an ASGI transport or the demo model.
         """
         return self._run.connection.closes_at_once
 
     @property
     def attempts(self) -> tuple[AttemptReport, ...]:
-        """A report a request, the first one first."""
+        """One report per request, oldest first."""
         return self._run.ledger.reports()
 
     @property
     def usage(self) -> Usage | None:
-        """Tokens, summed over the attempts; None: the host has not said."""
+        """Token counts, summed over all attempts. None if no host reported any."""
         return self._run.ledger.usage
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the model stopped; None: it has not, or the host did not say."""
+        """Why the model stopped. None if it has not stopped, or if the host did not say why."""
         finish = self._run.ledger.finish
         return None if finish is None else finish.reason
 
     @property
     def stop_sequence(self) -> str | None:
-        """The stop sequence that was met, where known."""
+        """The stop sequence that ended the reply. None if there was none, or if it is not known."""
         finish = self._run.ledger.finish
         return None if finish is None else finish.sequence
 
     @property
     def timing(self) -> Timing:
-        """When things happened."""
+        """Timestamps of the reply, as far as they are known."""
         return self._run.ledger.timing()
 
     @property
     def message(self) -> Message:
-        """The assistant turn for the next request: the text whole, prefill included; tool calls; signed thinking."""
+        """The assistant turn for the next request: the whole text with the prefill, tool calls and signed reasoning."""
         return self._run.ledger.message()
 
 
 class Reply(Known):
-    """One reply, streamed. Iterate it once, or use it as an async context manager to keep it over several loops.
+    """One streamed reply. Iterate it once, or use it as an async context manager to read it in several loops.
 
-    It has one reader at a time, a loop or a `text()`. A second one gets a `UsageError` while the first one has neither
-    ended nor been dropped, and the first one goes on.
+    Nothing is sent before the first chunk is requested. Leaving the loop early in any way, or cancelling the task,
+    closes the provider's connection at once. So do `aclose()`, `cancel()` and the end of an `async with` block. The
+    attributes can be read during the stream and after it.
 
-    Nothing is sent before the first chunk is asked for. Leaving the loop early in any way, or cancelling the task,
-    closes the provider's connection at once; so do `aclose()`, `cancel()`, and the end of `async with`. What is
-    known is on the attributes, during the stream as far as known and after it.
+    A reply has one reader at a time: a loop or a call of `text()`. A second reader gets a `UsageError` until the first
+    one has ended or was dropped. The first reader is not disturbed.
 
-    Not possible, and why: an iterator made by hand (`it = aiter(reply)`) closes when it is dropped, not when it is
-    idle; on PyPy, and for reference cycles, dropping means the next collection; over HTTP/2 (only with a `client` of
-    yours) the connection is shared and httpx resets no stream, so the provider goes on to the reply's end.
+    Limitations:
+
+    - An iterator that you made yourself (`it = aiter(reply)`) closes the connection when it is dropped, not when it is
+      idle.
+    - On PyPy, and in reference cycles, an object is dropped at the next garbage collection.
+    - Over HTTP/2, which needs a `client` of yours, several replies share one connection, and httpx does not reset
+      single streams. So the provider continues to the end of the reply.
     """
 
     __slots__ = ()
@@ -274,26 +279,26 @@ class Reply(Known):
         return Cursor(self._run)
 
     def events(self, *, coalesce: bool | None = None, held: bool = False) -> AsyncIterator[Event]:
-        """Typed events in place of bare text: text with offsets, reasoning, tool calls, attempts.
+        """Iterate over typed events instead of plain text: text with offsets, reasoning, tool calls, attempts.
 
-        With `coalesce` the text of one network read is one event, as far as nothing else came in between; so is what
-        is held. The prefill stays one of its own. None: as `coalesce` of the reply says. With `held` there are also `HeldEvent`s:
-        the model's text that is not handed out yet, for a page that greys it or a log of what the model really wrote
-        first. Begun in the middle of a reply, they tell of what comes from then on.
+        With `coalesce`, consecutive text of one network read is one event, and so is consecutive held text. The prefill
+        stays a separate event. The default, None, is the `coalesce` setting of the reply. With `held` there is also a
+        `HeldEvent` for model text that is held back, for example to show it in grey, or to log what the model really
+        wrote. A loop that starts in the middle of a reply yields only the events from then on.
         """
         self._check_fresh()
         return EventCursor(self._run, Events(self._run, coalesce=coalesce, held=held))
 
     async def text(self) -> str:
-        """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
+        """Return the whole reply, after reading the stream to its end. It has the prefill, whatever `show_when` says.
 
-        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
-        while another task reads the reply. It may be called in the body of a loop over the reply: which task reads a loop
-        is what counts, not where the loop was made.
+        Raises the error of the stream, with `text_so_far`. Raises `ReplyClosed` if the reply was left early or
+        cancelled, and `UsageError` while another task reads the reply. A call from the body of a loop over the same
+        reply is allowed. The task that runs the loop counts, not the one that created its iterator.
         """
         run = self._run
         if run.phase is Phase.DONE:
-            # all of it was handed out
+            # Everything has been yielded.
             return run.transcript.text_so_far
         reader = object()
         run.readers.claim(id(reader), task_getter(native_loop())(), joins_task=True)
@@ -303,17 +308,17 @@ class Reply(Known):
             run.readers.let_go(id(reader))
 
     def cancel(self) -> None:
-        """End the reply from any task of its loop, at once and without awaiting.
+        """End the reply at once, without awaiting. Can be called from any task of the reply's event loop.
 
-        A loop that is reading it ends quietly, `stop_reason` is `StopReason.CANCELLED`; a waiting `text()` raises
-        `ReplyClosed`.
+        A loop that reads the reply ends normally, and `stop_reason` is `StopReason.CANCELLED`. A waiting `text()`
+        raises `ReplyClosed`.
         """
         self._run.cancel()
 
     async def aclose(self) -> None:
-        """End the reply and release its connection. Idempotent; shielded from cancellation, at most a second.
+        """End the reply and release its connection. Idempotent. Shielded from cancellation, for at most a second.
 
-        Of a reply that has not begun, nothing is sent any more.
+        If the reply has not begun, its request is never sent.
         """
         await self._run.aclose()
 

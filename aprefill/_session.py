@@ -1,4 +1,4 @@
-"""The front door: `stream()` for one reply, `Session` for many over one connection pool."""
+"""The main entry points: `stream()` for one reply, and `Session` for many replies over one connection pool."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._transports import Transport
 
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# These names are imported at run time, so that `typing.get_type_hints` works on the public functions.
 # ruff: noqa: TC001, TC003
 
 
@@ -61,46 +61,56 @@ def stream(
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> Reply:
-    """One reply that begins with `prefill`, as a stream of str with the prefill exactly once.
+    """Stream one reply that begins with `prefill`. The reply yields str chunks and contains the prefill exactly once.
 
-    Synchronous and lazy: wrong arguments raise `UsageError` here, everything else happens when the reply is
-    iterated. Without a `client` the call opens one connection and closes it; use a `Session` for many calls.
+    This function is synchronous and lazy. Wrong arguments raise `UsageError` here. Everything else happens when the
+    reply is iterated. Without a `client`, the call opens one connection and closes it again. Use a `Session` for many
+    calls.
 
     Args:
-        prompt: The user's text, or a list of messages ``{"role": ..., "content": ...}``. A str content is neutral,
-            a list content goes to the host as it is. A last assistant turn of text alone, with ``prefill=""``, is
-            the prefill; of such a turn the text is sent and nothing else.
-        prefill: The first characters of the reply.
-        model: ``"provider:name"``; with `client` or `base_url` the bare name will do. Else ``APREFILL_MODEL``.
-        client: An open `AsyncAnthropic` or `AsyncOpenAI`, one of their Azure, Bedrock, Vertex and Foundry kin, an
-            `httpx2.AsyncClient` or an `httpx.AsyncClient` to send with. It stays yours; its own timeouts, retries and
-            redirects do not apply, `timeouts` do. An SDK's client brings its own URL and key.
-        base_url: Where the API lives, in place of the provider's own: https, or http to a loopback host. Else
-            ``OPENAI_BASE_URL`` or ``ANTHROPIC_BASE_URL`` for these two providers' models, as in their SDKs.
-        api_key: In place of the provider's environment variable.
-        api: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's), in place of the provider's
-            default.
-        allow_http: Take plain http to any host, also from `client` and the environment. The key and the prompt are
-            then readable to everybody on the way. Without a `client` no proxy of the environment is used for them.
+        prompt: The user's text, or a list of messages ``{"role": ..., "content": ...}``. A str as content works with
+            every protocol. A list as content is sent to the host unchanged. If the last message is an assistant turn
+            that consists of text only, and `prefill` is ``""``, that text is the prefill. Other fields of this last
+            message are not sent.
+        prefill: The text with which the reply begins.
+        model: ``"provider:name"``. With `client` or `base_url`, the name alone is enough. The default is the
+            environment variable ``APREFILL_MODEL``.
+        client: The client that sends the request: an open `AsyncAnthropic` or `AsyncOpenAI`, one of their variants for
+            Azure, Bedrock, Vertex and Foundry, an `httpx2.AsyncClient` or an `httpx.AsyncClient`. It stays open after
+            the reply: closing it is up to you. The client's own timeouts, retries and redirects are not used;
+            `timeouts` and `recovery` apply. A client of an SDK also provides the URL and the key.
+        base_url: The URL of the API, instead of the provider's usual one. It must be https, or http to a loopback host.
+            The default for models of OpenAI and Anthropic is ``OPENAI_BASE_URL`` or ``ANTHROPIC_BASE_URL``, if set, as
+            in the SDKs of these providers.
+        api_key: The key. The default is the provider's environment variable.
+        api: The protocol: ``"chat"`` (OpenAI's chat completions) or ``"messages"`` (Anthropic's). The default depends
+            on the provider.
+        allow_http: Allow plain http to any host, also if the URL comes from `client` or the environment. Everybody on
+            the network path can then read the key and the prompt. Without a `client`, plain http requests ignore the
+            proxy settings of the environment.
         system: The system prompt.
-        max_tokens: Limit for the new text, in tokens. Room for the repetition of an emulated prefill is added.
-        stop: Stop sequences. They apply to the new text only, and work where the host does not take them.
-        temperature, thinking, tools, response_format: Sent to the host as they are.
-        extra: More fields for the request body; they win over what the table adds, a None removes a field. One that would
-            undo an argument of this call is a `UsageError`.
-        support: What the host does with a prefill, if you know better than the table.
-        emulate: Ask for the prefill in the prompt where there is no native one, or where the host refuses it. An
-            `Emulation` does it in your words; False makes it `PrefillRefused`.
-        absent: What to do when the model was asked to begin with the prefill and does not: ``"join"`` (put it in
-            front), ``"retry"`` (ask once more, then join), ``"raise"`` (`PrefillIgnored`).
-        strict: Anything but a native prefill is an error, and so is a host known to repeat the prefill that does
-            not.
-        show_when: When the prefill is handed out: ``"accepted"`` (default for a native one: when the host has
-            accepted the request), ``"decided"`` (default for one asked for in the prompt: with the first new
-            text), ``"now"`` (before the request), ``"never"``.
-        show_from: Hand out the prefill's tail only, from this offset in characters, or from this text in it.
-        coalesce: One chunk a network read instead of one a delta.
-        recovery: How often a request that failed before anything came is sent again, and how long to wait for it.
+        max_tokens: Maximum number of tokens of the new text. Room for the repetition of an emulated prefill is added.
+        stop: Stop sequences. They apply to the new text only. They also work if the host does not support them.
+        temperature, thinking, tools, response_format: Sent to the host unchanged.
+        extra: More fields for the request body. They override the fields that the support table adds. A None removes a
+            field. A field that would undo an argument of this call raises `UsageError`.
+        support: What the host does with a prefill, if you know better than the support table: ``"eats"`` (it continues
+            the prefill and leaves it out of its reply), ``"echoes"`` (it continues the prefill and repeats it first),
+            ``"emulated"`` (it takes none, but the prompt can ask for it) or ``"unsupported"``.
+        emulate: Whether the prompt may ask the model to begin with the prefill, if the host does not take a native
+            prefill or refuses it. Pass an `Emulation` to use your own wording. With False, `PrefillRefused` is raised
+            instead.
+        absent: What to do if the prompt asked the model to begin with the prefill and the reply does not: ``"join"``
+            (put the prefill before the reply), ``"retry"`` (ask once more, then join) or ``"raise"`` (raise
+            `PrefillIgnored`).
+        strict: Raise `PrefillRefused` unless the host takes the prefill natively. Also raise `PrefillIgnored` if a host
+            that is known to repeat the prefill does not repeat it.
+        show_when: When to yield the prefill: ``"accepted"`` (when the host has accepted the request; the default for a
+            native prefill), ``"decided"`` (together with the first new text; the default for an emulated one),
+            ``"now"`` (before the request is sent) or ``"never"``.
+        show_from: Yield only the end of the prefill: from this offset in characters, or from this text in the prefill.
+        coalesce: Yield one chunk per network read instead of one chunk per delta of the host.
+        recovery: How often, and after which waits, a request is retried that failed before anything came.
         timeouts: How long to wait for the provider.
         limits: How much to take from the provider.
     """
@@ -108,10 +118,11 @@ def stream(
 
 
 class Session:
-    """The same defaults for many replies, over one connection pool.
+    """Defaults for many replies, which share one connection pool.
 
-    `async with Session(model=...) as session: session.stream(...)`. It belongs to the event loop that first uses
-    it. Leaving it ends the replies that are still open. A `client` that was passed stays open: it is yours.
+    `async with Session(model=...) as session: session.stream(...)`. A session belongs to the event loop that uses it
+    first. Leaving the `async with` block ends all replies that are still open. A `client` that you passed stays open:
+    closing it is up to you.
     """
 
     def __init__(
@@ -176,19 +187,19 @@ class Session:
         timeouts: Timeouts | Unset = UNSET,
         limits: Limits | Unset = UNSET,
     ) -> Reply:
-        """As `aprefill.stream`, with the session's defaults and over its pool. The client is the session's."""
+        """Like `aprefill.stream`, but with the session's defaults, pool and client."""
         if self._pool.closed:
             raise UsageError("this session is closed", "make a new one")
         return _reply(prompt, prefill, merged(self._defaults, locals()), self._table, self._pool)
 
     def mark_closed(self) -> None:
-        """Begin no more replies; `aclose` has to follow in the session's loop, if it has one."""
+        """Refuse new replies. After that, call `aclose` in the session's event loop, if the session has one."""
         self._pool.closed = True
 
     async def aclose(self) -> None:
-        """End the replies that are open, side by side, and close the pool. Takes about a second at most. Idempotent.
+        """End all open replies at the same time, then close the pool. Takes at most about a second. Idempotent.
 
-        Raises `UsageError` in another event loop than the session's own.
+        Raises `UsageError` if called in another event loop than the session's own.
         """
         await self._pool.aclose()
 
@@ -205,14 +216,14 @@ class Session:
 
 
 class _Pool:
-    """A session's transports, one for the network and one for the demo, made when first used."""
+    """The transports of a session: one for the network and one for the demo model. Each is made on first use."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._transports: dict[bool, Transport] = {}
         self._loop: Any = None
         self.closed = False
-        #: what hosts have refused in this session
+        #: Prefills that hosts have refused during this session.
         self.refusals = RefusalMemory()
 
     def transport(self, *, demo: bool) -> Transport:
@@ -222,7 +233,7 @@ class _Pool:
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise UsageError("this session belongs to another event loop", "make one session a loop")
+            raise UsageError("this session belongs to another event loop", "make one session per event loop")
         if demo not in self._transports:
             self._transports[demo] = transport_for(self._client, demo=demo)
         return self._transports[demo]
@@ -230,7 +241,7 @@ class _Pool:
     async def aclose(self) -> None:
         if self._loop is not None and self._loop is not native_loop():
             raise UsageError(
-                "this session belongs to another event loop", "close it in that one, before that loop ends"
+                "this session belongs to another event loop", "close it in that event loop, before the loop ends"
             )
         self.closed = True
         transports, self._transports = list(self._transports.values()), {}
@@ -262,7 +273,7 @@ def _reply(prompt: Prompt, prefill: str, options: Options, table: SupportTable, 
 
 
 def transport_for(client: Any, *, demo: bool) -> Transport:
-    """A transport that sends with `client`, or with a client of its own; or the built-in model's."""
+    """Return a transport that sends with `client`, with its own client if that is None, or the demo model's."""
     if demo:
         from ._transports.demo import DemoTransport
 

@@ -1,10 +1,11 @@
-"""Without async: `stream_sync()` and `SyncSession`, the asynchronous engine in a thread with an event loop of its own.
+"""The API without async: `stream_sync()` and `SyncSession`. The asynchronous engine runs in a thread of its own.
 
-A reply of `stream_sync()` has such a thread from its first chunk to its end; a session has one for all its replies. The
-caller's thread hands out what is there without asking the other one, and waits for it when nothing is.
+Each reply of `stream_sync()` has such a thread from its first chunk to its end. A session has one thread for all its
+replies. The caller's thread takes chunks that are already there without contacting the other thread. It waits for the
+other thread only if there are none.
 """
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# These names are imported at run time, so that `typing.get_type_hints` works on the public functions.
 # ruff: noqa: TC001, TC003
 from __future__ import annotations
 
@@ -39,12 +40,12 @@ P = ParamSpec("P")
 S = TypeVar("S")
 R = TypeVar("R")
 
-#: How long leaving a reply waits for its connection and its thread to end, in seconds. Closing gives up earlier.
+#: How long to wait for a reply's connection and thread to end, in seconds. Closing itself times out earlier.
 _LEAVE_S = CLOSE_S + 1
 
 
 class Ended(Exception):
-    """The thread was asked to end before the call."""
+    """A call came after the thread had been asked to end."""
 
 
 async def _nothing() -> None:
@@ -52,17 +53,17 @@ async def _nothing() -> None:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, which begins with the first `call` and ends with `end`.
+    """An event loop in its own thread. The first `perform` starts it, and `end` stops it.
 
-    It is a daemon thread, so it does not keep the interpreter from exiting. A forked child does not have it. When
-    nobody refers to this any more, it ends after `at_end`.
+    It is a daemon thread, so it does not keep the interpreter from exiting. A forked child process does not have it.
+    When this object is garbage collected, the thread awaits `at_end` and stops.
     """
 
     __slots__ = ("__weakref__", "_at_end", "_ended", "_lock", "_loop", "_pid", "_portal", "_thread")
 
     def __init__(self, at_end: Callable[[], Awaitable[None]] = _nothing) -> None:
         self._at_end = at_end
-        # held while a call is handed to the loop; a signal handler may call as well, in the thread that holds it
+        # Held while a call is passed to the loop. Reentrant, because a signal handler in the same thread may call too.
         self._lock = RLock()
         self._thread: Thread | None = None
         self._portal: BlockingPortal | None = None
@@ -72,11 +73,11 @@ class LoopThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has begun, in this process, and was not asked to end."""
+        """Whether the thread was started in this process and was not asked to end."""
         return self._portal is not None and not self._ended and self._pid == os.getpid()
 
     def perform(self, work: Callable[..., Any]) -> Any:
-        """Run `work` in the loop, wait for it, and give or raise what it gives or raises. Raises `Ended`."""
+        """Run `work` in the loop and wait for it. Return its result or raise its exception. May raise `Ended`."""
         with self._lock:
             if self._ended:
                 raise Ended
@@ -89,7 +90,7 @@ class LoopThread:
         return future.result()
 
     def perform_if_begun(self, work: Callable[[], None]) -> None:
-        """Run `work` in the loop and wait for it; here, if the loop has not begun; not at all, if it has ended."""
+        """Run `work` in the loop and wait for it. Before the loop starts, run it here. After its end, do nothing."""
         with self._lock:
             if self._portal is None:
                 work()
@@ -102,7 +103,7 @@ class LoopThread:
 
     def _begin(self) -> None:
         begun: Future[tuple[BlockingPortal, Any]] = Future()
-        # from 3.14 on a thread may take over the context, in which another event loop may be running
+        # Since Python 3.14 a thread may inherit the context, in which another event loop may be running.
         options: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
         self._thread = Thread(target=_run_loop, args=(begun,), name="aprefill", daemon=True, **options)
         self._thread.start()
@@ -110,15 +111,15 @@ class LoopThread:
         try:
             self._portal, self._loop = begun.result()
         except BaseException:
-            # an interrupt: if the loop has not begun, it will not
+            # Interrupted by a signal. If the loop has not started yet, it never will.
             if not begun.cancel() and begun.exception() is None:
                 self._portal, self._loop = begun.result()
             raise
 
     def end(self, *, wait: bool = True) -> None:
-        """End the loop and its thread, after `at_end`; with `wait` come back then, after two seconds at most.
+        """Stop the loop and its thread after awaiting `at_end`. With `wait`, wait for the thread, at most two seconds.
 
-        Without `wait` it may come from a finaliser.
+        Without `wait`, this may be called from a finalizer.
         """
         if self.is_running:
             self.spawn(self._at_end, wait=False, last=True)
@@ -128,9 +129,10 @@ class LoopThread:
             thread.join(_LEAVE_S)
 
     def spawn(self, work: Callable[[], Awaitable[None]], *, wait: bool, last: bool = False) -> None:
-        """Run `work`, which must not raise, in the loop if that is running; with `last` end the loop after it.
+        """Run `work` in the loop if the loop is running. `work` must not raise. With `last`, stop the loop after it.
 
-        With `wait` come back when that is done, after two seconds at most; without, it may come from a finaliser.
+        With `wait`, wait until `work` is done, at most two seconds. Without `wait`, this may be called from a
+        finalizer.
         """
         portal = self._portal
         if portal is None or not self.is_running:
@@ -144,7 +146,7 @@ class LoopThread:
             finally:
                 done.set()
                 if last:
-                    # a call that is being handed over would otherwise wait for a loop that has ended
+                    # Without the lock, a call that is just being passed over would wait for a loop that has ended.
                     while not self._lock.acquire(blocking=False):
                         await anyio.lowlevel.cancel_shielded_checkpoint()
                     try:
@@ -156,7 +158,7 @@ class LoopThread:
             done.wait(_LEAVE_S)
 
     def __del__(self) -> None:
-        # the interpreter may be about to end, and a finaliser must not raise
+        # The interpreter may be shutting down, and a finalizer must not raise.
         with suppress(Exception):
             self.end(wait=False)
 
@@ -177,7 +179,7 @@ def _run_loop(begun: Future[tuple[BlockingPortal, Any]]) -> None:
 
 
 class _Reading:
-    """One run and the thread that it runs in. Refers to neither the `SyncReply` nor a loop over it."""
+    """One run and the thread in which it runs. Refers neither to the `SyncReply` nor to a loop over it."""
 
     __slots__ = ("_lock", "_owns_thread", "run", "thread")
 
@@ -185,11 +187,11 @@ class _Reading:
         self.run = run
         self.thread = thread
         self._owns_thread = owns_thread
-        # held while a thread becomes the reader; a signal handler may try as well, in the thread that holds it
+        # Held while a thread becomes the reader. Reentrant, because a signal handler in the same thread may try too.
         self._lock = RLock()
 
     def pull(self) -> bool:
-        """Wait for more of the transcript; False at the end. Raises what went wrong. An interrupt ends the reply."""
+        """Wait for more of the transcript. False at the end. Raises the reply's error. An interrupt ends the reply."""
         if self.run.is_over():
             self.settle()
             return False
@@ -198,7 +200,7 @@ class _Reading:
         return found
 
     def perform(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Wait for `work` of the run in the other thread. Whatever is raised here while it waits ends the reply."""
+        """Run `work` of the run in the other thread and wait for it. An interrupt of this wait ends the reply."""
         run = self.run
         try:
             result = self.thread.perform(work)
@@ -207,7 +209,7 @@ class _Reading:
                 raise run.transcript.put_on(ReplyClosed()) from None
             raise UsageError("this session was closed before the reply began", "make a new one") from None
         except UsageError:
-            # somebody else reads, or it is over: of that nothing ends
+            # Somebody else reads the reply, or it is over. This does not end the reply.
             self.settle()
             raise
         except BaseException:
@@ -217,37 +219,37 @@ class _Reading:
         return result
 
     def settle(self) -> None:
-        """End the reply's own thread if the reply is over."""
+        """If the reply is over, end its thread, unless the thread belongs to a session."""
         if self._owns_thread and self.run.phase in OVER:
             self.thread.end()
 
     def leave(self, *, wait: bool) -> None:
-        """End the reply, from any thread or a finaliser; with `wait` until its connection is released."""
+        """End the reply, from any thread or a finalizer. With `wait`, wait until its connection is released."""
         if self._owns_thread:
             self.thread.end(wait=wait)
         elif self.run.phase not in OVER:
             self.thread.spawn(self.run.aclose, wait=wait)
 
     def cancel(self) -> None:
-        """As `Run.cancel`, from any thread."""
+        """Like `Run.cancel`, but from any thread."""
         self.thread.perform_if_begun(self.run.cancel)
 
     def begin(self, reader: object, *, joins_thread: bool = False) -> None:
-        """Make `reader` the one that reads."""
+        """Make `reader` the current reader."""
         with self._lock:
             self.run.readers.claim(id(reader), current_thread(), joins_task=joins_thread)
 
     def end(self, reader: object) -> None:
-        """`reader` reads no more: it was told the end, or its loop was left, which ends a reply that nobody owns."""
+        """`reader` stops reading, at the end or because its loop was left. The latter ends a reply without a `with`."""
         run = self.run
         if run.readers.let_go(id(reader)) and not run.owned and run.phase not in OVER:
             run.connection.kill()
-            # another thread than the one that reads is here only as a finaliser, which must not wait
+            # A thread other than the reader's is here only as a finalizer, which must not wait.
             self.leave(wait=run.readers.is_in_thread(get_ident()) and not sys.is_finalizing())
 
 
 def _chunks(reading: _Reading) -> Iterator[str]:
-    """What one `for` holds. Only its stack refers to this, so that leaving the loop ends it."""
+    """The iterator of one `for` loop. Only the loop's stack refers to it, so that leaving the loop ends it."""
     transcript = reading.run.transcript
     reader = object()
     reading.begin(reader)
@@ -268,7 +270,7 @@ def _chunks(reading: _Reading) -> Iterator[str]:
 
 
 def _events(reading: _Reading, events: Events) -> Iterator[Event]:
-    """What one `for` over `events()` holds."""
+    """The iterator of one `for` loop over `events()`."""
     transcript = reading.run.transcript
     reader = object()
     reading.begin(reader)
@@ -288,15 +290,15 @@ def _events(reading: _Reading, events: Events) -> Iterator[Event]:
 
 
 class SyncReply(Known):
-    """One reply, streamed without async. Iterate it once, or use it in a `with` block to keep it over several loops.
+    """One streamed reply without async. Iterate it once, or use it in a `with` block to read it in several loops.
 
-    It is to a `for` loop what `Reply` is to an `async for` loop: nothing is sent before the first chunk is asked for;
-    leaving the loop in any way, also by Ctrl-C, closes the provider's connection at once, and so do `close()`,
-    `cancel()` and the end of `with`. It has one reader at a time.
+    It works like `Reply`, with `for` instead of `async for`. Nothing is sent before the first chunk is requested.
+    Leaving the loop in any way, also by Ctrl-C, closes the provider's connection at once. So do `close()`, `cancel()`
+    and the end of a `with` block. A reply has one reader at a time.
 
-    Of `stream_sync()` it has a thread of its own from the first chunk to its end. That is a daemon thread: it does not
-    keep the interpreter from exiting. After a fork the child cannot go on with a reply that the parent has begun. In
-    a coroutine it works as well, and keeps the event loop waiting.
+    A reply of `stream_sync()` has its own thread from the first chunk to the end. It is a daemon thread, so it does not
+    keep the interpreter from exiting. After a fork, the child process cannot continue a reply that the parent has
+    begun. A `SyncReply` also works inside a coroutine, but it blocks the event loop there.
     """
 
     __slots__ = ("_reading",)
@@ -311,19 +313,22 @@ class SyncReply(Known):
         return _chunks(self._reading)
 
     def events(self, *, coalesce: bool | None = None, held: bool = False) -> Iterator[Event]:
-        """Typed events in place of bare text, as `Reply.events`. With `coalesce` the text that is there is one event."""
+        """Iterate over typed events instead of plain text, like `Reply.events`.
+
+        With `coalesce`, all text that is already there becomes one event.
+        """
         self._check_fresh()
         return _events(self._reading, Events(self._run, coalesce=coalesce, held=held))
 
     def text(self) -> str:
-        """The whole reply, prefill included and whatever `show_when` says. Runs the stream to its end first.
+        """Return the whole reply, after reading the stream to its end. It has the prefill, whatever `show_when` says.
 
-        Raises what went wrong, with `text_so_far`; `ReplyClosed` for a reply that was left or cancelled; `UsageError`
-        while another thread reads the reply.
+        Raises the error of the stream, with `text_so_far`. Raises `ReplyClosed` if the reply was left early or
+        cancelled, and `UsageError` while another thread reads the reply.
         """
         run = self._run
         if run.phase is Phase.DONE:
-            # all of it was handed out
+            # Everything has been yielded.
             return run.transcript.text_so_far
         reader = object()
         self._reading.begin(reader, joins_thread=True)
@@ -334,17 +339,17 @@ class SyncReply(Known):
         return text
 
     def cancel(self) -> None:
-        """End the reply from any thread, at once.
+        """End the reply at once. Can be called from any thread.
 
-        A loop that is reading it ends quietly, `stop_reason` is `StopReason.CANCELLED`; a waiting `text()` raises
-        `ReplyClosed`.
+        A loop that reads the reply ends normally, and `stop_reason` is `StopReason.CANCELLED`. A waiting `text()`
+        raises `ReplyClosed`.
         """
         self._reading.cancel()
 
     def close(self) -> None:
-        """End the reply and release its connection, from any thread. Idempotent; takes about a second at most.
+        """End the reply and release its connection. Can be called from any thread. Idempotent.
 
-        Of a reply that has not begun, nothing is sent any more.
+        Takes at most about a second. If the reply has not begun, its request is never sent.
         """
         self._reading.thread.perform_if_begun(self._run.close_unsent)
         if self._reading.thread.is_running and self._run.phase is not Phase.NEW:
@@ -368,11 +373,11 @@ class SyncReply(Known):
             self._reading.leave(wait=False)
 
 
-# --- the same arguments -------------------------------------------------------------------------------------------
+# --- the arguments of the asynchronous functions ------------------------------------------------------------------
 
 
 def _takes(original: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[P, R]]:
-    """Gives a function the signature of `original`, for type checkers, `inspect` and `typing.get_type_hints`."""
+    """Give a function the signature of `original`, for type checkers, `inspect` and `typing.get_type_hints`."""
 
     def decorate(function: Callable[..., R]) -> Callable[P, R]:
         _show_arguments(original, function)
@@ -384,7 +389,7 @@ def _takes(original: Callable[P, object]) -> Callable[[Callable[..., R]], Callab
 def _takes_of_method(
     original: Callable[Concatenate[Any, P], object],
 ) -> Callable[[Callable[Concatenate[S, ...], R]], Callable[Concatenate[S, P], R]]:
-    """As `_takes`, for a method."""
+    """Like `_takes`, for a method."""
 
     def decorate(function: Callable[Concatenate[S, ...], R]) -> Callable[Concatenate[S, P], R]:
         _show_arguments(original, function)
@@ -396,7 +401,7 @@ def _takes_of_method(
 def _show_arguments(original: Any, function: Any) -> None:
     returns = function.__annotations__["return"]
     function.__signature__ = inspect.signature(original).replace(return_annotation=returns)
-    # what the annotations name is looked up where `original` is; the class that is returned is not known there
+    # Names in annotations are looked up in the module of `original`. That module does not know the returned class.
     function.__annotations__ = {**original.__annotations__, "return": globals().get(returns)}
     function.__wrapped__ = original
 
@@ -404,28 +409,29 @@ def _show_arguments(original: Any, function: Any) -> None:
 def _check_no_client(client: object) -> None:
     if client is not None:
         raise UsageError(
-            "client= is for stream() and Session: an asynchronous client belongs to its own event loop, and a synchronous one "
-            "cannot be used",
+            "client= is for stream() and Session: an asynchronous client belongs to its own event loop, and a "
+            "synchronous client cannot be used",
             Words("leave {client} out and pass {base_url} and {api_key}"),
         )
 
 
 @_takes(stream)
 def stream_sync(*args: Any, **options: Any) -> SyncReply:
-    """As `stream`, without async: `for chunk in stream_sync(...)`. The same arguments, but no `client`.
+    """Like `stream`, but without async: `for chunk in stream_sync(...)`. Takes the same arguments, except `client`.
 
-    The asynchronous engine runs in a thread of its own while the reply is read. Use a `SyncSession` for many calls.
-    A `client` is a `UsageError`: an asynchronous one belongs to its own event loop.
+    The asynchronous engine runs in its own thread while the reply is read. Use a `SyncSession` for many calls. A
+    `client` raises `UsageError`, because an asynchronous client belongs to its own event loop.
     """
     _check_no_client(options.get("client"))
     return SyncReply(stream(*args, **options)._run)
 
 
 class SyncSession:
-    """As `Session`, without async: the same defaults for many replies, over one connection pool and one thread.
+    """Like `Session`, but without async: defaults for many replies, which share one connection pool and one thread.
 
-    `with SyncSession(model=...) as session: session.stream(...)`. Several threads may use it. Leaving it ends the
-    replies that are still open, and the thread. It takes the same arguments, but no `client`. Make it anew after a fork.
+    `with SyncSession(model=...) as session: session.stream(...)`. It takes the same arguments as `Session`, except
+    `client`. Several threads may use it. Leaving the `with` block ends all replies that are still open, and the thread.
+    Make a new session after a fork.
     """
 
     @_takes_of_method(Session.__init__)
@@ -436,13 +442,13 @@ class SyncSession:
 
     @_takes_of_method(Session.stream)
     def stream(self, *args: Any, **options: Any) -> SyncReply:
-        """As `stream_sync`, with the session's defaults and over its pool."""
+        """Like `stream_sync`, but with the session's defaults and pool."""
         return SyncReply(self._session.stream(*args, **options)._run, self._thread)
 
     def close(self) -> None:
-        """End the replies that are open, side by side, close the pool and end the thread. Idempotent.
+        """End all open replies at the same time, then close the pool and end the thread. Idempotent.
 
-        Takes about a second at most.
+        Takes at most about a second.
         """
         self._session.mark_closed()
         self._thread.end()

@@ -1,8 +1,7 @@
-"""The values that travel between the layers, and those the caller sees.
+"""Values that more than one layer uses: enums, `Usage`, and the base class of the values that the caller gets.
 
-What a codec makes of a record is a *delta*; what `Reply.events()` gives the caller is an *event*. Deltas are
-msgspec structs without GC tracking: one is made for every token. What the caller sees is a frozen dataclass with
-`as_dict()`, because web frameworks turn dataclasses into JSON by themselves.
+The values that the caller gets are frozen dataclasses with `as_dict()`, because web frameworks turn dataclasses into
+JSON by themselves.
 """
 
 from __future__ import annotations
@@ -16,66 +15,69 @@ if TYPE_CHECKING:
 
 
 class Support(StrEnum):
-    """What a host does with an assistant prefill (simonw/llm issue 463)."""
+    """What a host does with an assistant prefill, by the four kinds of https://github.com/simonw/llm/issues/463."""
 
-    #: native: the reply leaves the prefill out
+    #: Native support: the host continues the prefill, and its reply leaves the prefill out.
     EATS = "eats"
-    #: native: the reply repeats the prefill
+    #: Native support: the host continues the prefill, and its reply repeats the prefill first.
     ECHOES = "echoes"
-    #: only by asking in the prompt
+    #: No native support: the prompt must ask the model to begin with the prefill.
     EMULATED = "emulated"
-    #: refused, and asking does not help
+    #: The host refuses a prefill, and the prompt cannot ask for it either.
     UNSUPPORTED = "unsupported"
 
 
 class Verdict(StrEnum):
-    """What the seam found at the start of a provider's text."""
+    """What was found at the seam: the place where the prefill ends and the model's own text begins.
 
-    #: not enough text yet
+    The *known text* is the prefill and all text after it that has been yielded.
+    """
+
+    #: Not enough text has come yet to decide.
     UNDECIDED = "undecided"
-    #: no echo: the text goes on from the known text
+    #: The model did not repeat the known text. Its text is joined to the known text.
     ABSENT = "absent"
-    #: the known text was repeated, and dropped
+    #: The model repeated the known text. The repetition was dropped.
     ECHOED = "echoed"
-    #: it was repeated inside a Markdown fence
+    #: The model repeated the known text inside a Markdown code fence. Repetition and fence were dropped.
     FENCED = "fenced"
-    #: it was repeated behind chatter
+    #: The model wrote a short introduction and then repeated the known text. Both were dropped.
     PREFACED = "prefaced"
-    #: the text began with a tail of the known text
+    #: The model repeated only the end of the known text. The repetition was dropped.
     OVERLAPPED = "overlapped"
-    #: the stream was cut inside a possible repetition
+    #: The stream ended inside a possible repetition, which was dropped.
     TRUNCATED = "truncated"
 
 
 class StopReason(StrEnum):
-    """Why the model stopped, in one vocabulary. The host's own word is `AttemptReport.raw_stop_reason`."""
+    """Why the model stopped, in the same words for every host. The host's word is `AttemptReport.raw_stop_reason`."""
 
-    #: the model came to its end
+    #: The model finished.
     END = "end"
-    #: a stop sequence was met; `stop_sequence` says which, where known
+    #: A stop sequence matched. `stop_sequence` is that sequence, if it is known.
     STOP_SEQUENCE = "stop_sequence"
-    #: the token limit of the request
+    #: The token limit of the request was reached.
     MAX_TOKENS = "max_tokens"
-    #: the model wants a tool called
+    #: The model wants to call a tool.
     TOOL_USE = "tool_use"
-    #: the provider's safety layer or the model declined
+    #: The provider's safety layer or the model refused to answer.
     REFUSAL = "refusal"
-    #: a long-running turn was paused by the host; send it back to go on
+    #: The host paused a long-running turn. Send the turn back to continue.
     PAUSE = "pause"
-    #: the model's context window is full
+    #: The model's context window is full.
     CONTEXT_WINDOW = "context_window"
-    #: the caller ended the reply with `cancel()`
+    #: The caller ended the reply with `cancel()`.
     CANCELLED = "cancelled"
-    #: a word this version does not know
+    #: The host gave a reason that this version does not know.
     OTHER = "other"
 
 
-#: The reply ran into a limit for its tokens: the request's own, or the model's.
+#: The reply reached a token limit, either of the request or of the model.
 TOKEN_LIMIT_REASONS = frozenset({StopReason.MAX_TOKENS, StopReason.CONTEXT_WINDOW})
 
 
 class Value:
-    """What the values that the caller sees have in common. Each of them is a frozen dataclass.
+    """Base class of the values that the caller gets. Each of them is a frozen dataclass.
 
     >>> Usage(input_tokens=7, output_tokens=5).as_dict()["output_tokens"]
     5
@@ -85,7 +87,7 @@ class Value:
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def as_dict(self) -> dict[str, Any]:
-        """A dict that JSON can hold: every field, None where nothing is known, enums as words, values inside as dicts."""
+        """Return all fields as a dict for JSON. Unknown values are None, enums are strings, nested values are dicts."""
         return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
@@ -97,11 +99,11 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Value):
-    """Tokens as the host counted them. None: the host did not say.
+    """Token counts as reported by the host. None means that the host did not report the number.
 
-    `input_tokens` are the prompt's tokens billed at the full rate or, on hosts that only give a total, all of
-    them; cached ones are counted apart where the host does. `output_tokens` include reasoning, and the repetition
-    of an emulated prefill: `echo_tokens` is our estimate of that part, by its share of the text.
+    `input_tokens` counts the prompt tokens billed at the full rate. Hosts that report only a total put all prompt
+    tokens there. Cached tokens are counted separately if the host does so. `output_tokens` includes reasoning and the
+    repetition of an emulated prefill. `echo_tokens` estimates the tokens of that repetition from its share of the text.
     """
 
     input_tokens: int | None = None
@@ -126,24 +128,9 @@ class Usage(Value):
 
 
 def sum_of(counted: Iterable[Usage | None]) -> Usage | None:
-    """The sum of what is known; None: nothing is."""
+    """Add up all usages that are known. Return None if none is known."""
     total: Usage | None = None
     for usage in counted:
         if usage is not None:
             total = usage if total is None else total + usage
     return total
-
-
-# --- wire -----------------------------------------------------------------------------------------------------
-
-
-# --- deltas ---------------------------------------------------------------------------------------------------
-
-
-# --- requests -------------------------------------------------------------------------------------------------
-
-
-# --- what the caller sets -------------------------------------------------------------------------------------
-
-
-# --- what the caller sees -------------------------------------------------------------------------------------

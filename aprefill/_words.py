@@ -1,4 +1,4 @@
-"""Sentences that name settings, such as "pass {base_url}", and how a program spells those."""
+"""Texts that name settings, such as "pass {base_url}", and the ways to write the name of a setting."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from string import Formatter
 from typing import Any, Self, TypeAlias
 
-#: Spells a setting, with its value or None; gives None for a setting that the reader does not have.
+#: Writes a setting, given its name and its value or None. Returns None if the reader cannot set it.
 Speller: TypeAlias = Callable[[str, str | None], str | None]
 
-#: What is no argument, but a sentence may name.
+#: Names in a text that are not arguments.
 _OTHERS = {"text_so_far": "`text_so_far`", "support_table": "aprefill.support_table()"}
 
 
 def in_python(setting: str, value: str | None) -> str:
-    """A setting as a program writes it.
+    """Write a setting as Python code.
 
     >>> in_python("base_url", None), in_python("strict", "True"), in_python("Limits.record_bytes", None)
     ('base_url=', 'strict=True', 'Limits(record_bytes=...)')
@@ -30,10 +30,11 @@ def in_python(setting: str, value: str | None) -> str:
 
 
 class Words(str):
-    """Words about settings. As a str they are a program's; `spelled` has them in another spelling.
+    """A text about settings. As a str, it names them as Python arguments. `spelled` writes them in another way.
 
-    `ways` are alternatives, of which the reader may choose one. A field in braces is one of the `facts`, or names a setting:
-    `{base_url}`, `{strict=True}`, `{Timeouts.idle_s}`, or `{model=name}` with the fact `name` as its literal. A way that needs a setting which the reader does not have is left out.
+    `ways` are alternatives; the reader may choose one. Braces contain the name of one of the `facts`, or a setting:
+    `{base_url}`, `{strict=True}`, `{Timeouts.idle_s}`. In `{model=name}` the fact `name` is the value. An alternative
+    is left out if it names a setting that the reader does not have.
 
     >>> Words("use https", "pass {allow_http=True} if you trust {host}", host="vllm")
     'use https, or pass allow_http=True if you trust vllm'
@@ -62,7 +63,7 @@ def _again(ways: tuple[str, ...], facts: dict[str, str]) -> Words:
 
 
 def spelled(text: str, spell: Speller) -> str:
-    """`text` in this spelling, as far as it names settings."""
+    """Return `text`, with its settings written by `spell` if it is a `Words`."""
     return text.spelled(spell) if isinstance(text, Words) else text
 
 
@@ -82,13 +83,13 @@ def _fill(template: str, facts: dict[str, str], spell: Speller) -> str | None:
             continue
         setting, _, value = field.partition("=")
         if value in facts:
-            # the literal that was given
+            # The value is a fact.
             word = spell(setting, None)
             if word is None:
                 return None
             parts += [word, "" if word.endswith("=") else " ", facts[value]]
             continue
-        # what follows a colon is the value's too, as in {model=provider:name}
+        # A colon and the text after it belong to the value, as in {model=provider:name}.
         word = spell(setting, f"{value}:{rest}" if rest else value or None)
         if word is None:
             return None

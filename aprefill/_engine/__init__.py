@@ -1,1 +1,1 @@
-"""All the awaiting: a reply under way, its requests, its clocks. No parsing, no policy."""
+"""Everything that awaits: a running reply, its requests and its timeouts. Contains no parsing and no decisions."""

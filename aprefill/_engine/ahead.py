@@ -1,4 +1,4 @@
-"""Reads a response ahead of its reader, up to a bound, for a reader in another thread."""
+"""Reads a response ahead of its reader, up to a limit, for a reader in another thread."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .._loops import spawn
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-#: No more is received while so much waits to be taken, in bytes and in pieces.
+#: Receiving pauses while this much waits to be read: a number of bytes, and a number of pieces.
 AHEAD_BYTES = 16_384
 AHEAD_PIECES = 256
 
 
 class Ahead:
-    """Receives in a task of its own, so that its reader can see what is there and need not wait for more.
+    """Receives in its own task, so that the reader can see what is already there without waiting for more.
 
-    `receive()` is the response's. An HTTP library gives pieces that came together one by one, and cannot say whether
-    there is another one without waiting for it. The task begins with the first `receive()`, and ends with the body or
-    with `aclose()`.
+    `receive()` works like the response's. An HTTP library returns pieces one by one, even if they arrived together, and
+    cannot say whether there is another piece without waiting for it. The task starts with the first `receive()`. It
+    ends at the end of the body or with `aclose()`.
     """
 
     __slots__ = ("_came", "_ended", "_failure", "_loop", "_over", "_pieces", "_receive", "_room", "_scope", "_size")
@@ -32,21 +32,21 @@ class Ahead:
         self._loop = loop
         self._pieces: deque[bytes] = deque()
         self._size = 0
-        # what the receiver waits for while too much is here, and what the reader waits for
+        # The receiver waits for `_room` while the buffer is full. The reader waits for `_came` while it is empty.
         self._room: anyio.Event | None = None
         self._came: anyio.Event | None = None
-        # the receiver's, once it has begun; what is set when it has ended
+        # The cancel scope of the receiver, once it has started, and an event that is set when it has ended.
         self._scope: anyio.CancelScope | None = None
         self._ended: anyio.Event | None = None
         self._over = False
         self._failure: BaseException | None = None
 
     def has_more(self) -> bool:
-        """Whether `receive()` will not wait."""
+        """Whether `receive()` will return without waiting."""
         return bool(self._pieces) or self._over
 
     async def receive(self) -> bytes:
-        """The next piece of the body. Raises `StopAsyncIteration` at its end, or what receiving has raised."""
+        """Return the next piece of the body. Raises `StopAsyncIteration` at its end, or the error of the receiver."""
         pieces = self._pieces
         if not pieces:
             if self._ended is None:
@@ -100,7 +100,7 @@ class Ahead:
             self._ended.set()
 
     async def aclose(self) -> None:
-        """End the task, and wait for it."""
+        """Cancel the task and wait until it has ended."""
         if self._scope is not None and self._ended is not None:
             self._scope.cancel()
             await self._ended.wait()

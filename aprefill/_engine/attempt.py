@@ -1,4 +1,4 @@
-"""One request: open it, read from it, close it. Awaits; decides nothing."""
+"""An attempt: open one request, read its response, close it. This code awaits, but decides nothing."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from .._plan.step import AttemptPlan
     from .._transports import Response, Transport
 
-#: After the protocol's end the body is read on, to keep the connection, for at most this much.
+#: Maximum number of bytes to read after the protocol's end, so that the connection can be reused.
 DRAIN_BYTES = 65_536
-#: How long an error body is read, in seconds.
+#: Timeout for reading the body of an error response, in seconds.
 ERROR_BODY_S = 5.0
 
-#: Other tasks have their turn at least once in so many reads. An HTTP library gives small chunks that came together one
-#: by one, without waiting.
+#: Other tasks may run at least once per this many reads. An HTTP library returns small chunks that arrived together one
+#: by one, without ever waiting.
 READS_A_TURN = 32
 
 
 class Attempt:
     """One request to one host.
 
-    `open()`, then `read()` until `ended` or `failure`, then `drain()` if the connection is worth keeping, then
-    `aclose()`, which may also come from another task, at any time: what arrives after it is closed at once.
-    `kill()` ends the connection at once, from anywhere.
+    Call `open()`, then `read()` until `ended` or `failure`, then `drain()` if the connection is to be reused, then
+    `aclose()`. `aclose()` may be called from another task and at any time: a response that arrives later is closed at
+    once. `kill()` ends the connection at once, from anywhere.
     """
 
     def __init__(
@@ -69,71 +69,71 @@ class Attempt:
         self._reads_ahead = reads_ahead
         self._ahead: Ahead | None = None
         self._now = time.monotonic
-        # since when the reader has been waiting, as far as that was not counted yet
+        # Start of the waiting time that has not been counted yet.
         self._since = 0.0
         self._reads = 0
-        # `open()` is under way; `aclose()` was called; what is set once both are through
+        # `open()` is running; `aclose()` was called; this event is set when both are done.
         self._opening = False
         self._closing = False
         self._opened: anyio.Event | None = None
-        #: whether `kill()` shuts the connection down; None before the host accepted
+        #: Whether `kill()` shuts down the connection. None before the host has accepted the request.
         self.closes_at_once: bool | None = None
-        #: where the asynchronous close may be scheduled from a finaliser
+        #: The event loop in which a finalizer may schedule the asynchronous close.
         self.loop: Any = None
 
-    # --- what is known ----------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> int | None:
-        """HTTP status, once known."""
+        """The HTTP status, once it is known."""
         return self._head.status
 
     @property
     def request_id(self) -> str | None:
-        """For the host's support; None: it gave none."""
+        """Identifies the request for the host's support team. None if the host sent no such id."""
         return self._head.request_id
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The body that was sent."""
+        """The request body that was sent, as a dict."""
         return self._head.fields
 
     @property
     def refusal(self) -> KnownRefusal | None:
-        """The known refusal of the prefill that it was answered with."""
+        """The known refusal of the prefill with which the host answered, if it did."""
         return self._head.refusal
 
     @property
     def received_bytes(self) -> int:
-        """Of the body."""
+        """Number of bytes of the response body received so far."""
         return 0 if self._reading is None else self._reading.received_bytes
 
     @property
     def broken_end(self) -> str:
-        """The class of what broke the stream after the model's own end; the reply is complete."""
+        """Class name of an error that broke the stream after the model's stop reason. The reply is complete then."""
         return "" if self._reading is None else self._reading.broken_end
 
     @property
     def ended(self) -> bool:
-        """The protocol's end was seen."""
+        """Whether the protocol's end marker has been read."""
         return self._reading is not None and self._reading.ended
 
     @property
     def failure(self) -> AprefillError | None:
-        """What went wrong; the deltas returned along with it came before."""
+        """The error of the stream. Deltas that are returned together with it came before it."""
         return None if self._reading is None else self._reading.failure
 
     def forget_failure(self) -> None:
-        """Keep no reference to it."""
+        """Drop the reference to the error."""
         if self._reading is not None:
             self._reading.failure = None
 
     # --- opening ----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Send the request and wait for the head of the answer. Raises unless it is a stream of this protocol.
+        """Send the request and wait for the head of the response. Raises if it is not a stream of this protocol.
 
-        After an `aclose()` meanwhile it comes back without an answer.
+        Returns without a response if `aclose()` was called in the meantime.
         """
         plan, target = self._plan, self._target
         self.loop = native_loop()
@@ -161,8 +161,8 @@ class Attempt:
             self._scope = None
             self._opening = False
             if self._closing:
-                # In a task of its own, like every close: this one may be cancelled. An answer that came all the same,
-                # because the cancellation did not reach the client in time, is closed there.
+                # Close in a new task, like every close, because this task may be cancelled. That also closes a response
+                # that came although the request was cancelled, because the client noticed it too late.
                 closed = spawn_closing(self._close, self.loop)
                 if self._opened is not None and closed is None:
                     self._opened.set()
@@ -201,7 +201,7 @@ class Attempt:
             except StopAsyncIteration:
                 pass
             except Exception as exc:
-                # half an error body says more than the failure to read the rest
+                # Half an error body says more than the failure to read the other half.
                 if translate(exc, stage="read", host=self._target.host, redact=self._head.redact) is None:
                     raise
         self._scope = None
@@ -211,18 +211,18 @@ class Attempt:
     # --- reading ----------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """The reader waits for us again: its clocks go on."""
+        """The reader waits again, so its clocks continue."""
         self._since = self._now()
 
     def has_more(self) -> bool:
-        """Whether `read()` has something to look at already and will not wait for the network."""
+        """Whether `read()` will return without waiting for the network."""
         reading = self._reading
         if reading is None or reading.ended or reading.failure:
             return False
         return reading.has_more or (self._ahead is not None and self._ahead.has_more())
 
     async def read(self) -> list[Delta]:
-        """The deltas of one network read, or of a slice of it, perhaps none. `ended` or `failure` may be set then."""
+        """Return the deltas of one network read, or of a part of it, maybe none. May set `ended` or `failure`."""
         reading = self._reading
         assert reading is not None
         limit = self._clocks.left(self._since)
@@ -253,7 +253,7 @@ class Attempt:
                 stalled = scope.cancelled_caught
         except StopAsyncIteration:
             data = None
-            # a body that ends with its connection ends cleanly when the watch shuts that down
+            # If the body ends with the connection, it seems to end cleanly when the deadline shuts the connection down.
             stalled = deadline is not None and deadline.fired
         except Exception as exc:
             if deadline is None or not deadline.fired:
@@ -271,15 +271,15 @@ class Attempt:
         return reading.close() if data is None else reading.feed(data)
 
     async def _give_turns(self) -> None:
-        """Let other tasks have their turn, once in so many reads."""
+        """Let other tasks run, once per `READS_A_TURN` reads."""
         self._reads += 1
         if self._reads % READS_A_TURN == 0:
             await anyio.lowlevel.checkpoint()
 
     def _ours(self, exc: Exception, stage: Literal["open", "read"]) -> AprefillError:
-        """Our error for a foreign one, chained; a bug is raised as it is.
+        """Return our error for an exception of another library, chained to it. Raises `exc` if it is a bug.
 
-        Here, so that no frame on either's traceback holds it in a variable: that would be a cycle.
+        A separate method, so that no frame in a traceback keeps the error in a variable: that would be a cycle.
         """
         error = translate(
             exc,
@@ -296,7 +296,7 @@ class Attempt:
         return error
 
     def _count(self) -> None:
-        """Count the time since the last look at the clock as waited."""
+        """Count the time since the last call as waiting time."""
         now = self._now()
         self._clocks.count(now - self._since)
         self._since = now
@@ -304,7 +304,7 @@ class Attempt:
     # --- ending -----------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Make a waiting `open` or `read` come back now; synchronous, from any task of the loop."""
+        """Make a waiting `open` or `read` return now. Synchronous. Can be called from any task of the event loop."""
         if self._scope is not None:
             self._scope.cancel()
         if self._deadline is not None:
@@ -313,11 +313,11 @@ class Attempt:
             self.kill()
 
     def kill(self) -> bool:
-        """Shut the connection down without awaiting; False where only an asynchronous close is possible."""
+        """Shut down the connection without awaiting. Returns False if only an asynchronous close is possible."""
         return self._response is not None and self._response.kill()
 
     async def drain(self) -> None:
-        """Read the body to its end so that the connection can be used again; gives up after `drain_s` or 64 KiB."""
+        """Read the rest of the body, so that the connection can be reused. Gives up after `drain_s` or 64 KiB."""
         if not self._limits.drain_s:
             return
         size = 0
@@ -327,12 +327,12 @@ class Attempt:
                     size += len(await self._receive())
                     await self._give_turns()
             except Exception as exc:
-                # StopAsyncIteration is the end; anything else costs the connection, never the reply
+                # StopAsyncIteration is the end. Any other error costs the connection, but never the reply.
                 if not isinstance(exc, StopAsyncIteration):
                     translate(exc, stage="read", host=self._target.host, redact=self._head.redact)
 
     async def aclose(self) -> None:
-        """Release the connection, and wait for an `open()` that is under way. Idempotent; raises nothing."""
+        """Release the connection, and wait for an `open()` that is running. Idempotent. Raises nothing."""
         self._closing = True
         if self._opening:
             self._opened = anyio.Event()

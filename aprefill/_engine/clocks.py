@@ -1,4 +1,4 @@
-"""The clocks of one request: how long the next wait may take, and which clock ends it. Pure: the time is handed in."""
+"""The timeouts of one request: how long the next wait may take, and which timeout ends it. Pure: takes the time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NEVER = float("inf")
 
 
 class Clocks:
-    """`Timeouts` at work. All times are seconds of one monotonic clock, the caller's.
+    """The running clocks of `Timeouts`. All times are seconds of one monotonic clock, which the caller reads.
 
-    Every clock but the total one runs while a reader waits for us, and stands still while the reader works with a chunk.
-    The total clock is wall clock from the reply's first request on.
+    Every clock except the total one runs while a reader waits for the provider. It stops while the reader works on a
+    chunk. The total clock is wall clock time since the first request of the reply.
 
     >>> from aprefill import Timeouts
     >>> clocks = Clocks(Timeouts(idle_s=5, first_token_s=8), total_at=100.0)
@@ -36,17 +36,17 @@ class Clocks:
         self._first_token_s = _NEVER if timeouts.first_token_s is None else timeouts.first_token_s
         self._progress_s = _NEVER if timeouts.progress_s is None else timeouts.progress_s
         self._idle_s = _NEVER if timeouts.idle_s is None else timeouts.idle_s
-        # when the whole reply must be over
+        # Deadline of the whole reply.
         self._total_at = total_at
-        # seconds waited since the last progress, or since the request was sent
+        # Seconds waited since the last progress, or since the request was sent.
         self._waited = 0.0
-        #: the model has written text, reasoning or a tool call
+        #: Whether the model has written text, reasoning or a tool call.
         self.saw_token = False
-        #: the clock that `left` spoke of
+        #: The clock that the last call of `left` found to expire first.
         self.due = "idle_s"
 
     def left(self, now: float) -> float:
-        """Seconds until the first clock runs out, for a wait that begins now; 0 or less: one has run out."""
+        """Return the seconds until the first clock expires, for a wait that begins now. 0 or less: one has expired."""
         if self.saw_token:
             left, due = self._progress_s - self._waited, "progress_s"
         else:
@@ -59,14 +59,14 @@ class Clocks:
         return left
 
     def count(self, waited_s: float) -> None:
-        """The reader has waited for so long."""
+        """Add to the time that the reader has waited."""
         self._waited += waited_s
 
     def note_progress(self) -> None:
-        """The model has written something: the progress clock begins anew."""
+        """The model has written something, so the progress clock starts again."""
         self.saw_token = True
         self._waited = 0.0
 
     def stalled(self, received_bytes: int) -> Stalled:
-        """The error of the clock that `left` spoke of."""
+        """Return the error for the clock that `left` found."""
         return Stalled(self.due, getattr(self._timeouts, self.due), received_bytes=received_bytes)

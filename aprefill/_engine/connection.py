@@ -1,4 +1,4 @@
-"""The connection of a reply's request: interrupted from anywhere, closed in its own event loop, and waited for."""
+"""The connection of a reply: it can be interrupted from anywhere, and is closed in its own event loop."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from .attempt import Attempt
     from .run import Run
 
-#: Connections that are not closed yet -> their runs, which nothing else may hold.
+#: Connections that are not closed yet -> their runs. Nothing else may keep these runs alive.
 live: dict[Connection, Run] = {}
 
-#: So long a session waits for its connections to be closed, also where its replies took the whole second, in seconds.
+#: Minimum time that a session waits for its own connections to close, in seconds, even if its replies took all the
+#: time.
 _CLOSE_AT_LEAST_S = 0.1
 
 
 async def close_all(transports: Sequence[Transport]) -> None:
-    """End all runs that are under way over these transports, side by side, then close those, side by side too.
+    """End all runs that use these transports, at the same time. Then close the transports, at the same time.
 
-    Waits for that, in all about a second; what takes longer goes on in tasks of its own.
+    Waits for about a second in total. Whatever takes longer continues in its own tasks.
     """
     open_ones = {connection: run for connection, run in live.items() if connection.transport in transports}
     for run in open_ones.values():
@@ -45,9 +46,10 @@ async def close_all(transports: Sequence[Transport]) -> None:
 
 
 class Connection:
-    """What a run has to close: the attempt under way, or the last one.
+    """The part of a run that must be closed: the current attempt, or the last one.
 
-    It does not refer to the run. `live` holds both until the connection is closed, so that nothing is collected half closed.
+    It does not refer to the run. `live` keeps both alive until the connection is closed, so that neither is garbage
+    collected before.
     """
 
     __slots__ = ("_loop", "_pid", "attempt", "closed", "now", "transport")
@@ -55,64 +57,64 @@ class Connection:
     def __init__(self) -> None:
         self.attempt: Attempt | None = None
         self.transport: Transport | None = None
-        #: what is set when it is closed; None: nobody closes it yet, or nobody can
+        #: An event that is set when the connection is closed. None: nobody is closing it yet, or nobody can.
         self.closed: anyio.Event | None = None
-        #: the clock of the loop in which the reply runs
+        #: The clock of the event loop in which the reply runs.
         self.now: Callable[[], float] = anyio.current_time
         self._loop: Any = None
-        # the process that opened the connection: a forked child must leave it alone
+        # The process that opened the connection. A forked child must leave the connection alone.
         self._pid = 0
 
     def begin(self, run: Run) -> None:
-        """From now on it belongs to this loop and this process."""
+        """From now on the connection belongs to the current event loop and process."""
         self._loop = native_loop()
         self.now = clock_of(self._loop)
         self._pid = os.getpid()
         live[self] = run
 
     def use(self, attempt: Attempt, transport: Transport) -> None:
-        """An attempt is about to be sent."""
+        """Remember an attempt that is about to be sent, and its transport."""
         self.attempt, self.transport, self.closed = attempt, transport, None
 
     @property
     def closes_at_once(self) -> bool | None:
-        """Whether leaving shuts it down at once; None before the host accepted."""
+        """Whether leaving the reply shuts down the connection at once. None before the host has accepted a request."""
         return None if self.attempt is None else self.attempt.closes_at_once
 
     def has_more(self) -> bool:
-        """Whether more of the answer is here, for which nobody has to wait."""
+        """Whether more of the response can be read without waiting."""
         return self.attempt is not None and self.attempt.has_more()
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process has opened it."""
+        """Whether this process opened the connection."""
         return os.getpid() == self._pid
 
     def give_up(self) -> None:
-        """Close the attempt; another one follows."""
+        """Close the attempt. Another attempt follows."""
         attempt, self.attempt = self.attempt, None
         assert attempt is not None
         self.closed = spawn_closing(attempt.aclose, self._loop)
 
     def kill(self) -> None:
-        """Shut it down, from any thread. It still has to be closed, in its loop."""
+        """Shut down the connection, from any thread. It must still be closed in its event loop."""
         if self.attempt is not None and self.is_ours:
             self.attempt.kill()
 
     def interrupt(self) -> None:
-        """Make who waits for it come back, and have it closed. From a task of its loop, or a finaliser."""
+        """Wake up a waiting reader and start closing. Call it from a task of the event loop, or from a finalizer."""
         if self.attempt is not None:
             self.attempt.interrupt()
             if self.closed is None:
                 self.close()
         if self.attempt is None or self.closed is None:
-            # between two requests; or the loop is gone, and its sockets with it
+            # Either no request is running, or the event loop is gone and its sockets with it.
             live.pop(self, None)
 
     def close(self, *, drain_s: float | None = None) -> None:
-        """Have it closed in a task of its own, or given back to its pool if its body was read to the end.
+        """Close the connection in a new task. If its body was read to the end, it goes back to its pool instead.
 
-        With `drain_s` that is done first, for at most so many seconds, so that it can be used again.
+        With `drain_s`, first read the body for at most this many seconds, so that the connection can be reused.
         """
         if drain_s is None:
             self.closed = spawn_closing(self._release, self._loop)
@@ -134,19 +136,19 @@ class Connection:
             await self._release()
 
     def forget_failure(self) -> None:
-        """Keep no reference to what the attempt failed with."""
+        """Drop the reference to the error of the attempt."""
         if self.attempt is not None:
             self.attempt.forget_failure()
 
     async def wait(self) -> None:
-        """Wait until it is closed, at most a second, also when the task is being cancelled."""
+        """Wait until the connection is closed, at most a second, even if the task is being cancelled."""
         if self.closed is not None:
             with anyio.move_on_after(CLOSE_S, shield=True):
                 await self.closed.wait()
 
     async def wait_turns(self, turns: int) -> None:
-        """Wait until it is closed, for at most so many turns of the event loop."""
+        """Wait until the connection is closed, at most this many turns of the event loop."""
         while turns and self.closed is not None and not self.closed.is_set():
-            # the reply is complete: a cancellation takes nothing of it away
+            # Shielded: the reply is already complete, so a cancellation must not interrupt it here.
             await anyio.lowlevel.cancel_shielded_checkpoint()
             turns -= 1

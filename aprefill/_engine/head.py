@@ -1,4 +1,4 @@
-"""What an answer says of itself before its text, and what its errors mean."""
+"""The status and headers of a response, and the meaning of error responses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from .._plan.step import AttemptPlan
     from .._transports import Response
 
-#: Content codings (IANA's registry) that cannot be read here. Any other word in that header says nothing about the bytes.
-_COMPRESSED = frozenset("aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split())  # noqa: SIM905
+#: Content codings of the IANA registry that cannot be decoded here. Other words in the header are ignored.
+_COMPRESSED = frozenset(
+    "aes128gcm br compress dcb dcz deflate exi gzip pack200-gzip x-compress x-gzip zstd".split()  # noqa: SIM905
+)
 
 
 class Head:
-    """Status and headers of one answer, and its errors in our words: without the key and the prompt."""
+    """Status and headers of one response, and its errors as our exceptions, without the key and the prompt."""
 
     __slots__ = ("_codec", "_plan", "_redactor", "_request", "_response", "content_type", "fields", "refusal", "status")
 
@@ -32,38 +34,38 @@ class Head:
         self._codec = codec
         self._response: Response | None = None
         self._redactor: Redactor | None = None
-        #: HTTP status, once known
+        #: The HTTP status, once it is known.
         self.status: int | None = None
-        #: the media type, without its parameters
+        #: The media type without its parameters.
         self.content_type = ""
-        #: the body that was sent, and the known refusal that it was answered with
+        #: The request body that was sent, and the known refusal with which the host answered, if it did.
         self.fields: dict[str, Any] = {}
         self.refusal: KnownRefusal | None = None
 
     def came(self, response: Response) -> None:
-        """The answer's head is here."""
+        """Take the head of the response."""
         self._response = response
         self.status = response.status
         self.content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def check(self) -> None:
-        """Raise `ProtocolError` for a body that cannot be read."""
+        """Raise `ProtocolError` if the body is compressed."""
         assert self._response is not None
         encodings = {word.strip().lower() for word in self._response.headers.get("content-encoding", "").split(",")}
         if compressed := encodings & _COMPRESSED:
             raise ProtocolError(
-                f"the answer is compressed ({min(compressed)}) though identity was asked for",
+                f"the answer is compressed ({min(compressed)}), although the request asked for no compression",
                 status=self.status,
                 content_type=self.redact(self.content_type),
             )
 
     @property
     def is_stream(self) -> bool:
-        """Whether the body may be a stream; else it is to be read whole, and `error` says what it is."""
+        """Whether the body may be a stream. If not, read the whole body and pass it to `error`."""
         return self.status == 200 and self.content_type not in self._codec.not_streams
 
     def error(self, body: bytes) -> AprefillError:
-        """What an answer that is no stream is."""
+        """Return the error for a response that is not a stream."""
         if self.status != 200:
             return self._status_error(body)
         return (self.json_error(body) if self.content_type == "application/json" else None) or ProtocolError(
@@ -71,14 +73,14 @@ class Head:
         )
 
     def json_error(self, body: bytes) -> AprefillError | None:
-        """The host's error in a JSON body with status 200; None: it is something else."""
+        """Return the host's error in a JSON body with status 200. None if the body is something else."""
         assert self._response is not None
         if not any(self._codec.error(200, body, self._response.headers)):
             return None
         return self.in_band(self._codec.error_delta(body), before_text=True)
 
     def in_band(self, error: ErrorDelta, *, before_text: bool) -> AprefillError:
-        """An error inside the stream. Before any text it may be a refusal of the prefill."""
+        """Return the exception for an error inside the stream. Before any text, it may be a refusal of the prefill."""
         detail = self.redact(error.detail)
         refused = self._refused(200, error.body, detail) if before_text else None
         return refused or StatusError(
@@ -98,7 +100,7 @@ class Head:
         if refused is not None:
             return refused
         if 300 <= self.status < 400:
-            detail = "a redirect, which is never followed: the prompt would go to another host"
+            detail = "a redirect, which is never followed, because the prompt would go to another host"
         return StatusError(
             self.status,
             error_type=error_type,
@@ -109,7 +111,7 @@ class Head:
         )
 
     def _refused(self, status: int, said: str, quote: str) -> PrefillRefused | None:
-        """The error for a native prefill that the host's words refuse; None: they are about something else."""
+        """Return the exception if the host's words refuse a native prefill. None if they mean something else."""
         plan = self._plan
         if not plan.sends_prefill:
             return None
@@ -119,11 +121,11 @@ class Head:
         off = self._request.forbids_emulation
         return PrefillRefused(plan.model_input.model, status=status, quote=quote, why=known.why, off=off)
 
-    # --- what may be repeated ---------------------------------------------------------------------------------
+    # --- texts without secrets --------------------------------------------------------------------------------
 
     @property
     def request_id(self) -> str | None:
-        """For the host's support; None: it gave none."""
+        """Identifies the request for the host's support team. None if the host sent no such id."""
         if self._response is None:
             return None
         found = self._codec.request_id(self._response.headers)
@@ -134,11 +136,11 @@ class Head:
         return set() if self._response is None else self._response.secrets()
 
     def _without_keys(self, text: str) -> str:
-        """`text` without our key and those that the client sent."""
+        """Return `text` without our key and without the keys that the client has sent."""
         return self._plan.target.redactor((), self._sent())(text)
 
     def redact(self, text: str) -> str:
-        """`text` of the host's, without the key and the prompt. Made ready only when something went wrong."""
+        """Return a text of the host without the key and the prompt. The redactor is made only after a failure."""
         if self._redactor is None:
             self._redactor = self._plan.target.redactor(self._request.texts(), self._sent(), self.fields)
         return self._redactor(text)

@@ -1,4 +1,4 @@
-"""What a host sent beside text, and where: enough to tell what had come at any character that was handed out."""
+"""The deltas of a host other than text, each with its position: which of them came before any character of the text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ D = TypeVar("D")
 
 
 class History:
-    """The deltas of one request that are not text, each with its place in the new text.
+    """The deltas of one request other than text, each with its place: its position in the new text.
 
-    A decoder runs ahead: all of one network read is decoded before any of it is handed out. So what belongs to a reply
-    that was left is decided here, by what was handed out, and does not depend on how the network cut the stream. A
-    delta was handed out if it was an event that the reader got, or if anything after it was: text or an event.
+    A decoder runs ahead: it decodes a whole network read before any of it is yielded to the reader. If the reply is
+    left early, this class decides which deltas belong to it. That depends only on what the reader got, not on how the
+    network cut the stream. A delta belongs to the reply if the reader got its event, or got any text or event after it.
 
     >>> from aprefill._deltas import ToolDelta
     >>> history = History()
@@ -28,47 +28,47 @@ class History:
 
     def __init__(self) -> None:
         self._deltas: list[Delta] = []
-        # how many characters of the new text come before each
+        # For each delta: the number of characters of new text before it.
         self._places: list[int] = []
-        # where it stands among the items to be handed out; -1: it is none
+        # For each delta: the index of its event in the transcript. -1: it has no event.
         self._items: list[int] = []
 
     def note(self, delta: Delta, *, place: int, item: int = -1) -> None:
-        """Keep one delta."""
+        """Add a delta."""
         self._deltas.append(delta)
         self._places.append(place)
         self._items.append(item)
 
     def drop_front(self, length: int) -> None:
-        """The first `length` characters before the deltas so far turned out to be no new text, but a repetition."""
+        """Remove the first `length` characters from all places: they were not new text, but a repetition."""
         self._places = [max(0, place - length) for place in self._places]
 
     def clip(self, place: int) -> None:
-        """No delta so far stands behind `place`: what was thought to come before it is no text of the reply."""
+        """Limit all places to `place`: text after it turned out not to belong to the reply."""
         self._places = [min(one, place) for one in self._places]
 
     def drop(self, place: int, length: int) -> None:
-        """`length` characters behind `place`, before which deltas stand already, turned out to be no new text."""
+        """Remove `length` characters after `place`, which turned out not to be new text, from the later places."""
         self._places = [max(place, one - length) if one > place else one for one in self._places]
 
     @property
     def last_place(self) -> int:
-        """How many characters of the new text come before the last delta so far; -1 where there is none."""
+        """The place of the last delta: the number of characters of new text before it. -1 if there is no delta."""
         return self._places[-1] if self._places else -1
 
     def count(self, length: int, handed_out: int) -> int:
-        """How many deltas had come when `length` characters and the first `handed_out` items were handed out."""
+        """Return how many deltas had come when `length` characters and the first `handed_out` items were yielded."""
         for number in range(len(self._deltas), 0, -1):
             if self._places[number - 1] < length or -1 < self._items[number - 1] < handed_out:
                 return number
         return 0
 
     def count_until(self, length: int) -> int:
-        """How many deltas come no later than the end of the first `length` characters."""
+        """Return how many deltas are not placed after the first `length` characters."""
         return sum(place <= length for place in self._places)
 
     def last(self, kind: type[D], count: int) -> D | None:
-        """The last delta of that kind among the first `count`."""
+        """Return the last delta of this kind among the first `count` deltas, or None."""
         for number in range(count - 1, -1, -1):
             delta = self._deltas[number]
             if isinstance(delta, kind):
@@ -76,7 +76,7 @@ class History:
         return None
 
     def parts(self, text: str, handed_out: int, count: int | None = None) -> list[str | Delta]:
-        """`text`, which was handed out, with the deltas in their places: those that `count` says, or the first ones."""
+        """Return `text`, which was yielded, and the first `count` deltas in their places. None: see `count()`."""
         if count is None:
             count = self.count(len(text), handed_out)
         out: list[str | Delta] = []

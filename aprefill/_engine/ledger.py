@@ -1,4 +1,4 @@
-"""What is known of a reply: its requests with a report each, what they cost, when things happened, and its message."""
+"""The facts about a reply: the report of each request, usage, timestamps, and the message for the next request."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ if TYPE_CHECKING:
     from .splice import Splice
     from .transcript import Transcript
 
-#: began, accepted, token, text, shown: all but the last of the moments
+#: Number of moments before "over": began, accepted, token, text, shown. Once all are set, `note_progress` stops
+#: looking.
 _ALL_MOMENTS = 5
 
 
 class Entry(NamedTuple):
-    """One request and its answer."""
+    """One request and its response."""
 
     plan: AttemptPlan
     attempt: Attempt
     splice: Splice
-    #: where its text begins in the reply's, in characters
+    #: Where its text begins in the reply's text, in characters.
     start: int
 
 
 class Ledger:
-    """Kept by a run while it goes. Moments are noted once; those of text that was dropped are forgotten."""
+    """Collects the reports, usage and timestamps of one reply.
+
+    A timestamp is set once. It is removed if its text is dropped.
+    """
 
     __slots__ = ("_earlier", "_moments", "_state", "entry", "replaced", "transcript")
 
@@ -43,25 +47,25 @@ class Ledger:
         self._state = state
         self.transcript = transcript
         self._moments: dict[str, float] = {}
-        #: the request under way, or the last one
+        #: The current request, or the last one.
         self.entry: Entry | None = None
-        # those before it that gave some of the text
+        # Earlier requests that contributed text.
         self._earlier: list[Entry] = []
-        #: reports of the requests that another has taken the place of
+        #: Reports of the requests that were replaced by another one.
         self.replaced: tuple[AttemptReport, ...] = ()
 
-    # --- while it goes ----------------------------------------------------------------------------------------
+    # --- during the reply -------------------------------------------------------------------------------------
 
     def begin(self, plan: AttemptPlan, attempt: Attempt, splice: Splice) -> None:
         """A request is about to be sent."""
         self.entry = Entry(plan, attempt, splice, len(self.transcript.known))
 
     def note(self, moment: str) -> None:
-        """Something happened now, if for the first time: "began", "accepted" or "over"."""
+        """Set the timestamp "began", "accepted" or "over" to now, unless it is set already."""
         self._moments.setdefault(moment, time.perf_counter())
 
     def note_progress(self, splice: Splice) -> None:
-        """What of "token", "text" and "shown" has happened."""
+        """Set the timestamps "token", "text" and "shown" as far as these have happened."""
         if len(self._moments) >= _ALL_MOMENTS:
             return
         if splice.has_token:
@@ -72,7 +76,7 @@ class Ledger:
             self.note("shown")
 
     def replace(self, report: AttemptReport) -> None:
-        """Another request takes the place of this one."""
+        """Close the entry of the current request, because another request replaces it."""
         entry, self.entry = self.entry, None
         assert entry is not None
         if len(self.transcript.known) > entry.start:
@@ -81,23 +85,23 @@ class Ledger:
         for moment in ("token", "text"):
             self._moments.pop(moment, None)
 
-    # --- what is known ----------------------------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------------------------
 
     @property
     def number(self) -> int:
-        """Of the request under way, or of the next one; from 1 on."""
+        """Number of the current or next request. The first has number 1."""
         return len(self.replaced) + 1
 
     @property
     def verdict(self) -> Verdict:
-        """Of the request that the reply's text is from."""
+        """The verdict of the request that the reply's text is from."""
         if self.entry is not None:
             return self.entry.splice.verdict
         return Verdict.UNDECIDED if self.transcript.prefill_length else Verdict.ABSENT
 
     @property
     def usage(self) -> Usage | None:
-        """What the hosts counted, over all requests."""
+        """Token counts as reported by the hosts, summed over all requests."""
         return sum_of([*(report.usage for report in self.replaced), self._last_word()[0]])
 
     @property
@@ -106,7 +110,7 @@ class Ledger:
         return FinishDelta(StopReason.CANCELLED, "cancelled") if self._state.cancelled else self._last_word()[1]
 
     def timing(self) -> Timing:
-        """When things happened."""
+        """Return the timestamps relative to the beginning."""
         at = self._moments
         since = {name: moment - at["began"] for name, moment in at.items() if "began" in at}
         return Timing(
@@ -118,14 +122,14 @@ class Ledger:
         )
 
     def reports(self) -> tuple[AttemptReport, ...]:
-        """What each request did."""
+        """Return one report per request."""
         if self.entry is None:
             return self.replaced
         usage, finish = self._last_word()[0], self.finish
         return (*self.replaced, _ended(replace(self.report(), usage=usage), finish))
 
     def report(self, error: AprefillError | None = None) -> AttemptReport:
-        """What the request under way has done, and with `error` what it failed with."""
+        """Return the report of the current request. `error` is the error with which it failed, if it did."""
         assert self.entry is not None
         plan, attempt, splice, _ = self.entry
         state = self._state
@@ -151,7 +155,7 @@ class Ledger:
         return _ended(report, FinishDelta(StopReason.CANCELLED, "cancelled") if state.cancelled else splice.finish)
 
     def message(self) -> Message:
-        """The assistant turn for the next request, of all requests that gave text."""
+        """Return the assistant turn for the next request, from all requests that contributed text."""
         text = self.transcript.text_so_far
         if self.entry is None:
             return {"role": "assistant", "content": text}
@@ -166,7 +170,7 @@ class Ledger:
         return splice.clean(message, attempt.codec)
 
     def is_whole(self) -> bool:
-        """Whether the reader got all of the reply and knows it: it was told the end, or got the last event."""
+        """Whether the reader has got the whole reply and knows it: it was told the end, or it got the last event."""
         state, transcript = self._state, self.transcript
         items = transcript.items
         last = items[-1] if items and transcript.next == len(items) else None
@@ -174,19 +178,22 @@ class Ledger:
         return state.told_end or (handing_out and type(last) is AttemptEnded)
 
     def _last_word(self) -> tuple[Usage | None, FinishDelta | None]:
-        """Usage and end of the last request, as of what was handed out; of a failed one or a whole one, all of it."""
+        """Usage and finish of the last request, as of the text yielded so far.
+
+        After a failure, or at the end of the reply, these are the final values.
+        """
         if self.entry is None:
             return None, None
         splice, state = self.entry.splice, self._state
         if state.failed or self.is_whole():
             return splice.usage, splice.finish
         usage, finish = splice.handed_out(self.transcript.text_so_far[self.entry.start :])
-        # a reply whose last text was handed out has ended, although its reader did not wait to be told so
+        # A reply whose last text was yielded has ended, even if the reader did not wait to be told the end.
         return usage, splice.finish if state.phase is Phase.DONE else finish
 
 
 def _ended(report: AttemptReport, finish: FinishDelta | None) -> AttemptReport:
-    """`report` with why the text ended."""
+    """Return `report` with the reason why the text ended."""
     return replace(
         report,
         stop_reason=None if finish is None else finish.reason,

@@ -1,4 +1,4 @@
-"""What the logger `aprefill` is told of a reply: never a prompt, a key or the host's own words."""
+"""Messages to the logger `aprefill`. They never contain a prompt, a key or the host's own words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from .._plan.step import AttemptPlan
 
 _log = logging.getLogger("aprefill")
-#: Numbers the replies of this process.
+#: Counts the replies of this process.
 _numbers = count(1)
 
 
 class Log:
-    """The log of one reply."""
+    """The log messages of one reply."""
 
     __slots__ = ("_number", "_request")
 
@@ -42,7 +42,7 @@ class Log:
         if following is None:
             self._write(logging.INFO, "failed: %s", why)
         else:
-            after = "failed: %s; another follows in %.3g s, mode %s"
+            after = "failed: %s; another request follows in %.3g s, mode %s"
             self._write(logging.INFO, after, why, following.wait_s, following.mode)
 
     def complete(self, characters: int) -> None:

@@ -1,4 +1,4 @@
-"""The phases of a reply, and what may happen in each. Pure."""
+"""The phases of a reply, and the events that are allowed in each. Pure."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    """Where a reply is, and so what a pull waits for."""
+    """The phase of a reply. It determines what a pull (a request for more) waits for."""
 
-    #: no request was decided on
+    #: No request has been decided on.
     NEW = "new"
-    #: a request is decided on; it is sent, and the head of its answer awaited
+    #: A request has been decided on. It is sent, and the head of its response is awaited.
     OPENING = "opening"
-    #: the answer's body is being read
+    #: The body of the response is being read.
     READING = "reading"
-    #: a request was given up; its connection is closed, and then it may be too early for the next one
+    #: A request was given up. Its connection is closed, and then the wait before the next request follows.
     PAUSING = "pausing"
-    #: nothing more will come; what came is being handed out
+    #: Nothing more will come. What has come is being yielded to the reader.
     HANDING_OUT = "handing out"
-    #: the reply came to its end
+    #: The reply came to its end.
     DONE = "done"
-    #: it was left early, cancelled, or failed
+    #: The reply was left early or cancelled, or it failed.
     CLOSED = "closed"
 
 
 class Row(NamedTuple):
-    """What may happen in a phase, and the phases that it may lead to. None: it cannot happen there."""
+    """For one phase: each possible event and the phases to which it may lead. (): the event is not allowed."""
 
-    #: the reader wants more, and there is nothing left to hand out
+    #: The reader wants more, and everything so far has been yielded.
     pull: tuple[Phase, ...]
-    #: a request was accepted
+    #: A request was accepted.
     opened: tuple[Phase, ...]
-    #: a part of the body was read
+    #: A part of the body was read.
     read: tuple[Phase, ...]
-    #: the request failed, or its reply did
+    #: The request or the whole reply failed.
     failed: tuple[Phase, ...]
-    #: `Reply.cancel()`, `aclose()`, and a reader that was dropped
+    #: `Reply.cancel()`, `aclose()`, and a reader that was dropped.
     cancel: tuple[Phase, ...]
     aclose: tuple[Phase, ...]
     drop: tuple[Phase, ...]
@@ -47,8 +47,8 @@ class Row(NamedTuple):
 
 _NEW, _OPENING, _READING, _PAUSING, _HANDING_OUT, _DONE, _CLOSED = Phase
 
-#: An interrupt has one end in every phase: the connection is closed and its pool slot is back. Where a reply was handed out
-#: whole it is DONE, else CLOSED; one that has sent nothing stays NEW when its reader is dropped.
+#: In every phase, `cancel`, `aclose` and `drop` close the connection and free its slot in the pool. The reply is DONE
+#: if it was yielded completely, otherwise CLOSED. A reply that has sent nothing stays NEW when its reader is dropped.
 TABLE = {
     Phase.NEW: Row(
         pull=(_OPENING,),
@@ -119,28 +119,28 @@ OVER = frozenset({Phase.DONE, Phase.CLOSED})
 
 
 class State:
-    """The phase that a reply is in, and how it ended."""
+    """The current phase of a reply, and how the reply ended."""
 
     __slots__ = ("cancelled", "failed", "failure", "phase", "told_end")
 
     def __init__(self) -> None:
         self.phase = Phase.NEW
-        #: `cancel()` has ended it
+        #: Whether `cancel()` ended it.
         self.cancelled = False
-        #: the reader has asked for more and was told that there is nothing
+        #: Whether the reader asked for more and learned that there is nothing more.
         self.told_end = False
-        #: what is raised when all that came was handed out
+        #: The error to raise after everything that came has been yielded.
         self.failure: AprefillError | None = None
-        #: the class of what was raised
+        #: The class name of the error that was raised.
         self.failed = ""
 
     def go(self, event: str, phase: Phase) -> None:
-        """`event`, a column of the table, leads to `phase`."""
+        """Change the phase because of `event`, a column of the table."""
         assert phase in getattr(TABLE[self.phase], event), f"{event}: {phase} after {self.phase}"
         self.phase = phase
 
     def take_failure(self) -> AprefillError:
-        """The failure, and no reference to it here: its traceback will lead back to the run, which would be a cycle."""
+        """Return the error and drop the reference to it. Its traceback leads back to the run: that would be a cycle."""
         failure, self.failure = self.failure, None
         assert failure is not None
         return failure

@@ -1,4 +1,4 @@
-"""From the bytes of one body to deltas: the wire decoder and the codec's, and how a body ends. Does not wait."""
+"""Turns the bytes of one body into deltas, with the decoders of the wire and of the codec. Decides how a body ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .clocks import Clocks
     from .head import Head
 
-#: So much is decoded at once, in bytes and in records: then other tasks have their turn.
+#: Maximum number of bytes and of records to decode at once. After that, other tasks may run.
 SLICE_BYTES = 16_384
 SLICE_RECORDS = 256
 
@@ -24,7 +24,7 @@ _PROGRESS = (TextDelta, ReasoningDelta, ToolDelta)
 
 
 class Reading:
-    """The body of one answer. `feed` each read, `decode` while `has_more`; then `close` at its end, or `cut`."""
+    """The body of one response. `feed` each read, `decode` while `has_more`, then `close` at its end, or `cut`."""
 
     __slots__ = (
         "_at",
@@ -50,32 +50,32 @@ class Reading:
         self._head = head
         self._headers = headers
         self._clocks = clocks
-        # what was read last, decoded up to `_at`; and records of it that the codec has not seen
+        # The last read, which is decoded up to `_at`, and records of it that the codec has not seen yet.
         self._data = b""
         self._at = 0
         self._records: Sequence[Record] = ()
         self._has_records = False
         self.received_bytes = 0
-        #: the protocol's end was seen
+        #: Whether the protocol's end marker has been read.
         self.ended = False
-        #: what went wrong; the deltas returned along with it came before
+        #: The error of the stream. Deltas that are returned together with it came before it.
         self.failure: AprefillError | None = None
-        #: the class of what broke the stream after the model's own end; the reply is complete
+        #: Class name of an error that broke the stream after the model's stop reason. The reply is complete then.
         self.broken_end = ""
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something left of the last read."""
+        """Whether a part of the last read is not decoded yet."""
         return bool(self._records) or self._at < len(self._data)
 
     def feed(self, data: bytes) -> list[Delta]:
-        """Decode what was read, or its first slice."""
+        """Decode a network read, or its first part."""
         self.received_bytes += len(data)
         self._data, self._at = data, 0
         return self.decode()
 
     def decode(self) -> list[Delta]:
-        """Decode a slice of what was read."""
+        """Decode the next part of the last network read."""
         decode = self._decoder.decode
         deltas: list[Delta] = []
         try:
@@ -101,14 +101,13 @@ class Reading:
         return deltas
 
     def close(self) -> list[Delta]:
-        """The body ended: the last deltas. `ended` or `failure` is set then."""
+        """The body ended. Return the last deltas and set `ended` or `failure`."""
         deltas: list[Delta] = []
         try:
             undispatched = self._wire.close()
             if not self._has_records and not self._has_begun():
-                what = (
-                    "an empty body" if self.received_bytes == 0 else f"{self.received_bytes} bytes that are no stream"
-                )
+                size = self.received_bytes
+                what = f"{size} bytes that are not a stream" if size else "an empty body"
                 raise ProtocolError(f"the answer is {what}", status=self._head.status)
             deltas += self._decoder.close(undispatched)
         except AprefillError as error:
@@ -117,9 +116,10 @@ class Reading:
         return deltas
 
     def cut(self, error: AprefillError, before: Sequence[Delta] = ()) -> list[Delta]:
-        """The stream broke or fell silent: an error, unless the model had given its stop reason; gives the last deltas.
+        """The connection broke or a timeout expired. Return the last deltas.
 
-        `before` are deltas of the same read, which nobody has looked at.
+        Sets `failure`, unless the model had already sent its stop reason. `before` are deltas of the same read that
+        nobody has looked at.
         """
         deltas: list[Delta] = []
         try:
@@ -132,19 +132,19 @@ class Reading:
         return deltas
 
     def _json_error(self) -> AprefillError | None:
-        """The error that came as a JSON body though an event stream was announced, if that is what came."""
+        """Return the error of a JSON body that came although the response announced an event stream, or None."""
         body = self._wire.json_body
         return self._head.json_error(body) if body else None
 
     def _has_begun(self) -> bool:
-        """Whether what came, without a whole event in it, is the beginning of a stream and not something else."""
+        """Whether a body without a complete event is the beginning of a stream, and not something else."""
         if self.received_bytes == 0:
-            # nothing at all, and no length said so
+            # An empty body that no Content-Length announced.
             return "content-length" not in self._headers and "transfer-encoding" not in self._headers
         return self._wire.has_begun
 
     def _counted(self, error: AprefillError) -> AprefillError:
-        """A decoder's `Truncated` with the bytes that only we have counted."""
+        """Add the number of received bytes, which only this object knows, to a decoder's `Truncated`."""
         return Truncated(error.reason, received_bytes=self.received_bytes) if isinstance(error, Truncated) else error
 
     def _look(self, deltas: list[Delta]) -> None:

@@ -1,4 +1,4 @@
-"""The requests of one reply: what `_plan` decides is made ready here, one after the other."""
+"""The requests of one reply, one after the other. `_plan` decides on them; this module prepares them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .log import Log
 
-#: From 0 to 1, for the waits between requests.
+#: Returns a random number from 0 to 1, for the jitter of the waits between requests.
 chance = random.random
 
 
 def token() -> str:
-    """A name that nobody can guess, for the markers in a prompt."""
+    """Return a name that nobody can guess, for the markers in a prompt."""
     return secrets.token_hex(8)
 
 
 class Requests:
-    """Asks the plan what to send, first and next, and makes that the attempt under way."""
+    """Asks the plan which request to send, first and next, and makes it the current attempt."""
 
     __slots__ = (
         "_because",
@@ -63,36 +63,36 @@ class Requests:
         self._transcript = ledger.transcript
         self._connection = connection
         self._log = log
-        #: the request under way, or the next one, once it was decided on
+        #: The plan of the current request, or of the next one once it has been decided on.
         self.plan: AttemptPlan | None = None
         self.splice: Splice | None = None
         self._retries = 0
-        # when the total clock runs out
+        # The time at which `Timeouts.total_s` expires.
         self._total_at = math.inf
-        # the wait before a request is sent again
+        # Cancel scope of the wait before a retry.
         self._pause: anyio.CancelScope | None = None
-        # what the replaced requests failed with, the last one first on its chain
+        # The error of the last replaced request. The errors of earlier ones are its `__cause__`.
         self._because: AprefillError | None = None
 
     def first(self) -> None:
-        """Decide on the first request. Raises what `plan_first` raises."""
+        """Decide on the first request. Raises the same errors as `plan_first`."""
         refused = len(self._refusals) > 0 and self._subject() in self._refusals
         self.plan = plan_first(self._request, self._request.prefill, self._way, refused=refused)
 
     def transport(self) -> Transport:
-        """What sends the request that was decided on."""
+        """Return the transport that sends the planned request."""
         assert self.plan is not None
         transport: Transport = self.plan.transport()
         return transport
 
     def start_clock(self) -> None:
-        """The total clock runs from now on."""
+        """Start the total clock."""
         self.show_prefill("now")
         if self._request.timeouts.total_s is not None:
             self._total_at = self._connection.now() + self._request.timeouts.total_s
 
     def prepare(self, transport: Transport, *, reads_ahead: bool) -> None:
-        """Make ready what was decided on."""
+        """Make the attempt for the planned request."""
         request, transcript, plan, ledger = self._request, self._transcript, self.plan, self._ledger
         assert plan is not None
         lead = request.shown if plan.show_when == "decided" and transcript.lead_at < 0 else ""
@@ -105,13 +105,13 @@ class Requests:
             transcript.items.append(AttemptStarted(number=ledger.number, mode=plan.mode, support=plan.support))
 
     def show_prefill(self, when: str) -> None:
-        """Hand the prefill out, if this is when it is to be shown and it was not."""
+        """Yield the prefill, if it is to be shown at this moment and has not been shown yet."""
         assert self.plan is not None
         if self._request.shown and self.plan.show_when == when and self._transcript.lead_at < 0:
             self._transcript.show(self._request.shown)
 
     async def wait(self) -> None:
-        """Wait until the last connection is closed, then for as long as the plan says."""
+        """Wait until the last connection is closed, then for the time in the plan."""
         plan = self.plan
         assert plan is not None
         try:
@@ -128,7 +128,7 @@ class Requests:
             self._pause.cancel()
 
     def go_on(self, error: AprefillError | None) -> bool:
-        """Put another request in the place of the one that failed with `error`, or ended cleanly; False: none follows."""
+        """Replace the request that failed with `error`, or ended cleanly, by another one. False: no request follows."""
         transcript, ledger, splice = self._transcript, self._ledger, self.splice
         assert splice is not None
         following = self._following(error)
@@ -138,7 +138,7 @@ class Requests:
         if following is None:
             return False
         if error is not None:
-            # Kept for the chain of what may come, without the frames, which lead back to the run: that would be a cycle.
+            # Kept as the cause of a later error. Without its frames, which lead back to the run: that would be a cycle.
             self._because = error.with_traceback(None)
             self._retries += not isinstance(error, PrefillRefused | PrefillIgnored)
         report = ledger.report(error)
@@ -168,14 +168,14 @@ class Requests:
         return plan_next(self._request, outcome, chance=chance(), token=token)
 
     def _subject(self) -> RefusalKey:
-        """What a refusal here is about."""
+        """Return the key under which a refusal is remembered."""
         target = self._way.target
         return refusal_key(self._request, target.row, target.base_url, target.model)
 
     def _chain(self, error: AprefillError) -> None:
-        """Say on `error` what went wrong before it: as its cause if it has none, and in a note.
+        """Add the error of the previous request to `error`: as its cause if it has none, and as a note.
 
-        Never on an exception of somebody else's: a client may raise the same one each time.
+        Only our own errors are changed. A client may raise the same exception object several times.
         """
         earlier, self._because = self._because, None
         if earlier is None:

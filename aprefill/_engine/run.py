@@ -1,7 +1,7 @@
-"""The run: what stands behind a `Reply`, owns its connection and waits for its text.
+"""The run: the object that does the work of a `Reply`. It owns the connection and waits for the text.
 
-A run is in one `Phase` at a time (`phases.TABLE`). `pull` does what the phase asks for until there is something to hand
-out; `drop` ends the run from any phase, while a reader waits or not. `_plan` decides what is sent, first and next.
+A run is always in one `Phase` (see `phases.TABLE`). `pull` does the work of the current phase until there is something
+to yield. `drop` ends the run in any phase, whether a reader is waiting or not. `_plan` decides which requests to send.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ if TYPE_CHECKING:
     from .._transports import Transport
     from .attempt import Attempt
 
-#: So many turns of the event loop the end of a reply waits for its connection to be free again. What a host has sent
-#: already is read in these, so that the next request finds the connection in the pool; nobody waits for the network.
+#: How many turns of the event loop the end of a reply waits for its connection to become free. In these turns, data
+#: that the host has sent already is read, so that the next request finds the connection in the pool. Nothing waits for
+#: the network.
 _TURNS = 12
 
-#: So much is taken in one pull by a reader in another thread: what goes to another thread costs less by the piece.
+#: How many items a reader in another thread takes per pull. Passing many at once costs less per item.
 _ITEMS_A_PULL = 256
 
-#: Looked at for every read; an attribute of an enumeration takes several times as long as a name.
+#: Used for every read: a module-level name is several times faster than an attribute of an enumeration.
 _READING = Phase.READING
 
 
 class Run:
-    """One reply under way: asks for deltas, has them spliced, ends the connection.
+    """A running reply: reads deltas, joins their text to the known text, and closes the connection.
 
-    It refers to neither the `Reply` nor a cursor, so that dropping those can end it.
+    It refers neither to the `Reply` nor to a cursor, so that dropping these can end it.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class Run:
         self.transcript = Transcript(request.prefill)
         self.readers = Readers(self.state, self.transcript)
         self.ledger = Ledger(self.state, self.transcript)
-        #: used with `async with`: losing a cursor does not end it, `aclose` does
+        #: Used with `async with`: losing a cursor does not close it, `aclose` does.
         self.owned = False
-        #: for a reader in another thread: what is there is taken in one pull, and read ahead of it, up to a bound
+        #: For a reader in another thread: read ahead, up to a limit, and take everything that is there in one pull.
         self.reads_ahead = False
         self.connection = Connection()
         self._log = Log()
@@ -67,9 +68,9 @@ class Run:
     # --- reading ----------------------------------------------------------------------------------------------
 
     async def pull(self) -> bool:
-        """Wait for more of the transcript, one network read at a time; False at the end. Raises what went wrong.
+        """Wait for more of the transcript, one network read at a time. Returns False at the end.
 
-        To be called when everything in the transcript was handed out.
+        Raises the reply's error. Call it only when everything in the transcript has been yielded.
         """
         readers = self.readers
         readers.begin_to_wait()
@@ -88,7 +89,7 @@ class Run:
                     attempt = connection.attempt
                     assert attempt is not None
                     deltas = await attempt.read()
-                    # `await` may have ended the run
+                    # The run may have been ended during the await.
                     if state.phase is _READING:
                         self._take(attempt, deltas)
                 elif self.is_over():
@@ -123,7 +124,7 @@ class Run:
         self.state.go("pull", Phase.OPENING)
 
     async def _open(self) -> None:
-        """OPENING: send the request and wait for the head of the answer."""
+        """OPENING: send the request and wait for the head of the response."""
         plan, attempt = self.requests.plan, self.connection.attempt
         assert plan is not None
         assert attempt is not None
@@ -144,7 +145,7 @@ class Run:
         self.requests.show_prefill("accepted")
 
     def _take(self, attempt: Attempt, deltas: list[Delta]) -> None:
-        """READING: splice what one read gave, and see whether that was all."""
+        """READING: join the deltas of one read to the known text, and find out whether the response has ended."""
         splice = self.requests.splice
         assert splice is not None
         before = len(self.transcript.items)
@@ -173,20 +174,20 @@ class Run:
         self._end("read" if failure is None else "failed", failure, early=splice.stopped)
 
     def _end(self, event: str, failure: AprefillError | None, *, early: bool = True) -> None:
-        """Nothing more will come; what came is handed out, and then `failure` is raised. `early`: the host would go on."""
+        """Nothing more will come. Yield what has come, then raise `failure`. `early`: the host has not finished."""
         self.state.go(event, Phase.HANDING_OUT)
         if failure is not None:
-            # without the frames, which lead back here: that would be a cycle
+            # Without its frames, which lead back to this run: that would be a cycle.
             self.state.failure = failure.with_traceback(None)
         if failure is not None or early:
-            # before the last text is handed out
+            # Close before the last text is yielded.
             self.connection.kill()
             self.connection.close()
         if self.transcript.wants_events:
             self.transcript.items.append(AttemptEnded(self.ledger.report()))
 
     async def _hand_out(self) -> None:
-        """HANDING_OUT: all was handed out. Raise what went wrong, or let the connection go back to its pool."""
+        """HANDING_OUT: everything was yielded. Raise the error, or give the connection back to its pool."""
         self.ledger.note("over")
         if self.state.failure is not None:
             self.state.go("failed", Phase.CLOSED)
@@ -196,18 +197,18 @@ class Run:
         self._log.complete(len(self.transcript.text_so_far))
         self.state.go("pull", Phase.DONE)
         if self.connection.closed is None:
-            # nobody waits for it, so it may take the time that the caller gives it
+            # Nobody waits for this, so it may take the time that the caller allows.
             self.connection.close(drain_s=self.request.limits.drain_s if self.target.keep else None)
         await self.connection.wait_turns(_TURNS)
 
     async def _wait_to_ask_again(self) -> None:
-        """PAUSING: wait until the last connection is closed, then for as long as the plan says."""
+        """PAUSING: wait until the last connection is closed, then for the time in the plan."""
         await self.requests.wait()
         if self.phase is Phase.PAUSING:
             self._prepare(self.requests.transport())
 
     def _replace(self, error: AprefillError | None) -> bool:
-        """Have another request follow a failure or a clean end, if the plan wants one."""
+        """Replace a request that failed or ended cleanly by another one, if the plan has one."""
         replaced = self.requests.go_on(error)
         if replaced:
             self.state.go("failed", Phase.PAUSING)
@@ -216,16 +217,16 @@ class Run:
     # --- ending -----------------------------------------------------------------------------------------------
 
     def drop(self, event: str = "drop") -> None:
-        """End it now, from any task or a finaliser: shut the socket down, leave the rest to the loop. Raises nothing.
+        """End the run now, from any task or a finalizer. Never raises.
 
-        A reader that waits comes back. A reply of which nobody has asked for a chunk yet stays as it is: for that there is
-        `close_unsent`.
+        Shuts down the socket. The event loop does the rest later. A waiting reader returns. A reply that has not begun
+        is not changed: `close_unsent` is for that.
         """
         if self.phase is Phase.NEW or self.state.is_over or not self.connection.is_ours:
             return
         self.ledger.note("over")
         whole = self._is_handed_out()
-        # who left at the last event got everything, and still has it now
+        # A reader that left after the last event has got everything. Note this while it can still be determined.
         self.state.told_end = self.ledger.is_whole()
         self._log.left("at its end" if whole else f"while {self.phase.value}")
         self.state.go(event, Phase.DONE if whole else Phase.CLOSED)
@@ -234,49 +235,49 @@ class Run:
         self.connection.interrupt()
 
     def _is_handed_out(self) -> bool:
-        """Whether the reply came whole and its last text was handed out."""
+        """Whether the reply is complete and its last text has been yielded."""
         if self.phase is not Phase.HANDING_OUT or self.state.failure is not None:
             return False
         return self.transcript.next == len(self.transcript.items)
 
     def close_unsent(self, event: str = "aclose") -> None:
-        """Close a reply of which nobody has asked for a chunk yet, so that it sends nothing. In its loop, if it has one."""
+        """Close a reply that has not begun, so that it sends nothing. Call it in its event loop, if it has one."""
         if self.phase is Phase.NEW:
             self.state.go(event, Phase.CLOSED)
 
     async def aclose(self) -> None:
-        """End it now and release its connection. Shielded from cancellation, at most a second, idempotent."""
+        """End the run now and release its connection. Shielded from cancellation, at most a second. Idempotent."""
         self.close_unsent()
         self.drop("aclose")
         if self.phase is Phase.CLOSED or not self.target.keep:
-            # a connection that is read to its end for its pool is nothing to wait for
+            # Do not wait for a connection that is drained to go back to its pool.
             await self.connection.wait()
 
     def cancel(self) -> None:
-        """End it from any task of its loop; its reader's loop ends as if the reply had ended.
+        """End the run, from any task of its event loop. The reader's loop ends as at the end of the reply.
 
-        A reply whose last text was handed out stays what it is.
+        A reply whose last text was yielded is not changed.
         """
         if not self.state.is_over:
             self.state.cancelled = not self._is_handed_out()
             self.close_unsent("cancel")
             self.drop("cancel")
 
-    # --- where it is ------------------------------------------------------------------------------------------
+    # --- phase ------------------------------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
-        """Where it is."""
+        """The current phase."""
         return self.state.phase
 
     def is_over(self) -> bool:
-        """Whether nothing more will come. Raises `ReplyClosed` for a reply that was left early or has failed."""
+        """Whether nothing more will come. Raises `ReplyClosed` if the reply was left early or has failed."""
         if self.phase is Phase.CLOSED and not self.state.cancelled:
             raise self.transcript.put_on(ReplyClosed())
         return self.state.is_over
 
 
-#: Phase -> what a pull waits for there. READING is in `pull` itself: it is on the path of every chunk.
+#: Phase -> its work during a pull. READING is handled in `pull` itself, because every chunk passes through it.
 _PULLS: dict[Phase, Callable[[Run], Awaitable[None]]] = {
     Phase.NEW: Run._begin,
     Phase.OPENING: Run._open,
@@ -286,7 +287,7 @@ _PULLS: dict[Phase, Callable[[Run], Awaitable[None]]] = {
 
 
 async def read_to_end(run: Run) -> str:
-    """Hand everything out, and give the whole text. Raises what went wrong."""
+    """Yield everything and return the whole text. Raises the reply's error."""
     transcript = run.transcript
     run.readers.check_alone()
     transcript.next = len(transcript.items)

@@ -1,4 +1,4 @@
-"""What a reply has so far, and what of it was handed out."""
+"""The items of a reply so far, and how many of them have been yielded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ E = TypeVar("E", bound=AprefillError)
 
 
 class Transcript:
-    """What a reply has to say, in order, and how much of it was handed out. The buffer is the history.
+    """The items of a reply in order, and how many of them have been yielded. Yielded items stay as the history.
 
     >>> reply = Transcript('["')
     >>> reply.show('["')
@@ -39,37 +39,37 @@ class Transcript:
     )
 
     def __init__(self, prefill: str) -> None:
-        #: characters of the prefill
+        #: Length of the prefill, in characters.
         self.prefill_length = len(prefill)
-        #: a host has accepted a request, so the reply has begun
+        #: Whether a host has accepted a request, so that the reply has begun.
         self.accepted = False
-        #: `events()` was asked for: other events than text are kept as well, and text is never joined
+        #: Whether `events()` was called. Then other events than text are kept too, and text is never joined.
         self.wants_events = False
-        #: `events(held=True)` was asked for
+        #: Whether `events(held=True)` was called.
         self.wants_held = False
-        #: text, and events if they are wanted
+        #: Text, and events if they are wanted.
         self.items: list[str | Event] = []
-        #: the first that was not handed out
+        #: Index of the first item that has not been yielded.
         self.next = 0
-        #: where in `items` the shown prefill stands
+        #: Index of the shown prefill in `items`.
         self.lead_at = -1
-        # how many characters of that item are the prefill's
+        # How many characters of that item belong to the prefill.
         self._shown = 0
-        # The text of the first `_joined` items; the text as it was read before that, and what it lacks. CPython
-        # appends to a string in place if nobody else refers to it. Who reads the text in a loop mostly still has the
-        # last one and never the one before, so that one grows.
+        # `_text` is the text of the first `_joined` items. `_older` is the previous text, and `_last` is what it lacks.
+        # CPython appends to a string in place if nothing else refers to it. A caller that reads the text in a loop
+        # usually still holds the latest text, but never the one before. So the older string is the one that grows.
         self._text = self._older = prefill
         self._last = ""
         self._joined = 0
 
     def show(self, prefill: str) -> None:
-        """Hand out the prefill, or its tail, here."""
+        """Append the prefill, or its shown part, as the next item."""
         self.lead_at = len(self.items)
         self._shown = len(prefill)
         self.items.append(prefill)
 
     def merge(self, start: int) -> None:
-        """Make one chunk of the text from `start` on."""
+        """Join the text items from index `start` on into one chunk."""
         if len(self.items) - start > 1:
             self.items[start:] = ["".join(item for item in self.items[start:] if isinstance(item, str))]
 
@@ -80,12 +80,12 @@ class Transcript:
 
     @property
     def text_so_far(self) -> str:
-        """The prefill and what was handed out after it; ``""`` while neither was shown nor accepted anywhere."""
+        """The prefill and the text yielded after it. ``""`` until a host accepts a request or the prefill is shown."""
         return self.known if self.accepted or self.lead_at >= 0 else ""
 
     @property
     def known(self) -> str:
-        """The prefill and what was handed out after it, whether a host has accepted it or not."""
+        """The prefill and the text yielded after it, whether a host has accepted a request or not."""
         if self._joined < self.next:
             new = self.items[self._joined : self.next]
             if self._joined <= self.lead_at < self.next:
@@ -102,10 +102,10 @@ class Transcript:
         return self._text
 
     def forget_rest(self) -> None:
-        """The reply was left: what was not handed out will not be."""
+        """Remove the items that have not been yielded, because the reply was left."""
         del self.items[self.next :]
 
     def put_on(self, error: E) -> E:
-        """Put the text so far on an error."""
+        """Set `text_so_far` of an error, and return the error."""
         error.text_so_far = self.text_so_far
         return error

@@ -1,1 +1,1 @@
-"""What hosts do and how they are reached."""
+"""Data about hosts: what they do with a prefill, and how to reach them."""

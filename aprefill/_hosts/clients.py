@@ -1,7 +1,7 @@
-"""What a caller may pass as `client=`, and the transport that sends with it.
+"""Recognizes the objects that a caller may pass as `client=`.
 
-A client is known by the names of its classes and of the packages that they come from, so that subclasses count and
-nothing is imported.
+A client is recognized by the names of its classes and of the packages that define them. So subclasses are recognized
+too, and nothing has to be imported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from .._errors import UsageError
 from .._words import Words
 
-#: Class -> the provider; "" where the base URL says which. The class nearest to the client's decides.
+#: Class -> provider. "": the base URL decides. If several classes match, the most derived one counts.
 _SDKS = {
     "openai.AsyncAzureOpenAI": "azure",
     "openai.AsyncBedrockOpenAI": "openai-compatible",
@@ -20,14 +20,14 @@ _SDKS = {
     "anthropic.AsyncAnthropicBedrock": "bedrock",
     "anthropic.AsyncAnthropicVertex": "vertex",
     "anthropic.AsyncAnthropicFoundry": "foundry",
-    # other gateways to Claude, of which the support table has no row
+    # Other gateways to Claude, for which the support table has no rows.
     "anthropic.AsyncAnthropicBedrockMantle": "openai-compatible",
     "anthropic.AsyncAnthropicAWS": "openai-compatible",
     "anthropic.AsyncAnthropicGoogleCloud": "openai-compatible",
     "anthropic.AsyncAnthropic": "",
 }
 
-#: Synchronous class -> what to pass in its place.
+#: Synchronous class -> the class to pass instead.
 _SYNCHRONOUS = {
     "httpx2.Client": "httpx2.AsyncClient",
     "httpx.Client": "httpx.AsyncClient",
@@ -43,7 +43,7 @@ _SYNCHRONOUS = {
     "anthropic.AnthropicGoogleCloud": "AsyncAnthropicGoogleCloud",
 }
 
-#: Where the SDKs' clients keep what must not be repeated.
+#: Attributes of the SDKs' clients that hold secrets. Messages must not contain their values.
 _SECRETS = (
     "api_key", "auth_token", "access_token", "admin_api_key", "aws_secret_key", "aws_access_key", "aws_session_token",
     "azure_ad_token", "_azure_ad_token",
@@ -55,26 +55,26 @@ _NO_KEY = "<missing API key>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """What is known of a client before anything is sent."""
+    """The facts about a client that are known before anything is sent."""
 
-    #: the class's name, for messages
+    #: The name of its class, for messages.
     name: str
-    #: the package that an SDK's client comes from; "": a bare HTTP client
+    #: The package of an SDK's client. "": a plain HTTP client.
     sdk: str = ""
-    #: an SDK's client for one provider; "": its base URL says which
+    #: The provider of an SDK's client. "": its base URL decides.
     provider: str = ""
-    #: an SDK's client sends there
+    #: The URL to which an SDK's client sends.
     base_url: str = ""
-    #: never to be repeated
+    #: Texts that messages must not contain.
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 def describe(client: Any) -> Client | None:
-    """What kind of client this is; None for None. Raises `UsageError` for a kind that cannot be used."""
+    """Return the facts about a client, or None for None. Raises `UsageError` if it cannot be used."""
     if client is None:
         return None
     if isinstance(client, type):
-        raise UsageError(f"client={client.__name__}: that is the class", "pass a client made of it")
+        raise UsageError(f"client={client.__name__} is a class, not a client", "pass an instance of it")
     name = type(client).__name__
     kinds = [f"{c.__module__.partition('.')[0]}.{c.__name__}" for c in type(client).__mro__]
     if not {"httpx2.AsyncClient", "httpx.AsyncClient"}.isdisjoint(kinds):
@@ -85,10 +85,10 @@ def describe(client: Any) -> Client | None:
         if instead:
             raise UsageError(f"client={name} is synchronous", f"pass an {instead}")
         raise UsageError(
-            f"client={name} is no client that can be used",
+            f"client={name} is not a client that can be used",
             Words(
-                "pass an httpx2.AsyncClient, an httpx.AsyncClient, an AsyncAnthropic, an AsyncOpenAI or one of their Azure, "
-                "Bedrock, Vertex and Foundry kin",
+                "pass an httpx2.AsyncClient, an httpx.AsyncClient, an AsyncAnthropic, an AsyncOpenAI or one of their "
+                "variants for Azure, Bedrock, Vertex and Foundry",
                 "leave {client} out and pass {base_url} and {api_key}",
             ),
         )
@@ -112,11 +112,11 @@ def _secrets(client: Any, name: str) -> tuple[str, ...]:
         value = getattr(client, attribute, None)
         if isinstance(value, str) and value and value != _NO_KEY:
             if value != value.strip() or not value.isprintable():
-                # the HTTP libraries' own complaint would quote it
+                # The HTTP libraries would quote it in their own error.
                 raise UsageError(
                     f"the {attribute.lstrip('_')} of client={name} has white space around it or a control character in "
                     "it (often a trailing newline)",
-                    "make the client with it stripped",
+                    "strip it before you make the client",
                 )
             found[value] = None
     return tuple(found)

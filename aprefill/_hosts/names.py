@@ -1,4 +1,4 @@
-"""What `model=` names: a provider, also by another of its names, and a model; and what was meant by an unknown name."""
+"""Parses `model=`: the provider, also by an alias, and the model. Suggests what an unknown name may mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .table import split_model
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Another name of a provider -> the name that the support table has for it.
+#: Alias of a provider -> its name in the support table.
 ALIASES = {
     "llamacpp": "llama_cpp",
     "llama.cpp": "llama_cpp",
@@ -19,13 +19,13 @@ ALIASES = {
     "lm-studio": "openai-compatible",
     "lm_studio": "openai-compatible",
 }
-#: Alias of a server without a row of its own -> where that server listens unless it is told otherwise.
+#: Alias of a server that has no row of its own -> the default address of that server.
 _URLS: dict[str, str] = dict.fromkeys(("lmstudio", "lm-studio", "lm_studio"), "http://localhost:1234/v1")
 
-#: The model that answers when only the built-in provider is named.
+#: The model of the built-in provider "demo" if no model is named.
 DEMO_MODEL = "eats"
 
-#: How a model's name begins -> the provider whose model it is. Names that many hosts serve are not here.
+#: Prefix of a model's name -> its provider. Models that many hosts serve are not listed.
 _FAMILIES = {
     "claude": "anthropic",
     "gpt-oss": "",
@@ -41,22 +41,22 @@ _FAMILIES = {
     "deepseek-": "deepseek",
     "kimi-": "moonshot",
 }
-#: How alike two names of providers must be to take one for a misspelling of the other, from 0 to 1.
+#: Minimum similarity, from 0 to 1, to take a name for a misspelled provider.
 _ALIKE = 0.85
 
 
 class ModelName(NamedTuple):
-    """A model's name, taken apart."""
+    """The parts of a model's name."""
 
-    #: the provider as the support table calls it; None: the name says none
+    #: The provider's name in the support table. None: the name contains no provider.
     provider: str | None
     model: str
-    #: where an alias's server listens, if the table does not say so
+    #: The address of an alias's server, if the support table does not have it.
     base_url: str = ""
 
 
 def parse(name: str, providers: Sequence[str]) -> ModelName:
-    """Take ``"provider:name"`` apart. The provider may be an alias, and ``"demo:"`` is the demo's own model.
+    """Split ``"provider:name"``. The provider may be an alias. ``"demo:"`` means the default demo model.
 
     >>> parse("llama.cpp:qwen3", ["llama_cpp"]), parse("llama3:8b", ["llama_cpp"]).provider
     (ModelName(provider='llama_cpp', model='qwen3', base_url=''), None)
@@ -70,7 +70,7 @@ def parse(name: str, providers: Sequence[str]) -> ModelName:
 
 
 def meant_by(name: str, providers: Sequence[str]) -> str | None:
-    """The ``"provider:name"`` that was probably meant by a name without a known provider, or None.
+    """Return the ``"provider:name"`` that a name without a known provider probably means, or None.
 
     >>> meant_by("gpt-4o", ["openai"]), meant_by("antropic/claude-haiku-4-5", ["anthropic"])
     ('openai:gpt-4o', 'anthropic:claude-haiku-4-5')
@@ -81,7 +81,7 @@ def meant_by(name: str, providers: Sequence[str]) -> str | None:
         left, _, model = name.partition(sign)
         close = get_close_matches(left.lower(), known, n=1, cutoff=_ALIKE) if model else ()
         if close:
-            # an alias with a URL of its own is the better name
+            # Suggest the alias itself if it has its own URL.
             return f"{close[0] if close[0] in _URLS else known[close[0]]}:{model}"
     provider = next((provider for begins, provider in _FAMILIES.items() if name.lower().startswith(begins)), "")
     return f"{provider}:{name}" if provider in providers else None

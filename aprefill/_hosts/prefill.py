@@ -1,4 +1,4 @@
-"""How a prefill travels to a host, how its reply is spliced, and how the host's refusal is known."""
+"""Adds a prefill to a request, says how its reply is spliced, and recognizes a host's refusal of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Attached(NamedTuple):
-    """A prefill on its way: the messages, what to add to the body, what of the prefill was sent, and how it comes back.
+    """A request with a prefill: the messages, the body fields to add, the part of the prefill that is sent, and its seam.
 
-    ``sent + stripped`` is the prefill. With `sent` empty no trailing turn went out.
+    ``sent + stripped`` is the prefill. If `sent` is empty, no assistant turn was added.
     """
 
     messages: tuple[Message, ...]
@@ -39,12 +39,13 @@ def sendable(row: SupportRow, prefill: str) -> str:
 
 
 def attach_prefill(row: SupportRow, messages: Sequence[Message], prefill: str) -> Attached:
-    """`messages` with the trailing turn for `prefill`, as a native `row` wants it. The input is left alone.
+    """Add an assistant turn with `prefill` to `messages`, in the form that a native `row` needs. Changes no argument.
 
-    A prefill of which nothing is left to send (empty, or white space only on a host that takes none at the end)
-    adds no turn and no fields: the request is then an ordinary one, to `base_url`, and `stripped` lets the seam
-    drop the white space should the model begin with it. The content is always a str: SGLang ignores a list.
-    Raises `UsageError` if `messages` end with an assistant turn already, `ValueError` if `row` is not native.
+    If nothing of the prefill is left to send, no turn and no fields are added. That is so if it is empty, or only white
+    space on a host that refuses white space at the end. The request is then an ordinary one to `base_url`. `stripped`
+    lets the seam drop that white space if the model begins with it. The content of the turn is always a str, because
+    SGLang ignores a list. Raises `UsageError` if `messages` already end with an assistant turn, and `ValueError` if
+    `row` is not native.
     """
     sent = sendable(row, prefill)
     stripped = prefill[len(sent) :]
@@ -53,10 +54,11 @@ def attach_prefill(row: SupportRow, messages: Sequence[Message], prefill: str) -
     if not sent:
         return Attached(tuple(messages), {}, "", stripped, seam, must_echo=False)
     if not row.native:
-        raise ValueError(f"{row.provider} takes no native prefill here; nothing to carry")
+        raise ValueError(f"{row.provider} takes no native prefill here, so there is nothing to attach")
     if messages and messages[-1].get("role") == "assistant":
-        # Two in a row: llama.cpp answers 400, Anthropic and Ollama merge them (Ollama with a blank line between).
-        raise UsageError("the messages end with an assistant turn and there is a prefill too", "give one of them")
+        # After two assistant turns in a row, llama.cpp answers 400. Anthropic and Ollama merge them (Ollama with a
+        # blank line in between).
+        raise UsageError("the messages end with an assistant turn and there is a prefill too", "keep one of the two")
     turn: Message = {"role": "assistant", "content": sent, **_copy(row.turn_fields)}
     must_echo = row.support is Support.ECHOES
     return Attached((*messages, turn), _copy(row.body_fields), sent, stripped, seam, must_echo)
@@ -67,11 +69,11 @@ def _copy(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_refusal(row: SupportRow, status: int, error_text: str, given: Collection[str] = ()) -> KnownRefusal | None:
-    """The known refusal that this error is, or None.
+    """Return the known refusal that this error is, or None.
 
-    Known with any status from 400 to 499, and with 200: an error inside the stream, or in its place, before any text.
-    Give the whole error body where there is one: gateways nest the upstream's words deep inside it. `given` are the
-    body's fields that the caller set.
+    A refusal is recognized with every status from 400 to 499. It is also recognized with 200: the error came inside the
+    stream, or instead of it, before any text. Pass the whole error body if there is one, because gateways nest the
+    words of the upstream host deep inside. `given` are the body fields that the caller has set.
     """
     if status != 200 and not 400 <= status < 500:
         return None

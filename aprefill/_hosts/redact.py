@@ -1,7 +1,7 @@
-"""Takes out of other people's words what must not be repeated: keys, header values, and what the caller wrote. Pure.
+"""Removes secrets from the words of others: keys, header values, and text that the caller wrote. Pure.
 
-Nothing here runs until something went wrong. An error is short and a prompt may be long, so the error is what gets
-indexed: the prompt is read once, four characters at a time. The work grows with the sum of both lengths.
+Nothing here runs before something has failed. An error is short and a prompt may be long, so the error is indexed. The
+prompt is read once, four characters at a time. The work is proportional to the sum of both lengths.
 """
 
 from __future__ import annotations
@@ -14,51 +14,53 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: A run of an error that also stands in the request is replaced from this length on, in characters. A blank between
-#: two words counts as one character, if the error or the request has it.
+#: A run of characters in an error is replaced if the request contains it too and it has at least this length. A blank
+#: between two words counts as one character if the error or the request has it.
 MATCH_MIN = 16
-#: A text that stands in an error whole is replaced from this length on, in characters.
+#: A whole text of the caller is replaced in an error if it has at least this length, in characters.
 WHOLE_MIN = 12
-#: A beginning this long at the very end is taken for a secret that a bound has cut, in characters.
+#: If an error ends with this many first characters of a secret, they are taken for a secret that a limit has cut.
 TAIL_MIN = 6
-#: How much of an error is looked at, in characters. The rest is dropped: it was not looked at, so it cannot be shown.
+#: Only this many characters of an error are examined. The rest is dropped, because unexamined text cannot be shown.
 LOOKED_AT = 8192
 
-# Every run of MATCH_MIN characters has at least _GRAM characters that are no white space. Every run of _GRAM such
-# characters holds a block of _STEP whose offset in the prompt is a multiple of _STEP.
+# Every run of MATCH_MIN characters has at least _GRAM characters other than white space. Every run of _GRAM such
+# characters contains a block of _STEP characters whose offset in the prompt is a multiple of _STEP.
 _GRAM = 8
 _STEP = 4
-#: Steps of comparison per character of the prompt and of the error. Beyond them every shared gram counts as a run:
-#: texts made to share a great many short runs are cut out too far, never too little.
+#: Maximum comparison steps per character of the prompt and of the error. After that, every shared run of _GRAM
+#: characters is replaced. So texts that are made to share very many short runs lose too much, never too little.
 _EFFORT = 4
 
 _HEX = "[0-9a-fA-F]"
-#: An escape as JSON, `repr` or both over one another write it, in either case, or any backslashes alone. Two halves of a
-#: character are one escape, and so are the bytes of one.
+#: An escape of JSON, of `repr`, or of both one after the other, in upper or lower case. Or backslashes without an
+#: escape. The two surrogates of one character are one escape, and so are the bytes of one character.
 _ESCAPE = re.compile(
     rf"\\+(?:[uU]([dD][89abAB]{_HEX}{{2}})\\+[uU]([dD][c-fC-F]{_HEX}{{2}})|U({_HEX}{{8}})|[uU]({_HEX}{{4}})"
     rf"|([xX]{_HEX}{{2}}(?:\\+[xX]{_HEX}{{2}})*)|([0abfnrtvABFNRTV]))?"
 )
-# An escape of which a bound has cut off the beginning, or the end. A character may be two escapes, or up to four bytes.
+# An escape whose beginning or end was cut off by a limit. A character may be two escapes, or up to four bytes.
 _PART = rf"(?:\\+(?:[uU][dD][89a-fA-F]{_HEX}{{2}}|[xX][89a-fA-F]{_HEX}))"
-# Behind a blank, digits alone may be a number of the host's own.
+# After a blank, digits alone may be a number from the host.
 _CUT_BEFORE = re.compile(rf"(?<![0-9A-Za-z\\])(?:(?:[uUxX]?{_HEX}{{1,8}})?{_PART}{{1,3}}\s?|[uUxX]?{_HEX}{{1,8}})\Z")
-_CUT_BEHIND = re.compile(
-    rf"\s?(?:{_PART}{{1,3}}(?:\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?)?)?|\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?))(?![0-9A-Za-z])"
+_CUT_AFTER = re.compile(
+    rf"\s?(?:{_PART}{{1,3}}(?:\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?)?)?"
+    rf"|\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?))(?![0-9A-Za-z])"
 )
 _TOKEN = re.compile(_ESCAPE.pattern + "|.", re.DOTALL)
-#: Values of ``type`` and ``role`` down to the parts of a message are words of the API, not of the caller.
+#: Down to this depth (the parts of a message), values of ``type`` and ``role`` are words of the API, not the caller's.
 _API_DEPTH = 3
 _API_WORD = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _API_NAME = re.compile(r"[A-Za-z0-9_.$-]{1,40}")
-#: Below these fields the names are the caller's own.
+#: Inside these fields, the names of fields are the caller's.
 _NAMED_BY_CALLER = {"properties", "$defs", "definitions", "patternProperties"}
 
 
 def written(value: Any) -> list[str]:
-    """What the caller wrote in a JSON value, in its order: every text in it, and the names that are the caller's own.
+    """Return what the caller wrote in a JSON value, in order: every string, and names that the caller chose.
 
-    Words of the API are left out: the names of fields, and ``type`` and ``role`` where messages and tools have them.
+    Words of the API are left out: the names of its fields, and the values of ``type`` and ``role`` in messages and
+    tools.
 
     >>> written([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
     ['Hi']
@@ -66,7 +68,7 @@ def written(value: Any) -> list[str]:
     ['pet_name', 'Rex']
     """
     found: list[str] = []
-    # value, depth, whether the names in it are the caller's
+    # (value, depth, whether the names in it are the caller's)
     todo: list[tuple[Any, int, bool]] = [(value, 0, False)]
     while todo:
         value, depth, named = todo.pop()
@@ -93,9 +95,10 @@ def written(value: Any) -> list[str]:
 
 
 class Redactor:
-    """Replaces keys, header values and a prompt in other people's texts.
+    """Replaces keys, header values and prompts in the texts of others.
 
-    Case, white space, and the escapes of JSON and of `repr` make no difference to a run of 16 characters or more.
+    For runs of 16 characters or more, these differences are ignored: case, white space, and the escapes of JSON and of
+    `repr`.
 
     >>> redact = Redactor("sk-0123456789", ["tell me a secret of the old house"])
     >>> redact('bad key sk-0123456789 for "tell me a secret of the old house"')
@@ -108,10 +111,10 @@ class Redactor:
     'the old house has no secret'
 
     Args:
-        keys: Keys and header values. One of 16 characters or more is replaced in parts as well, any other whole. One
-            that is a word, such as ``ollama``, is replaced where it stands alone, and never inside another word.
+        keys: Keys and header values. A key of 16 characters or more is also replaced in parts, a shorter key only as a
+            whole. A key that is a word, such as ``ollama``, is replaced only as a separate word.
         prompt: What the caller wrote.
-        spare: Names that stay readable though the prompt may hold them: the model's, and those of the body's fields.
+        spare: Names that stay readable even if the prompt contains them: the model's, and those of the body fields.
     """
 
     __slots__ = ("_keys", "_long_keys", "_prompt", "_spare")
@@ -149,14 +152,14 @@ class Redactor:
 
 
 def _with_cut_escapes(text: str, start: int, end: int) -> tuple[int, int]:
-    """Where a run of the prompt begins and ends, with what is left of an escape directly before and behind it.
+    """Return the start and end of a run of the prompt, extended by parts of an escape directly before and after it.
 
     >>> _with_cut_escapes("001f600the old house\\\\ud83d", 7, 20)
     (0, 26)
     """
     before = _CUT_BEFORE.search(text, max(0, start - 64), start)
-    behind = _CUT_BEHIND.match(text, end)
-    return (start if before is None else before.start()), (end if behind is None else behind.end())
+    after = _CUT_AFTER.match(text, end)
+    return (start if before is None else before.start()), (end if after is None else after.end())
 
 
 def _places(text: str, word: str) -> Iterator[tuple[int, int]]:
@@ -167,7 +170,7 @@ def _places(text: str, word: str) -> Iterator[tuple[int, int]]:
 
 
 def _replaced(text: str, spans: list[tuple[int, int, str]]) -> str:
-    """`text` with each span replaced by its name; spans that touch or overlap are one, and a key among them names it."""
+    """Replace each span of `text` by its label. Overlapping spans are merged, and the label of a key wins."""
     parts: list[str] = []
     at = 0
     merged: list[tuple[int, int, str]] = []
@@ -184,7 +187,7 @@ def _replaced(text: str, spans: list[tuple[int, int, str]]) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """`text` with each escape replaced by what it stands for."""
+    """Return `text` with each escape replaced by the character that it stands for."""
     return _ESCAPE.sub(_meant, text) if "\\" in text else text
 
 
@@ -197,13 +200,13 @@ def _meant(match: re.Match[str]) -> str:
         return chr(number) if number <= 0x10FFFF else ""
     if data:
         octets = bytes.fromhex(re.sub(r"[\\xX]", "", data))
-        # `repr` of a body in UTF-8, of which a bound may have cut the first or the last character; or `ascii` of a text
+        # Either the `repr` of a UTF-8 body, whose first or last character may be cut, or the `ascii` of a text.
         return _utf8(octets) or octets.decode("latin-1")
     return " " if control else ""
 
 
 def _utf8(octets: bytes) -> str:
-    """The characters in UTF-8 that are whole; ``""`` if it is none."""
+    """Decode the complete characters of UTF-8 bytes. ``""`` if the bytes are not UTF-8."""
     start = next((at for at, octet in enumerate(octets[:3]) if octet & 0xC0 != 0x80), 3)
     try:
         return octets[start:].decode()
@@ -214,16 +217,16 @@ def _utf8(octets: bytes) -> str:
 
 
 class _Needle:
-    """An error as it is searched for: its ink in one case, and where each character of it stands in the text."""
+    """An error to be searched: its case-folded ink (all but white space), and the position of each character."""
 
     __slots__ = ("ends", "gaps", "grams", "ink", "starts", "steps")
 
     def __init__(self, text: str) -> None:
         ink: list[str] = []
-        #: where the character begins and ends in the text
+        #: Start and end of each character in the text.
         self.starts: list[int] = []
         self.ends: list[int] = []
-        #: blanks before each character, and what escapes are longer than their characters
+        #: For each character: the blanks before it, plus the extra length of escapes.
         self.gaps: list[int] = []
         gaps, blank, lead = 0, False, -1
         for match in _TOKEN.finditer(text):
@@ -231,9 +234,9 @@ class _Needle:
             meant = _meant(match) if token[0] == "\\" else token
             start, lead = (match.start() if lead < 0 else lead), -1
             if not meant:
-                lead = start  # backslashes alone belong to what they stand before
+                lead = start  # backslashes alone belong to the character after them
                 continue
-            # an escape counts as what it is written with: it may be a text of the prompt that only looks like one
+            # Count an escape with its written length: it may be text of the prompt that only looks like an escape.
             gaps += len(token) - len(meant)
             for c in meant:
                 if c.isspace():
@@ -246,7 +249,7 @@ class _Needle:
                         self.ends.append(match.end())
                         self.gaps.append(gaps)
         self.ink = "".join(ink)
-        #: where each gram begins
+        #: Start positions of each gram, a run of _GRAM characters.
         self.grams: dict[str, list[int]] = {}
         for at in range(len(self.ink) - _GRAM + 1):
             self.grams.setdefault(self.ink[at : at + _GRAM], []).append(at)
@@ -257,14 +260,14 @@ class _Needle:
 
 
 class _Haystack:
-    """Texts in which runs of an error are looked for. They are made ready at the first search."""
+    """The texts in which runs of an error are searched. They are prepared at the first search."""
 
     __slots__ = ("_beginnings", "_ink", "_texts", "_wholes", "_words")
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts: Sequence[str] | None = [*dict.fromkeys(texts)]
         self._ink = ""
-        #: where each word of the ink ends
+        #: End position of each word in the ink.
         self._words: list[int] = []
         self._wholes: set[str] = set()
         self._beginnings: set[str] = set()
@@ -286,7 +289,7 @@ class _Haystack:
         self._texts = None
 
     def matches_in(self, needle: _Needle) -> list[tuple[int, int]]:
-        """Where the runs begin and end in the needle's text."""
+        """Return the start and end of each run, as positions in the needle's text."""
         if self._texts is not None:
             self._prepare(self._texts)
         ink, size = needle.ink, len(needle.ink)
@@ -325,14 +328,14 @@ class _Haystack:
                     del grams[gram]
 
     def _is_long(self, needle: _Needle, first: int, last: int, start: int) -> bool:
-        """Whether a run of the needle, which begins at `start` here, has `MATCH_MIN` characters in either of the two."""
-        # an escape that the run begins with counts as what it is written with, like one inside
+        """Whether a run of the needle has `MATCH_MIN` characters in either text. It begins at `start` here."""
+        # An escape at the start of the run counts with its written length, like an escape inside.
         length = last - first + needle.ends[first] - needle.starts[first] - 1
         blanks = bisect_left(self._words, start + length) - bisect_right(self._words, start)
         return length + max(blanks, needle.gaps[last - 1] - needle.gaps[first]) >= MATCH_MIN
 
     def _widest(self, ink: str, place: int, start: int) -> tuple[int, int]:
-        """The longest run around `place` in the needle that stands around `start` here."""
+        """Return the longest run around `place` in the needle that also exists around `start` here."""
         hay = self._ink
         back = 0
         while back < place and back < start and ink[place - back - 1] == hay[start - back - 1]:

@@ -1,4 +1,4 @@
-"""What hosts have refused, remembered for a while."""
+"""Remembers what hosts have refused, for a limited time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 from typing import TYPE_CHECKING, NamedTuple
 
-#: How long a refusal is believed, in seconds; a host may learn to take a prefill, or another one answer in its place.
+#: How long a refusal is remembered, in seconds. A host may support a prefill later, or another server may answer.
 BELIEVED_S = 3600.0
-#: How many are kept; the one that was used longest ago goes first.
+#: Maximum number of remembered refusals. The least recently used one is removed first.
 KEPT = 1024
 
 
 class RefusalMemory:
-    """A bounded memory of what was refused. Safe to use from several threads.
+    """A bounded memory of refusals. Thread-safe.
 
     >>> from aprefill._hosts.refusals import RefusalKey
     >>> memory = RefusalMemory()
@@ -39,7 +39,7 @@ class RefusalMemory:
         self._lock = threading.Lock()
 
     def add(self, what: RefusalKey) -> None:
-        """Remember a refusal that was just met."""
+        """Remember a refusal that has just happened."""
         with self._lock:
             self._until[what] = self._clock() + self._believed_s
             self._until.move_to_end(what)
@@ -63,12 +63,12 @@ class RefusalMemory:
         return len(self._until)
 
 
-#: What bare `stream()` calls of this process have met.
+#: The refusals of all `stream()` calls of this process that use no session.
 of_this_process = RefusalMemory()
 
 
 class RefusalKey(NamedTuple):
-    """What a refusal is about: another protocol, host, model, or thinking the other way is another matter."""
+    """Key of a remembered refusal. Another protocol, host or model, or thinking on instead of off, is another key."""
 
     protocol: str
     base_url: str

@@ -1,6 +1,6 @@
-"""What one model on one host does with a prefill."""
+"""A row of the support table: what one model on one host does with a prefill."""
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# These names are imported at run time, so that `typing.get_type_hints` works on the public classes.
 # ruff: noqa: TC003
 from __future__ import annotations
 
@@ -15,101 +15,105 @@ _NATIVE = frozenset({Support.EATS, Support.ECHOES})
 
 @dataclass(frozen=True, slots=True)
 class KnownRefusal:
-    """An error that means: the prefill was refused.
+    """An error text which means that the host refused the prefill.
 
-    `why` is ``"model"`` when the model takes none at all; ``"thinking"``, ``"tools"``, ``"whitespace"`` or
-    ``"flags"`` when it was this request, so nothing is learned about the model.
+    `why` is ``"model"`` if the model never takes a prefill. Otherwise it names the part of the request that was the
+    reason: ``"thinking"``, ``"tools"``, ``"whitespace"`` or ``"flags"`` (the switches in the request for the prefill).
     """
 
-    #: the HTTP status that it was first seen with; it is known with every other one from 400 to 499 too
+    #: The HTTP status with which it was first seen. It is recognized with every status from 400 to 499.
     status: int
     text: str
     why: str
-    #: fields that only the caller can have meant: where the caller set one of them, the error is about that
+    #: Names of body fields. If the caller has set one of them, the error is about that field and not about the prefill.
     unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupportRow:
-    """What one (provider, api, model) does with a prefill, and how to reach it.
+    """What one model does with a prefill, on one host with one API, and how to reach the host.
 
-    The fields that carry a prefill are those of a native one, also where the host is not known to take any: they
-    are what `with_support()` needs. Only `attach_prefill()` uses them.
+    The fields that say how to send a native prefill are set even if the host is not known to take one, because
+    `with_support()` needs them. The *dialect* is the wire form of a native prefill: how the request asks the host to
+    continue an assistant turn.
     """
 
     provider: str
-    #: "chat", "messages", "responses", "completions" or "native"
+    #: "chat", "messages", "responses", "completions" or "native".
     api: str
-    #: the patterns this row stands for; ("*",): every model that no other row of the host names
+    #: The patterns of model names that this row covers. ("*",): every model that no other row of the host covers.
     models: tuple[str, ...] = ("*",)
     codec: str
-    #: "" where the caller must give one
+    #: "" if the caller must give a URL.
     base_url: str
     key_env: tuple[str, ...]
     key_required: bool
-    #: the variable from which the host's SDK takes another base URL, and the one that holds a bearer token where no key
-    #: is set; "": none
+    #: The environment variable from which the host's SDK reads another base URL, and the variable with a bearer token,
+    #: which is used if no key is set. "": there is none.
     url_env: str = ""
     token_env: str = ""
-    #: the SDK's client that knows where this host is, where it has no URL of its own; and whether nothing else can ask there,
-    #: because that client writes the model into the URL or signs the request
+    #: The SDK's client that knows the URL of this host, if `base_url` is "". `sdk_alone`: only that client can send
+    #: requests, because it writes the model into the URL or signs the request.
     sdk: str = ""
     sdk_alone: bool = False
-    #: "bearer", "x-api-key", "api-key" or "none"
+    #: "bearer", "x-api-key", "api-key" or "none".
     auth: str
     headers: Mapping[str, str]
-    #: sent when the caller gives none, where the API demands one
+    #: Sent if the caller gives no limit, for an API that requires one.
     max_tokens: int | None
     token_field: str
-    #: the codec's end rule
+    #: The name of the codec's rule for a complete reply, such as "strict".
     end: str
-    #: chat completions: the usage must be asked for; false where the host refuses the field that asks
+    #: Chat completions: whether the request asks for usage. False if the host refuses the field for that.
     asks_usage: bool
-    #: whether stop sequences may be sent at all, and one of white space; how many, None: no known limit
+    #: Whether the host takes stop sequences, whether it takes one of only white space, and how many it takes at most
+    #: (None: no known limit).
     sends_stop: bool = True
     blank_stop: bool = True
     max_stop: int | None = None
-    #: takes a `prediction`, which makes the repetition of an emulated prefill faster
+    #: Whether the host takes a `prediction`, with which the repetition of an emulated prefill is faster.
     prediction: bool = False
     support: Support
-    #: `native_dialect`, or "prompt" without native support
+    #: The value of `native_dialect`, or "prompt" without native support.
     dialect: str
-    #: "trailing", "prefix", "partial" or "continue_final_message"
+    #: "trailing" (an assistant turn at the end of the messages), "prefix" or "partial" (that turn with this flag), or
+    #: "continue_final_message" (that turn, and this flag in the body).
     native_dialect: str = "trailing"
-    #: fields of the trailing turn beside role and content
+    #: More fields of that assistant turn, besides role and content.
     turn_fields: Mapping[str, Any]
-    #: fields of the body with a prefill: switches, and what must be off
+    #: More fields of the body of a request with a prefill: switches, and settings that must be off.
     body_fields: Mapping[str, Any]
-    #: in place of `base_url` when a trailing turn is sent
+    #: Used instead of `base_url` if an assistant turn with the prefill is sent.
     prefill_base_url: str | None
-    #: "keep"; or "strip": white space at the prefill's end is not sent, the host refuses or drops it
+    #: "keep", or "strip": white space at the end of the prefill is not sent, because the host refuses or drops it.
     whitespace: str
-    #: the echo's white space may differ from the prefill's
+    #: Whether the white space of the echo may differ from the prefill's.
     whitespace_echo: bool
-    #: request setting -> "breaks" or "unknown", together with a native prefill
+    #: Setting of the request -> "breaks" or "unknown": what happens if it is combined with a native prefill.
     conflicts: Mapping[str, str]
-    #: every refusal that any host is known to answer with, this host's own first: gateways quote their upstream
+    #: All known refusals of all hosts, because gateways quote their upstream host. This host's own come first.
     refusals: tuple[KnownRefusal, ...]
-    #: "recording", "engine", "doc", "issue"; "guess" and "unknown" count as unknown; "caller": see `with_support()`
+    #: "recording", "engine", "doc" or "issue"; "guess" or "unknown", which both count as unknown; or "caller", after
+    #: `with_support()`.
     evidence: str
     source: str
-    #: when the source was looked at, ISO; "" for unknown
+    #: When the source was read, as an ISO date. "" if unknown.
     date: str
-    #: what a "guess" row supposes; `support` does not believe it
+    #: The support that a row with evidence "guess" supposes. It is not used: `support` is then "emulated".
     guess: Support | None = None
     note: str = ""
 
     @property
     def native(self) -> bool:
-        """Whether the host takes a prefill."""
+        """Whether the host takes a native prefill."""
         return self.support in _NATIVE
 
     def with_support(self, support: Support) -> SupportRow:
-        """This row with the caller's word, `support=`, in place of the table's."""
+        """Return this row with the caller's `support=` instead of the table's."""
         return _believing(self, support, evidence="caller", source="", date="", guess=None, note="")
 
 
 def _believing(row: SupportRow, support: Support, **more: Any) -> SupportRow:
-    """`row` with this support and the dialect that goes with it; with `more` fields changed in the same copy."""
+    """Return `row` with this support and the matching dialect. `more` are other fields to change."""
     dialect = row.native_dialect if support in _NATIVE else "prompt"
     return replace(row, support=support, dialect=dialect, **more)

@@ -1,4 +1,4 @@
-"""What `models.toml` may hold: its keys and words, checked by msgspec, with errors that name the row and the key."""
+"""The schema of `models.toml`, checked by msgspec. Errors name the row and the key."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Model(Manner, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.match or not all(p and p == p.lower() for p in self.match):
-            raise ValueError("match needs patterns, in lower case: model names are compared so")
+            raise ValueError("match needs patterns in lower case, because model names are compared in lower case")
         if not self.source.strip():
             raise ValueError("source is empty; say where this is known from")
         if self.whitespace_echo and self.support is Support.EATS:
-            raise ValueError('whitespace_echo is about an echo, which support = "eats" says there is none of')
+            raise ValueError('whitespace_echo needs an echo, but support = "eats" means that there is none')
 
 
 class Host(Manner, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +86,7 @@ class Host(Manner, kw_only=True, forbid_unknown_fields=True):
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", self.provider):
             raise ValueError("provider must be lower-case letters, digits and _.- (a colon would end it)")
         if not all(address(f"https://{name}") for name in self.hosts):
-            raise ValueError("hosts holds names such as api.example.com or localhost:8000")
+            raise ValueError("hosts must contain names such as api.example.com or localhost:8000")
         check_scheme("base_url", self.base_url)
         if not re.fullmatch(r"bearer|none|[a-z0-9]+(-[a-z0-9]+)+", self.auth):
             raise ValueError("auth is bearer, none, or the lower-case name of a header such as x-api-key")
@@ -102,7 +102,7 @@ class RefusalText(Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if len(flat(self.text)) < 20:
-            raise ValueError("text needs 20 characters or more, to be told from other errors")
+            raise ValueError("text needs 20 characters or more, so that no other error matches it")
 
 
 class File(Struct, forbid_unknown_fields=True):
@@ -124,13 +124,13 @@ def convert(raw: Any, to: type[_T], where: str = "the file") -> _T:
 
 
 def check_scheme(key: str, url: str | None) -> None:
-    # Whether plain http is allowed is decided where requests are sent, for a base_url= as well.
+    # Whether plain http is allowed is decided when a request is made, as for `base_url=`.
     if url and not url.startswith(("https://", "http://", "demo:")):
-        raise ValueError(f"{key} begins with https:// or http://")
+        raise ValueError(f"{key} must begin with https:// or http://")
 
 
 def addresses(host: Host) -> Iterable[str]:
-    """Where this host is found. A loopback port is no identity, so those count only where the table lists them."""
+    """Return the addresses of a host. A port on localhost counts only if listed: any server may run there."""
     for url in (host.base_url, host.prefill_base_url):
         found = address(url or "")
         if found.rpartition(":")[0] not in {"", "localhost", "127.0.0.1", "::1"}:
@@ -139,7 +139,7 @@ def addresses(host: Host) -> Iterable[str]:
 
 
 def address(url: str) -> str:
-    """``host:port`` of a URL, lower-case, or ``""`` when it has no host."""
+    """Return ``host:port`` of a URL in lower case. ``""`` if the URL has no host."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port or (80 if parts.scheme == "http" else 443)

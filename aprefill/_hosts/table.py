@@ -1,10 +1,10 @@
-"""What each host does with a prefill, and how a prefill travels there.
+"""The support table: what each host does with a prefill, and how to send a prefill to it.
 
-The knowledge is in `models.toml`, read once, at the first question; this module reads and checks it, finds the
-row for a model, and builds the trailing turn. Pure: it decides nothing that only the host's bytes can tell.
+The data is in `models.toml`, which is read once, on first use. This module loads and checks it, and finds the row for a
+model. Pure: it decides nothing that only the host's response can show.
 """
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# These names are imported at run time, so that `typing.get_type_hints` works on the public classes.
 # ruff: noqa: TC003
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
 from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert
 
-#: The field that is the dialect: on the turn, or in the body.
+#: Dialect (the wire form of a prefill) -> the switch that it needs, either on the assistant turn or in the body.
 _TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
 _BODY_SWITCH: dict[str, dict[str, Any]] = {"continue_final_message": {"continue_final_message": True}}
 
@@ -33,9 +33,9 @@ _BODY_SWITCH: dict[str, dict[str, Any]] = {"continue_final_message": {"continue_
 
 
 class SupportTable:
-    """The support table: `row()` for one model, `rows()` for all that is known.
+    """The support table. `row()` finds the row for one model, and `rows()` returns all rows.
 
-    `SupportTable.load()` gives the built-in one with the caller's rows in front of it.
+    `SupportTable.load()` returns the built-in table with the caller's rows before it.
     """
 
     __slots__ = ("_addresses", "_apis", "_found", "_providers", "_rows")
@@ -44,7 +44,7 @@ class SupportTable:
         file = convert(raw, File)
         known = {name: convert(one, RefusalText, f"refusal {name}") for name, one in file.refusal.items()}
         refusals = {name: KnownRefusal(one.status, one.text, one.why, tuple(one.unless)) for name, one in known.items()}
-        #: by (provider, api), in the order in which they are tried; the last is any other model's
+        #: (provider, api) -> its rows, in the order in which they are tried. The last one covers all other models.
         self._rows: dict[tuple[str, str], tuple[SupportRow, ...]] = {}
         self._addresses: dict[str, str] = {}
         self._found: dict[tuple[str, str, str | None], SupportRow] = {}
@@ -79,10 +79,10 @@ class SupportTable:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> SupportTable:
-        """The built-in table with the caller's rows over it, from a file or from TOML text.
+        """Return the built-in table, overridden by the caller's rows from a file or from TOML text.
 
-        A str without a line end is a path. A [[host]] that exists needs only the keys that differ; its model
-        entries come before the built-in ones. Raises `UsageError` that names the row and the key.
+        A str without a line end is a path. For a [[host]] that exists already, only the keys that differ are needed.
+        Its new model entries come before the built-in ones. Raises `UsageError`, which names the row and the key.
         """
         try:
             if isinstance(source, os.PathLike) or "\n" not in source:
@@ -99,36 +99,36 @@ class SupportTable:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """Every provider's name, in the table's order."""
+        """The names of all providers, in the table's order."""
         return self._providers
 
     def apis(self, provider: str) -> tuple[str, ...]:
-        """The apis of one provider, its default one first; none for an unknown one."""
+        """Return the apis of one provider, the default api first. Empty if the provider is unknown."""
         return self._apis.get(provider, ())
 
     def rows(self) -> tuple[SupportRow, ...]:
-        """All rows, host by host, in the order in which they are tried; the last of a host covers the rest."""
+        """Return all rows, host by host, in the order in which they are tried. A host's last row covers all others."""
         return tuple(row for rows in self._rows.values() for row in rows)
 
     def row(self, provider: str, model: str, api: str | None = None) -> SupportRow:
-        """The row for one model. `api=None`: the provider's default api. Raises `UsageError` for unknown names."""
+        """Return the row for one model. `api=None` is the provider's default. Raises `UsageError` for unknown names."""
         found = self._found.get((provider, model, api))
         if found is not None:
             return found
         apis = self.apis(provider)
         if not apis:
-            raise UsageError(f"unknown provider {provider!r}", f"known are {', '.join(self.providers)}")
+            raise UsageError(f"unknown provider {provider!r}", f"use one of {', '.join(self.providers)}")
         if api is not None and api not in apis:
-            raise UsageError(f"{provider} has no api {api!r}", f"it has {', '.join(apis)}")
+            raise UsageError(f"{provider} has no api {api!r}", f"use one of {', '.join(apis)}")
         name = model.lower()
         rows = self._rows[provider, api or apis[0]]
         row = next(row for row in rows if any(fnmatchcase(name, pattern) for pattern in row.models))
-        if len(self._found) < 1024:  # a service that passes its users' model names on must not grow it for ever
+        if len(self._found) < 1024:  # bounded: a service may pass on any model name that its users send
             self._found[provider, model, api] = row
         return row
 
     def provider_of_url(self, base_url: str) -> str | None:
-        """The provider whose host `base_url` names, or None. The whole host name counts, never a part of it."""
+        """Return the provider whose host `base_url` names, or None. The whole host name must match."""
         return self._addresses.get(address(base_url))
 
 
@@ -149,7 +149,7 @@ def _manner(how: Manner) -> dict[str, Any]:
 
 
 def _rest(host: Host, refusals: tuple[KnownRefusal, ...]) -> SupportRow:
-    """The row of the models that no entry names."""
+    """Return the row for the models that no entry covers."""
     return SupportRow(
         provider=host.provider,
         api=host.api,
@@ -193,11 +193,11 @@ def _row(rest: SupportRow, model: Model) -> SupportRow:
 
 
 def _check_end_rule(row: SupportRow) -> None:
-    """Raise `UsageError` unless the host's protocol has its end rule. It imports the codec only for one that is not strict."""
+    """Raise `UsageError` if the host's protocol has no such end rule. A strict rule needs no import of the codec."""
     if row.end != "strict" and row.end not in (rules := codec(row.codec).end_rules):
         raise UsageError(
             f"support table, host {row.provider}/{row.api}: key `end`: {row.codec} has no end rule {row.end!r}",
-            f"it has {', '.join(map(repr, rules))}",
+            f"use one of {', '.join(map(repr, rules))}",
         )
 
 
@@ -210,7 +210,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             )
         known = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
         models = one.get("model", [])
-        if isinstance(models, list):  # else the schema says what is wrong
+        if isinstance(models, list):  # otherwise the schema reports the error
             models = [*models, *known.get("model", [])]
         hosts[key] = {**known, **one, "model": models}
     return {"host": list(hosts.values()), "refusal": base["refusal"] | over.get("refusal", {})}
@@ -227,15 +227,15 @@ def _builtin_raw() -> Mapping[str, Any]:
 
 @cache
 def builtin_table() -> SupportTable:
-    """The table of `models.toml`, read at the first call."""
+    """Return the table of `models.toml`, which is read at the first call."""
     return SupportTable(_builtin_raw())
 
 
 def support_table() -> tuple[SupportRow, ...]:
-    """What is known about every host, as rows with their evidence, source and date.
+    """Return what is known about every host, as rows with their evidence, source and date.
 
-    Rows stand in the order in which they are tried; the last row of a host is what happens to any other model.
-    A row with evidence ``"guess"`` counts as unknown: see its `guess`.
+    The rows are in the order in which they are tried. The last row of a host covers all other models. A row with
+    evidence ``"guess"`` counts as unknown: see its `guess`.
     """
     return builtin_table().rows()
 
@@ -244,7 +244,7 @@ def support_table() -> tuple[SupportRow, ...]:
 
 
 def split_model(text: str, known: Iterable[str]) -> tuple[str | None, str]:
-    """``(provider, name)`` of ``"provider:name"``; the provider is None unless `known` has it.
+    """Split ``"provider:name"`` into ``(provider, name)``. The provider is None unless it is in `known`.
 
     >>> split_model("ollama:llama3.2:1b", ["ollama"]), split_model("llama3.2:1b", ["ollama"])
     (('ollama', 'llama3.2:1b'), (None, 'llama3.2:1b'))

@@ -1,4 +1,4 @@
-"""Whom to ask and with which key: a model's name, the table, the environment and the caller's word."""
+"""Finds the host, model and key of a request, from the arguments, the support table and the environment."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ if TYPE_CHECKING:
     from .table import SupportTable
 
 
-#: The built-in model's base URL: no network, no key.
+#: Base URL of the built-in demo model. It uses no network and no key.
 DEMO_SCHEME = "demo:"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A host, a model and a key. The key is never shown: not by repr, and not in the errors made here."""
+    """A host, a model and a key. The key is never shown: neither in the repr nor in errors raised here."""
 
     row: SupportRow
     model: str
     base_url: str
-    #: whether the connection may outlive the reply: it belongs to a session's pool, or to a client of the caller's
+    #: Whether the connection may outlive the reply, because it belongs to a session's pool or to the caller's client.
     keep: bool
-    #: the caller gave the base URL, so the row's own URLs do not apply
+    #: Whether the caller gave the base URL, so that the URLs of the row are not used.
     own_url: bool = False
     _key: str = field(default="", repr=False)
-    #: the key is a token, which is sent as `Authorization: Bearer` also where the row sends keys in another header
+    #: Whether the key is a token. A token is sent as `Authorization: Bearer`, whatever header the row uses for keys.
     is_token: bool = False
-    #: what else must not be repeated: an SDK's client's own
+    #: More secrets to redact: those of an SDK's client.
     _secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def host(self) -> str:
-        """The host's name, for messages."""
+        """The name of the host, for messages."""
         return urlsplit(self.base_url).hostname or self.base_url
 
     @property
     def port(self) -> int | None:
-        """The port that is connected to, for messages; None for the built-in model."""
+        """The port of the connection, for messages. None for the built-in model."""
         parts = urlsplit(self.base_url)
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
     def url(self, path: str, *, with_prefill: bool) -> str:
-        """Where to send a request; some hosts take a prefill at another base URL."""
+        """Return the URL of the request. Some hosts take a prefill only at another base URL."""
         base = self.base_url
         if with_prefill and not self.own_url and self.row.prefill_base_url:
             base = self.row.prefill_base_url
         return base.rstrip("/") + path
 
     def headers(self) -> dict[str, str]:
-        """The request's headers, the key among them."""
+        """Return the headers of the request, including the key."""
         protocol = codec(self.row.codec)
         headers = {
             "accept": protocol.accept,
@@ -78,9 +78,9 @@ class Target:
         return headers
 
     def redactor(self, prompt: Iterable[str], sent: Iterable[str] = (), names: Iterable[str] = ()) -> Redactor:
-        """Takes the keys, those that were `sent` by a client, and the texts of a prompt out of what the host says.
+        """Return a function that removes the keys, the keys `sent` by a client, and the prompt from the host's words.
 
-        The model's name stays, and so do the `names` of the body's fields.
+        The name of the model and the `names` of the body fields stay.
         """
         return Redactor((self._key, *self._secrets, *sent), prompt, spare=(self.model, *names))
 
@@ -96,7 +96,7 @@ def resolve(
     keep: bool,
     allow_http: bool = False,
 ) -> Target:
-    """The target that the arguments and the environment name. Raises `UsageError`; sends nothing."""
+    """Return the target for the arguments and the environment. Raises `UsageError`. Sends nothing."""
     if not isinstance(allow_http, bool):
         raise UsageError(f"allow_http is a {type(allow_http).__name__}", "pass True or False")
     for argument, value in (("model", model), ("base_url", base_url), ("api_key", api_key), ("api", api)):
@@ -129,7 +129,7 @@ def resolve(
     if base_url is None:
         own_url = _url_from_environment(row, allow_http=allow_http)
         if own_url is not None:
-            # what the host at this URL does is what counts; as with the SDK, it gets the key of the SDK's variable
+            # The row of the host at this URL counts. As with the SDK, that host gets the key of the SDK's variable.
             named = table.provider_of_url(own_url) or "openai-compatible"
             row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
             key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
@@ -137,7 +137,7 @@ def resolve(
             own_url = alias_url
     url = row.base_url if own_url is None else own_url
     if sdk_alone and not row.base_url:
-        raise UsageError(f"{provider} is reached through its SDK alone", Words("pass {sdk} as {client}", sdk=sdk))
+        raise UsageError(f"{provider} can only be reached through its SDK", Words("pass {sdk} as {client}", sdk=sdk))
     if not url and own_url is None:
         by_client = ("pass {sdk} as {client}",) if sdk else ()
         raise UsageError(f"{provider} has no base URL of its own", Words(*by_client, "pass {base_url}", sdk=sdk or ""))
@@ -164,9 +164,9 @@ def resolve(
 
 
 def _url_from_environment(row: SupportRow, *, allow_http: bool) -> str | None:
-    """The URL that the environment has for this provider in place of its own; None: the variable is not set.
+    """Return the URL that the environment sets instead of the provider's own. None: the variable is not set.
 
-    An empty one is an error: the owner wanted another host, and the provider's own must not get the prompt instead.
+    An empty variable is an error: its owner wanted another host, so the provider's own host must not get the prompt.
     """
     variable = row.url_env
     url = os.environ.get(variable) if variable else None
@@ -179,7 +179,7 @@ def _url_from_environment(row: SupportRow, *, allow_http: bool) -> str | None:
 
 
 def _is_usual(row: SupportRow, url: str) -> bool:
-    """Whether `url` is the row's own. OpenAI's clients are often given it with /v1 where the host takes both."""
+    """Whether `url` is the row's own. OpenAI's clients often add /v1, and the host accepts both."""
     url = url.rstrip("/")
     return row.base_url.rstrip("/") in {url, url.removesuffix("/v1")}
 
@@ -196,11 +196,11 @@ def _of_sdk(
     api: str | None,
     keep: bool,
 ) -> Target:
-    """The target of an SDK's client: its URL and key are its own, its package says which protocols it can send."""
+    """Return the target of an SDK's client, which has its own URL and key. Its package determines the protocols."""
     for argument, value in (("base_url", base_url), ("api_key", api_key)):
         if value is not None:
             raise UsageError(
-                f"{argument}= beside client={client.name}", "make the client with it, and leave it out here"
+                f"{argument}= together with client={client.name}", "pass it to the client, and leave it out here"
             )
     if api is not None and api not in (apis := _every_api(table, client)):
         raise UsageError(
@@ -232,7 +232,7 @@ def _of_sdk(
 
 
 def _spoken(table: SupportTable, client: Client, provider: str, api: str | None) -> list[str]:
-    """The provider's apis that an SDK's client can send requests of, the default one first; only `api` if it is given."""
+    """Return the apis of the provider that an SDK's client can use, the default first. With `api`, only that one."""
     return [
         known
         for known in table.apis(provider)
@@ -241,7 +241,7 @@ def _spoken(table: SupportTable, client: Client, provider: str, api: str | None)
 
 
 def _every_api(table: SupportTable, client: Client) -> list[str]:
-    """The apis, of any provider, that an SDK's client can send requests of."""
+    """Return the apis of all providers that an SDK's client can use."""
     return list(dict.fromkeys(api for provider in table.providers for api in _spoken(table, client, provider, None)))
 
 
@@ -250,9 +250,9 @@ _BASE_URL = Words("{base_url}")
 
 @lru_cache(maxsize=256)
 def check_url(url: str, *, allow_http: bool = False, source: str = _BASE_URL) -> None:
-    """Raise `UsageError` unless `url` is https, or http to loopback, with no user info, query or fragment.
+    """Raise `UsageError` unless `url` is https, or http to loopback, without user info, query or fragment.
 
-    `allow_http` takes plain http to any host; `source` is what the URL is from.
+    With `allow_http`, plain http to any host is allowed. `source` says where the URL comes from, for messages.
     """
     if not url.isprintable() or " " in url:
         raise UsageError(
@@ -265,7 +265,7 @@ def check_url(url: str, *, allow_http: bool = False, source: str = _BASE_URL) ->
     except ValueError as exc:
         if "port" in str(exc).lower():
             raise UsageError(
-                Words("{source} has a wrong port", source=source), "write a number from 1 to 65535 behind the colon"
+                Words("{source} has a wrong port", source=source), "write a number from 1 to 65535 after the colon"
             ) from None
         raise UsageError(Words("{source} is not a URL", source=source), "write https://host/path") from None
     if parts.scheme not in {"http", "https"} or not host:
@@ -283,7 +283,7 @@ def check_url(url: str, *, allow_http: bool = False, source: str = _BASE_URL) ->
     if parts.scheme == "http" and not allow_http and not _is_loopback(host):
         raise UsageError(
             Words(
-                "{source} is plain http to {host}, which would send the key and the prompt in clear",
+                "{source} is plain http to {host}, which would send the key and the prompt unencrypted",
                 source=source,
                 host=host,
             ),
@@ -301,7 +301,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _key(row: SupportRow, given: str | None, variables: tuple[str, ...], *, required: bool) -> tuple[str, str]:
-    """The key and where it is from: "api_key" for the argument, else the variable. Without a key both are empty."""
+    """Return the key and its source: "api_key" for the argument, or the variable. Both are empty if there is no key."""
     source, key = "api_key", given
     if key is None:
         for source in variables:
@@ -318,6 +318,6 @@ def _key(row: SupportRow, given: str | None, variables: tuple[str, ...], *, requ
         raise UsageError(
             f"the key from {source} has white space around it, a control character or a non-ASCII character in it "
             "(often a trailing newline)",
-            "store it without",
+            "remove that character",
         )
     return key, source

@@ -1,1 +1,1 @@
-"""Decides what to send, first and next. Pure."""
+"""Decides which request to send first, and which to send next. Pure."""

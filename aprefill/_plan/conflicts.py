@@ -1,4 +1,4 @@
-"""What a request switches on that may not go together with a native prefill. Pure."""
+"""Settings of a request that may conflict with a native prefill. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 
 def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
-    """Raise `UsageError` for a field of `extra` that would undo an argument, in its own spelling or in any host's.
+    """Raise `UsageError` if a field of `extra` would undo an argument, whichever host's name for the field is used.
 
-    An argument that was not given leaves its field to `extra`. A None removes the field, so it undoes the argument as
-    well.
+    If an argument was not given, `extra` may set its field. A None removes the field, so it undoes the argument too.
 
-    ``"tool_choice": "none"`` beside `tools=` is the caller's wish and undoes nothing in silence: an earlier call in the
-    messages needs its tool named, also where no other call is wanted.
+    ``"tool_choice": "none"`` together with `tools=` is allowed. The caller has chosen it, and it is useful: if the
+    messages contain an earlier tool call, the host needs that tool's name even if no further call is wanted.
     """
     extra = request.extra
     if not extra:
@@ -45,7 +44,7 @@ def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
         if name is None:
             continue
         keep = "leave the field out" if argument in {"model", "prompt"} else "keep one of the two"
-        raise UsageError(f"extra[{name!r}] beside {argument}=: the field would undo the argument", f"{keep}")
+        raise UsageError(f"extra[{name!r}] together with {argument}=: the field would undo the argument", f"{keep}")
     for name, value in codec.streaming.items():
         if extra.get(name, value) is not value:
             raise UsageError(f"extra[{name!r}]: every reply is streamed", "leave the field out")
@@ -54,16 +53,16 @@ def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
 
 
 def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
-    """Raise `UsageError` for a field of `extra` that would take away what carries a native prefill.
+    """Raise `UsageError` if a field of `extra` would undo a switch that a native prefill needs.
 
-    The same switch said once more is no error, and neither are the switches with which a caller carries a prefill to a host
-    whose row has none. Without `add_generation_prompt` a host is on its own, and says so with an error where it needs the
-    field. A field that switches on what goes together with no prefill is found by `switched_on`.
+    These are allowed: a switch with the value that it has anyway, and switches with which a caller sends a prefill to a
+    host whose row in the support table has none. A None may remove `add_generation_prompt` or `echo`. A host that needs
+    `add_generation_prompt` then answers with an error. `switched_on` finds the settings that conflict with a prefill.
     """
     extra = request.extra
     wanted: dict[str, Any] = {"continue_final_message": True}
     if row.native:
-        # without this one a template opens a turn of its own, unless it goes on with the last one
+        # If it is true, a template opens a new turn, unless the request also says to continue the last one.
         wanted["add_generation_prompt"] = row.dialect == "continue_final_message"
         wanted |= row.body_fields
         if row.support is Support.EATS:
@@ -76,11 +75,13 @@ def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
             continue
         given = codec.merge({name: value}, {name: extra[name]}).get(name)
         if not _agrees(given, value):
-            raise UsageError(f"extra[{name!r}] beside prefill=: the field would undo the argument", "keep one")
+            raise UsageError(
+                f"extra[{name!r}] together with prefill=: the field would undo the argument", "keep one of the two"
+            )
 
 
 def _agrees(given: Any, wanted: Any) -> bool:
-    """Whether a field says what is wanted: a switch as much, an object at least as much."""
+    """Return whether a field has the wanted value. An object may have more keys than wanted."""
     if isinstance(wanted, Mapping):
         return isinstance(given, Mapping) and all(key in given and given[key] == wanted[key] for key in wanted)
     if isinstance(wanted, bool):
@@ -89,7 +90,7 @@ def _agrees(given: Any, wanted: Any) -> bool:
 
 
 def switched_on(request: Request, codec: Codec) -> dict[str, str]:
-    """The settings that are on, and what the caller calls each: what to change. See `Codec.settings_in_use`."""
+    """Return the settings that are on, each with the caller's name for it. See `Codec.settings_in_use`."""
     given = {"thinking": request.thinking, "tools": request.tools, "response_format": request.response_format}
     return codec.settings_in_use(given, request.extra)
 
@@ -105,7 +106,9 @@ def conflict(row: SupportRow, on: Mapping[str, str]) -> tuple[str, str, str] | N
 
 
 def rule(conflicts: Mapping[str, str], setting: str) -> str | None:
-    """The word of a row's `conflicts` for a setting. What is said of a response format holds for a grammar too, unless
-    the row says something else of that."""
+    """Return the entry for a setting in a row's `conflicts`: "breaks", "unknown" or None.
+
+    A grammar without an entry has the one of `response_format`.
+    """
     word = conflicts.get(setting)
     return conflicts.get("response_format") if word is None and setting == "grammar" else word

@@ -1,9 +1,11 @@
-"""Asking in the prompt for a prefill that the host does not take. Pure.
+"""Emulation: the prompt asks for a prefill that the host does not take. Pure.
 
-The model is asked to *repeat* what it is to begin with, and the seam drops the repetition: so the ambiguous case (did
-it go on, or start over?) becomes visible. A short text is asked for whole and stands at the very end of the prompt,
-without a marker: `docs/obedience.md` has the figures. A longer one is quoted between two markers and only its end is
-asked back. The seam splices by overlap; a model that starts over with all of it is seen as well.
+The prompt asks the model to *repeat* the text with which its reply must begin. The seam (the code that joins the
+model's text to the prefill) then drops the repetition. This makes the ambiguous case visible: did the model continue,
+or did it start again? A short text is asked for as a whole. It stands at the very end of the prompt, without markers,
+because models obey this best: see `docs/obedience.md`. A longer text is quoted between two markers, and the model is
+asked to repeat only its end. The seam then joins by overlap. It also recognizes a model that starts again with the
+whole text.
 """
 
 from __future__ import annotations
@@ -25,15 +27,16 @@ if TYPE_CHECKING:
     from .._codecs import Codec
     from .._deltas import Message
 
-#: Up to here the whole text is asked for, in characters.
+#: Up to this length, in characters, the model is asked to repeat the whole text.
 WHOLE_MAX = 200
-#: How much of a longer text is asked for, in characters. The least is what the seam takes for an overlap.
+#: Length of the end of a longer text that the model is asked to repeat, in characters. The minimum is also the shortest
+#: overlap that the seam accepts.
 END_MIN = 16
 END_MAX = 120
-#: Characters of chatter behind which the echo is still looked for. In 1,400 real replies none was longer than 73.
+#: How much chatter before the echo the seam accepts, in characters. In 1,400 real replies it was at most 73.
 PREAMBLE = 120
 
-# `docs/obedience.md` compares these with others. A model obeys best where the text is the end of the prompt.
+# `docs/obedience.md` compares these wordings with others. A model obeys best if the text is the end of the prompt.
 BEGIN = """\
 Write out the following text again, unchanged, and then go on from where it ends:
 
@@ -53,18 +56,21 @@ Write out the complete reply, including its beginning, which is fixed. It begins
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emulation:
-    """The words with which a prefill is asked for in the prompt. Pass one as `emulate=` to use your own.
+    """The wording with which the prompt asks for a prefill. To use your own, pass an instance as `emulate=`.
 
-    Each is a `str.format` template; a brace of its own is doubled. ``{text}`` is the prefill. ``{open}`` and ``{close}``
-    are the markers of a tag, made anew for each request, that occur in none of its messages, so that no text can close
-    the quotation early. Where a template uses one of them, the markers are taken out of the reply.
+    Each field is a `str.format` template. Double a brace that you want in the text. ``{text}`` is the prefill.
+    ``{open}`` and ``{close}`` are markers around a quotation. They are new for each request and occur in none of its
+    messages, so that no text can end the quotation early. If a template uses one of them, both markers are removed from
+    the reply.
     """
 
-    #: up to 200 characters
+    #: The template for a prefill of up to 200 characters.
     begin: str = BEGIN
-    #: beyond; ``{end}`` is the piece at the end of ``{text}`` (16 to 120 characters) that is to be repeated
+    #: The template for a longer prefill. ``{end}`` is the end of ``{text}`` (16 to 120 characters), which the model
+    #: must repeat.
     continued: str = CONTINUE
-    #: in place of either when the reply is asked for again (`absent="retry"`); without ``{end}``, all is to be repeated
+    #: The template for the second request of `absent="retry"`, for any length. Without ``{end}``, the model must repeat
+    #: the whole text.
     again: str = AGAIN
 
     def __post_init__(self) -> None:
@@ -79,28 +85,28 @@ class Emulation:
                 used = {name for _, name, _, _ in parts}
                 template.format(**dict.fromkeys(known, ""))
                 if any(spec or conversion for _, _, spec, conversion in parts):
-                    raise ValueError("a text goes in as it is, without a format or a conversion")
+                    raise ValueError("a field is replaced by its text, without a format or a conversion")
             except (ValueError, KeyError, IndexError, AttributeError) as exc:
                 raise UsageError(
-                    f"Emulation({field.name}=) is no template: {exc}",
-                    "its fields are {open}, {close}, {text} and {end}, any other brace is doubled",
+                    f"Emulation({field.name}=) is not a template: {exc}",
+                    "use the fields {open}, {close}, {text} and {end}, and double any other brace",
                 ) from None
             if missing := needed[field.name] - used:
                 raise UsageError(
                     f"Emulation({field.name}=) has no {{{min(missing)}}}, so it asks for nothing",
-                    "put that field into it",
+                    "add that field",
                 )
 
 
-#: Our own words.
+#: The default wording.
 DEFAULT = Emulation()
 
 
 class EmulatedPrompt(NamedTuple):
-    """A request for the echo: the messages, and what the model is asked to repeat.
+    """A prompt that asks for the echo: the messages, and the text that the model is asked to repeat.
 
-    `seam` is how the reply is taken apart. `marker` is the name that is to be taken out of it (`_seam.markers`); it is empty
-    where the request has no markers.
+    `seam` has the rules for the seam of the reply. `marker` is the name inside the two markers, which are removed from
+    the reply (`_seam.markers`). It is empty if the prompt has no markers.
     """
 
     messages: tuple[Message, ...]
@@ -110,7 +116,7 @@ class EmulatedPrompt(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Tokens that the repetition may take: all of the text, also where its end is asked for, as models start over."""
+        """Tokens that a repetition of the whole text may take. Models may repeat all of it if asked for the end."""
         return room(self.seam.known) if self.echo else 0
 
 
@@ -123,18 +129,18 @@ def emulate(
     token: Callable[[], str],
     again: bool = False,
 ) -> EmulatedPrompt:
-    """`messages` with a request to begin with `known` in the last user turn. The input is left alone.
+    """Add a request to begin with `known` to the last user turn of `messages`. The input is not changed.
 
-    With `again`, in the words for a reply that had no echo. Of a text of white space alone no echo could be seen, so none
-    is asked for. Raises `UsageError` when the last turn is not the user's, or holds a tool's result: a request beside it
-    would be read as a part of it.
+    With `again`, use the wording for a reply that had no echo. If `known` is only white space, nothing is added,
+    because no echo could be recognized. Raises `UsageError` if the last turn is not the user's, or if it contains the
+    result of a tool: a request next to a result would be read as a part of the result.
     """
     text = known.rstrip()
     if not text:
         return EmulatedPrompt(tuple(messages), "", SeamPlan(known, {"stripped": known}, asked=True))
     stripped = known[len(text) :]
     is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
-    # Where known repeats itself at its end, new text that is equal to old one would be taken for a short overlap.
+    # If the end of `known` repeats itself, new text that equals old text would be taken for a short overlap.
     repeats = safe_overlap(known if is_short else text, END_MIN) != END_MIN
     overlap = {} if repeats else {"overlap": END_MIN}
     asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
@@ -149,8 +155,8 @@ def emulate(
     else:
         end = end_of(text)
         request = template.format(open=opening, close=closing, text=text, end=end)
-        # Without a preamble: looking for the whole text behind chatter would hold every reply that begins with its end.
-        # The second seam looks for the end there.
+        # Without a preamble: looking for the whole text after chatter would hold back every reply that begins with the
+        # end of the text. The second seam looks for the end after chatter.
         rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped} | overlap
         end_rules = asked_whole | overlap | {"stripped": stripped}
         echo, seam = end, SeamPlan(known, rules, end + stripped, end_rules, asked=True)
@@ -164,9 +170,10 @@ def _uses(template: str, name: str) -> bool:
 
 
 def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
-    """An opening and a closing marker that occur in none of `texts`, nor across the end of one and the marker itself.
+    """Return an opening and a closing marker that occur in none of `texts`.
 
-    Neither marker begins with what it ends with, so a text cannot complete one early.
+    No marker can appear across the border of a text and a marker either, because neither marker begins with the
+    characters that it ends with.
     """
     texts = list(texts)
     while True:
@@ -176,11 +183,11 @@ def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
 
 
 def end_of(text: str) -> str:
-    """The piece at the end of `text` that is asked back: its last lines, at most 120 characters.
+    """Return the end of `text` that the model is asked to repeat: its last lines, at most 120 characters.
 
-    So many that they have 16 characters other than white space, by which they are known behind chatter, and stand nowhere
-    else in `text`, as far as 120 allow: of a text of equal lines the seam, which takes the longest overlap, would drop
-    the new lines that are equal too.
+    As far as 120 characters allow, they are enough lines for two conditions. They have at least 16 characters other
+    than white space, so that the seam can recognize them after chatter. And they occur only once in `text`: the seam
+    takes the longest overlap, so in a text of equal lines it would drop new lines that are equal to old ones.
 
     >>> end_of("One line.\\n" * 30 + "The last line of them all")
     'The last line of them all'
@@ -192,16 +199,17 @@ def end_of(text: str) -> str:
             return piece
         start = text.rfind("\n", 0, start - 1) + 1
     start = len(text) - END_MAX
-    # from a word's beginning on, if that is near: half a word is copied badly
+    # Begin at a word if one begins nearby: models copy half a word badly.
     blank = text.find(" ", start, len(text) - END_MIN)
     piece = text[blank + 1 :]
     return piece if blank >= 0 and len(ink(piece)) >= INK_PLAIN else text[start:]
 
 
 def room(echo: str) -> int:
-    """Tokens that repeating `echo` may take, on the safe side.
+    """Return an upper estimate of the tokens that repeating `echo` takes.
 
-    Two letters or blanks a token, one digit or sign of ASCII, half a character of other scripts; and a few to spare.
+    It counts one token per two ASCII letters or spaces, one per other ASCII character, two per other character, and
+    four more.
     """
     if not echo:
         return 0
@@ -214,12 +222,12 @@ def _told(turn: Message, request: str, codec: Codec) -> Message:
     content = turn["content"]
     if codec.is_tool_result(turn):
         raise UsageError(
-            "the messages end with a tool's result, after which a prefill cannot be asked for in the prompt",
+            "the messages end with a tool's result, and after that the prompt cannot ask for a prefill",
             Words("add a user message", "leave {prefill} out", "choose a model that takes a prefill"),
         )
     if turn["role"] != "user" or not isinstance(content, str | list):
         raise UsageError(
-            f"the last message is the {turn['role']}'s, and to ask for a prefill in the prompt it must be the user's",
+            f"the last message is the {turn['role']}'s, and it must be the user's to ask for a prefill in the prompt",
             Words("add a user message", "leave {prefill} out"),
         )
     if isinstance(content, str):

@@ -1,4 +1,4 @@
-"""Decides on the first request of a reply, and builds those that carry a known text. Pure."""
+"""Decides on the first request of a reply, and builds the requests that carry a known text. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Way(NamedTuple):
-    """What every request to one host has in common: whom to ask, what sends it, and where random names are from."""
+    """What all requests to one host have in common: the target, its transport, and the source of random names."""
 
     target: Target
     transport: Callable[[], Any]
@@ -41,10 +41,10 @@ class Way(NamedTuple):
 
 
 def plan_first(request: Request, known: str, way: Way, *, refused: bool = False) -> AttemptPlan:
-    """The first request for a reply that begins with `known`.
+    """Return the first request for a reply that begins with `known`.
 
-    `refused`: this host has refused a native prefill of this model lately. Raises `PrefillRefused` where there is neither native support nor leave to ask in the prompt, `UsageError` on a
-    conflict.
+    With `refused`, this host has recently refused a native prefill for this model. Raises `PrefillRefused` if there is
+    no native support and emulation is forbidden, and `UsageError` if settings conflict.
     """
     row, model = way.target.row, way.target.model
     if not known:
@@ -71,20 +71,21 @@ def plan_first(request: Request, known: str, way: Way, *, refused: bool = False)
     if unknown is None:
         return _native(request, known, way, row)
     if request.forbids_emulation:
-        known_as = f"whether it goes with {unknown[1]} is not known"
+        known_as = f"it is not known to work with {unknown[1]}"
         raise PrefillRefused(model, known_as=known_as, why=unknown[0], off=request.forbids_emulation)
     return plan_emulated(request, known, way, row)
 
 
 def refusal_key(request: Request, row: SupportRow, base_url: str, model: str) -> RefusalKey:
-    """What a refusal of this request would be about."""
+    """Return the key under which a refusal of this request is remembered."""
     return RefusalKey(row.codec, base_url, model, "thinking" in switched_on(request, codec(row.codec)))
 
 
 def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] | None:
-    """A setting that is on and may not go together with a native prefill, and what the caller calls it.
+    """Return a setting that is on and may conflict with a native prefill, and the caller's name for it.
 
-    Raises `UsageError` where it is known not to. With `support=` the caller has answered what is unknown.
+    Raises `UsageError` if the conflict is certain. With `support=`, conflicts that are only possible are ignored,
+    because the caller knows better.
     """
     if not row.conflicts or not sendable(row, known):
         return None
@@ -98,7 +99,7 @@ def _conflict(request: Request, known: str, row: SupportRow) -> tuple[str, str] 
             Words(
                 "switch {spelled} off",
                 "leave {prefill} out",
-                "pass {support=emulated} to have the prefill asked for in the prompt",
+                "pass {support=emulated} to ask for the prefill in the prompt",
                 spelled=spelled,
             ),
         )
@@ -124,9 +125,9 @@ def _native(request: Request, known: str, way: Way, row: SupportRow) -> AttemptP
 
 
 def plan_emulated(request: Request, known: str, way: Way, row: SupportRow, *, again: bool = False) -> AttemptPlan:
-    """A request that asks for `known` in the prompt; with `again`, in the words for a reply that did not begin with it.
+    """Return a request whose prompt asks for `known`. With `again`, use the wording for a reply without the echo.
 
-    Raises `UsageError` where the messages leave no place for that.
+    Raises `UsageError` if the messages have no place for that.
     """
     assert request.emulate is not None
     emulated = emulate(request.emulate, request.messages, known, codec=codec(row.codec), token=way.token, again=again)
@@ -185,6 +186,6 @@ def _model_input(
 
 
 def _limit(request: Request, row: SupportRow, more: int) -> int | None:
-    """The token limit, with room for `more`; the number of a row with native models is the most that these can write."""
+    """Return the token limit plus `more`. Nothing is added to the default of native models: it is their maximum."""
     limit = row.max_tokens if request.max_tokens is None else request.max_tokens
     return limit if limit is None or (request.max_tokens is None and row.native) else limit + more

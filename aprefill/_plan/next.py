@@ -1,4 +1,4 @@
-"""Decides what follows a request, by a table. Pure: what was asked and what became of it in, one request out."""
+"""Decides what follows a request, by a table. Pure: it takes the outcome of a request and returns the next one."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ if TYPE_CHECKING:
     from .request import Request
     from .step import AttemptPlan
 
-#: `KnownRefusal.why` of a host that will say it again: the others are about one request.
+#: Values of `KnownRefusal.why` that the host would repeat for later requests. All others concern only one request.
 LASTING = frozenset({"model", "thinking", "flags"})
 
-#: The first wait before a retry, its growth and its bound, in seconds, without a word of the host's.
+#: Backoff in seconds if the host sent no Retry-After: first wait, growth factor, maximum.
 FIRST_WAIT_S = 0.5
 GROWTH = 2.0
 LONGEST_WAIT_S = 8.0
-#: How far chance moves a wait down, so that many callers do not come back at once.
+#: Jitter: each wait is shortened by up to this fraction, so that many callers do not retry at the same moment.
 JITTER = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of the last request."""
+    """The outcome of the last request."""
 
     plan: AttemptPlan
-    #: the prefill and all text that was handed out
+    #: The prefill and all text that was yielded after it.
     known: str
-    #: what it failed with, before anything new was handed out; None: it came to its end
+    #: The error, if the request failed before anything new was yielded. None: it ended cleanly.
     error: AprefillError | None
-    #: why the model stopped, as far as the host said so
+    #: Why the model stopped, if the host said so.
     finish: FinishDelta | None = None
-    #: the model had produced a token of any kind; a tool call
+    #: Whether the model has produced a token of any kind, and whether it has called a tool.
     has_token: bool
     has_tool: bool = False
-    #: how often a request of this reply was sent again because the way to the host or the host failed
+    #: Number of retries of this reply after a failure of the connection or of the host.
     retries: int
-    #: of the reply's total clock, in seconds
+    #: Seconds left of `Timeouts.total_s`.
     left_s: float
 
 
 def teaches(refusal: KnownRefusal | None, fields: Mapping[str, Any]) -> bool:
-    """Whether the next request with the same subject would meet this refusal again, so that it is worth remembering.
+    """Whether later requests would meet this refusal again, so that it must be remembered.
 
-    Not where the request, `fields`, holds the refusal's own words: a host that quotes it says nothing about itself.
+    False if the request itself, `fields`, contains the words of the refusal: the host may only have quoted them.
     """
     return refusal is not None and refusal.why in LASTING and not is_quoted(refusal, [fields])
 
 
 def is_quoted(refusal: KnownRefusal, values: Iterable[Any]) -> bool:
-    """Whether the words of a refusal stand in these JSON values themselves, in a text or in a field's name."""
+    """Whether these JSON values contain the words of a refusal, in a string or in the name of a field."""
     words = flat(refusal.text)
     return any(words in flat(text) for text in texts_of(values, names=True))
 
 
 def plan_next(request: Request, outcome: Outcome, *, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
-    """What to send after this outcome; None: nothing, it is the caller's. `chance` is from 0 to 1.
+    """Return the next request after this outcome. None: send nothing more. `chance` is a random number from 0 to 1.
 
-    The first row of `ANSWERS` that is about this outcome says it.
+    The first row of `ANSWERS` that applies to the outcome decides.
     """
     for answer in ANSWERS:
         if answer.is_about(outcome):
@@ -74,7 +74,7 @@ def plan_next(request: Request, outcome: Outcome, *, chance: float, token: Calla
 
 
 class Answer(NamedTuple):
-    """What follows one kind of outcome."""
+    """The rule for one kind of outcome."""
 
     name: str
     is_about: Callable[[Outcome], bool]
@@ -82,7 +82,7 @@ class Answer(NamedTuple):
 
 
 def _rescue(request: Request, outcome: Outcome, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
-    """The host takes no prefill: ask for it in the prompt, if the caller allows that."""
+    """The host refused the prefill: ask for it in the prompt, if the caller allows emulation."""
     plan, error = outcome.plan, outcome.error
     if plan.mode != "native" or request.forbids_emulation:
         return None
@@ -90,12 +90,12 @@ def _rescue(request: Request, outcome: Outcome, chance: float, token: Callable[[
         return plan_emulated(request, outcome.known, Way(plan.target, plan.transport, token), plan.row)
     except UsageError as why_not:
         assert error is not None
-        error.add_note(f"It was not asked for in the prompt: {why_not}")
+        error.add_note(f"The prefill was not asked for in the prompt: {why_not}")
         return None
 
 
 def _ask_again(request: Request, outcome: Outcome, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
-    """The reply did not begin as asked: ask once more, in other words, if the caller wants that."""
+    """The reply did not begin with the prefill: ask once more with another wording, if the caller wants that."""
     plan = outcome.plan
     if plan.absent != "retry" or outcome.has_tool:
         return None
@@ -103,7 +103,7 @@ def _ask_again(request: Request, outcome: Outcome, chance: float, token: Callabl
 
 
 def _retry(request: Request, outcome: Outcome, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
-    """What failed may pass: the same request once more, after a wait."""
+    """The failure may be temporary: send the same request again after a wait."""
     recovery = request.recovery
     if outcome.has_token or outcome.retries >= recovery.retries:
         return None
@@ -115,7 +115,7 @@ def _retry(request: Request, outcome: Outcome, chance: float, token: Callable[[]
     return replace(outcome.plan, wait_s=wait_s) if wait_s < outcome.left_s else None
 
 
-#: In this order. A clean end is about none of them.
+#: The order matters. None of them applies to a clean end.
 ANSWERS = (
     Answer("rescue", lambda outcome: isinstance(outcome.error, PrefillRefused), _rescue),
     Answer("ask again", lambda outcome: isinstance(outcome.error, PrefillIgnored), _ask_again),

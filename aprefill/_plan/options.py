@@ -1,6 +1,6 @@
-"""The options of a reply and their defaults, said once: what `stream()` and `Session` take and the plan works from."""
+"""The options of a reply and their defaults, for `stream()`, `Session` and the plan."""
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# These names are imported at run time, so that `typing.get_type_hints` works on the public functions.
 # ruff: noqa: TC001
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .._settings import Limits, Recovery, Timeouts
 from .._types import Support
 from .emulate import Emulation
 
-#: What the model is asked: the user's text, or a list of messages.
+#: The input for the model: the user's text, or a list of messages.
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
-#: When the prefill is handed out.
+#: When to yield the prefill.
 ShowWhen: TypeAlias = Literal["now", "accepted", "decided", "never"]
-#: What to do when the model was asked to begin with the prefill and does not.
+#: What to do if the prompt asked the model to begin with the prefill and the reply does not.
 Absent: TypeAlias = Literal["join", "retry", "raise"]
 
 
 class Unset(Enum):
-    """The type of an argument that was not given: the session's own value applies."""
+    """Type of the default value of arguments that were not given. The session's value is used instead."""
 
     UNSET = "the session's own"
 
@@ -35,10 +35,10 @@ UNSET: Final = Unset.UNSET
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Options:
-    """What is said of a reply beside its prompt and its prefill. It has no repr: it may hold a key and a system prompt.
+    """All options of a reply besides its prompt and prefill. It has no repr: it may contain a key and a system prompt.
 
-    `stream()` says what each means. Its signature and those of `Session` repeat these lines, for type checkers and for
-    people; a test holds them together.
+    `stream()` documents the options. Its signature and those of `Session` repeat these lines, for type checkers and
+    readers. A test checks that they agree.
     """
 
     model: str | None = None
@@ -71,5 +71,5 @@ _NAMES = tuple(field.name for field in fields(Options))
 
 
 def merged(defaults: Options, given: Mapping[str, Any]) -> Options:
-    """`defaults` with what a call has given: its arguments, of which those that are no option are left alone."""
+    """Return `defaults`, overridden by the arguments of a call. Arguments that are not options are ignored."""
     return replace(defaults, **{name: given[name] for name in _NAMES if given.get(name, UNSET) is not UNSET})

@@ -1,4 +1,4 @@
-"""What the caller asked for: the arguments of `stream()`, checked and made uniform. Pure."""
+"""The arguments of `stream()`, checked and normalized. Pure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Request:
-    """What the caller asked for, checked. It has no repr: it holds the prompt."""
+    """The caller's arguments, checked. It has no repr, because it contains the prompt."""
 
     messages: tuple[Message, ...]
     prefill: str
-    #: the part of the prefill that is handed out
+    #: The part of the prefill that is yielded.
     shown: str
     system: str | None
     max_tokens: int | None
@@ -43,7 +43,7 @@ class Request:
     response_format: dict[str, Any] | None
     extra: dict[str, Any]
     support: Support | None
-    #: how to ask in the prompt where there is no native prefill; None: not at all
+    #: The wording for an emulated prefill. None: emulation is forbidden.
     emulate: Emulation | None
     absent: Absent
     strict: bool
@@ -54,22 +54,22 @@ class Request:
     limits: Limits
 
     def texts(self) -> list[str]:
-        """Everything that the caller wrote and no error may repeat."""
+        """Return every text that the caller wrote. Errors must not quote them."""
         values = (self.system, self.prefill, self.stop, self.messages, self.tools, self.response_format, self.thinking)
         return [text for value in (*values, self.extra) for text in written(value)]
 
     def fields(self) -> set[str]:
-        """The body's fields that the caller set by their own names."""
+        """Return the names of the body fields that the caller has set by name."""
         return {*self.extra} | ({"thinking"} if self.thinking is not None else set())
 
     @property
     def forbids_emulation(self) -> str:
-        """The argument that keeps a prefill from being asked for in the prompt, as it was written; ``""``: none."""
+        """The argument that forbids emulation, as Python code. ``""`` if emulation is allowed."""
         return "strict=True" if self.strict else "emulate=False" if self.emulate is None else ""
 
 
 def make_request(prompt: Prompt, prefill: str, options: Options) -> Request:
-    """The caller's arguments, checked and made uniform. Raises `UsageError`."""
+    """Check and normalize the caller's arguments. Raises `UsageError`."""
     _expect("prefill", prefill, str, "a str")
     for name, (kind, what) in _KINDS.items():
         _expect(name, getattr(options, name), kind, what)
@@ -114,7 +114,7 @@ def make_request(prompt: Prompt, prefill: str, options: Options) -> Request:
 # --- checks -----------------------------------------------------------------------------------------------------
 
 
-#: option -> of which kind it is, and what to pass
+#: Option -> its type, and what to pass.
 _KINDS: dict[str, tuple[Any, str]] = {
     "system": (str | None, "a str or None"),
     "temperature": (int | float | None, "a number or None"),
@@ -138,17 +138,18 @@ def _check_values(options: Options) -> None:
             Words("{temperature=given} is not finite", given=repr(temperature)), "pass a finite number, or None"
         )
     if not all(isinstance(tool, Mapping) for tool in options.tools or ()):
-        raise UsageError("tools has something else than a dict in it", "pass a list of dicts, in the host's own format")
+        raise UsageError("tools contains something other than a dict", "pass a list of dicts, in the host's own format")
     if show_when is not None and show_when not in _SHOW_WHEN:
         raise UsageError(f"show_when={show_when!r} is unknown", f"pass one of {', '.join(_SHOW_WHEN)}, or None")
     if show_when in {"now", "accepted"} and (options.strict or absent != "join"):
         why = "strict=True" if options.strict else f"absent={absent!r}"
         raise UsageError(
-            f"{why} shows the prefill when it is decided, not {show_when!r}", Words("leave {show_when} out")
+            f"{why} shows the prefill only once the model's text is decided, so show_when={show_when!r} is impossible",
+            Words("leave {show_when} out"),
         )
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
         raise UsageError(
-            Words("{max_tokens=given} is no limit", given=repr(max_tokens)),
+            Words("{max_tokens=given} is not a limit", given=repr(max_tokens)),
             "pass a whole number above 0, or None for the host's default",
         )
 
@@ -167,7 +168,7 @@ def _sequences(stop: str | Sequence[str]) -> tuple[str, ...]:
     sequences = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, Iterable) else (stop,)
     if not all(isinstance(s, str) and s for s in sequences):
         raise UsageError(
-            "stop is no str and no list of them, or one of them is empty", "pass a str or several; () for none"
+            "stop is neither a str nor a list of str, or one of them is empty", "pass a str or several; () for none"
         )
     for sequence in sequences:
         _check_text("stop", sequence)
@@ -186,7 +187,7 @@ def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[
     for number, message in enumerate(prompt):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
             raise UsageError(
-                f"message {number} of the prompt is not a whole message", 'pass a dict with "role" and "content"'
+                f"message {number} of the prompt is not a complete message", 'pass a dict with "role" and "content"'
             )
         content = message["content"]
         if not isinstance(content, str | list | None):
@@ -203,15 +204,16 @@ def _messages(prompt: str | Sequence[Mapping[str, Any]], prefill: str) -> tuple[
         return tuple(messages), prefill
     if prefill:
         raise UsageError(
-            "the messages end with an assistant turn, which is a prefill, and prefill= is given too", "keep one"
+            "the messages end with an assistant turn, which is a prefill, and prefill= is given too",
+            "keep one of the two",
         )
     if len(messages) == 1:
-        raise UsageError("the messages are an assistant turn alone", "put the user's message before it")
+        raise UsageError("the messages are only one assistant turn", "put the user's message before it")
     return tuple(messages[:-1]), trailing
 
 
 def _text_of(message: Message) -> str | None:
-    """The text of a turn that is text alone, else None (tool calls, a paused turn to be sent back)."""
+    """Return the text of a turn that consists of text only, else None (tool calls, a paused turn to send back)."""
     content = message["content"]
     if message.get("tool_calls"):
         return None
@@ -226,12 +228,12 @@ def _shown(prefill: str, show_from: int | str) -> str:
     if isinstance(show_from, str):
         at = prefill.find(show_from)
         if at < 0:
-            raise UsageError("show_from: this marker does not occur in the prefill", "pass a text that does")
+            raise UsageError("show_from: this text does not occur in the prefill", "pass a text that does")
         return prefill[at:]
     if not isinstance(show_from, int) or isinstance(show_from, bool):
         raise UsageError(
             f"show_from is a {type(show_from).__name__}",
-            "pass an offset in characters, or the text from which on the prefill is shown",
+            "pass an offset in characters, or the text with which the shown part begins",
         )
     if not 0 <= show_from <= len(prefill):
         raise UsageError(
@@ -249,5 +251,5 @@ def _support(support: Support | str | None) -> Support | None:
         words = ", ".join(s.value for s in Support)
         raise UsageError(
             Words("{support=given} is unknown", given=repr(support)),
-            f"pass one of {words}, or leave it out for the table's word",
+            f"pass one of {words}, or leave it out to use the support table",
         ) from None

@@ -1,4 +1,4 @@
-"""One request that was decided on."""
+"""The plan of one attempt: a request that was decided on."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AttemptPlan:
-    """One request to make and how to splice its reply."""
+    """One request to send, and how to join its reply to the known text."""
 
-    #: whom to ask, and what gives the transport that the request is sent with
+    #: The host, model and key, and a function that returns the transport for the request.
     target: Target
     transport: Callable[[], Any]
-    #: what the host does with a prefill: the target's row, or with the caller's word
+    #: The target's row of the support table. With `support=`, it has the caller's value instead of the table's.
     row: SupportRow
     model_input: ModelInput
-    #: "native", "emulated", or "none" without a prefill
+    #: "native", "emulated", or "none" without a prefill.
     mode: str
     support: Support
     seam: SeamPlan
-    #: the name of the markers in the prompt, which are taken out of the reply; empty: there are none
+    #: The name inside the markers of the prompt, which are removed from the reply. Empty if there are no markers.
     marker: str = ""
-    #: the sequences that are applied here, not by the host
+    #: The stop sequences that are applied here, not by the host.
     stop: tuple[str, ...]
     show_when: ShowWhen
-    #: part of the prefill is in the request, so the host's own base URL for prefills applies
+    #: Whether the request contains (a part of) the prefill. The host's separate base URL for prefills applies then.
     sends_prefill: bool = False
-    #: what becomes of a reply without the echo that was asked for
+    #: What to do if the reply does not have the echo that the prompt asked for.
     absent: Absent = "join"
-    #: how long to wait before it is sent, in seconds
+    #: The wait before the request is sent, in seconds.
     wait_s: float = 0.0

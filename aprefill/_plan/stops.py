@@ -1,4 +1,4 @@
-"""Which stop sequences the host is told, and which are applied here."""
+"""Decides which stop sequences are sent to the host, and which are applied here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from .._hosts.row import SupportRow
 
 
-#: What a model may open a code fence with. A stop sequence that occurs in one of these is not for the host.
+#: Languages that a model may write after the opening of a code fence. A stop sequence that occurs in such an opening is
+#: not sent to the host.
 _LANGUAGES = (
     "bash c c# c++ cpp cs csharp css csv diff dockerfile elixir go golang graphql haskell html http ini java "
     "javascript js json json5 jsonc jsonl jsx kotlin latex lua makefile markdown md mermaid nginx perl php plaintext "
@@ -24,9 +25,10 @@ _OPENERS = "".join(f"```{name}\n" for name in _LANGUAGES.split())
 
 
 def _may_send(sequence: str, row: SupportRow, known: str, support: Support) -> bool:
-    """Whether the host may be told: not if it could take known text, or known and new text together, for a match.
+    """Whether the sequence may be sent to the host. Not if it could match known text, or known and new text together.
 
-    Where the echo was asked for, it may come in a fence or behind white space, which must not stop the host either.
+    The echo that the prompt asks for may come inside a fence or with different white space. That must not make the host
+    stop either.
     """
     if not row.sends_stop or (not row.blank_stop and sequence.isspace()):
         return False
@@ -39,7 +41,7 @@ def _may_send(sequence: str, row: SupportRow, known: str, support: Support) -> b
     ):
         return False
     if support is Support.EMULATED or row.whitespace_echo:
-        # the echo may have other white space than known has
+        # The white space of the echo may differ from that of the known text.
         sequence, known = "".join(sequence.split()), "".join(known.split())
         if _straddles(sequence, known):
             return False
@@ -53,7 +55,7 @@ def _straddles(sequence: str, known: str) -> bool:
 def stops(
     wanted: tuple[str, ...], row: SupportRow, known: str, support: Support
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The sequences that the host is told, and those that are applied here."""
+    """Return the sequences that are sent to the host, and those that are applied here."""
     most = min((most for most in (row.max_stop, codec(row.codec).max_stop) if most is not None), default=None)
     told = tuple([s for s in wanted if _may_send(s, row, known, support)][:most])
     return told, tuple(s for s in wanted if s not in told)

@@ -97,11 +97,15 @@ def test_no_message_speaks_of_a_programs_arguments() -> None:
 def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
     """Where a program has `emulate=`, `absent=` and `extra=`, the command line has options of its own."""
     assert in_options(PrefillIgnored("m")).endswith(
-        "; pass --absent join to have it put in front, or pass --absent retry to ask once more"
+        "; pass --absent join to put the prefill before the reply, or pass --absent retry to ask once more"
     )
-    assert in_options(PrefillIgnored("m", strict=True)).endswith("; leave --strict out to have it put in front")
+    assert in_options(PrefillIgnored("m", strict=True)).endswith(
+        "; leave --strict out to put the prefill before the reply"
+    )
     for off, option in (("strict=True", "--strict"), ("emulate=False", "--no-emulate")):
-        assert f"; leave {option} out to have it asked for in the prompt, " in in_options(PrefillRefused("m", off=off))
+        assert f"; leave {option} out to ask for the prefill in the prompt, " in in_options(
+            PrefillRefused("m", off=off)
+        )
     assert in_options(limit_inside_the_echo()).endswith("; raise --max-tokens")
 
 

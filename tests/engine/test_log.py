@@ -45,8 +45,8 @@ async def test_failures_and_what_follows_are_told_at_info(caplog: pytest.LogCapt
         with pytest.raises(StatusError):
             await ask(server, "messages", prefill='["', recovery=Recovery(retries=1)).text()
     first, second, third = lines(caplog, logging.INFO)
-    assert first.startswith("request 1: failed: StatusError, HTTP 529; another follows in 0.00")
-    assert second == "request 2: failed: PrefillRefused; another follows in 0 s, mode emulated"
+    assert first.startswith("request 1: failed: StatusError, HTTP 529; another request follows in 0.00")
+    assert second == "request 2: failed: PrefillRefused; another request follows in 0 s, mode emulated"
     assert third == "request 3: failed: StatusError, HTTP 401"
 
 

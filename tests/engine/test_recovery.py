@@ -245,7 +245,7 @@ async def test_the_hosts_own_wait_as_a_date() -> None:
 async def test_too_long_a_wait_is_an_error_at_once(retry_after: Any) -> None:
     """It says how long the host asked for."""
     async with serve(Script(status=429, retry_after=retry_after)) as server:
-        with pytest.raises(StatusError, match="it asks to wait") as error, anyio.fail_after(2):
+        with pytest.raises(StatusError, match="the host asks to wait") as error, anyio.fail_after(2):
             await ask(server, "messages").text()
         assert error.value.retry_after_s is not None
         assert error.value.retry_after_s > 60

@@ -138,10 +138,10 @@ def test_a_grammar_is_judged_as_a_response_format_where_nothing_else_is_said() -
 
 def test_the_ends_of_two_models_are_notes() -> None:
     """In their rows, on Anthropic's own host alone."""
-    notes = {r.models[0]: r.note for r in support_table() if r.note.startswith("ends on")}
+    notes = {r.models[0]: r.note for r in support_table() if r.note.startswith("retirement")}
     assert notes == {
-        "claude-opus-4-5": "ends on api.anthropic.com on 2027-01-22",
-        "claude-sonnet-4-5": "ends on api.anthropic.com on 2026-11-30",
+        "claude-opus-4-5": "retirement date on api.anthropic.com: 2027-01-22",
+        "claude-sonnet-4-5": "retirement date on api.anthropic.com: 2026-11-30",
     }
 
 
@@ -297,9 +297,9 @@ def test_a_strangers_host_gets_no_vendor_s_key() -> None:
 
 def test_unknown_names() -> None:
     """An unknown provider or api is the caller's error, and the message lists what there is."""
-    with pytest.raises(UsageError, match=r"unknown provider 'antropic'; known are anthropic, openai"):
+    with pytest.raises(UsageError, match=r"unknown provider 'antropic'; use one of anthropic, openai"):
         row("antropic", "x")
-    with pytest.raises(UsageError, match=r"llama_cpp has no api 'native'; it has chat, messages"):
+    with pytest.raises(UsageError, match=r"llama_cpp has no api 'native'; use one of chat, messages"):
         row("llama_cpp", "x", "native")
 
 

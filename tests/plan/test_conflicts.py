@@ -204,7 +204,7 @@ def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str
     """A `UsageError` that names host, setting and what to switch off; also with the caller's word for the support."""
     says = (
         f"acme cannot combine a native prefill with {setting}; switch {spelled} off, leave prefill= out, "
-        'or pass support="emulated" to have the prefill asked for in the prompt'
+        'or pass support="emulated" to ask for the prefill in the prompt'
     )
     for more in ({}, {"support": "eats"}, {"emulate": False}, {"strict": True}):
         with pytest.raises(UsageError) as error:
@@ -224,7 +224,7 @@ def test_what_may_break_is_asked_for_in_the_prompt(setting: str, spelled: str, o
         with pytest.raises(PrefillRefused) as refused:
             mode("unknown", setting, **options, **more)
         assert (refused.value.why, refused.value.status) == (setting, None)
-        assert f"whether it goes with {spelled} is not known), and nothing was sent" in str(refused.value)
+        assert f"it is not known to work with {spelled}), and nothing was sent" in str(refused.value)
         assert mode("unknown", setting, **options, **more, support="eats") == "native"
     for support in (Support.EATS, "echoes"):
         assert mode("unknown", setting, **options, support=support) == "native"
@@ -316,7 +316,7 @@ UNDONE_CASES = [
 def test_a_field_that_would_undo_an_argument(wire: str, argument: str, value: Any, field: str, instead: Any) -> None:
     """A `UsageError` at the call, whatever the field holds, also when one of the two is the session's."""
     options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
-    says = re.escape(f"extra[{field!r}] beside ")
+    says = re.escape(f"extra[{field!r}] together with ")
     with pytest.raises(UsageError, match=says):
         stream("Hi", **options, **{argument: value}, extra={field: instead})
     with pytest.raises(UsageError, match=says):
@@ -356,7 +356,7 @@ def test_what_carries_a_prefill_cannot_be_taken_away() -> None:
     for off in (False, None):
         options: dict[str, Any] = {"model": "vllm:m", "extra": {"continue_final_message": off}}
         stream("Hi", **options)
-        with pytest.raises(UsageError, match="beside prefill="):
+        with pytest.raises(UsageError, match="together with prefill="):
             stream("Hi", prefill="[", **options)
 
 
@@ -439,7 +439,7 @@ def test_a_field_of_some_host_that_says_the_same(wire: str, argument: str, value
     """A `UsageError` that names both, on both protocols: hosts take the fields of others, or ignore one of the two."""
     options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
     name, instead = field
-    with pytest.raises(UsageError, match=re.escape(f"extra[{name!r}] beside ")):
+    with pytest.raises(UsageError, match=re.escape(f"extra[{name!r}] together with ")):
         stream("Hi", **options, **{argument: value}, extra={name: instead})
     if name != "messages":
         stream("Hi", **options, extra={name: instead})
@@ -458,7 +458,7 @@ def test_a_field_that_undoes_nothing(wire: str, options: dict[str, Any]) -> None
 def test_a_system_prompt_among_the_messages(wire: str, role: str) -> None:
     """Is undone by a field just as `system=` is: on messages it becomes that field."""
     prompt = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    with pytest.raises(UsageError, match=re.escape("extra['system'] beside ")):
+    with pytest.raises(UsageError, match=re.escape("extra['system'] together with ")):
         stream(prompt, model=MODELS[wire], api_key="k", extra={"system": "x"})
 
 
@@ -498,7 +498,7 @@ NO_SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("model", "options", "fields"), SWITCHES)
 def test_a_field_that_takes_a_prefill_s_switch(model: str, options: dict[str, Any], fields: dict[str, Any]) -> None:
     """A `UsageError` where the host would begin a turn of its own, think, or repeat what the seam does not look for."""
-    says = re.escape(f"extra[{next(iter(fields))!r}] beside prefill=")
+    says = re.escape(f"extra[{next(iter(fields))!r}] together with prefill=")
     with pytest.raises(UsageError, match=says):
         stream("Hi", **{"model": model, "api_key": "k", "prefill": "[", **options}, extra=fields)
 

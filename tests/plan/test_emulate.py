@@ -350,7 +350,9 @@ RESULTS = [
 @pytest.mark.parametrize("last", RESULTS)
 def test_after_a_tools_result_it_cannot_be_asked_for(last: dict[str, Any]) -> None:
     """A `UsageError` that says so; a user's turn behind the result takes the request."""
-    with pytest.raises(UsageError, match=r"the messages end with a tool's result, after which .* add a user message"):
+    with pytest.raises(
+        UsageError, match=r"the messages end with a tool's result, and after that .* add a user message"
+    ):
         emulate(DEFAULT, [USER, last], "a")
     assert emulate(DEFAULT, [last, USER], "a").echo == "a"
 
@@ -424,18 +426,18 @@ WRONG = [
     ("begin", "{{text}}", r"has no \{text\}"),
     ("continued", "{text}", r"has no \{end\}"),
     ("continued", "{end}", r"has no \{text\}"),
-    ("begin", "{text} {", "is no template: .*any other brace is doubled"),
-    ("begin", "{text} }", "is no template"),
-    ("begin", "{text} {}", "is no template"),
-    ("begin", "{text} {0}", "is no template"),
-    ("begin", "{text} {name}", "is no template: 'name'"),
-    ("begin", "{text} {text.x}", "is no template"),
-    ("begin", "{text[0]}", "is no template"),
-    ("begin", "{text:d}", "is no template"),
-    ("begin", "{text:.5}", "is no template: a text goes in as it is"),
-    ("begin", "{text:{end}}", "is no template: a text goes in as it is"),
-    ("begin", "{text!r}", "is no template: a text goes in as it is"),
-    ("again", '{"a": 1}', "is no template"),
+    ("begin", "{text} {", "is not a template: .*double any other brace"),
+    ("begin", "{text} }", "is not a template"),
+    ("begin", "{text} {}", "is not a template"),
+    ("begin", "{text} {0}", "is not a template"),
+    ("begin", "{text} {name}", "is not a template: 'name'"),
+    ("begin", "{text} {text.x}", "is not a template"),
+    ("begin", "{text[0]}", "is not a template"),
+    ("begin", "{text:d}", "is not a template"),
+    ("begin", "{text:.5}", "is not a template: a field is replaced by its text"),
+    ("begin", "{text:{end}}", "is not a template: a field is replaced by its text"),
+    ("begin", "{text!r}", "is not a template: a field is replaced by its text"),
+    ("again", '{"a": 1}', "is not a template"),
     ("again", "no field", r"has no \{text\}, so it asks for nothing"),
     ("again", "{end}", r"has no \{text\}"),
     ("begin", b"{text}", "is a bytes; pass a str"),

@@ -84,7 +84,7 @@ async def test_any_other_json_is_no_stream(body: bytes) -> None:
     """A `ProtocolError`, as before."""
     for cut in pieces(body):
         async with host(cut) as ask:
-            with pytest.raises(ProtocolError, match="bytes that are no stream"):
+            with pytest.raises(ProtocolError, match="bytes that are not a stream"):
                 await ask("chat").text()
 
 
