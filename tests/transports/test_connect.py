@@ -92,7 +92,7 @@ async def test_a_certificate_that_is_not_trusted(stack: str, small_ca: None) -> 
     assert (error.host, error.port) == ("127.0.0.1", server.port)
     assert error.reason == "certificate not trusted (unable to get local issuer certificate)"
     assert error.may_pass is False
-    assert "set SSL_CERT_FILE to the file of the authority" in str(error)
+    assert "set SSL_CERT_FILE to the certificate file of the authority" in str(error)
 
 
 async def test_a_certificate_for_another_name(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
