@@ -205,7 +205,7 @@ def test_an_impossible_schema_is_not_paid_for(
 ) -> None:
     """An error of one line before anything is sent, which does not repeat the prefill."""
     done = run("-m", "mock", "A dog", *whole, "--prefill", prefill, *way, code=1)
-    assert done.stderr.startswith("Error: no reply can begin with this prefill and keep to ")
+    assert done.stderr.startswith("Error: no reply can begin with this prefill and match ")
     assert done.stderr.count("\n") == 1
     assert prefill not in done.output
     assert stage.prompts == []
