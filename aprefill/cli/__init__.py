@@ -1,4 +1,4 @@
-"""The command line: one reply to the terminal, and the support table. Needs the extra `cli`."""
+"""The command line: it prints one reply, or the support table. Needs the extra `cli`."""
 
 from ._main import main
 

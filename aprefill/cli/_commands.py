@@ -1,7 +1,7 @@
-"""What can be typed: the commands, their options, and `run` as the one meant when none is named.
+"""The commands and their options. `run` is the default command.
 
-A command's function only reads the options; it gives back the work, which `_main` does when click is through. So
-click's own treatment of Ctrl-C and of errors ends where a reply begins.
+A command's function only reads the options and returns a job. `_main` runs the job after click has returned. So click's
+own handling of Ctrl-C and of errors does not apply to a reply.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class DefaultGroup(click.Group):
-    """A group whose first argument may be the prompt itself: `aprefill PROMPT` is `aprefill run PROMPT`."""
+    """A group with a default command: `aprefill PROMPT` means `aprefill run PROMPT`."""
 
     default = "run"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {*self.commands, *self.get_help_option_names(ctx), "--version"}
-        # shell completion asks with no arguments yet, to hear of the commands
+        # shell completion calls this without arguments to get the names of the commands
         if not (args and args[0] in own) and not (ctx.resilient_parsing and not args):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
@@ -36,12 +36,12 @@ class DefaultGroup(click.Group):
         command = self.commands[self.default]
         inner = click.Context(command, info_name=self.default, parent=ctx)
         records = [record for param in command.get_params(inner) if (record := param.get_help_record(inner))]
-        with formatter.section(f"Options of {self.default}, the command when none is named"):
+        with formatter.section(f"Options of {self.default}, the default command"):
             formatter.write_dl(records)
 
 
 def _utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse what the shell gave as bytes that are no UTF-8: a request could not carry it."""
+    """Raise for an argument that is not UTF-8, because it could not be sent in a request."""
     for text in value if isinstance(value, tuple) else (value or "",):
         try:
             text.encode()
@@ -58,46 +58,49 @@ def _utf8(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 )
 @click.version_option(__version__, message="aprefill %(version)s")
 def commands() -> None:
-    """Stream a model's reply of which you write the beginning.
+    """Stream a model's reply. You can write the beginning of it.
 
     \b
     aprefill 'JSON list of US state names' --prefill '["'
     aprefill 'Summarize this' < report.txt
     aprefill -- models
 
-    The first argument is the prompt, unless it is the name of a command; after -- it always is. What is piped in
-    comes before it. With no model and no key in the environment the built-in demo model answers.
+    The first argument is the prompt, unless it is the name of a command. After -- it is always the prompt. Piped text
+    is put before the prompt. If no model is named and no key is set in the environment, the built-in demo model
+    answers.
     """
 
 
 @commands.command(context_settings=_HELP)
 @click.argument("words", nargs=-1, metavar="PROMPT", callback=_utf8)
-@click.option("-m", "--model", metavar="PROVIDER:NAME", callback=_utf8, help="Which model; else APREFILL_MODEL.")
+@click.option("-m", "--model", metavar="PROVIDER:NAME", callback=_utf8, help="The model (default: $APREFILL_MODEL).")
 @click.option("--prefill", default="", metavar="TEXT", callback=_utf8, help="The first characters of the reply.")
 @click.option("-s", "--system", metavar="TEXT", callback=_utf8, help="The system prompt.")
-@click.option("--stop", multiple=True, metavar="TEXT", callback=_utf8, help="End the reply here; can be repeated.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Limit for the new text.")
-@click.option("-t", "--temperature", type=float, metavar="T", help="Sent to the host as it is.")
-@click.option("--hide-prefill", is_flag=True, help="Print only what the model adds.")
+@click.option(
+    "--stop", multiple=True, metavar="TEXT", callback=_utf8, help="End the reply at this text; can be repeated."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Maximum number of new tokens.")
+@click.option("-t", "--temperature", type=float, metavar="T", help="Temperature; sent to the host unchanged.")
+@click.option("--hide-prefill", is_flag=True, help="Print only the model's text, without the prefill.")
 @click.option(
     "--absent",
     default="join",
     metavar="WORD",
-    help="If a model that was asked to begin with the prefill does not: join, retry or raise.",
+    help="If a model does not begin with the prefill as asked: join, retry or raise.",
 )
-@click.option("--no-emulate", is_flag=True, help="An error rather than asking for the prefill in the prompt.")
-@click.option("--strict", is_flag=True, help="An error rather than anything but a native prefill.")
+@click.option("--no-emulate", is_flag=True, help="Fail instead of asking for the prefill in the prompt.")
+@click.option("--strict", is_flag=True, help="Fail unless the host takes the prefill natively.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
-@click.option("--timing", is_flag=True, help="Say on standard error how long things took.")
-@click.option("--base-url", metavar="URL", callback=_utf8, help="Where the API lives: https, or http to this machine.")
-@click.option("--allow-http", is_flag=True, help="Take plain http to other machines, in clear.")
-@click.option("--api", metavar="API", help="chat (OpenAI's) or messages (Anthropic's), if not the provider's own.")
-@click.option("--support", metavar="WORD", help="What the host does with a prefill, where the table is wrong.")
+@click.option("--timing", is_flag=True, help="Print times in milliseconds to standard error.")
+@click.option("--base-url", metavar="URL", callback=_utf8, help="The API's URL: https, or http on this machine.")
+@click.option("--allow-http", is_flag=True, help="Allow unencrypted http to other machines.")
+@click.option("--api", metavar="API", help="chat (OpenAI's) or messages (Anthropic's); default: the provider's.")
+@click.option("--support", metavar="WORD", help="What the host does with a prefill, if the support table is wrong.")
 def run(**options: Any) -> Job:
     """Ask a model and print its reply.
 
-    Keys come from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY, ...): on a command line every user of the
-    machine could read them.
+    Keys are read from the environment (ANTHROPIC_API_KEY, OPENAI_API_KEY, ...). There is no option for a key, because
+    every user of the machine can read the command line of a process.
     """
     from ._run import Request, run
 
@@ -110,9 +113,9 @@ def run(**options: Any) -> Job:
 def models(provider: str | None, *, as_json: bool) -> Job:
     """Print what each host does with a prefill.
 
-    For all of them or one PROVIDER: a line a pattern of model names, tried from top to bottom, with how the
-    prefill is sent and on what evidence. "emulated" with the evidence "unknown" or "guess" means that nobody has
-    looked.
+    Prints one line per pattern of model names, for all providers or for one PROVIDER. The first matching line is used.
+    A line says what the host does with a prefill, how the prefill is switched on in a request (the dialect), and on
+    what evidence. "emulated" with the evidence "unknown" or "guess" means that nobody has checked.
     """
     from ._models import models
 

@@ -1,4 +1,4 @@
-"""Which model to ask: the option, the environment, or the built-in demo."""
+"""Chooses the model to ask: from the option, from the environment, or the built-in demo model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 DEMO = "demo:eats"
 DEMO_NOTE = (
     f"no model was named and no key is set, so this is {DEMO}, the built-in demo model; "
-    "for a real one pass -m provider:name or set APREFILL_MODEL"
+    "for a real model pass -m provider:name or set APREFILL_MODEL"
 )
 
 
 def choose_model(model: str | None, base_url: str | None) -> str | None:
-    """The model to ask, or None: nothing says which, and the demo model is to answer.
+    """Return the model to ask. Return None if nothing names a model and the demo model is to answer.
 
-    Raises `UsageError` where the demo would be a surprise: with a base URL, also one of the environment's, or with a
-    provider's key in the environment. A model is never chosen for the owner of a key: it is their money.
+    Raises `UsageError` where a reply of the demo model would be unexpected: with a base URL in an option or in the
+    environment, or with a provider's key in the environment. If there is a key, no model is chosen automatically,
+    because requests cost money.
     """
     name = model or os.environ.get("APREFILL_MODEL")
     if name:
@@ -45,7 +46,7 @@ def choose_model(model: str | None, base_url: str | None) -> str | None:
 
 
 def _example(provider: str, rows: Sequence[aprefill.SupportRow]) -> str:
-    """How to name a model of `provider`, with one that takes a prefill where the table has its plain name."""
+    """Return an example of `-m` for `provider`. It names a model that takes a prefill, if the table has a full name."""
     own = [row for row in rows if row.provider == provider]
     if not any(row.base_url for row in own):
         return "-m NAME --base-url URL"

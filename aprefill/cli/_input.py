@@ -1,4 +1,4 @@
-"""The prompt: the argument, what is piped in, or both."""
+"""Reads the prompt from the argument, from standard input, or from both."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from .._errors import UsageError
 
 
 def prompt_of(words: tuple[str, ...]) -> str:
-    """The prompt that the arguments and standard input make: the document first, a blank line, the question.
+    """Return the prompt: the piped text, a blank line, and the argument.
 
-    A terminal is never read, so nothing waits for someone to type. Raises `UsageError` when there is no prompt.
+    If standard input is a terminal, it is not read, so the command never waits for typing. Raises `UsageError` if there
+    is no prompt.
     """
     if len(words) > 1:
         raise UsageError(f"{len(words)} prompts were given", "put one prompt in quotes")
     parts = [part for part in (_piped(), *words) if part.strip()]
     if not parts:
-        raise UsageError("no prompt", "aprefill 'your question', or pipe one in (aprefill --help says more)")
+        raise UsageError("no prompt", "run aprefill 'your question', or pipe a prompt in (see aprefill --help)")
     return "\n\n".join(parts)
 
 
 def _piped() -> str:
-    """Standard input as text, without its last line ends; "" for a terminal or none."""
+    """Return standard input as text without line ends at its end; "" if it is a terminal or closed."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     try:

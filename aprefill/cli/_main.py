@@ -1,4 +1,4 @@
-"""From the arguments to an exit code: errors as one line, interruptions quietly."""
+"""Runs the command line and returns the exit code. Prints an error as one line, and nothing after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ._spelling import in_options
 if TYPE_CHECKING:
     from ._commands import Job
 
-#: The provider, the way to it, or the way out (a full disk).
+#: The provider, the network or the output (for example a full disk) failed.
 EXIT_FAILED: Final = 1
-#: The call itself is wrong; nothing was sent.
+#: The arguments are wrong. Nothing was sent.
 EXIT_USAGE: Final = 2
-#: As shells count Ctrl-C: 128 + SIGINT.
+#: Ctrl-C. The number is that of shells: 128 + SIGINT.
 EXIT_INTERRUPTED: Final = 130
-#: As shells count a tool whose reader left: 128 + SIGPIPE. Not 0: the reply was not printed whole. Not 1: nothing
-#: failed. Scripts under `pipefail` know this number from every other tool.
+#: The reader of the output was closed. The number is that of shells: 128 + SIGPIPE. It is not 0, because the reply was
+#: not printed completely, and not 1, because nothing failed. Scripts under `pipefail` get this number from other tools.
 EXIT_OUTPUT_CLOSED: Final = 141
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code. `arguments` are those of the process when None."""
+    """Run the command line and return the exit code. If `arguments` is None, the process's arguments are used."""
     try:
         job = _parse(sys.argv[1:] if arguments is None else arguments)
         if job is not None:
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> Job | None:
-    """The work that the arguments ask for; None when click has done it, as for --help."""
+    """Return the job for the arguments; None if click has done everything, as for --help."""
     if "_APREFILL_COMPLETE" in os.environ:
-        commands.main(prog_name="aprefill")  # the shell asks how a word may end; this exits
-    # not `commands.main`: that would expand a * in the prompt on Windows, and has a word of its own for Ctrl-C
+        commands.main(prog_name="aprefill")  # shell completion; this exits the process
+    # `commands.main` is not used: it would expand a * in the prompt on Windows, and prints its own text for Ctrl-C.
     try:
         with commands.make_context("aprefill", list(arguments)) as context:
             job: Job = commands.invoke(context)
@@ -71,5 +71,5 @@ def _parse(arguments: list[str]) -> Job | None:
 def _sentence(error: click.ClickException) -> str:
     sentence = error.format_message()
     if isinstance(error, click.NoSuchOption):
-        sentence += " A prompt that begins with a dash goes after --."
+        sentence += " If the prompt begins with a dash, put -- before it."
     return f"{sentence} (aprefill --help lists the options)"

@@ -1,4 +1,4 @@
-"""`aprefill models`: the support table for people and, with --json, for programs."""
+"""`aprefill models`: prints the support table as text or as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAD = ("provider", "api", "model", "support", "dialect", "evidence")
 
 
 def models(provider: str | None, *, as_json: bool) -> None:
-    """Print what is known about one provider's models, or everyone's. Raises `UsageError` for an unknown one."""
+    """Print the rows of one provider, or of all. Raises `UsageError` for an unknown provider."""
     output = Output()
     rows = aprefill.support_table()
     if provider is not None:
@@ -26,12 +26,12 @@ def models(provider: str | None, *, as_json: bool) -> None:
         provider = provider if provider in known else ALIASES.get(provider, provider)
         rows = tuple(row for row in rows if row.provider == provider)
         if not rows:
-            raise UsageError(f"unknown provider {provider!r}", f"known are {', '.join(known)}")
+            raise UsageError(f"unknown provider {provider!r}", f"the known providers are {', '.join(known)}")
     output.write(to_json([_facts(row) for row in rows]) if as_json else _columns(rows))
 
 
 def _columns(rows: Sequence[aprefill.SupportRow]) -> str:
-    """A line a pattern, so that grep finds a model."""
+    """Return the rows as text, with one line per pattern, so that grep finds a model."""
     lines = [
         _HEAD,
         *(

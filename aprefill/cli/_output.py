@@ -1,4 +1,4 @@
-"""Standard output and standard error, as a well-kept tool treats them."""
+"""Writes to standard output and standard error, and handles closed pipes, full disks and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ._terminal import TerminalFilter, one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: A pipe that nobody reads any more; EINVAL is Windows' word for it.
+#: The error codes of a pipe whose reader was closed. On Windows this is EINVAL.
 _GONE = frozenset({errno.EPIPE, errno.EINVAL})
 
 
 class OutputClosed(Exception):
-    """The reader of standard output is gone, as in `aprefill ... | head -c 1`."""
+    """The reader of standard output was closed, as in `aprefill ... | head -c 1`."""
 
 
 class OutputFailed(Exception):
-    """Standard output takes nothing, say a full disk. The message is the system's reason."""
+    """Writing to standard output failed, for example because of a full disk. The message is the system's reason."""
 
 
 class Output:
-    """Standard output as UTF-8 whatever the locale, each piece written at once.
+    """Standard output. Writes UTF-8 regardless of the locale, and flushes every piece.
 
-    On a terminal the text goes through the filter, and `end_line` finishes the line. Anywhere else the bytes are
-    those of the text and no others.
+    If it is a terminal, the text is filtered, and `end_line` ends the last line. Otherwise the text is written
+    unchanged.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class Output:
         self._in_line = False
 
     def write(self, text: str, *, interrupted: Callable[[], object] = lambda: False) -> None:
-        """Write `text` and flush. Raises `OutputClosed` or `OutputFailed`, after which nothing can be written.
+        """Write `text` and flush. Raises `OutputClosed` or `OutputFailed`. After these, nothing more can be written.
 
-        Ctrl-C ends it with `KeyboardInterrupt`, also while nobody reads a pipe that is full. `interrupted` tells whether
-        Ctrl-C came before and only the caller's event loop was told.
+        Ctrl-C raises `KeyboardInterrupt`, also while the write waits for the reader of a full pipe. `interrupted` tells
+        whether Ctrl-C was pressed before this call and has so far only cancelled the caller's task.
         """
         if self._filter is not None:
             text = self._filter.feed(text)
@@ -61,32 +61,32 @@ class Output:
         except OSError as exc:
             raise output_error(exc) from exc
         except KeyboardInterrupt:
-            # the interpreter would wait at its exit until the rest is written
+            # otherwise the interpreter would wait at exit until the rest is written
             abandon(self._stream)
             raise
 
     def _write(self, text: str) -> None:
-        # bytes: text streams would translate line ends on Windows and refuse what the locale cannot say
+        # Write bytes: a text stream would translate line ends on Windows and fail for characters outside the locale.
         data = memoryview(text.encode("utf-8", "replace"))
         while data:
-            # under PYTHONUNBUFFERED this is the bare file, which may take a part of it
+            # with PYTHONUNBUFFERED this is an unbuffered file, whose write() may write only a part
             data = data[self._stream.buffer.write(data) :]
         self._stream.buffer.flush()
 
     def end_line(self) -> None:
-        """On a terminal, end the line that the text left open."""
+        """On a terminal, end the last line if the text did not end it."""
         if self.is_terminal and self._in_line:
             self.write("\n")
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise `KeyboardInterrupt` here.
+    """Let Ctrl-C raise `KeyboardInterrupt` inside this block.
 
-    The handler that asyncio installs only cancels the task, which a write that waits for its reader does not notice.
+    asyncio's own handler only cancels the task, which has no effect on a blocking write.
     """
     before = signal.getsignal(signal.SIGINT)
-    # a process that was started with SIGINT ignored goes on ignoring it
+    # if the process was started with SIGINT ignored, keep ignoring it
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,18 +98,18 @@ def _interruptible() -> Iterator[None]:
 
 
 def output_error(exc: OSError) -> OutputClosed | OutputFailed:
-    """What a failed write to standard output means; nothing more is written there afterwards."""
+    """Return the exception for a failed write to standard output. Afterwards nothing more is written there."""
     abandon(sys.stdout)
     return OutputClosed() if exc.errno in _GONE else OutputFailed(exc.strerror or type(exc).__name__)
 
 
 def say(message: str) -> None:
-    """One line on standard error, whatever is in `message`. Raises nothing: there is nobody left to tell."""
+    """Print `message` as one line on standard error. Errors are ignored, because they could not be reported."""
     _to_stderr(f"aprefill: {one_line(message)}\n")
 
 
 def leave_interrupted_line() -> None:
-    """Go to a fresh line: the terminal has written `^C` into the present one."""
+    """Start a new line, because the terminal has printed `^C` in the current line."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
             with contextlib.suppress(OSError):
@@ -129,7 +129,7 @@ def _to_stderr(line: str) -> None:
 
 
 def abandon(stream: IO[str]) -> None:
-    """Let what is still buffered go nowhere: flushing it at exit would fail again, loudly and with code 120."""
+    """Discard buffered output. Otherwise the flush at exit would fail again, with a traceback and exit code 120."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""`aprefill run`: one reply, streamed to standard output or given as one JSON object."""
+"""`aprefill run`: streams one reply to standard output, or prints it as one JSON object."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Request:
-    """What the command line asked for. It has no repr: it holds the prompt."""
+    """The options and arguments of `run`. It has no repr, because it contains the prompt."""
 
     words: tuple[str, ...]
     model: str | None
@@ -45,7 +45,7 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Print the reply. Raises `AprefillError`, after what came is printed and its line ended."""
+    """Print the reply. Raises `AprefillError`, after the text received so far was printed and its last line ended."""
     output = Output()
     model = choose_model(request.model, request.base_url)
     reply = aprefill.stream(
@@ -89,7 +89,7 @@ def run(request: Request) -> None:
 async def _print(reply: aprefill.Reply, output: Output) -> None:
     task = asyncio.current_task()
     assert task is not None
-    # `async with`: a write that fails closes the connection before the error goes on
+    # `async with` closes the connection if a write fails
     async with reply:
         async for chunk in reply:
             output.write(chunk, interrupted=task.cancelling)

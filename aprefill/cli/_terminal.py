@@ -1,8 +1,8 @@
-"""Keeps a terminal safe from text that a model wrote: removes escape sequences, however the text is cut.
+"""Removes escape sequences from a model's text before it is printed on a terminal.
 
-Text for a terminal can be a program for it: it can set the clipboard (OSC 52), the window's title, move the cursor
-over what was written before, or make the terminal type an answer. The grammar is ECMA-48's, with xterm's BEL as a
-second end of a string. Only what a terminal is shown goes through here; a pipe gets the model's text as it is.
+A terminal interprets escape sequences as commands. They can set the clipboard (OSC 52) or the window's title, move the
+cursor over earlier text, or make the terminal send input. The grammar is ECMA-48's; in addition, xterm ends a string
+with BEL. The filter is used only for a terminal. A pipe gets the model's text unchanged.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import re
 from enum import Enum
 from typing import Final
 
-#: C0 without tab and line feed, DEL, C1; and the nine bidirectional embeddings, overrides and isolates, which
-#: make a line read otherwise than it is ("Trojan Source", CVE-2021-42574). Text in Arabic or Hebrew is shown
-#: right without them, by its letters' own direction; the marks LRM, RLM and ALM move no letters and stay.
-#: A carriage return goes too: alone it would write over the line, before a line feed it does nothing.
+#: Unsafe characters: C0 except tab and line feed, DEL, C1, and the nine bidirectional embeddings, overrides and
+#: isolates, which can display a line in a misleading order ("Trojan Source", CVE-2021-42574). Arabic and Hebrew text is
+#: displayed correctly without them, because letters have a direction of their own. The marks LRM, RLM and ALM are kept,
+#: because they do not move letters. A carriage return is unsafe too: it moves the cursor to the start of the line.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _SAFE = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*")
 
 
 class _State(Enum):
-    #: between sequences
+    #: outside a sequence
     TEXT = "text"
     #: after ESC
     ESCAPE = "escape"
-    #: after ESC and an intermediate byte: one more final byte ends it
+    #: after ESC and an intermediate byte; a final byte ends the sequence
     INTERMEDIATE = "intermediate"
     #: after ESC [ or its one-character form
     CSI = "csi"
-    #: inside OSC, DCS, SOS, PM or APC: anything, up to a terminator
+    #: inside OSC, DCS, SOS, PM or APC: any characters, up to a terminator
     STRING = "string"
 
 
@@ -36,16 +36,17 @@ def _range(first: str, last: str, then: _State) -> dict[str, _State | None]:
     return {chr(code): then for code in range(ord(first), ord(last) + 1)}
 
 
-#: What begins a sequence; any other unsafe character is one by itself. U+0080 to U+009F are ESC and a letter in one.
+#: The characters that begin a sequence -> the state after them. Any other unsafe character is removed by itself.
+#: U+0080 to U+009F are one-character forms of ESC and a letter.
 _BEGINS: Final = {
     "\x1b": _State.ESCAPE,
     "\x9b": _State.CSI,
     **dict.fromkeys("\x90\x98\x9d\x9e\x9f", _State.STRING),
 }
 
-#: state -> (by character; any other): the state after that character is dropped. None: the character is no part
-#: of the sequence, which is over; it is looked at again as text. So ESC always begins anew, and a line end ends
-#: a string that nobody closed.
+#: State -> (next state by character, next state for any other character). The character is removed. None: the sequence
+#: has ended before this character, which is processed again as text. So ESC always begins a new sequence, and a line
+#: feed ends a string without a terminator.
 _STEPS: Final[dict[_State, tuple[dict[str, _State | None], _State | None]]] = {
     _State.ESCAPE: (
         {
@@ -59,7 +60,7 @@ _STEPS: Final[dict[_State, tuple[dict[str, _State | None], _State | None]]] = {
     _State.INTERMEDIATE: ({**_range(" ", "/", _State.INTERMEDIATE), **_range("0", "~", _State.TEXT)}, None),
     _State.CSI: ({**_range(" ", "?", _State.CSI), **_range("@", "~", _State.TEXT)}, None),
     _State.STRING: (
-        # BEL, CAN, SUB and ST end it; ESC \ does too: ESC ends the string, and ESC \ is then a sequence by itself
+        # BEL, CAN, SUB and ST end a string. So does ESC \: ESC ends the string, and ESC \ is a sequence by itself.
         {**dict.fromkeys("\x07\x18\x1a\x9c", _State.TEXT), "\n": None, "\x1b": None},
         _State.STRING,
     ),
@@ -67,11 +68,11 @@ _STEPS: Final[dict[_State, tuple[dict[str, _State | None], _State | None]]] = {
 
 
 class TerminalFilter:
-    r"""Text without anything that a terminal would obey but tab and line feed.
+    r"""Removes escape sequences and control characters except tab and line feed.
 
-    What comes out does not depend on how the text is cut. Nothing is held back: a character is handed out at once,
-    or dropped. A sequence that is never closed takes at most `max_sequence_chars` characters after the one that
-    began it, and a string (OSC and its kin) never more than its line.
+    The result does not depend on how the text is cut into pieces. Nothing is held back: each character is returned at
+    once or removed. An unterminated sequence removes at most `max_sequence_chars` characters after its first one, and
+    an unterminated string (OSC, DCS, SOS, PM or APC) at most the rest of its line.
 
     >>> screen = TerminalFilter()
     >>> screen.feed("plain \x1b]52;c;ZXZp"), screen.feed("bA==\x07text"), screen.close()
@@ -87,7 +88,7 @@ class TerminalFilter:
         self._length = 0
 
     def feed(self, piece: str) -> str:
-        """What of `piece` is fit to be shown."""
+        """Return the safe characters of `piece`."""
         if self._state is _State.TEXT and not _UNSAFE.search(piece):
             return piece
         out: list[str] = []
@@ -107,7 +108,7 @@ class TerminalFilter:
         return "".join(out)
 
     def _is_part(self, char: str) -> bool:
-        """Step the sequence over `char`; False if it ended before that."""
+        """Process `char` inside a sequence. Return False if the sequence ended before `char`."""
         by_char, other = _STEPS[self._state]
         then = by_char.get(char, other)
         self._length += 1
@@ -115,12 +116,12 @@ class TerminalFilter:
         return then is not None
 
     def close(self) -> str:
-        """What was held back: nothing. An unfinished sequence is forgotten."""
+        """End the text. Return "", because nothing is held back. An unfinished sequence is forgotten."""
         self._state = _State.TEXT
         return ""
 
 
 def one_line(text: str) -> str:
-    """`text` on one line and fit to be shown, for messages that quote a provider."""
-    # white space first: a filter that drops a carriage return would join two words
+    """Return `text` on one line and safe to print, for messages that quote a provider."""
+    # Replace white space first: the filter removes carriage returns, which would join two words.
     return TerminalFilter().feed(" ".join(text.split()))

@@ -1,8 +1,8 @@
 """Prefill for Simon Willison's LLM: `llm --prefill TEXT`, `llm.get_model("prefill/<id>")`, `with_prefill(model)`.
 
-LLM loads this module at every start, so it imports nothing but LLM's own marker; the rest comes when it is used.
-Where LLM is of another version, or lacks what the plugin needs, `llm` works as without the plugin. One line on stderr
-and one command say so.
+LLM loads this module at every start. So it imports only LLM's marker `hookimpl`; everything else is imported when it is
+used. If the version of LLM is not supported, or if LLM lacks something that the plugin needs, the plugin switches
+itself off and `llm` works as without it. One line on stderr and the command `llm prefill models` say so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ("with_prefill",)
 
-#: The versions of LLM that the plugin works with, from the first up to but not including the second.
+#: The supported versions of LLM: from the first version up to, but not including, the second.
 TESTED = ((0, 32), (1, 0))
 
 
@@ -42,13 +42,13 @@ def _is_tested(installed: str) -> bool:
 
 INSTALLED = _installed()
 
-#: What the plugin uses of LLM: module -> dotted names in it. All of these are imported by LLM itself at every start.
+#: The names that the plugin uses of LLM: module -> dotted names. LLM itself imports these modules at every start.
 _USED = {
     "llm": ("Model", "KeyModel", "AsyncModel", "AsyncKeyModel", "Options", "ModelError", "get_models_with_aliases"),
     "llm.models": ("ModelWithAliases", "Prompt.messages", "_BaseResponse._messages_now"),
     "llm.parts": ("Message", "StreamEvent", "TextPart", "ToolCallPart", "ToolResultPart"),
 }
-#: Attributes of instances that the plugin reads or sets: class in llm.models -> names that its `__init__` has to set.
+#: The instance attributes that the plugin reads or sets: class in llm.models -> names that its `__init__` must set.
 _SET = {
     "Prompt": ("_explicit_messages", "_prompt", "options", "schema", "tools"),
     "_BaseResponse": ("_chunks", "_stream_events", "_tool_calls", "response_json", "conversation"),
@@ -56,7 +56,7 @@ _SET = {
 
 
 def _lacks() -> str | None:
-    """The first name that the plugin needs and this LLM does not have."""
+    """Return the first name that the plugin needs and the installed LLM lacks, or None."""
     for module, names in _USED.items():
         for name in names:
             found: Any = sys.modules.get(module)
@@ -76,10 +76,10 @@ def _lacks() -> str | None:
 
 
 def _why_not() -> str | None:
-    """Why the plugin is switched off; None: it is on."""
+    """Return why the plugin is switched off; None if it is on."""
     if not _is_tested(INSTALLED):
         (low, high) = (".".join(map(str, bound)) for bound in TESTED)
-        return f"aprefill is switched off: it works with LLM {low} or later, below {high}, and this is LLM {INSTALLED}"
+        return f"aprefill is switched off: it works with LLM {low} or later, below {high}, but this is LLM {INSTALLED}"
     if (missing := _lacks()) is not None:
         return f"aprefill is switched off: LLM {INSTALLED} has no {missing}, which it needs"
     return None
@@ -89,11 +89,16 @@ OFF = _why_not()
 
 
 def with_prefill(model: Any) -> Any:
-    """`model`, sync or async, with the options `prefill`, `hide_prefill` and `prefill_strict`. It has a new `model_id`.
+    """Return a sync or async model with the options `prefill`, `hide_prefill` and `prefill_strict`.
 
-    `prefill`: the reply begins with this text, once. `hide_prefill`: `text()` and the stream leave it out; the
-    messages, and so the conversation, always have it. `prefill_strict`: an error where the model takes no prefill
-    natively, or does not repeat it although its host is known to. Errors are `llm.ModelError`.
+    The new model has the `model_id` ``prefill/<id>``.
+
+    - `prefill`: the reply begins with this text, once.
+    - `hide_prefill`: `text()` and the stream omit the prefill. The messages and the conversation always contain it.
+    - `prefill_strict`: raises an error if the host does not take the prefill natively, or if the model does not repeat
+      the prefill although its host is known to repeat it.
+
+    Errors are `llm.ModelError`.
     """
     if OFF is not None:
         raise RuntimeError(OFF)
@@ -106,14 +111,14 @@ if OFF is None:
 
     @hookimpl(trylast=True)
     def register_models(register: Any, model_aliases: Any) -> None:
-        """`prefill/<id>` for every model that other plugins have registered."""
+        """Register `prefill/<id>` for every model of other plugins."""
         from ._models import register_all
 
         register_all(register, model_aliases)
 
     @hookimpl
     def register_commands(cli: click.Group) -> None:
-        """`--prefill` on `llm prompt` and `llm chat`, and `llm prefill models`."""
+        """Add `--prefill` and `--hide-prefill` to `llm prompt` and `llm chat`, and add `llm prefill models`."""
         from ._cli import install
 
         install(cli)
@@ -122,7 +127,7 @@ else:
 
     @hookimpl
     def register_commands(cli: click.Group) -> None:
-        """Only `llm prefill models`, which says why there is nothing more. So does a line on stderr."""
+        """Add only `llm prefill models`, whose error says why the plugin is off, and print this reason on stderr."""
         from ._cli import install_notice
 
         install_notice(cli, OFF or "")

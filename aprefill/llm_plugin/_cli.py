@@ -1,8 +1,9 @@
-"""What LLM's command line gains: two options on two commands, and one command of its own.
+"""Adds two options to `llm prompt` and `llm chat`, and the command `llm prefill models`.
 
-The options are appended to the commands that LLM has, and their callbacks are wrapped: without `--prefill` and without
-a template they are called as they were. With either, `RUN` says so for as long as the command runs, and the models
-that LLM looks up meanwhile take the option `prefill` (see `_models.register_all`). LLM's modules are left alone.
+The options are appended to LLM's commands, and the callbacks of these commands are wrapped. Without `--prefill` and
+without a prefill in a template, a callback is called unchanged. Otherwise `RUN` is set while the command runs, and the
+models that LLM looks up in this time take the option `prefill` (see `_models.register_all`). LLM's modules are not
+changed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 _PREFILL = "Begin the reply with this text"
 _PREFILL_CHAT = "Begin the first reply with this text"
-_HIDE = "Do not print the prefill; the log and the conversation have it"
+_HIDE = "Do not print the prefill; the log and the conversation contain it"
 
 
 def install(cli: click.Group) -> None:
-    """Add everything to `cli`, which is LLM's own. What is not there, or has the options already, is left alone."""
+    """Add the options and the command to LLM's `cli`. Skip a command that is missing or has the options already."""
     for name, is_chat in (("prompt", False), ("chat", True)):
         command = cli.commands.get(name)
         if command is None or command.callback is None or any(p.name == "prefill" for p in command.params):
@@ -46,10 +47,10 @@ def install(cli: click.Group) -> None:
 
 
 def install_notice(cli: click.Group, notice: str) -> None:
-    """Print the notice on stderr, and add `llm prefill models` alone, whose error is the notice.
+    """Print the notice on stderr, and add only `llm prefill models`, whose error is the notice.
 
-    LLM registers commands once in a process, when its command line is imported. So a program that uses LLM as a library
-    sees nothing of it.
+    LLM registers commands once per process, when its command line is imported. So a program that uses LLM as a library
+    does not print the notice.
     """
     click.echo(notice, err=True)
 
@@ -75,7 +76,7 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
             if any(name == "prefill" for name, _ in options):
                 raise click.ClickException("--prefill and -o prefill are the same; give one of them")
             options += (("prefill", prefill),)
-            if is_chat:  # `llm prompt` takes them over itself
+            if is_chat:  # `llm prompt` uses a template's options itself
                 given = {name for name, _ in options}
                 more = _of_templates(kwargs.get("template"), is_chat=True) or ()
                 options += tuple(pair for pair in more if pair[0] not in given)
@@ -86,11 +87,12 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
             with _errors_in_a_line():
                 return callback(*args, **kwargs)
         elif not any(name == "prefill" for name, _ in options):
-            raise click.ClickException("--hide-prefill hides what --prefill gives; give both")
+            raise click.ClickException("--hide-prefill needs --prefill; give both")
         if hide_prefill:
             if prefill and "```" in prefill and (kwargs.get("extract") or kwargs.get("extract_last")):
                 raise click.ClickException(
-                    "-x looks for the fence in what is printed, and --hide-prefill hides it; leave one of them out"
+                    "-x searches the printed text for a code fence, and --hide-prefill hides its first line; "
+                    "leave one of them out"
                 )
             options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))
         with _running(CommandScope(first_only=is_chat)):
@@ -111,13 +113,13 @@ def _running(run: CommandScope) -> Iterator[None]:
 
 @contextmanager
 def _telling(*, at_once: bool) -> Iterator[None]:
-    """Notes go to stderr behind what the command prints, or, `at_once`, each behind the reply that it is about."""
+    """Print notes on stderr after the command's output, or with `at_once` each note directly after its reply."""
     notes: list[str] = []
 
     def tell(note: str) -> None:
         if at_once:
             click.echo(nl=False)
-            click.echo(f"\n{note}", err=True)  # the line of the reply is still open
+            click.echo(f"\n{note}", err=True)  # the reply's last line has no line end yet
         else:
             notes.append(note)
 
@@ -127,14 +129,14 @@ def _telling(*, at_once: bool) -> Iterator[None]:
     finally:
         TELL.reset(token)
         if notes:
-            click.echo(nl=False)  # what LLM has printed comes first: this flushes it
+            click.echo(nl=False)  # flushes LLM's output, so that it comes before the notes
         for note in notes:
             click.echo(note, err=True)
 
 
 @contextmanager
 def _errors_in_a_line() -> Iterator[None]:
-    """`llm prompt` makes a line of what a model raises, `llm chat` does not."""
+    """Turn a `PrefillError` into a one-line error, also for `llm chat`, which does not do this itself."""
     try:
         yield
     except Exception as exc:
@@ -146,19 +148,21 @@ def _errors_in_a_line() -> Iterator[None]:
 
 
 def _of_templates(names: str | tuple[str, ...] | None, *, is_chat: bool) -> tuple[tuple[str, Any], ...] | None:
-    """What to add to the options if a template may have a prefill; None: none has.
+    """Return the options to add if a template may have a prefill; None if no template has one.
 
-    LLM itself takes a template's options over for `llm prompt`, but not for `llm chat`.
+    LLM applies a template's options for `llm prompt`, but not for `llm chat`. So for `llm prompt` there are no options
+    to add.
     """
     from llm.cli import LoadTemplateError, load_template
 
     for name in (names,) if isinstance(names, str) else names or ():
         if ":" in name and not is_chat:
-            return ()  # an address, or a plugin's: it need not be loaded twice
+            return ()  # the template is at a URL or from a plugin's loader: do not load it twice
         try:
             found = load_template(name).options or {}
         except Exception as exc:
-            # LLM is about to say so itself. It fetches with httpx or httpx2, whose errors have one base class's name
+            # LLM will report this error itself. It loads templates with httpx or httpx2. The base class of the errors
+            # has the same name in both.
             if isinstance(exc, LoadTemplateError | OSError | ValueError) or _is_http_error(exc):
                 continue
             raise
@@ -191,12 +195,12 @@ def _group() -> click.Group:
     @click.option("async_", "--async", is_flag=True, help="The async models")
     @click.option("json_", "--json", is_flag=True, help="Output as JSON")
     def models(queries: tuple[str, ...], async_: bool, json_: bool) -> None:
-        """What happens to a prefill with each installed model."""
+        """Show how a prefill is sent for each installed model."""
         from ._listing import listing
 
         for line in listing(queries, async_=async_, as_json=json_):
             click.echo(line)
 
-    group = click.Group("prefill", help="Prefill: begin the reply with words of your own (aprefill)")
+    group = click.Group("prefill", help="Prefill: begin the reply with your own text (aprefill)")
     group.add_command(models)
     return group

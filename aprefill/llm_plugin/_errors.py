@@ -1,4 +1,4 @@
-"""LLM's own kind of error, which its command line prints as one line."""
+"""The plugin's error. It is one of LLM's own kind, which LLM's command line prints as one line."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import llm
 
 
 class PrefillError(llm.ModelError):
-    """The prefill cannot be carried here, or the model did not begin with it."""
+    """The prefill cannot be sent, or the model did not begin its reply with it."""

@@ -1,7 +1,7 @@
-"""Which host an installed model of LLM's talks to, what the support table says of it, and how the plugin can be told.
+"""Finds the host of an installed LLM model, its row of the support table, and the way to pass a prefill to the plugin.
 
-Support belongs to a host and its model, so a plugin's model is mapped to `provider:name` first. What no plugin of
-ours to know is behind, or an address the table does not know, is unknown: it is asked in the prompt.
+Support depends on the host and the model, so a plugin's model is mapped to `provider:name` first. If the plugin or the
+address is unknown, support is unknown too, and the prefill is asked for in the prompt.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ from .._hosts.table import builtin_table
 if TYPE_CHECKING:
     from .._hosts.row import SupportRow
 
-#: How a plugin can be told of a native prefill: by an option of its own (its name), by a last assistant message, by
-#: changing what LLM's own class for chat completions sends, or by adding to the messages that the plugin builds (llm-groq,
-#: and llm-ollama before 0.18).
-#: None: not at all.
+#: How a native prefill is passed to a plugin:
+#: "prefill", "prefix": by the plugin's option of this name;
+#: "message": as a last assistant message;
+#: "chat": by changing what LLM's own class for chat completions sends;
+#: "built": by adding to the messages that the plugin builds (llm-groq, and llm-ollama before 0.18);
+#: None: not possible.
 Door: TypeAlias = Literal["prefill", "prefix", "message", "chat", "built"] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a model's requests go. `provider` is "" for one that the table does not know."""
+    """The host of a model's requests. `provider` is "" if the table does not know the host."""
 
     provider: str
     name: str
     row: SupportRow
     door: Door = None
-    #: "": the plugin's own
+    #: "": the plugin's default
     base_url: str = ""
-    #: the requests go to /responses, of which the table's rows say nothing
+    #: whether the requests go to /responses, which the table's rows do not cover
     on_responses: bool = False
 
     @property
     def native(self) -> bool:
-        """Whether the host takes a prefill and the plugin can be told of it."""
+        """Whether the host takes a prefill and the plugin can send it."""
         return self.row.native and self.door is not None
 
 
 def route_of(model: Any) -> Route:
-    """Where this model's requests go."""
+    """Return the host of this model's requests."""
     plugin = _plugin_of(model)
     if plugin == "llm_anthropic":
-        # the plugin refuses its own option where it has its adaptive thinking, which began with Claude 4.6
+        # the plugin refuses its option `prefill` for models with adaptive thinking, which are Claude 4.6 and later
         takes = _has_option(model, "prefill") and not getattr(model, "supports_adaptive_thinking", False)
         base_url = model.base_url or _sdk_url("anthropic", "messages")
         return _host("anthropic", model.claude_model_id, base_url, "prefill" if takes else None, api="messages")
@@ -63,21 +65,21 @@ def route_of(model: Any) -> Route:
         return replace(found, on_responses=hasattr(model, "_build_responses_input"))
     if plugin == "llm_groq":
         found = _host("groq", model.groq_model_id, os.environ.get("GROQ_BASE_URL"), "built")
-        # its class for speech has no messages, and fields of the body cannot be added
+        # the plugin's class for speech has no messages, and body fields cannot be added
         can = hasattr(model, "build_messages") and not found.row.body_fields
         return found if can else replace(found, door=None)
     return _host("", getattr(model, "gemini_model_id", None) or model.model_id, None, None)
 
 
 def _plugin_of(model: Any) -> str:
-    """The package of the first of the model's classes that we know; "llm" is its OpenAI plugin."""
+    """Return the package of the model's first known class; "llm" is LLM's own OpenAI plugin; "" if none is known."""
     known = {
         "llm_anthropic": "claude_model_id",
         "llm_groq": "groq_model_id",
         "llm_mistral": "mistral_model_id",
         "llm_ollama": "ollama_name",
     }
-    # llm-ollama before 0.18 calls its models as Ollama does, and makes the messages itself
+    # llm-ollama before 0.18 has no `ollama_name`: its model ids are Ollama's names, and it builds the messages itself
     before = {"llm_ollama": "build_messages"}
     for base in type(model).__mro__:
         root = base.__module__.partition(".")[0]
@@ -93,22 +95,25 @@ def _has_option(model: Any, name: str) -> bool:
 
 
 def _is_chat(model: Any) -> bool:
-    """Whether it is LLM's chat completions code that makes the request, under whatever name a plugin gives it."""
+    """Whether LLM's chat completions code makes the request, also in a subclass that a plugin defines."""
     module = sys.modules.get("llm.default_plugins.openai_models")
     ours = {getattr(module, name).execute for name in ("Chat", "AsyncChat") if hasattr(module, name)}
     return type(model).execute in ours
 
 
 def _sdk_url(provider: str, api: str) -> str | None:
-    """The URL from the environment variable that the provider's SDK reads where it is given none."""
+    """Return the URL from the environment variable that the provider's SDK reads if no URL is passed."""
     return os.environ.get(builtin_table().row(provider, "", api).url_env)
 
 
 def _host(provider: str, name: str, base_url: str | None, door: Door, *, api: str | None = None) -> Route:
-    """The host at `base_url`, or the provider's own; `api` is the protocol that the plugin speaks, None the provider's default."""
+    """Return the host at `base_url`, or the provider's own host.
+
+    `api` is the protocol that the plugin uses; None is the provider's default protocol.
+    """
     table = builtin_table()
     if base_url:
-        # the address decides whose table row applies, not the name of a plugin's class
+        # the table row is chosen by the address, not by the plugin
         provider = table.provider_of_url(base_url) or ""
         if api not in (None, *table.apis(provider)):
             provider = ""

@@ -1,6 +1,6 @@
-"""Whether any JSON text that a schema allows can begin with a prefill. Pure.
+"""Checks whether a JSON text that a schema allows can begin with a prefill. Pure.
 
-Only what is certain is said: a keyword of JSON Schema that is not known here allows everything.
+It reports only what is certain: an unknown keyword of JSON Schema counts as allowing everything.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import re
 from typing import Any
 
 _SPACE = " \t\n\r"
-#: A number, and the beginning of one that is not over yet.
+#: A complete number, and the beginning of a number.
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NUMBER_BEGUN = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:(?<=\d)[eE][+-]?\d*)?)?")
 _ESCAPES = frozenset('"\\/bfnrt')
 _HEX = frozenset("0123456789abcdefABCDEF")
-#: With one of these beside it, what is said of a value's type, names or items may not be all.
+#: With one of these keywords, the other keywords of a schema may not be all of its rules.
 _OTHER = ("$ref", "$dynamicRef", "allOf", "if")
 
 
 class _Over(Exception):
-    """The prefill ended before anything was wrong."""
+    """The prefill ended, and nothing in it was wrong."""
 
 
 class _Wrong(Exception):
-    """No text can go on from here; the message says why."""
+    """No valid text can continue from here. The message says why."""
 
 
 def impossible(schema: Any, prefill: str) -> str:
-    """Why no JSON text of this schema begins with `prefill`, without quoting it; "" if one may.
+    """Return why no JSON text of this schema can begin with `prefill`, without quoting it; "" if one may.
 
     >>> impossible({"type": "object"}, '["')
-    'the value at character 1 is an array, and the schema has an object there'
+    'the value at character 1 is an array, but the schema has an object there'
     >>> impossible({"type": "object"}, '{"name": "')
     ''
     """
@@ -39,18 +39,18 @@ def impossible(schema: Any, prefill: str) -> str:
     try:
         reader.value(_variants(schema))
         reader.space()
-        reader.wrong("there is text behind the end of the JSON")
+        reader.wrong("there is text after the end of the JSON")
     except _Over:
         return ""
     except _Wrong as wrong:
         return str(wrong)
     except RecursionError:
-        return ""  # nested too deep to be looked at
+        return ""  # nested too deeply to check
     return ""
 
 
 def _variants(schema: Any) -> list[dict[str, Any]]:
-    """The schemas of which one has to hold; an empty one allows everything."""
+    """Return the alternatives of a schema. A value must match one of them. An empty schema allows everything."""
     if not isinstance(schema, dict) or any(key in schema for key in _OTHER):
         return [{}]
     for key in ("anyOf", "oneOf"):
@@ -63,7 +63,7 @@ def _variants(schema: Any) -> list[dict[str, Any]]:
 
 
 def _types(schema: dict[str, Any]) -> set[str] | None:
-    """The types that a value may have; None: any."""
+    """Return the types that a value may have; None: any."""
     if "const" in schema or isinstance(schema.get("enum"), list):
         values = [schema["const"]] if "const" in schema else schema["enum"]
         return {_type(value) for value in values}
@@ -84,14 +84,14 @@ def _type(value: Any) -> str:
 
 
 class _Reader:
-    """Reads the prefill as JSON, with the schemas that may hold for each value."""
+    """Parses the prefill as JSON, and checks each value against the schemas that may apply to it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
 
     def wrong(self, why: str) -> None:
-        """Raises `_Wrong`, unless the text is over."""
+        """Raise `_Wrong`, or `_Over` if the text has ended."""
         if self._at >= len(self._text):
             raise _Over
         raise _Wrong(f"{why} (character {self._at + 1})")
@@ -112,7 +112,7 @@ class _Reader:
         if not allowed:
             wanted = sorted({name for one in variants for name in _types(one) or ()})
             names = " or ".join(map(_one, wanted))
-            raise _Wrong(f"the value at character {self._at + 1} is {_one(kind)}, and the schema has {names} there")
+            raise _Wrong(f"the value at character {self._at + 1} is {_one(kind)}, but the schema has {names} there")
         if kind == "object":
             self._object(allowed)
         elif kind == "array":
@@ -129,22 +129,22 @@ class _Reader:
         self.space()
         if self._peek() == "}":
             if variants and all(one.get("required") for one in variants):
-                self.wrong("the object ends without what the schema requires")
+                self.wrong("the object ends without the members that the schema requires")
             self._at += 1
             return
         while True:
             self.space()
             if self._peek() != '"':
-                self.wrong("an object's member begins with a quotation mark")
+                self.wrong("a quotation mark must begin an object's member")
             name = self._string(_names(variants))
             self.space()
-            self._expect(":", "a colon follows a member's name")
+            self._expect(":", "a colon must follow a member's name")
             self.value([one for schema in variants for one in _variants(_member(schema, name))])
             self.space()
             if self._peek() == "}":
                 self._at += 1
                 return
-            self._expect(",", "a comma or the object's end follows a member")
+            self._expect(",", "a comma or the object's end must follow a member")
 
     def _array(self, variants: list[dict[str, Any]]) -> None:
         self._at += 1
@@ -162,10 +162,10 @@ class _Reader:
             if self._peek() == "]":
                 self._at += 1
                 return
-            self._expect(",", "a comma or the array's end follows an item")
+            self._expect(",", "a comma or the array's end must follow an item")
 
     def _string(self, allowed: list[str] | None) -> str:
-        """Read a string; with `allowed`, it has to be one of these. Escapes are read as what they stand for."""
+        """Parse a string and return its value. If `allowed` is given, the value must be in it."""
         begin = self._at
         self._at += 1
         while True:
@@ -177,7 +177,7 @@ class _Reader:
                 self._at += 1
                 break
             if ord(char) < 0x20:
-                self.wrong("a control character in a string has to be escaped")
+                self.wrong("a control character in a string must be escaped")
             self._at += 1
             if char == "\\":
                 escape = self._peek()
@@ -185,12 +185,12 @@ class _Reader:
                     self._at += 1
                     for _ in range(4):
                         if self._peek() not in _HEX:
-                            self.wrong("this is no escape of JSON's")
+                            self.wrong("this is not an escape sequence of JSON")
                         self._at += 1
                 elif escape in _ESCAPES:
                     self._at += 1
                 else:
-                    self.wrong("this is no escape of JSON's")
+                    self.wrong("this is not an escape sequence of JSON")
         text: str = json.loads(self._text[begin : self._at])
         if allowed is not None and text not in allowed:
             raise _Wrong(f"the schema does not have the name or value that ends at character {self._at}")
@@ -201,7 +201,7 @@ class _Reader:
         if allowed is None or "\\" in text:
             return
         if not any(one.startswith(text) for one in allowed):
-            raise _Wrong(f"the schema has no name or value that begins as the one at character {begin + 1}")
+            raise _Wrong(f"the schema has no name or value that begins like the one at character {begin + 1}")
 
     def _number(self) -> None:
         rest = self._text[self._at :]
@@ -232,7 +232,7 @@ def _one(kind: str) -> str:
 
 
 def _texts(variants: list[dict[str, Any]]) -> list[str] | None:
-    """The strings that a value may be; None: any."""
+    """Return the strings that a value may be; None: any."""
     found: list[str] = []
     for schema in variants:
         if "const" in schema:
@@ -246,7 +246,7 @@ def _texts(variants: list[dict[str, Any]]) -> list[str] | None:
 
 
 def _names(variants: list[dict[str, Any]]) -> list[str] | None:
-    """The names that a member may have; None: any."""
+    """Return the names that a member may have; None: any."""
     found: list[str] = []
     for schema in variants:
         closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")

@@ -1,4 +1,4 @@
-"""`llm prefill models`: what happens to a prefill with each installed model."""
+"""`llm prefill models`: prints how a prefill is sent for each installed model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HOW = {
 
 
 def listing(queries: Sequence[str], *, async_: bool, as_json: bool) -> Iterator[str]:
-    """The lines to print."""
+    """Yield the lines to print."""
     token = LISTING.set(True)
     try:
         found = llm.get_models_with_aliases()
@@ -52,9 +52,12 @@ def _row(model_id: str, host: Route) -> dict[str, Any]:
         repeats = "repeats it" if host.row.support is Support.ECHOES else "leaves it out"
         what = f"sent {_HOW[host.door or 'message']}; the host {repeats}"
     elif host.row.native and host.on_responses:
-        what = "asked for in the prompt: the host takes a prefill on chat completions, and this model is asked on /responses"
+        what = (
+            "asked for in the prompt: the host takes a prefill on chat completions, but this model's requests go to "
+            "/responses"
+        )
     elif host.row.native:
-        what = "asked for in the prompt: the host takes a prefill, this plugin cannot send one"
+        what = "asked for in the prompt: the host takes a prefill, but this plugin cannot send one"
     else:
         what = "asked for in the prompt"
     return {

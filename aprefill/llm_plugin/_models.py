@@ -1,6 +1,8 @@
-"""Any model of LLM's with a prefill: a model of the same four kinds around it, sync and async, with and without a key.
+"""Wraps a model of LLM so that it takes a prefill.
 
-What the plugin yields is spliced (`_splice`); usage, tool calls and whatever else it notes go to the real response.
+There is one wrapper for each of LLM's four kinds of models: sync and async, with and without a key. The wrapper joins
+the prefill and the text that the model's plugin yields (`_splice`). The plugin itself stores usage, tool calls and
+other data in the real response.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ PREFIX = "prefill/"
 
 
 def register_all(register: Callable[..., None], known: list[Any]) -> None:
-    """`prefill/<id>` for each model in `known`; while a prefill is carried, the models themselves take one as well."""
+    """Register `prefill/<id>` for each model in `known`.
+
+    While a command runs with a prefill (`RUN`), the models in `known` are replaced by models that take a prefill.
+    """
     if LISTING.get():
         return
     run = RUN.get()
@@ -40,13 +45,13 @@ def register_all(register: Callable[..., None], known: list[Any]) -> None:
 
 
 def wrap(model: Any, *, run: CommandScope | None = None, model_id: str | None = None) -> Any:
-    """`model` with a prefill. Raises `TypeError` for what is no model of LLM's."""
+    """Return a model that takes a prefill. Raises `TypeError` if `model` is not a model of LLM."""
     if isinstance(model, Prefill):
         return model
     for kind, ours in _KINDS.items():
         if isinstance(model, kind):
             return ours(model, run=run, model_id=model_id or PREFIX + model.model_id)
-    raise TypeError(f"with_prefill() takes a model of LLM's, not a {type(model).__name__}")
+    raise TypeError(f"with_prefill() takes a model of LLM, not a {type(model).__name__}")
 
 
 def _of_inner(name: str) -> Any:
@@ -54,7 +59,7 @@ def _of_inner(name: str) -> Any:
 
 
 class Prefill:
-    """What the four kinds share. Whatever is asked of it that is not about the prefill, the model inside answers."""
+    """The common part of the four wrappers. All other attributes are those of the wrapped model."""
 
     can_stream = _of_inner("can_stream")
     attachment_types = _of_inner("attachment_types")
@@ -95,7 +100,7 @@ class Prefill:
 
     @property
     def Options(self) -> Any:
-        """The model's own options and ours. Made when first asked for: a class costs a millisecond."""
+        """The model's options and the plugin's options. Created on first use, because this takes a millisecond."""
         if self._options is None:
             self._options = _options(self._inner.Options)
         return self._options
@@ -110,9 +115,9 @@ def _options(base: Any) -> Any:
         "Options",
         __base__=base,
         prefill=option(str, "Begin the reply with this text"),
-        hide_prefill=option(bool, "Leave the prefill out of the text; the log and the conversation have it"),
-        prefill_strict=option(bool, "An error where the model takes no prefill natively"),
-        # not for the caller: what became of it, for `llm logs`
+        hide_prefill=option(bool, "Omit the prefill from the text; the log and the conversation contain it"),
+        prefill_strict=option(bool, "Fail unless the model takes the prefill natively"),
+        # not set by the caller: the result, for `llm logs`
         prefill_mode=logged,
         prefill_verdict=logged,
     )

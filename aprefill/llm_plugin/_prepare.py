@@ -1,6 +1,7 @@
-"""What is sent for one prompt with a prefill, and how its reply is spliced: the plan of `_plan.py`, for LLM's prompts.
+"""Plans the request for one LLM prompt with a prefill, and how the prefill and the reply's text are joined.
 
-The prompt that the caller has, and LLM logs, stays as it is; the plugin is given a copy.
+This corresponds to the package `_plan` for aprefill's own requests. The caller's prompt, which LLM logs, is not
+changed; the plugin gets a copy.
 """
 
 from __future__ import annotations
@@ -31,37 +32,38 @@ if TYPE_CHECKING:
     from .._seam.plan import SeamPlan
     from ._hosts import Route
 
-#: What plugins call their stop sequences.
+#: The plugins' options for stop sequences.
 _STOPS = ("stop", "stop_sequences")
-#: What plugins call thinking; each with the values that leave it off.
+#: The plugins' options for thinking, and the values that switch thinking off.
 _THINKING = ("thinking", "think", "thinking_effort", "thinking_budget", "thinking_level", "reasoning_effort")
 _OFF = (None, False, 0, "none")
-#: Our options; a plugin that has one of the same name is told in `prepared`.
+#: The options that this plugin adds. If another plugin has an option `prefill` of its own, `_native` sets that option.
 OURS = ("prefill", "hide_prefill", "prefill_strict", "prefill_mode", "prefill_verdict")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One request: the model and the prompt to give the plugin, and the splice for what it yields."""
+    """One request: the model and the prompt for the plugin, and the splicer for the plugin's output."""
 
     model: Any
     prompt: Any
     #: "native" or "emulated"
     mode: str
     splice: ChunkSplicer
-    #: the prompt asks the model to begin with the prefill
+    #: whether the prompt asks the model to begin with the prefill
     is_asked: bool = False
-    #: what LLM's own classes have opened for it, to be closed with the reply
+    #: the clients that LLM's own classes have opened for this request, to be closed with the reply
     clients: list[Any] = field(default_factory=list)
 
 
 def plain(model: Any, prompt: Any) -> Any:
-    """The prompt as the plugin would have had it without us."""
+    """Return the prompt as the plugin would get it without aprefill."""
     inner = copy.copy(prompt)
     inner.model = model
     known = model.Options.model_fields
     given = {name: value for name, value in dict(prompt.options).items() if name in known and name not in OURS}
-    # validated already, by a subclass; a second time may not be wanted (a parsed JSON text is no JSON text)
+    # The values were validated already, by a subclass. They are not validated again, because this could fail: for
+    # example, a JSON text was replaced by its parsed value.
     options = model.Options.model_construct(_fields_set=prompt.options.model_fields_set & set(given), **given)
     for kept in ("__pydantic_extra__", "__pydantic_private__"):
         if (value := getattr(prompt.options, kept, None)) is not None:
@@ -71,7 +73,7 @@ def plain(model: Any, prompt: Any) -> Any:
 
 
 def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
-    """Whether this turn's reply has begun with the prefill already: a chain of tool calls has several responses."""
+    """Whether an earlier response of this turn has begun with the prefill. With tool calls, there are several."""
     since = _since_the_user(messages)
     said = [part for message in since if message.role == "assistant" for part in message.parts]
     return any(map(_has_tool, since)) and any(
@@ -80,14 +82,14 @@ def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
 
 
 def refused(host: Route, prompt: Any) -> RefusalKey:
-    """What a refusal of this prompt's prefill would be remembered as."""
+    """Return the key under which a refusal of this prompt's prefill is remembered."""
     return RefusalKey("llm", f"{host.provider} {host.base_url}", host.name, "thinking" in _switched_on(prompt))
 
 
 def prepared(model: Any, host: Route, prompt: Any, *, natively: bool) -> Prepared:
-    """How this prompt's prefill is carried; not `natively`: this host has refused that lately.
+    """Return the request for this prompt. `natively` is False if the host has recently refused a native prefill.
 
-    Raises `PrefillError` where it cannot be, before anything is sent.
+    Raises `PrefillError` if the prefill cannot be sent, before anything is sent.
     """
     options = prompt.options
     strict = bool(options.prefill_strict)
@@ -102,7 +104,8 @@ def prepared(model: Any, host: Route, prompt: Any, *, natively: bool) -> Prepare
         native = False
     if not native and strict:
         raise PrefillError(
-            f"{model.model_id} takes no native prefill here; leave prefill_strict out to have it asked for in the prompt"
+            f"{model.model_id} does not take a native prefill here; "
+            "leave out prefill_strict, and the prefill is asked for in the prompt"
         )
     try:
         made = _native(model, host, prompt, strict) if native else _emulated(model, host, prompt)
@@ -117,14 +120,17 @@ def _check_schema(prompt: Any) -> None:
         schema = {"type": "object"}
     if schema and (where := impossible(schema, prompt.options.prefill)):
         what = "-o json_object" if not prompt.schema else "the schema"
-        raise PrefillError(f"no reply can begin with this prefill and keep to {what}: {where}; change one of them")
+        raise PrefillError(f"no reply can begin with this prefill and match {what}: {where}; change one of them")
 
 
 def _with_clients(made: Prepared) -> Prepared:
-    """LLM's classes for OpenAI make a client a call and leave it to the collector, with the connection open."""
+    """Collect the clients that LLM's OpenAI classes open, so that they can be closed.
+
+    These classes open a client per call and leave it to the garbage collector, with its connection open.
+    """
     get_client = getattr(type(made.model), "get_client", None)
     if getattr(get_client, "__module__", "") != "llm.default_plugins.openai_models":
-        return made  # a plugin's own may be shared
+        return made  # a plugin's own client may be shared
     clone, clients = copy.copy(made.model), made.clients
     make = made.model.get_client
 
@@ -140,7 +146,7 @@ def _native(model: Any, host: Route, prompt: Any, strict: bool) -> Prepared:
     prefill = prompt.options.prefill
     messages = prompt.messages
     if messages and messages[-1].role == "assistant":
-        raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
+        raise PrefillError("the messages end with an assistant message and there is a prefill too; give one of them")
     row = host.row
     sent = attach_prefill(row, (), prefill)
     inner = plain(model, prompt)
@@ -162,7 +168,7 @@ def _native(model: Any, host: Route, prompt: Any, strict: bool) -> Prepared:
 
 
 def _chat(model: Any, host: Route, turn: dict[str, Any], body_fields: dict[str, Any]) -> Any:
-    """A copy of one of LLM's chat completions models, or of llm-groq's, that sends this last turn and these fields too."""
+    """Return a copy of a chat completions model (LLM's or llm-groq's) that also sends this message and these fields."""
     clone = copy.copy(model)
     build_messages = model.build_messages
 
@@ -188,7 +194,7 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     prefill = prompt.options.prefill
     messages = list(prompt.messages)
     at = _last_user(messages)
-    if at < 0:  # a system prompt alone
+    if at < 0:  # there is only a system prompt
         at = len(messages)
         messages.append(Message(role="user", parts=[]))
     on = _switched_on(prompt)
@@ -201,7 +207,7 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
     if request:
         messages[at] = _told(messages[at], request)
         inner._explicit_messages = messages
-        if prompt.prompt or at == len(messages) - 1:  # plugins that do not look at the messages
+        if prompt.prompt or at == len(messages) - 1:  # for plugins that use the prompt and not the messages
             inner._prompt = f"{prompt._prompt}\n\n{request}" if prompt._prompt else request
         for name in TOKEN_LIMITS:
             limit = getattr(inner.options, name, None)
@@ -215,7 +221,7 @@ def _emulated(model: Any, host: Route, prompt: Any) -> Prepared:
         prompt,
         emulated.seam,
         stop=own,
-        # What a schema makes is whole by itself: put behind a prefill it does not repeat, it would be no JSON.
+        # With a schema the reply is complete JSON. If it did not repeat the prefill, both together would not be JSON.
         must_echo="response_format" in on,
         may_call="tools" in on,
         marker=emulated.marker,
@@ -228,7 +234,7 @@ def _splice(prompt: Any, seam: SeamPlan, **rest: Any) -> ChunkSplicer:
 
 
 def _stops(inner: Any, host: Route, prefill: str, support: Support, update: dict[str, Any]) -> tuple[str, ...]:
-    """Our own share of the stop sequences; what is left for the host goes into `update`."""
+    """Return the stop sequences that aprefill applies itself. The others, for the host, are put into `update`."""
     own: tuple[str, ...] = ()
     for name in _STOPS:
         given = getattr(inner.options, name, None)
@@ -246,7 +252,7 @@ def _stops(inner: Any, host: Route, prefill: str, support: Support, update: dict
 
 
 def _switched_on(prompt: Any) -> dict[str, str]:
-    """The settings of `SupportRow.conflicts` that are on, and what the caller calls each."""
+    """Return the settings of `SupportRow.conflicts` that are on, each with the name that the caller used."""
     on: dict[str, str] = {}
     options = dict(prompt.options)
     for name in _THINKING:
@@ -268,13 +274,13 @@ def _since_the_user(messages: Sequence[Any]) -> list[Any]:
 
 
 def _last_user(messages: Sequence[Any]) -> int:
-    """Where the request goes: the last user message, also behind a tool's result, as when the call was asked for.
+    """Return the index of the last user message, to which the request for the prefill is added; -1 if there is none.
 
-    Below 0: there is none.
+    The last user message is used also if the result of a tool call comes after it.
     """
     rest = _since_the_user(messages)
     if any(message.role == "assistant" and not _has_tool(message) for message in rest):
-        raise PrefillError("the messages end with an assistant turn and there is a prefill too; give one of them")
+        raise PrefillError("the messages end with an assistant message and there is a prefill too; give one of them")
     return len(messages) - len(rest) - 1
 
 
@@ -286,7 +292,7 @@ def _told(message: Any, request: str) -> Any:
     parts = list(message.parts)
     for i in reversed(range(len(parts))):
         if isinstance(parts[i], TextPart):
-            # in the same part: some plugins join the parts of a message with nothing between
+            # added to the same part, because some plugins join the parts of a message without a separator
             parts[i] = replace(parts[i], text=f"{parts[i].text}\n\n{request}")
             return replace(message, parts=parts)
     return replace(message, parts=[*parts, TextPart(text=request)])

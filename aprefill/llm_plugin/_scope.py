@@ -1,4 +1,4 @@
-"""What a command of LLM's asks of the models that run inside it."""
+"""Context variables through which a command of LLM passes settings to the models that run inside it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CommandScope:
-    """One run of `llm prompt` or `llm chat` in which a prefill may be carried."""
+    """One run of `llm prompt` or `llm chat` with a prefill."""
 
-    #: only the first reply begins with the prefill
+    #: whether only the first reply begins with the prefill
     first_only: bool
+    #: whether a reply has begun with the prefill
     delivered: bool = False
 
 
@@ -27,5 +28,5 @@ RUN: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_run", default=No
 TELL: ContextVar[Callable[[str], None] | None] = ContextVar("aprefill_llm_tell", default=None)
 
 
-#: set while `llm models` or `llm aliases` lists: `prefill/<id>` would show every model twice
+#: set while `llm models` or `llm aliases` lists models, so that `prefill/<id>` does not list every model twice
 LISTING: ContextVar[bool] = ContextVar("aprefill_llm_listing", default=False)

@@ -1,6 +1,7 @@
-"""One execution of a model with a prefill: which request is made, and what LLM is handed for what comes back.
+"""Executes a model with a prefill: chooses the request, and converts the plugin's output into the output for LLM.
 
-Imported when a model of ours is executed, not when LLM lists its models: it brings the support table and the seam.
+This module is imported when a wrapped model is executed, not when LLM lists its models, because it imports the support
+table and the seam, the code that joins the prefill and the model's text.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ if TYPE_CHECKING:
 
 
 class _Turn:
-    """One execution, without any waiting: which request to make, and what to yield for what comes back."""
+    """One execution, without I/O: it says which request to make, and what to yield for each output of the plugin."""
 
     def __init__(self, owner: Prefill, prompt: Any, response: Any) -> None:
         self._owner = owner
         self._prompt = prompt
         self._response = response
         self._started = False
-        #: LLM's model on /responses has ended without what its host says at the end of a whole reply
+        #: whether a reply of LLM's /responses model ended without the event that completes a reply
         self._is_unfinished = False
-        #: where among the reply's events the prefill stands
+        #: the index of the prefill among the reply's events
         self._at = 0
         self._host: Route | None = None
         self._carried: Any = None
@@ -69,29 +70,29 @@ class _Turn:
         return self._carried is not None and self._carried.splice.stopped
 
     def take(self, chunk: Any) -> list[Any]:
-        """What to yield for what the plugin yielded."""
+        """Return what to yield for a chunk that the plugin yielded."""
         self._started = True
         return [chunk] if self._carried is None else self._spliced(lambda splice: splice.take(chunk))
 
     def end(self) -> list[Any]:
-        """What to yield at its end."""
+        """Return what to yield at the end of the plugin's output."""
         if self._carried is None:
             return []
         said = self._response.response_json
-        # LLM's own models note what their host said at the end, and those on /responses nothing where that was no
-        # `response.completed`
+        # LLM's own models store the host's last event in `response_json`. Its /responses models store nothing if the
+        # last event was not `response.completed`.
         self._is_unfinished = said is None and type(self._owner._inner).__module__ == _OPENAI
         limited = self._is_unfinished or is_limited(said)
         calls = bool(self._response._tool_calls)
         return self._spliced(lambda splice: splice.end(limited=limited, calls=calls))
 
     def cut(self) -> list[Any]:
-        """What to yield ahead of an error."""
+        """Return what to yield before an error is raised."""
         return [] if self._carried is None else self._spliced(ChunkSplicer.cut)
 
     @property
     def clients(self) -> list[Any]:
-        """What was opened for this reply."""
+        """The clients that were opened for this reply."""
         return [] if self._carried is None else self._carried.clients
 
     def _spliced(self, step: Callable[[ChunkSplicer], list[Any]]) -> list[Any]:
@@ -104,18 +105,18 @@ class _Turn:
         except Cut:
             model_id = self._owner._inner.model_id
             if self._is_unfinished:
-                why = f"the reply of {model_id} was not complete (a token limit, a filter or a cut) and ended"
-                raise PrefillError(f"{why} inside the repetition of the prefill, so nothing new came") from None
+                why = f"the reply of {model_id} was incomplete (a token limit, a filter or a lost connection) and ended"
+                raise PrefillError(f"{why} while it repeated the prefill, so there is no new text") from None
             raise PrefillError(
-                f"the token limit of {model_id} was met inside the repetition of the prefill, "
-                "and nothing new came; raise it"
+                f"{model_id} reached its token limit while it repeated the prefill, so there is no new text; "
+                "raise the limit"
             ) from None
         if splice.delivered and not was_delivered:
-            self._at = len(self._response._stream_events)  # LLM has taken over all that was yielded before
+            self._at = len(self._response._stream_events)  # LLM has stored everything that was yielded before
         return out
 
     def note(self) -> None:
-        """After the last chunk was taken over by LLM: what is logged, and what the conversation has."""
+        """Set what is logged and what the conversation contains. Call this after LLM has received the last chunk."""
         options = self._prompt.options
         if self._carried is None:
             if any(getattr(options, name, None) is not None for name in OURS):
@@ -126,7 +127,7 @@ class _Turn:
         self._prompt.options = options.model_copy(update=noted)
         tell = TELL.get()
         if tell is not None and splice.verdict is Verdict.ABSENT and self._carried.is_asked:
-            tell(f"{self._owner._inner.model_id} did not begin its reply with the prefill; it was put in front of it")
+            tell(f"{self._owner._inner.model_id} did not begin its reply with the prefill, so the prefill was added")
         if not splice.delivered:
             return
         if self._owner._run is not None:
@@ -139,12 +140,15 @@ class _Turn:
             setattr(self._response, _WHOLE, [*chunks[:texts], self._prefill, *chunks[texts:]])
 
     def rescue(self, error: Exception) -> bool:
-        """Change to a request with the prefill asked for in it, if the host has refused a native one; whether it did."""
+        """If the host has refused a native prefill, prepare a request that asks for it in the prompt.
+
+        Return whether a new request was prepared.
+        """
         if self._carried is None or self._carried.mode != "native" or self._started:
             return False
         if self._prompt.options.prefill_strict or self._host is None:
             return False
-        # llm-mistral, for one, makes an error of its own and chains the real one
+        # some plugins, such as llm-mistral, raise their own error and chain the real one
         found = _refusal_of(self._host, error) or (error.__cause__ and _refusal_of(self._host, error.__cause__))
         sent = [self._prefill, *(message.to_dict() for message in self._prompt.messages)]
         if not found or is_quoted(found, sent):
@@ -153,7 +157,7 @@ class _Turn:
         try:
             self._carried = prepared(self._owner._inner, self._host, self._prompt, natively=False)
         except PrefillError:
-            return False  # the refusal says more
+            return False  # the refusal is the better error
         self.clients.extend(opened)
         if found.why in LASTING:
             _refusals.of_this_process.add(refused(self._host, self._prompt))
@@ -161,7 +165,7 @@ class _Turn:
 
     def _ignored(self) -> PrefillError:
         strict = self._carried is not None and self._carried.mode == "native"
-        why = "prefill_strict was given" if strict else "it cannot be put in front of JSON that is whole by itself"
+        why = "prefill_strict was given" if strict else "the prefill cannot be added to JSON that is complete by itself"
         return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, and {why}")
 
 
@@ -169,25 +173,25 @@ def _refusal_of(host: Route, error: BaseException) -> KnownRefusal | None:
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return known_refusal(host.row, status, f"{error} {getattr(error, 'body', '')}")
-    # httpx's own error, of a plugin without an SDK: it holds the host's answer
+    # a plugin without an SDK raises httpx's error, which contains the host's response
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if not isinstance(status, int):
         return None
     try:
         said = str(getattr(response, "text", ""))
-    except Exception:  # a stream that was not read
+    except Exception:  # the response is a stream that was not read
         said = ""
     return known_refusal(host.row, status, said)
 
 
 def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
-    """The reply's messages as they would be had the hidden prefill been an event too, the one before number `at`."""
+    """Return the reply's messages with the hidden prefill, as if it had been an event at index `at`."""
     events = response._stream_events
     lead = StreamEvent(type="text", chunk=prefill, part_index=max((one.part_index for one in events), default=-1) + 1)
     if at < len(events):
         lead.message_index = events[at].message_index
-        if events[at].type == "text":  # one text with it
+        if events[at].type == "text":  # the prefill and this text are one part
             lead.part_index = events[at].part_index
     events.insert(at, lead)
     try:
@@ -196,12 +200,12 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         del events[at]
 
 
-#: Where a response with a hidden prefill keeps the chunks of its text with the prefill.
+#: The attribute of a response with a hidden prefill that holds the chunks of its text including the prefill.
 _WHOLE = "_aprefill_whole"
 
 
 def _keep_when_logged(response: Any) -> None:
-    """LLM before 0.36 logs a copy of an async response that loses its `_loaded_messages`."""
+    """Keep `_loaded_messages` when an async response is logged: LLM before 0.36 logs a copy without them."""
     to_sync = getattr(response, "to_sync_response", None)
     if to_sync is None or hasattr(response, "_to_sync_response"):
         return
@@ -215,9 +219,9 @@ def _keep_when_logged(response: Any) -> None:
 
 
 def whole(conversation: Any) -> Any:
-    """`conversation` with all that was hidden in it, for plugins that make the history of `response.text()`.
+    """Return the conversation with all hidden prefills, for plugins that build the history from `response.text()`.
 
-    Without a hidden prefill it is the same object, else a copy.
+    If it has a hidden prefill, this is a copy, else the same object.
     """
     responses = getattr(conversation, "responses", None) or ()
     if not any(hasattr(one, _WHOLE) for one in responses):
@@ -235,14 +239,14 @@ def _whole_response(response: Any) -> Any:
     return shown
 
 
-#: LLM's own OpenAI models, chat completions and /responses.
+#: The module of LLM's own OpenAI models, for chat completions and /responses.
 _OPENAI = "llm.default_plugins.openai_models"
 
 
 def is_limited(found: Any) -> bool:
-    """Whether a plugin's `response_json` says that a token limit has ended the reply, whatever its host calls that.
+    """Whether a plugin's `response_json` says that a token limit has ended the reply, in the terms of any host.
 
-    Only what is said of the reply is looked at, not what the model wrote.
+    Only fields about the reply are checked, not the model's text.
 
     >>> is_limited({"choices": [{"finish_reason": "length"}]}), is_limited({"content": [{"stop_reason": "length"}]})
     (True, False)
@@ -257,14 +261,15 @@ def is_limited(found: Any) -> bool:
     return any(str(one).lower() in _LIMITS for one in why) or any(is_limited(found.get(key)) for key in _REPLIES)
 
 
-#: Where hosts say why a reply ended, and the words for a token limit: those of our protocols, and two of others.
+#: The fields in which hosts say why a reply ended, and the values for a token limit: those of aprefill's protocols, and
+#: two of other protocols.
 _REPLIES = ("choices", "candidates", "chunks")
 _WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason")
 _LIMITS = {*limit_words(), "max_output_tokens", "finish_reason_max_tokens"}
 
 
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:
-    """What a sync model's execution yields. `run` executes a model with a prompt."""
+    """Yield the output of a sync model with a prefill. `run` executes a model with a prompt."""
     turn = _Turn(owner, prompt, response)
     while True:
         source = run(*turn.request)
@@ -288,7 +293,10 @@ def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any],
 
 
 class AsyncEvents:
-    """The same for an async model. An object and no generator: what it holds is closed when it is left."""
+    """Yields the output of an async model with a prefill.
+
+    It is an object and not a generator, so that the plugin's generator is closed when iteration stops early.
+    """
 
     def __init__(self, owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> None:
         self._begin = (owner, prompt, response)
@@ -296,11 +304,11 @@ class AsyncEvents:
         self._turn: _Turn | None = None
         self._source: Any = None
         self._ready: deque[Any] = deque()
-        #: the plugin has said all
+        #: the plugin's output has ended
         self._ended = False
-        #: nothing more will be given out
+        #: nothing more will be yielded
         self._over = False
-        #: raised when all that came before it was given out
+        #: an error that is raised after everything before it was yielded
         self._failure: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -346,7 +354,7 @@ class AsyncEvents:
             await self._leave()
 
     async def aclose(self) -> None:
-        """Close what the plugin yields from; nothing more is given out."""
+        """Close the plugin's generator. Nothing more is yielded."""
         self._over = True
         self._ready.clear()
         await self._leave()
@@ -369,10 +377,11 @@ class AsyncEvents:
 
 
 def _sdk_streams(source: Any) -> list[Any]:
-    """The generators of the OpenAI SDK that a plugin's generator is reading.
+    """Return the generators of the OpenAI SDK that a plugin's generator is reading.
 
-    The SDK's stream and its generator hold each other, and LLM leaves them to the collector. When the loop ends first, all of
-    its generators are closed at once, inner ones while the outer ones close them, and Python says so in 35 lines.
+    The SDK's stream and its generator refer to each other, and LLM leaves them to the garbage collector. If the event
+    loop ends first, it closes all generators at once. Then inner generators are closed while outer ones are closing
+    them, and Python prints 35 lines about it.
     """
     frame = getattr(source, "ag_frame", None)
     found = () if frame is None else frame.f_locals.values()
@@ -381,10 +390,11 @@ def _sdk_streams(source: Any) -> list[Any]:
 
 
 async def _generators_closed(before: set[asyncio.Task[Any]]) -> None:
-    """Wait for the SDK's own generators, which asyncio closes in a task each, at most a quarter of a second.
+    """Wait until asyncio has closed the SDK's own generators, each in a separate task. The timeout is 0.25 seconds.
 
-    Whose generator a task closes cannot be seen, so one of somebody else's may be waited for. A loop that ends before them,
-    as the command line's does, would say so on stderr. Each that ends may let go of another.
+    If the event loop ended earlier, as it does on the command line, Python would print errors on stderr. Closing a
+    generator may release another one, so this repeats until there is no new task. It may also wait for generators of
+    other code, because a task does not show whose generator it closes.
     """
     with suppress(TimeoutError, RuntimeError):  # no running loop: trio
         async with asyncio.timeout(0.25):
@@ -396,7 +406,7 @@ async def _generators_closed(before: set[asyncio.Task[Any]]) -> None:
 
 
 def _closings() -> set[asyncio.Task[Any]]:
-    """The tasks in which asyncio closes generators that were let go of."""
+    """Return the tasks in which asyncio closes generators that were garbage collected."""
     try:
         tasks = asyncio.all_tasks()
     except RuntimeError:

@@ -1,6 +1,7 @@
-"""A reply to a browser, as server-sent events or over a WebSocket, for Starlette and FastAPI. Needs the extra `web`.
+"""Stream a reply to a browser with Starlette or FastAPI, as server-sent events or over a WebSocket.
 
-Whatever becomes of the client, the provider's connection goes with it, and an error is a record of its own.
+Needs the extra `web`. If the client disconnects or stops reading, the provider's connection is closed. An error is sent
+to the client as a record.
 """
 
 try:
@@ -9,7 +10,7 @@ except ModuleNotFoundError as exc:
     if exc.name != "starlette":
         raise
     raise ModuleNotFoundError(
-        "aprefill.web stands on Starlette, which is an extra: pip install 'aprefill[web]'", name="starlette"
+        "aprefill.web needs Starlette, which is an extra: pip install 'aprefill[web]'", name="starlette"
     ) from exc
 
 from ._origin import Origins, origin_allowed

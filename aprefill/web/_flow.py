@@ -1,4 +1,4 @@
-"""One reply to one client: one task reads and sends, one listens to the client, one looks at the clock."""
+"""Sends one reply to one client. One task reads and sends, one listens to the client, and one checks timeouts."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aprefill.web")
 
-#: How long the last record may take where the server ends the request itself, in seconds.
+#: Timeout in seconds for sending the last record when the server cancels the request.
 _LAST_WORD_S = 0.5
 
-#: The replies that are on their way to a client.
+#: The replies that are being sent to a client.
 _under_way: set[Reply] = set()
 
 
 def check_reply(reply: object) -> None:
-    """Raise `UsageError` for what is no reply, while there is still a caller to tell."""
+    """Raise `UsageError` if `reply` is not a `Reply`. Called early, so that the caller gets the error."""
     if not isinstance(reply, Reply):
         raise UsageError(
-            f"reply={type(reply).__name__}(...) is no reply", "pass what stream() gave, not awaited and not iterated"
+            f"reply={type(reply).__name__}(...) is not a reply",
+            "pass what stream() returned, without awaiting or iterating it",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clocks:
-    """How long to wait for what, in seconds; None: for ever."""
+    """Timeouts and intervals in seconds; None: no limit."""
 
     heartbeat_s: float | None
     send_timeout_s: float | None
@@ -50,17 +51,19 @@ class Clocks:
             value = getattr(self, one.name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and (value > 0 or (value == 0 and one.name == "begin_after_s"))):
-                raise UsageError(f"{one.name}={value!r} is no time", "pass seconds above 0, or None for no limit")
+                raise UsageError(
+                    f"{one.name}={value!r} is not a valid time", "pass seconds above 0, or None for no limit"
+                )
 
 
 class ClientGone(Exception):
-    """There is nobody to send to any more."""
+    """The client has disconnected."""
 
 
 class Channel(Protocol):
-    """One client's connection. `send`, `ping`, `begin` and `finish` wait for it, and raise `ClientGone`."""
+    """One client's connection. `send`, `ping`, `begin` and `finish` wait for the client, and raise `ClientGone`."""
 
-    #: the response has begun: what comes now can be sent, and a heartbeat too
+    #: whether the response has begun, so that records and heartbeats can be sent
     begun: bool
 
     async def begin(self) -> None:
@@ -76,15 +79,15 @@ class Channel(Protocol):
         """Send the last record and end the response."""
 
     async def listen(self) -> None:
-        """Read what the client sends; returns when it has gone."""
+        """Read what the client sends. Returns when the client has disconnected."""
 
 
 class Flow:
-    """A reply on its way to a client.
+    """Sends one reply to one client.
 
-    Text is asked for when the text before it was sent, so a client that takes nothing stops the reading of the
-    provider's socket, and no more than one read's records wait here. The number of tasks does not depend on the
-    reply's length.
+    The next text is requested only after the previous text was sent. So if a client does not read, the provider's
+    socket is not read either, and at most the records of one read are buffered. The number of tasks does not depend on
+    the length of the reply.
     """
 
     def __init__(self, reply: Reply, records: Records, channel: Channel, clocks: Clocks) -> None:
@@ -94,9 +97,9 @@ class Flow:
         self._heartbeat_s = _or_never(clocks.heartbeat_s)
         self._send_timeout_s = _or_never(clocks.send_timeout_s)
         self._begin_after_s = _or_never(clocks.begin_after_s)
-        # records and heartbeats take turns
+        # records and heartbeats are sent one at a time
         self._turn = anyio.Lock(fast_acquire=True)
-        # since when a send is waiting, and when the last one was done; `time.monotonic` seconds
+        # when the current send began, and when the last send ended; `time.monotonic` seconds
         self._waiting_since: float | None = None
         self._quiet_since = 0.0
         self._group: anyio.CancelScope | None = None
@@ -106,15 +109,17 @@ class Flow:
         self._events: AsyncIterator[Event]
         self._unusable: AprefillError | None = None
         self._is_ours = True
-        # a send was cancelled: nobody knows how much of it the client has
+        # whether a send was cancelled: then it is not known how much of it was sent
         self._interrupted = False
         self._last: tuple[Record, AprefillError | None] | None = None
 
     async def run(self) -> bool:
-        """Send the reply to its end; True: the client is still there. The reply is closed afterwards."""
+        """Send the complete reply, then close it. Return True if the client is still connected."""
         if self._reply in _under_way:
-            # told as an error, and that other client's reply left alone
-            self._unusable = UsageError("this reply is on its way to another client", "give each its own stream()")
+            # This client gets an error. The other client's reply is not affected.
+            self._unusable = UsageError(
+                "this reply is already being sent to another client", "call stream() for each client"
+            )
             self._is_ours = False
             return await self._run(nullcontext())
         _under_way.add(self._reply)
@@ -126,13 +131,13 @@ class Flow:
     async def _run(self, ours: AbstractAsyncContextManager[object]) -> bool:
         self._quiet_since = time.monotonic()
         try:
-            # before the reply is ours: a finished one says so
+            # before the reply is entered, because `events` raises if the reply is finished
             self._events = self._reply.events(held=self._records.wants_held)
         except AprefillError as error:
             self._unusable = error
         async with ours, anyio.create_task_group() as group:
             self._group = group.cancel_scope
-            if self._is_ours:  # what this client says is about its own reply
+            if self._is_ours:  # a client can stop only its own reply
                 group.start_soon(self._guarded, self._listen)
             group.start_soon(self._guarded, self._watch_clock)
             await self._guarded(self._pump)
@@ -142,11 +147,14 @@ class Flow:
             try:
                 raise failure
             finally:
-                del failure  # its traceback leads back here: that would be a cycle
+                del failure  # its traceback refers to this frame, which would form a reference cycle
         return not self._gone
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait for `work`; a client that went or a bug in it ends all, and no group makes a group of it."""
+        """Wait for `work`. On disconnect or error, stop the flow.
+
+        The error is stored, not raised, so that the task group does not wrap it in an ExceptionGroup.
+        """
         try:
             await work()
         except ClientGone:
@@ -156,7 +164,7 @@ class Flow:
             self._leave()
 
     def _leave(self) -> None:
-        """The client has gone: the reply is cancelled, and whoever waits is woken."""
+        """Stop the flow: cancel the reply and all tasks."""
         self._gone = True
         if self._is_ours:
             self._reply.cancel()
@@ -172,9 +180,9 @@ class Flow:
             raise
 
     async def _say_closed(self) -> None:
-        """The server ends the request, as at its shutdown, and the client is still there: tell it."""
+        """Tell the client that the reply was closed, after the server has cancelled the request, as at its shutdown."""
         if self._is_ours:
-            self._reply.cancel()  # the provider's connection does not wait for this client
+            self._reply.cancel()  # close the provider's connection first, without waiting for the client
         if self._interrupted or self._turn.locked():
             return
         with anyio.move_on_after(_LAST_WORD_S, shield=True):
@@ -209,7 +217,7 @@ class Flow:
         await self._channel.send(record)
 
     async def _finish(self, failure: AprefillError | None) -> None:
-        """Send the last record: the first that was chosen."""
+        """Send the last record. If this is called twice, the record of the first call is sent."""
         if self._last is None:
             if failure is not None:
                 log.log(
@@ -217,8 +225,7 @@ class Flow:
                     "a reply failed after %d characters: %s: %s", self._records.offset, type(failure).__name__, failure,
                 )  # fmt: skip
             self._last = (self._records.end() if failure is None else self._records.error(failure), failure)
-        # The provider is closed already. What the client says from here on is not ours to read, and that it goes when it
-        # has all is no news.
+        # The reply is over. Ignore later messages and the disconnect of the client.
         self._listening.cancel()
         await self._take_turn(self._channel.finish, *self._last)
 
@@ -241,7 +248,7 @@ class Flow:
             raise ClientGone
 
     async def _watch_clock(self) -> None:
-        """Send heartbeats while the model is silent, and give up on a client that takes nothing."""
+        """Send heartbeats while there is no text, and raise `ClientGone` if the client does not read."""
         began = self._quiet_since
         step = min(self._heartbeat_s, self._send_timeout_s)
         while True:
@@ -270,7 +277,7 @@ class Flow:
             await self._channel.begin()
 
     def _too_slow(self) -> ClientGone:
-        log.warning("a client was let go: the server could not hand a record over to it for %g s", self._send_timeout_s)
+        log.warning("a client was disconnected: a record could not be sent to it for %g s", self._send_timeout_s)
         return ClientGone()
 
 

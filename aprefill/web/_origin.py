@@ -1,4 +1,8 @@
-"""Which pages may open a WebSocket. A browser asks nobody before it does, and sends the user's cookies along."""
+"""Checks which pages may open a WebSocket.
+
+A browser lets every page open a WebSocket to every host, and sends the user's cookies with it. So the server must check
+the Origin header.
+"""
 
 # Imported at run time, so that `typing.get_type_hints` works on what is public.
 # ruff: noqa: TC002
@@ -12,22 +16,23 @@ from starlette.requests import HTTPConnection
 
 from .. import UsageError
 
-#: None: the host that the request is for; "any": no check; else the origins that may, such as "https://chat.example".
+#: None: only the host of the request itself; "any": no check; else the allowed origins, such as "https://chat.example".
 Origins: TypeAlias = str | Sequence[str] | None
 
-#: Pages of apps and extensions have schemes of their own, without ports.
+#: The default ports. Other schemes, of apps and browser extensions, have no port.
 _PORTS = {"http": 80, "https": 443}
 
 _Origin: TypeAlias = "tuple[str, str, int | None]"
 
 
 def origin_allowed(connection: HTTPConnection, origins: Origins = None) -> bool:
-    """Whether a page of this request's origin may talk to us.
+    """Whether the Origin header of this request is allowed.
 
-    `origins` are those that may, each as ``"https://chat.example"``; None: the host and port that the request is for,
-    by its Host header; ``"any"``: every one. A request without an Origin header is not from a browser's page, and
-    may: browsers send one with every WebSocket. For a socket that you accept yourself; `websocket` asks this first.
-    Raises `UsageError` for what is no origin.
+    `origins` are the allowed origins, such as ``"https://chat.example"``. None allows only the host and port of the
+    request itself, from its Host header. ``"any"`` allows every origin. A request without an Origin header is allowed:
+    it is not from a page in a browser, because browsers send the header with every WebSocket. Use this function if you
+    accept a WebSocket yourself; `websocket` calls it already. Raises `UsageError` if `origins` contains a value that is
+    not an origin.
     """
     if origins == "any":
         return True
@@ -45,12 +50,12 @@ def origin_allowed(connection: HTTPConnection, origins: Origins = None) -> bool:
     if allowed is not None:
         return origin in allowed
     hosts = connection.headers.getlist("host")
-    # TLS may end at a proxy, so the scheme that we see says nothing: the Host is read with the origin's
+    # TLS may end at a proxy, so the scheme of the request is not known here. The origin's scheme is used instead.
     return origin[0] in _PORTS and len(hosts) == 1 and _origin(f"{origin[0]}://{hosts[0]}") == origin
 
 
 def _all_listed(origins: str | Sequence[str]) -> list[_Origin | str]:
-    """The caller's."""
+    """Return the caller's origins, parsed."""
     try:
         return [_listed(one) for one in ([origins] if isinstance(origins, str) else origins)]
     except TypeError:
@@ -68,13 +73,14 @@ def _listed(text: object) -> _Origin | str:
 
 def _unusable(given: object) -> UsageError:
     return UsageError(
-        f"origins={given!r} has something else than whole origins in it",
-        'pass such as "https://chat.example", as a browser sends them: without a path or a "*", in ASCII; or "any" for no check',
+        f"origins={given!r} contains a value that is not an origin",
+        'pass origins as a browser sends them, such as "https://chat.example": in ASCII, without a path or a "*"; '
+        'or pass "any" for no check',
     )
 
 
 def _origin(text: str) -> _Origin | None:
-    """Scheme, host and port of an origin (RFC 6454); None: it is none."""
+    """Return the scheme, host and port of an origin (RFC 6454); None if `text` is not an origin."""
     try:
         parts = urlsplit(text)
         scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port

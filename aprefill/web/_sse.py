@@ -1,4 +1,4 @@
-"""A reply as server-sent events: the response of a Starlette or FastAPI endpoint."""
+"""Sends a reply as server-sent events, as the response of a Starlette or FastAPI endpoint."""
 
 # Imported at run time, so that `typing.get_type_hints` works on what is public.
 # ruff: noqa: TC002, TC003
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aprefill.web")
 
-#: `no-transform` and nginx's own header keep proxies from holding events back to compress or to buffer them.
+#: `no-transform`, and nginx's own header, stop proxies from delaying events for compression or buffering.
 _HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 
-#: A comment: readers of events pass it over.
+#: A comment, which readers of event streams ignore.
 _PING = b": ping\n\n"
-#: An id and no event: an `EventSource` that asks again says so from here on, and is told that it need not.
+#: An id without an event, so that an `EventSource` that reconnects sends Last-Event-ID and gets status 204.
 _BEGUN = b"id: 0\n\n"
 
 
@@ -47,28 +47,31 @@ def sse(
     headers: Mapping[str, str] | None = None,
     background: BackgroundTask | None = None,
 ) -> EventStreamResponse:
-    """A response that streams `reply` as server-sent events: return it from the endpoint.
+    """Return a response that streams `reply` as server-sent events. Return this response from the endpoint.
 
-    The reply is asked for when the response is sent, and closed with it: a client that goes away closes the
-    provider's connection at once. The HTTP status waits for the first record, so that an error before it is a status of
-    its own, with the error record as a JSON body.
+    The request to the provider is made when the response is sent. If the client disconnects, the provider's connection
+    is closed at once. The HTTP status is sent with the first record. So an error before the first record has its own
+    HTTP status, and its error record is the JSON body.
 
     Args:
-        reply: What `stream()` gave, not yet iterated.
+        reply: What `stream()` returned, not yet iterated.
         reasoning, tools, attempts: Send records of these kinds as well.
-        held: Send the model's text that is held back too, and when it is decided: for a page that greys it.
-        details: Tell the client the error's own sentence, which may hold the host's words and the model's name. Without
-            it a plain one; the log has the other, under ``aprefill.web``.
-        heartbeat_s: Send a comment after this much silence, once the response has begun. None: never.
-        send_timeout_s: Let a client go that has not taken one record for so long. None: wait for ever.
-        begin_after_s: Send the status 200 after this long even if there is no record yet, for proxies that give up on
-            a silent host; 0: at once. An error is a record then. None: wait for the first record.
-        reconnects: Answer a request with Last-Event-ID as any other. Without it the answer is 204, which makes
-            a browser's `EventSource` stop asking; it would ask, and pay, for the whole reply again.
-        headers: More response headers.
-        background: What to run afterwards, also when the client has gone; not where no model was asked (204, HEAD).
+        held: Also send the model's text that is still held back, and a record when it is decided, so that a page can
+            show this text in grey.
+        details: Send the client the error's full message, which may contain the host's text and the model's name.
+            Without it, a general message is sent. The full message is always in the log ``aprefill.web``.
+        heartbeat_s: Send a comment after this many seconds without a record, once the response has begun. None: never.
+        send_timeout_s: Disconnect a client if one record cannot be sent to it for this many seconds. None: no limit.
+        begin_after_s: Send the status 200 after this many seconds even if there is no record yet, for proxies with a
+            timeout; 0: at once. A later error is then a record. None: wait for the first record.
+        reconnects: Treat a request with Last-Event-ID like any other request. Without it, the response to such a
+            request is 204, which stops the reconnecting of a browser's `EventSource`. Otherwise a reconnect would
+            request, and pay for, the whole reply again.
+        headers: Additional response headers.
+        background: A task to run after the response, also after a disconnect. It is not run if no model was asked (204,
+            HEAD).
 
-    Raises `UsageError` for wrong arguments.
+    Raises `UsageError` for invalid arguments.
     """
     check_reply(reply)
     return EventStreamResponse(
@@ -82,7 +85,7 @@ def sse(
 
 
 class EventStreamResponse(Response):
-    """What `sse` returns. Its headers and cookies can be set as on any response of Starlette's."""
+    """The response that `sse` returns. Headers and cookies can be set as on any Starlette response."""
 
     media_type = "text/event-stream"
 
@@ -96,12 +99,14 @@ class EventStreamResponse(Response):
         headers: Mapping[str, str] | None,
         background: BackgroundTask | None,
     ) -> None:
-        # not the base class's, which would render a body and say how long it is
+        # The base class's `__init__` is not called, because it would render a body and set Content-Length.
         self.status_code = 200
         self.background = background
         own = {name.lower(): value for name, value in (headers or {}).items()}
         if "content-length" in own:
-            raise UsageError("headers= has a content-length, and nobody knows how long a reply will be", "leave it out")
+            raise UsageError(
+                "headers= contains content-length, but the length of a reply is not known", "remove content-length"
+            )
         self.init_headers({**_HEADERS, **own})
         self._reply = reply
         self._records = records
@@ -109,10 +114,10 @@ class EventStreamResponse(Response):
         self._reconnects = reconnects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it (ASGI)."""
+        """Send the response (ASGI)."""
         asked_again = not self._reconnects and any(name == b"last-event-id" for name, _ in scope["headers"])
         if asked_again or scope["method"] == "HEAD":
-            # a reply costs money, and neither of them can be shown one
+            # Do not request a reply, which costs money: neither of these responses has a body.
             await send({
                 "type": "http.response.start", "status": 204 if asked_again else 200, "headers": self.raw_headers,
             })  # fmt: skip
@@ -133,7 +138,7 @@ class _EventChannel:
         self._receive = receive
         self._asgi_send = send
         self.begun = False
-        # records that came before anything of the reply: the status may still be an error's
+        # Records that came before the reply's text. They are held back, because the status may still become an error.
         self._early: list[bytes] = []
 
     async def begin(self) -> None:
@@ -183,17 +188,18 @@ class _EventChannel:
         await self._send(_part(body, more=False))
 
     async def listen(self) -> None:
-        # what is left of the request's body comes first
+        # the rest of the request's body comes before the disconnect
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
     async def _send(self, message: MutableMapping[str, Any]) -> None:
         try:
             await self._asgi_send(message)
-        except OSError as exc:  # ASGI 2.4: the client has gone
+        except OSError as exc:  # ASGI 2.4: the client has disconnected
             raise ClientGone from exc
         except RuntimeError as exc:
-            # uvloop's, of a transport that the server has closed and did not tell of (behind a pipelined request)
+            # Raised by uvloop if the server has closed the transport without sending `http.disconnect`. This happens
+            # after a pipelined request.
             if not str(exc).endswith("the handler is closed"):
                 raise
             log.debug("a response was closed by the server: %s", exc)

@@ -1,4 +1,4 @@
-"""A reply over a WebSocket, one JSON text frame a record."""
+"""Sends a reply over a WebSocket, with one JSON text frame per record."""
 
 # Imported at run time, so that `typing.get_type_hints` works on what is public.
 # ruff: noqa: TC003
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aprefill.web")
 
-#: RFC 6455: the server has a rule against it.
+#: The close code for a policy violation (RFC 6455).
 _POLICY = 1008
 
-#: A message that says "stop" is short; longer ones are not looked into.
+#: Maximum length of a "stop" message. Longer messages are not parsed.
 _STOP_CHARS = 200
 
 
@@ -45,36 +45,42 @@ async def websocket(
     keep_open: bool = False,
     on_message: Callable[[str | bytes], object] | None = None,
 ) -> bool:
-    """Stream `reply` to a client of a WebSocket; True: all was sent, False: the client went first, or was refused.
+    """Stream `reply` to the client of a WebSocket.
 
-    Accepts the connection if that was not done, after a look at the Origin. A client that goes away closes the
-    provider's connection at once. The message ``{"type": "stop"}``, as text of at most 200 characters, stops the reply,
-    whose end record comes all the same. Closes the connection at the end: 1000, 1011 after an error, 1013 after one
-    that says "busy".
+    Returns True if everything was sent, and False if the client disconnected before the end or was refused.
+
+    Checks the Origin, and accepts the connection if it was not accepted yet. If the client disconnects, the provider's
+    connection is closed at once. The text message ``{"type": "stop"}``, of at most 200 characters, stops the reply; the
+    end record is sent nevertheless. At the end the connection is closed with code 1000, with 1011 after an error, or
+    with 1013 if the error means that the host is busy.
 
     Args:
         ws: The endpoint's WebSocket, accepted or not.
-        reply: What `stream()` gave, not yet iterated.
+        reply: What `stream()` returned, not yet iterated.
         reasoning, tools, attempts: Send records of these kinds as well.
-        held: Send the model's text that is held back too, and when it is decided: for a page that greys it.
-        details: Tell the client the error's own sentence, which may hold the host's words and the model's name. Without
-            it a plain one; the log has the other, under ``aprefill.web``.
-        origins: The origins of the pages that may connect, such as ``"https://chat.example"``; None: those of the host
-            that the request is for; ``"any"``: all. Others are refused, with 403 or, when accepted already, with 1008.
-            A request without an Origin is not from a browser, and may.
-        heartbeat_s: Send a ``ping`` record after this much silence. None: never.
-        send_timeout_s: Let a client go that has not taken one record for so long. None: wait for ever.
+        held: Also send the model's text that is still held back, and a record when it is decided, so that a page can
+            show this text in grey.
+        details: Send the client the error's full message, which may contain the host's text and the model's name.
+            Without it, a general message is sent. The full message is always in the log ``aprefill.web``.
+        origins: The origins of the pages that may connect, such as ``"https://chat.example"``. None: only pages of the
+            host of the request itself. ``"any"``: all pages. Other pages are refused with status 403, or with close
+            code 1008 if the WebSocket was accepted already. A request without an Origin is allowed, because it is not
+            from a browser.
+        heartbeat_s: Send a ``ping`` record after this many seconds without a record. None: never.
+        send_timeout_s: Disconnect a client if one record cannot be sent to it for this many seconds. None: no limit.
         keep_open: Leave the connection open for the next reply.
-        on_message: A function that is given what else the client says before the last record; without it that is
-            dropped. It must not wait, so it is no ``async def``.
+        on_message: A function that is called with every other message of the client that comes before the last record.
+            Without it, such messages are dropped. It must be a plain function that does not block, not an
+            ``async def``.
 
-    Raises `UsageError` for wrong arguments, before anything is accepted.
+    Raises `UsageError` for invalid arguments, before the connection is accepted.
     """
     if on_message is not None and (
         not callable(on_message) or iscoroutinefunction(on_message) or iscoroutinefunction(type(on_message).__call__)
     ):
         raise UsageError(
-            "on_message= is called and not awaited", "pass a function, which may put the message into a queue"
+            "on_message= is called but not awaited",
+            "pass a plain function, which can for example put the message into a queue",
         )
     check_reply(reply)
     clocks = Clocks(heartbeat_s=heartbeat_s, send_timeout_s=send_timeout_s)
@@ -86,7 +92,7 @@ async def websocket(
 
 
 async def _open(ws: WebSocket, origins: Origins) -> bool:
-    """Have the connection accepted; False: it is gone, or must not be."""
+    """Accept the connection if necessary. Return False if the client has disconnected or its Origin is refused."""
     if WebSocketState.DISCONNECTED in {ws.client_state, ws.application_state}:
         return False
     allowed = origin_allowed(ws, origins)
@@ -104,7 +110,7 @@ async def _open(ws: WebSocket, origins: Origins) -> bool:
 
 
 class _SocketChannel:
-    """A client at the other end of a WebSocket."""
+    """A client that is connected by a WebSocket."""
 
     begun = True
 
@@ -117,7 +123,7 @@ class _SocketChannel:
         self._on_message = on_message
 
     async def begin(self) -> None:
-        """It has begun."""
+        """Do nothing: a WebSocket is open already."""
 
     async def send(self, record: Record) -> None:
         await self._send({"type": "websocket.send", "text": as_json(record).decode()})
@@ -149,7 +155,8 @@ class _SocketChannel:
         except (OSError, WebSocketDisconnect) as exc:
             raise ClientGone from exc
         except RuntimeError as exc:
-            # the server has closed it, and has not told us yet, or will not: uvicorn after an unanswered ping of its own
+            # The server has closed the WebSocket without sending `websocket.disconnect`, as uvicorn does after an
+            # unanswered ping.
             if not is_open:
                 raise
             log.debug("a WebSocket was closed by the server: %s", exc)

@@ -104,7 +104,7 @@ def test_the_time_line_is_the_servers(page: Page) -> None:
         ("demo:echoes", f"{NATIVE}; {ECHOED}."),
         ("demo:emulated", f"{EMULATED}; {ECHOED}."),
         ("demo:refuses", f"{EMULATED}; {ECHOED}."),
-        ("demo:ignores", f"{EMULATED}; the model did not begin with it, and it was put in front."),
+        ("demo:ignores", f"{EMULATED}; the model did not begin with it, so it was added."),
     ],
 )
 def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
@@ -207,7 +207,7 @@ def test_an_error_before_the_reply(page: Page) -> None:
     page.fill("#other", "anthropic:claude-haiku-4-5")
     page.click("#send")
     expect(page.locator(".what")).to_have_text(
-        "This cannot be asked: no key for anthropic in ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN."
+        "This request is not possible: no key for anthropic in ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN."
     )
     expect(page.locator(".continue")).to_be_hidden()
 

@@ -194,7 +194,7 @@ def test_errors_are_told_in_words(page: Page, prompt: str, says: str, can_contin
     expect(turn.locator(".what")).to_be_visible(timeout=15_000)
     assert turn.locator(".what").text_content().startswith(says)
     assert turn.locator(".continue").is_visible() == can_continue
-    assert ("Continue goes on from here." in turn.inner_text()) == can_continue
+    assert ("Continue the reply from here." in turn.inner_text()) == can_continue
     turn.locator("summary").click()
     expect(turn.locator(".words")).to_be_visible()
     assert unreadable(turn.inner_text()) == []

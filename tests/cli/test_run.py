@@ -101,7 +101,7 @@ def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], p
         (b" \n", ("",), "no prompt"),
         (b"\xff", (), "not UTF-8"),
         (None, ("tell", "me"), "put one prompt in quotes"),
-        (None, ("x", "--no-such-option"), "goes after --"),
+        (None, ("x", "--no-such-option"), "put -- before it"),
         (None, ("x", "--max-tokens", "0"), "--max-tokens"),
         (None, ("x", "-t", "warm"), "--temperature"),
         (None, ("x", "--prefill", "\udcff"), "not UTF-8"),
@@ -117,7 +117,7 @@ def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], p
         (None, ("x", "--base-url", "http://localhost:1"), "-m NAME"),
         (None, ("x", "-m", "anthropic:m", "--api", "chat"), "messages"),
         (None, ("x", "--model"), "--model"),
-        (None, ("models", "nobody"), "known are anthropic"),
+        (None, ("models", "nobody"), "the known providers are anthropic"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

@@ -192,7 +192,8 @@ def test_schema(run: Run, stage: Stage) -> None:
     for whole in (("--schema", "name, age int"), ("-o", "json_object", "1")):
         done = run("-m", "mock", "A dog", *whole, "--prefill", '{"a', code=1)
         assert done.output == (
-            "Error: mock did not begin its reply with the prefill, and it cannot be put in front of JSON that is whole by itself\n"
+            "Error: mock did not begin its reply with the prefill, "
+            "and the prefill cannot be added to JSON that is complete by itself\n"
         )
 
 
@@ -204,7 +205,7 @@ def test_an_impossible_schema_is_not_paid_for(
 ) -> None:
     """An error of one line before anything is sent, which does not repeat the prefill."""
     done = run("-m", "mock", "A dog", *whole, "--prefill", prefill, *way, code=1)
-    assert done.stderr.startswith("Error: no reply can begin with this prefill and keep to ")
+    assert done.stderr.startswith("Error: no reply can begin with this prefill and match ")
     assert done.stderr.count("\n") == 1
     assert prefill not in done.output
     assert stage.prompts == []
@@ -221,7 +222,7 @@ def test_a_reply_that_did_not_begin_as_asked(
         stage.prompts.clear()
         done = run("-m", *given, "x", *way, *command)
         assert done.stdout == "City: Oslo\n"
-        assert done.stderr == "mock did not begin its reply with the prefill; it was put in front of it\n"
+        assert done.stderr == "mock did not begin its reply with the prefill, so the prefill was added\n"
         done = run("-m", *given, "x", *way, *command)
         assert (done.stdout, done.stderr) == ("City: Oslo\n", "")
 
@@ -230,7 +231,7 @@ def test_a_chat_whose_reply_did_not_begin_as_asked(run: Run, stage: Stage) -> No
     """The note comes with the reply that it is about, once."""
     stage.turns = [["Oslo"], ["Fine."]]
     done = run("chat", "-m", "mock", "--prefill", "City: ", typed="x\ny\nquit\n")
-    assert done.stderr.strip() == "mock did not begin its reply with the prefill; it was put in front of it"
+    assert done.stderr.strip() == "mock did not begin its reply with the prefill, so the prefill was added"
     assert done.output.index("did not begin") < done.output.index("Fine.")
 
 
@@ -246,11 +247,11 @@ def test_python_prints_nothing(stage: Stage, capsys: pytest.CaptureFixture[str])
 def test_errors_are_one_line(run: Run, stage: Stage) -> None:
     """LLM's own kind, before anything is sent."""
     for arguments, words in (
-        (("-o", "prefill_strict", "1", "--prefill", "a"), "takes no native prefill"),
-        (("--hide-prefill",), "--hide-prefill hides what --prefill gives"),
+        (("-o", "prefill_strict", "1", "--prefill", "a"), "does not take a native prefill"),
+        (("--hide-prefill",), "--hide-prefill needs --prefill"),
         (("--prefill", "a", "-o", "prefill", "b"), "give one of them"),
-        (("--prefill", "```python", "--hide-prefill", "-x"), "-x looks for the fence"),
-        (("--prefill", "```python", "--hide-prefill", "--xl"), "-x looks for the fence"),
+        (("--prefill", "```python", "--hide-prefill", "-x"), "-x searches the printed text for a code fence"),
+        (("--prefill", "```python", "--hide-prefill", "--xl"), "-x searches the printed text for a code fence"),
     ):
         output = run("-m", "mock", "x", *arguments, code=1).output
         assert output.startswith("Error: ")
@@ -357,7 +358,7 @@ def test_chat_errors_are_one_line(run: Run, stage: Stage) -> None:
     """`llm chat` itself would show where in the code an error came from."""
     for asked in (("mock", "--prefill", "a"), ("prefill/mock", "-o", "prefill", "a")):
         done = run("chat", "-m", *asked, "-o", "prefill_strict", "1", typed="x\n", code=1)
-        assert done.output.splitlines()[-1].startswith("Error: mock takes no native prefill")
+        assert done.output.splitlines()[-1].startswith("Error: mock does not take a native prefill")
     assert stage.prompts == []
 
 

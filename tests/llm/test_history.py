@@ -168,7 +168,9 @@ def test_what_llm_prefill_models_says_of_openrouter(run: Run, user_path: Path, m
     rows = {one["model_id"]: one for one in json.loads(run("prefill", "models", "-q", "openrouter", "--json").output)}
     known = rows["openrouter/anthropic/claude-haiku-4.5"]
     assert (known["mode"], known["host"]) == ("emulated", "openrouter:anthropic/claude-haiku-4.5")
-    assert known["what"].endswith("the host takes a prefill on chat completions, and this model is asked on /responses")
+    assert known["what"].endswith(
+        "the host takes a prefill on chat completions, but this model's requests go to /responses"
+    )
     assert rows["openrouter/openai/gpt-4o"]["what"] == "asked for in the prompt"
     # and that is what happens
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:

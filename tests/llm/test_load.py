@@ -150,7 +150,7 @@ def off(*arguments: str, before: str = "") -> tuple[str, str]:
 @pytest.mark.parametrize("version", ["0.31.1", "0.4", "1.0", "1.0a1", "dev"])
 def test_softly_with_another_version(version: str) -> None:
     """LLM works as without it, and `llm prefill models` says why there is nothing."""
-    notice = f"aprefill is switched off: it works with LLM 0.32 or later, below 1.0, and this is LLM {version}"
+    notice = f"aprefill is switched off: it works with LLM 0.32 or later, below 1.0, but this is LLM {version}"
     lines = python("-c", f"VERSION = {version!r}\n{UNTESTED}", load="aprefill").splitlines()
     assert [line for line in lines if line] == [
         "0 False ",

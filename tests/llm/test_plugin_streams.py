@@ -91,7 +91,7 @@ async def test_a_limit_inside_the_repetition(
         get = llm.get_async_model if asynchronous else llm.get_model
         prefill = "The quick brown fox jumps over the dog. "
         response: Any = get(f"prefill/{typed(model_id)}").prompt("S", prefill=prefill, stream=stream, **options)
-        with pytest.raises(llm.ModelError, match=r"token limit.* inside the repetition"):
+        with pytest.raises(llm.ModelError, match=r"token limit.* while it repeated the prefill"):
             (await response.text()) if asynchronous else response.text()
 
 

@@ -191,7 +191,7 @@ async def test_a_refusal_is_answered_on_the_same_call(
         assert text == STATES
         assert len(refusing.exchanges) == 3
         strict = response.model.prompt("States", prefill='["', stream=stream, prefill_strict=True, max_tokens=1000)
-        with pytest.raises(llm.ModelError, match="takes no native prefill"):
+        with pytest.raises(llm.ModelError, match="does not take a native prefill"):
             (await strict.text() if asynchronous else strict.text())
 
 

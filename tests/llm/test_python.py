@@ -111,7 +111,7 @@ async def test_any_model_object(stage: Stage, kind: Any, hide: bool) -> None:
 
 def test_what_is_no_model() -> None:
     """A TypeError that says so."""
-    with pytest.raises(TypeError, match=r"takes a model of LLM's, not a str"):
+    with pytest.raises(TypeError, match=r"takes a model of LLM, not a str"):
         with_prefill("gpt-4o")
 
 
@@ -129,7 +129,7 @@ def test_without_a_prefill_nothing_is_different(stage: Stage) -> None:
 
 def test_strict(stage: Stage) -> None:
     """An `llm.ModelError` before anything is sent."""
-    with pytest.raises(llm.ModelError, match="takes no native prefill"):
+    with pytest.raises(llm.ModelError, match="does not take a native prefill"):
         llm.get_model("prefill/mock").prompt("x", prefill="a", prefill_strict=True).text()
     assert stage.prompts == []
 
@@ -144,7 +144,7 @@ def test_messages(stage: Stage) -> None:
     )
     assert stage.asked().startswith("three\n\n" + BEGIN[:20])
     for last in ("two", "abc"):
-        with pytest.raises(llm.ModelError, match="end with an assistant turn"):
+        with pytest.raises(llm.ModelError, match="end with an assistant message"):
             model.prompt(messages=[llm.user("one"), llm.assistant(last)], prefill="abc").text()
     assert model.prompt(system="one word", prefill="abc").text() == "abcdef"
     assert [message.role for message in stage.prompts[-1].messages] == ["system", "user"]
@@ -188,7 +188,7 @@ def test_a_token_limit_inside_the_repetition(stage: Stage) -> None:
     stage.beside = limited
     stage.turns = [["The quick brown"], ["The quick brown fox jumps"], ["The slow fox"]]
     model = llm.get_model("prefill/mock")
-    with pytest.raises(llm.ModelError, match="token limit of mock was met inside the repetition"):
+    with pytest.raises(llm.ModelError, match="mock reached its token limit while it repeated the prefill"):
         model.prompt("x", prefill="The quick brown fox ").text()
     assert model.prompt("x", prefill="The quick brown fox ").text() == "The quick brown fox jumps"
     assert model.prompt("x", prefill="The quick brown fox ").text() == "The quick brown fox The slow fox"

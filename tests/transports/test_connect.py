@@ -92,7 +92,7 @@ async def test_a_certificate_that_is_not_trusted(stack: str, small_ca: None) -> 
     assert (error.host, error.port) == ("127.0.0.1", server.port)
     assert error.reason == "certificate not trusted (unable to get local issuer certificate)"
     assert error.may_pass is False
-    assert "set SSL_CERT_FILE to the file of the authority" in str(error)
+    assert "set SSL_CERT_FILE to the certificate file of the authority" in str(error)
 
 
 async def test_a_certificate_for_another_name(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ async def test_a_host_that_hangs_up_is_named_with_its_port() -> None:
     async with serve(Script(hang_up=True)) as server:
         error = await failure(server.openai_url)
     assert (error.host, error.port) == ("127.0.0.1", server.port)
-    assert error.reason == "RemoteProtocolError, the host broke off or broke the HTTP protocol"
+    assert error.reason == "RemoteProtocolError, the host closed the connection or violated the HTTP protocol"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ async def test_a_client_that_takes_nothing_is_let_go(path: str, caplog: pytest.L
             with anyio.fail_after(5):
                 await exchange.closed.wait()
     assert exchange.outcome == "client_closed"
-    assert "could not hand a record over to it for 0.2 s" in caplog.text
+    assert "a record could not be sent to it for 0.2 s" in caplog.text
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])

@@ -153,8 +153,8 @@ async def test_wrong_arguments_are_told_before_anything_is_accepted() -> None:
             with pytest.raises(InvalidStatus):
                 await websockets.connect(here.ws_url)
         assert provider.exchanges == []
-    assert told[0].startswith("reply=str(...) is no reply; pass what stream() gave")
-    assert all(one.startswith("on_message= is called and not awaited") for one in told[1:])
+    assert told[0].startswith("reply=str(...) is not a reply; pass what stream() returned")
+    assert all(one.startswith("on_message= is called but not awaited") for one in told[1:])
 
 
 @pytest.mark.parametrize("stack", ["websockets-sansio", "wsproto"])

@@ -1,4 +1,4 @@
-"""A chat page over aprefill, for one person on one machine: `python docs/examples/chat/app.py`."""
+"""A chat page that uses aprefill, for one person on one machine: `python docs/examples/chat/app.py`."""
 
 import argparse
 import base64
@@ -20,13 +20,13 @@ from aprefill import Reply, Session, UsageError, support_table, web
 
 PAGE = Path(__file__).with_name("index.html").read_text(encoding="utf-8")
 
-#: A server of your own for models that name no provider, such as "http://127.0.0.1:8080/v1".
+#: The URL of your own server, such as "http://127.0.0.1:8080/v1". It is used for model names without a provider.
 BASE_URL = os.environ.get("CHAT_BASE_URL")
 PROVIDERS = {row.provider for row in support_table()}
 
 
 def hashes(tag: str) -> str:
-    """What lets the page's own inline code run, and no other."""
+    """Return the hashes of the page's inline code, so that the content security policy allows only this code."""
     codes = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" for code in codes)
 
@@ -51,7 +51,7 @@ class Turn(BaseModel):
 
 
 class Asked(BaseModel):
-    """What the page sends first."""
+    """The page's request."""
 
     messages: list[Turn]
     prefill: str = ""
@@ -60,15 +60,15 @@ class Asked(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # "now": the page has the prefill at once, and greys it until new text says that the model goes on from it
+    # "now": send the prefill to the page at once. The page shows it in grey until new text comes.
     async with Session(max_tokens=1000, show_when="now", coalesce=True) as session:
         app.state.session = session
         yield
 
 
-# without FastAPI's own pages, which load scripts from elsewhere
+# without FastAPI's documentation pages, which load scripts from other hosts
 app = FastAPI(lifespan=lifespan, openapi_url=None)
-# A foreign name can be made to point to 127.0.0.1; its pages send that name as the Host.
+# An attacker can let another host name point to 127.0.0.1. Pages of this name send it in the Host header.
 app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 
 
@@ -87,15 +87,15 @@ def begun(asked: Asked) -> Reply:
 
 
 def in_words(error: Exception) -> str:
-    """The error for whoever reads the page, who passes no arguments to a function of ours."""
+    """Return the error's message for the page's user. The remedy is omitted, because it is for programmers."""
     if isinstance(error, UsageError):
         return error.problem
-    return "the page has sent what is not a question; load it again"
+    return "the page has sent an invalid request; load it again"
 
 
 @app.websocket("/reply")
 async def reply(ws: WebSocket) -> None:
-    """One reply a connection: the page asks, and the records of docs/web.md follow."""
+    """Send one reply per connection: the page sends its request, and the server sends the records of docs/web.md."""
     if not web.origin_allowed(ws):
         await ws.close(1008)
         return
@@ -104,15 +104,15 @@ async def reply(ws: WebSocket) -> None:
         try:
             answer = begun(Asked.model_validate(await ws.receive_json()))
         except (UsageError, ValidationError, ValueError, KeyError, RecursionError) as error:
-            # no such model, no key, no question: known before there is a reply
+            # unknown model, missing key or invalid request: there is no reply yet
             await ws.send_json({"type": "error", "error": "UsageError", "message": in_words(error)})
             await ws.close(1011)
         else:
-            # `details`: whoever reads them is the one whose key it is
+            # `details` is safe here, because the page's user is also the owner of the key
             await web.websocket(ws, answer, attempts=True, held=True, details=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port")
     uvicorn.run(app, host="127.0.0.1", port=parser.parse_args().port)
