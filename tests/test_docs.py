@@ -238,6 +238,8 @@ def test_links_between_pages_lead_somewhere() -> None:
         "docs/examples/chat/README.md",
         "docs/support.md",
         "docs/sdks.md",
+        "docs/words.md",
+        "docs/obedience.md",
         "docs/reference.md",
         "docs/reliability.md",
         "docs/llm.md",
