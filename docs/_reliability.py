@@ -47,8 +47,8 @@ INTRO = f"""\
 # What happens when a host fails
 
 Written by `python docs/_reliability.py` ({{date}}). It plays every fault on loopback, once per column, and writes
-down the outcome. Nothing on this page is written by hand. `tests/support/faults.py` defines the faults, and what aprefill
-must do with each of them.
+down the outcome. Nothing on this page is written by hand. `tests/support/faults.py` defines the faults, and what
+aprefill must do with each of them.
 
 Every request asks for a reply that begins with `{PREFILL.strip()}` and continues with
 `{TEXT}` ({len(TEXT)} characters). Most faults happen after `{BEFORE.strip()}`.

@@ -198,7 +198,7 @@ FAULTS: tuple[Fault, ...] = (
         may_keep_less=True,
     ),
     Fault(
-        name="the body is shorter than its Content-Length",
+        name="body shorter than its Content-Length",
         script=_cut(framing="length"),
         errors=(Truncated,),
         kept=BEFORE,
