@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the docstrings. `--check` writes nothing and exits 1 when the page is stale."""
+"""Write docs/reference.md from the docstrings. With `--check` write nothing, and exit with 1 if the page is stale."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("reference.md")
 MODULES = ("aprefill", "aprefill.testing", "aprefill.web")
 
-#: `#: words` above `name: type = value` or `NAME = value`, or after it on no line of its own
+#: A comment `#: words` on the lines above `name: type = value` or `NAME = value`.
 ATTRIBUTE = re.compile(r"((?:^    #:.*\n)+)^    (\w+)(?::[^=\n]+)?(?: = .+)?$", re.MULTILINE)
 
 
 def signature(name: str, thing: object) -> str:
-    """How it is called, as Python text; one parameter a line when it is long."""
+    """Return the signature as Python text, with one parameter per line if it is long."""
     try:
         found = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -48,17 +48,17 @@ def signature(name: str, thing: object) -> str:
 
 
 def plain(annotation: object) -> str:
-    """An annotation as it stands in the source."""
+    """Return an annotation as it is written in the source."""
     return annotation.strip("'\"") if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def default(value: object) -> str:
-    """A default's repr, short for a value with defaults of its own."""
+    """Return the repr of a default. A value whose own fields have defaults is shortened."""
     return f"{type(value).__name__}()" if type(value).__module__.startswith("aprefill._types") else repr(value)
 
 
 def doc(thing: object) -> str:
-    """The docstring, its example fenced and its arguments as a list."""
+    """Return the docstring, with its example in a code fence and its arguments as a list."""
     text = inspect.getdoc(thing) or ""
     head, _, args = text.partition("\nArgs:\n")
     head = re.sub(r"((?:^>>> .*\n?(?:^(?!$|>>> ).*\n?)*)+)", r"```pycon\n\1\n```\n", head, flags=re.MULTILINE)
@@ -70,7 +70,7 @@ def doc(thing: object) -> str:
 
 
 def attributes(cls: type) -> list[str]:
-    """Attributes documented by `#:` comments, one bullet each."""
+    """Return the attributes that `#:` comments document, one list item each."""
     found = []
     for comment, name in ATTRIBUTE.findall(inspect.getsource(cls)):
         words = " ".join(line.strip().removeprefix("#:").strip() for line in comment.splitlines())
@@ -80,16 +80,16 @@ def attributes(cls: type) -> list[str]:
 
 
 def is_public(cls: type) -> bool:
-    """Whether a class has a section of its own."""
+    """Return whether a class has its own section on the page."""
     return any(
         cls in vars(import_module(name)).values() or cls.__name__ in import_module(name).__all__ for name in MODULES
     )
 
 
 def members(cls: type) -> list[str]:
-    """Public methods and properties of its own, and of bases that are not public, each with its docstring."""
+    """Return the public methods and properties of a class and of its bases that are not public, with docstrings."""
     out = []
-    # a base that is not public has no section of its own: what it gives is listed here
+    # a base that is not public has no section, so its members are listed with the class
     bases = [base for base in cls.__mro__[1:] if base.__module__.startswith("aprefill") and not is_public(base)]
     for name, member in (item for klass in (cls, *bases) for item in vars(klass).items()):
         target = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
@@ -104,14 +104,14 @@ def members(cls: type) -> list[str]:
 
 
 def kind_name(kind: object) -> str:
-    """A type or a value as it stands in the source."""
+    """Return a type or a value as it is written in the source."""
     if inspect.isclass(kind) and get_origin(kind) is None:
         return kind.__name__
     return re.sub(r"\b(typing|collections\.abc|aprefill\.[\w.]+)\.", "", repr(kind))
 
 
 def entry(name: str, thing: object) -> str:
-    """One name's section."""
+    """Return the section of one name."""
     if not (inspect.isclass(thing) or inspect.isfunction(thing)):
         kinds = get_args(thing) if get_origin(thing) in {Literal, Union, UnionType} else (thing,)
         of = "One of " if len(kinds) > 1 else "A name for "
@@ -136,12 +136,12 @@ def entry(name: str, thing: object) -> str:
 
 
 def section(module: ModuleType) -> str:
-    """One module's section, in the order of its `__all__`."""
+    """Return the section of one module, in the order of its `__all__`."""
     return f"## {module.__name__}\n\n" + "\n\n".join(entry(name, getattr(module, name)) for name in module.__all__)
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     intro = "# Reference\n\nGenerated from the docstrings by `nox -s docs`; do not edit.\n\n"
     text = intro + "\n\n".join(section(import_module(name)) for name in MODULES)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
