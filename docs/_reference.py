@@ -6,6 +6,8 @@ import enum
 import inspect
 import re
 import sys
+import textwrap
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -53,8 +55,11 @@ def plain(annotation: object) -> str:
 
 
 def default(value: object) -> str:
-    """Return the repr of a default. A value whose own fields have defaults is shortened."""
-    return f"{type(value).__name__}()" if type(value).__module__.startswith("aprefill._types") else repr(value)
+    """Return the repr of a default. A dataclass and a long text are shortened."""
+    if is_dataclass(value):
+        return f"{type(value).__name__}()"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:70]}...{text[-1]}"
 
 
 def doc(thing: object) -> str:
@@ -66,7 +71,15 @@ def doc(thing: object) -> str:
     if not args:
         return head
     items = re.sub(r"\n        \s*", " ", args)
-    return head + "\n\n" + "\n".join(re.sub(r"^    ([\w, ]+): ", r"- `\1`: ", line) for line in items.splitlines())
+    return (
+        head + "\n\n" + "\n".join(item(re.sub(r"^    ([\w, ]+): ", r"- `\1`: ", line)) for line in items.splitlines())
+    )
+
+
+def item(text: str) -> str:
+    """Return a list item or a paragraph, wrapped."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, 118, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def attributes(cls: type) -> list[str]:
@@ -75,7 +88,7 @@ def attributes(cls: type) -> list[str]:
     for comment, name in ATTRIBUTE.findall(inspect.getsource(cls)):
         words = " ".join(line.strip().removeprefix("#:").strip() for line in comment.splitlines())
         if not name.startswith("_"):
-            found.append(f"- `{name}`: {words}")
+            found.append(item(f"- `{name}`: {words}"))
     return found
 
 
@@ -99,7 +112,8 @@ def members(cls: type) -> list[str]:
         if "\n" in title:
             out.append(f"**`{name}`**\n\n```python\n{signature(name, target)}\n```\n\n{doc(target)}")
         else:
-            out.append(f"**{title}**: {doc(target)}")
+            first, gap, rest = doc(target).partition("\n\n")
+            out.append(item(f"**{title}**: {first}") + gap + rest)
     return out
 
 
@@ -115,7 +129,7 @@ def entry(name: str, thing: object) -> str:
     if not (inspect.isclass(thing) or inspect.isfunction(thing)):
         kinds = get_args(thing) if get_origin(thing) in {Literal, Union, UnionType} else (thing,)
         of = "One of " if len(kinds) > 1 else "A name for "
-        return f"### {name}\n\n{of}{', '.join(f'`{kind_name(kind)}`' for kind in kinds)}."
+        return f"### {name}\n\n" + item(f"{of}{', '.join(f'`{kind_name(kind)}`' for kind in kinds)}.")
     lines = [f"### {name}"]
     if inspect.isfunction(thing) or (
         inspect.isclass(thing)
@@ -126,7 +140,7 @@ def entry(name: str, thing: object) -> str:
     if inspect.isclass(thing) and thing.__bases__ != (object,):
         bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("aprefill") and is_public(b)]
         if bases:
-            lines.append(f"A {', '.join(bases)}.")
+            lines.append(f"Subclass of {', '.join(f'`{base}`' for base in bases)}.")
     lines.append(doc(thing))
     if inspect.isclass(thing):
         if listed := attributes(thing):
