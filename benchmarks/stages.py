@@ -19,7 +19,7 @@ def main() -> None:
         "# Benchmarks of the stages",
         (
             "Written by `python benchmarks/stages.py`. This is the output of three scripts. Each compares a stage\n"
-            "with the least code that can do the same work, in the same run. The absolute times depend on the machine.\n"
+            "with the least code that can do the same work, in the same run. Absolute times depend on the machine.\n"
             "The ratios are the result. [How it works](how-it-works.md#the-path-of-a-chunk) explains the stages.\n\n"
             "- `wire.py`: the wire decoder, from bytes to records. Its columns are one record per call, 100 records\n"
             "  per call, and the bytes in pieces of 97.\n"
