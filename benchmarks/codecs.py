@@ -1,9 +1,10 @@
-"""What decoding one text record costs, against msgspec alone on the same struct in the same run.
+"""Measure the time to decode one text record, compared with msgspec alone on the same struct in the same run.
 
     python benchmarks/codecs.py
 
-Prints a table: microseconds a record (best of nine rounds), bare msgspec, their ratio, and the record that msgspec
-refuses (it goes through the standard library, with the surrogates joined).
+Prints a table with four columns: microseconds per record (best of nine rounds), the same for msgspec alone, their
+ratio, and the time for a record that msgspec rejects. Such a record is decoded by the standard library, which joins its
+surrogates.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CALLS = 100_000
 
 
 def best_us(call: Callable[[T], object], argument: T, calls: int = CALLS) -> float:
-    """Microseconds a call, the best of the rounds, the loop's own cost taken off."""
+    """Return the microseconds per call: the best of the rounds, without the time of the loop itself."""
     best = empty = float("inf")
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -55,15 +56,15 @@ def best_us(call: Callable[[T], object], argument: T, calls: int = CALLS) -> flo
 
 
 def main() -> None:
-    print(f"Python {sys.version.split()[0]}, {CALLS:,} records a round, best of {ROUNDS}")
-    print(f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'refused us':>11}")
+    print(f"Python {sys.version.split()[0]}, {CALLS:,} records per round, best of {ROUNDS}")
+    print(f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'rejected us':>11}")
     for name, data in RECORDS.items():
         decoder, record = codec(name).decoder(), Record(data)
         assert list(decoder.decode(record)) == [TextDelta(TEXT)]
-        refused = Record(data.replace(b" ", rb" \ude00", 1))
+        rejected = Record(data.replace(b" ", rb" \ude00", 1))
         ours = best_us(decoder.decode, record)
         bare = best_us(BARE[name], data)
-        slow = best_us(codec(name).decoder().decode, refused, CALLS // 20)
+        slow = best_us(codec(name).decoder().decode, rejected, CALLS // 20)
         print(f"{name:<20} {len(data):>6} {ours:>10.3f} {bare:>11.3f} {ours / bare:>6.2f} {slow:>11.3f}")
 
 

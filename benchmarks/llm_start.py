@@ -1,6 +1,8 @@
-"""What the plugin for LLM adds to a start of `llm`: with and without it, interleaved, as a median of differences.
+"""Measure what the plugin for LLM adds to the start time of `llm`: the median difference with and without the plugin.
 
-python benchmarks/llm_start.py [pairs]        in an environment with aprefill[llm] and llm-echo
+The runs with and without the plugin alternate. Run it in an environment with aprefill[llm] and llm-echo:
+
+python benchmarks/llm_start.py [pairs]
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import sys
 import tempfile
 import time
 
-#: Commands, each in a process of its own.
+#: The arguments of `llm`. Each command runs in a separate process.
 COMMANDS = (["--help"], ["-m", "echo", "hi"])
 
 
 def once(words: list[str], load: str, home: str) -> tuple[float, float]:
-    """Milliseconds from the start to the end of a process, and of CPU in it."""
+    """Run one process. Return its wall time and its CPU time in milliseconds."""
     env = {**os.environ, "LLM_USER_PATH": home, "LLM_LOAD_PLUGINS": load}
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()

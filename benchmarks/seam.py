@@ -1,7 +1,8 @@
-"""What the seam and the stop stage cost. ``python benchmarks/seam.py [--quick]`` prints one table.
+"""Measure the time of the seam and of the stop stage. ``python benchmarks/seam.py [--quick]`` prints two tables.
 
-The first part is nanoseconds a call over an empty method call; the second nanoseconds a character, at one size and at
-twice that size, with the factor between the two times (linear: 2).
+The *seam* is the code that joins the model's text to the prefill and removes a repetition of it. The first table has
+nanoseconds per call, less the time of an empty method call. The second has nanoseconds per character for a text of one
+size and for a text twice as long, and the factor between the two times. A factor of 2 means linear time.
 """
 
 from __future__ import annotations
@@ -53,18 +54,18 @@ def decided(raw: str, **rules: Any) -> Callable[[str], str]:
 
 def calls(count: int) -> None:
     empty = call_ns(Empty().feed, " word", count)
-    print(f"{'a call, decided':44}{'over an empty call':>20}")
+    print(f"{'per call, after the verdict':44}{'more than empty call':>20}")
     print(f"{'(an empty method call)':44}{empty:>17.0f} ns")
     stages: dict[str, tuple[Callable[[str], str], str]] = {
         "absent": (decided("other"), " word"),
         "echoed": (decided("known text and", **RULES), " word"),
-        "fenced, watching": (decided("```\nknown text and", **RULES), " word"),
-        "fenced, watching, piece ends in a line end": (decided("```\nknown text and", **RULES), "word\n"),
-        "fenced, watching, piece holds a backtick": (decided("```\nknown text and", **RULES), " a `word"),
-        "fenced, behind an inner opener": (decided("```\nknown text and\n```sh\nls", **RULES), " word"),
-        "fenced, behind the closing fence": (decided("```\nknown text and\n```\nso", **RULES), " word"),
+        "fenced, fence still open": (decided("```\nknown text and", **RULES), " word"),
+        "fenced, piece ends in a line end": (decided("```\nknown text and", **RULES), "word\n"),
+        "fenced, piece holds a backtick": (decided("```\nknown text and", **RULES), " a `word"),
+        "fenced, after an inner opening fence": (decided("```\nknown text and\n```sh\nls", **RULES), " word"),
+        "fenced, after the closing fence": (decided("```\nknown text and\n```\nso", **RULES), " word"),
         "stop stage, two sequences": (StopStage(["END", "\n\n"]).feed, " word"),
-        "stop stage, a match in the making": (StopStage(["END", "\n\n"]).feed, "word\n"),
+        "stop stage, piece may begin a sequence": (StopStage(["END", "\n\n"]).feed, "word\n"),
     }
     for name, (feed, piece) in stages.items():
         print(f"{name:44}{call_ns(feed, piece, count) - empty:>17.0f} ns")
@@ -104,7 +105,7 @@ def main() -> None:
     quick = "--quick" in sys.argv
     calls(2_000 if quick else 300_000)
     n = 2_000 if quick else 500_000
-    print(f"\n{'text, ' + format(n, ',') + ' and twice as much':44}{'a character':>20}{'twice':>12}{'factor':>10}")
+    print(f"\n{'text of ' + format(n, ',') + ' characters':44}{'per character':>20}{'twice':>12}{'factor':>10}")
     for name, make in texts().items():
         once, twice = (best_s(make(size), 3) for size in (n, 2 * n))
         print(f"{name:44}{once / n * 1e9:>17.1f} ns{twice / n / 2 * 1e9:>9.1f} ns{twice / once:>10.2f}")

@@ -1,10 +1,11 @@
-"""CPU for each chunk and time to first text: `stream()` beside bare httpx2 with msgspec, and the official SDKs.
+"""Compare `stream()` with bare httpx2 and msgspec, and with the official SDKs: CPU per chunk, and time to first text.
 
     python benchmarks/stream.py            prints the tables
-    python benchmarks/stream.py --write    and writes docs/benchmarks.md
+    python benchmarks/stream.py --write    prints them and writes docs/benchmarks.md
 
-Everything runs in one process on asyncio against one lean host in another, interleaved, medians of 7. Exits with 1
-when `stream()` with the seam on costs more than 1.5 times bare httpx2.
+All clients run in one process on asyncio, and a minimal host runs in another. The runs of the clients alternate, and
+the numbers are medians of 7. The script exits with 1 if `stream()`, with the seam on, takes more than 1.5 times as long
+as bare httpx2.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ class _Record(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Record).decode
 
-#: A contestant streams one reply and gives (its text, seconds to the first piece of it).
+#: A contestant streams one reply and returns its text and the seconds to its first piece.
 Contestant = Callable[[str, str], Awaitable[tuple[str, float]]]
 
 
 async def contestants(stack: AsyncExitStack, base: str) -> dict[str, Contestant]:
-    """All that are compared, each over one warm connection."""
+    """Return the clients to compare. Each uses one warm connection."""
     raw = await stack.enter_async_context(httpx2.AsyncClient())
     session = await stack.enter_async_context(Session(api_key="k"))
     oai = await stack.enter_async_context(openai.AsyncOpenAI(api_key="k", base_url=base))
     ant = await stack.enter_async_context(anthropic.AsyncAnthropic(api_key="k", base_url=base))
 
-    # two hosts that the table knows to repeat the prefill, one a wire
+    # one host per protocol that repeats the prefill, by the support table
     echoing = {
         "chat": {"model": "mistral:mistral-large-latest"},
         "messages": {"model": "llama_cpp:m", "api": "messages"},
@@ -126,7 +127,7 @@ async def contestants(stack: AsyncExitStack, base: str) -> dict[str, Contestant]
 
 
 async def cpu(field: dict[str, Contestant], mode: str, wire: str) -> dict[str, float]:
-    """Microseconds of CPU for each chunk, median of `ROUNDS`, interleaved after a warm-up."""
+    """Return the microseconds of CPU per chunk: the median of `ROUNDS` alternating runs after a warm-up."""
     samples: dict[str, list[float]] = {name: [] for name in field if name != "first"}
     for turn in range(ROUNDS + 1):
         for name, taken in samples.items():
@@ -140,7 +141,7 @@ async def cpu(field: dict[str, Contestant], mode: str, wire: str) -> dict[str, f
 
 
 async def first_text(field: dict[str, Contestant], wire: str) -> dict[str, float]:
-    """Microseconds from the call to the first text in the caller's hands, over a warm connection."""
+    """Return the microseconds from the call to the first text that the caller gets, over a warm connection."""
     names = {
         "bare httpx2 + msgspec": "bare httpx2 + msgspec",
         "stream(), seam on": "first",
@@ -156,7 +157,7 @@ async def first_text(field: dict[str, Contestant], wire: str) -> dict[str, float
 
 
 def table(title: str, rows: dict[str, dict[str, float]]) -> list[str]:
-    """A Markdown table: a row a case, a column a contestant, each with its ratio to the first."""
+    """Return a Markdown table with a row per case and a column per contestant, with the ratio to the first column."""
     names = list(next(iter(rows.values())))
     lines = [f"### {title}", "", f"| | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for case, result in rows.items():
@@ -166,7 +167,7 @@ def table(title: str, rows: dict[str, dict[str, float]]) -> list[str]:
 
 
 async def main() -> int:
-    """Run everything, print it, and say whether the limit holds."""
+    """Run everything and print the tables. Return 0 if the limit holds, else 1."""
     with running() as base:
         async with AsyncExitStack() as stack:
             field = await contestants(stack, base)
@@ -176,7 +177,7 @@ async def main() -> int:
                 for mode in ("each", "burst")
             }
             firsts = {wire: await first_text(field, wire) for wire in ("chat", "messages")}
-    lines = table("CPU for each chunk of 4 characters, microseconds", costs)
+    lines = table("CPU per chunk of 4 characters, microseconds", costs)
     lines += table("Time to first text over a warm connection, microseconds", firsts)
     print("\n".join(lines))
     if "--write" in sys.argv:
@@ -187,17 +188,20 @@ async def main() -> int:
 
 
 def write(lines: list[str]) -> None:
-    """Put the tables into docs/benchmarks.md, with date and versions."""
+    """Write the tables to docs/benchmarks.md, with date and versions."""
     packages = ", ".join(f"{p} {version(p)}" for p in ("httpx2", "msgspec", "anyio", "openai", "anthropic"))
     intro = [
         "# Benchmarks",
         "",
-        "Written by `python benchmarks/stream.py --write`. One client process on asyncio, one lean host in another on the",
-        f"same machine, {CHUNKS:,} chunks of 4 characters, interleaved, medians of {ROUNDS} (first text: of {FIRSTS}). The",
-        "host repeats the prefill, so that the seam has to drop it; bare httpx2 and the SDKs hand it out as it comes.",
-        "Absolute times are one machine's; the ratios are the result.",
+        "Written by `python benchmarks/stream.py --write`. All clients run in one process on asyncio. A minimal host",
+        f"runs in another process on the same machine and sends {CHUNKS:,} chunks of 4 characters. The runs of the",
+        f"clients alternate. The numbers are medians of {ROUNDS} runs (of {FIRSTS} runs for the first text). The ratio",
+        "to bare httpx2 is in brackets. The absolute times depend on the machine. The ratios are the result.",
         "",
-        "*each*: the host writes every event on its own, as hosts do. *burst*: everything at once.",
+        "The host repeats the prefill, that is, the text that the caller wrote as the beginning of the reply. In",
+        "`stream()` the seam removes the repetition. Bare httpx2 and the SDKs hand it out unchanged.",
+        "",
+        "*each*: the host makes one write per event, as hosts do. *burst*: the host writes everything at once.",
         "",
         f"{date.today().isoformat()}, CPython {platform.python_version()}, {platform.system()}, {packages}.",
         "",

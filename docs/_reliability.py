@@ -1,8 +1,9 @@
-"""Write `docs/reliability.md`: each fault of `tests/support/faults.py`, through aprefill and through the SDKs' own streams.
+"""Write `docs/reliability.md`: what each fault of `tests/support/faults.py` does to aprefill and to the SDKs.
 
-`python docs/_reliability.py` runs them all on loopback and writes the page; it takes about two minutes, most of them
-spent in the SDKs. It fails, and writes nothing, if aprefill does not do what `tests/support/faults.py` says. What a column does is
-measured in a process of its own, what is heavy in one for itself: `python docs/_reliability.py measure COLUMN URL NAME...`.
+`python docs/_reliability.py` runs all faults on loopback and writes the page. It takes about two minutes, most of them
+in the SDKs. If aprefill does not do what `tests/support/faults.py` says, it fails and writes nothing. Each column is
+measured in a separate process: `python docs/_reliability.py measure COLUMN URL NAME...`. Each fault that is about time
+and memory (`Fault.weighs`) has a process to itself.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import platform
 import re
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is installed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # use this checkout, not an installed aprefill
 
 import anyio
 
@@ -33,53 +35,65 @@ if TYPE_CHECKING:
 
 TARGET = Path(__file__).with_name("reliability.md")
 
-#: The bad ends that the page counts: a cell with one of them begins with the word.
-BAD_ENDS = ("**silent**", "**foreign**", "**waits**")
+#: The bad outcomes that the page counts. A cell with one of them begins with the word.
+BAD_ENDS = ("*silent*", "*foreign*", "*waits*")
 
-#: How long anything is waited for, in seconds; for what is heavy, the loop may be blocked and the process is ended.
+#: The longest wait for an outcome, in seconds.
 BOUND_S = 4.0
+#: The same for a fault that is about time and memory. It may block the event loop, so its process has a timeout too.
 HEAVY_S = 150.0
 
-#: Column -> the wire it speaks.
+#: Column -> the protocol that it uses.
 COLUMNS = {"aprefill chat": "chat", "aprefill messages": "messages", "openai": "chat", "anthropic": "messages"}
 
 INTRO = f"""\
 # What happens when a host fails
 
-Written by `python docs/_reliability.py` ({{date}}), which plays every fault on loopback, once a column, and writes down what
-came out. Nothing here was written by hand; `tests/support/faults.py` has the faults, and what must come out of aprefill.
+Written by `python docs/_reliability.py` ({{date}}). It plays every fault on loopback, once per column, and writes
+down the outcome. Nothing on this page is written by hand. `tests/support/faults.py` defines the faults, and what
+aprefill must do with each of them.
 
-A request asks for a reply that begins with `{PREFILL.strip()}` and would go on `{TEXT}`; most faults strike behind
-`{BEFORE.strip()}`. The tests send each of them through aprefill on both wires (chat completions, messages), over its own
-transport and through the caller's client (`httpx2.AsyncClient`, `httpx.AsyncClient`, `AsyncOpenAI`, `AsyncAnthropic`), on
-asyncio, uvloop and trio, and look for the key in every error and in all that hangs from it. The two columns on the right are
-what `stream=True` gives without aprefill, with the SDK's own settings, on asyncio.
+Every request asks for a reply that begins with `{PREFILL.strip()}` and continues with
+`{TEXT}` ({len(TEXT)} characters). Most faults happen after `{BEFORE.strip()}`.
+
+The tests send each fault through aprefill with both protocols (chat completions, messages), over aprefill's own
+transport and through the caller's client (`httpx2.AsyncClient`, `httpx.AsyncClient`, `AsyncOpenAI`,
+`AsyncAnthropic`), on asyncio, uvloop and trio. They search every error, and everything that is attached to it, for the
+API key. The two columns on the right show what `stream=True` gives without aprefill, with the SDK's own settings, on
+asyncio.
 
 | word | meaning |
 |---|---|
 | right text | the whole reply and nothing else |
-| `Truncated`, `APIError`, ... | a typed error. aprefill's have the text so far, which the run compares; an SDK's have none |
-| **silent** | the stream ended as a good one does, though the reply was not whole, or not this text |
-| **foreign** | an error of some library below, which `except openai.OpenAIError` or `except anthropic.AnthropicError` does not catch |
-| **waits** | nothing came to an end in {BOUND_S:g} s; then it was ended from outside |
+| `Truncated`, `APIError`, ... | an error of that class |
+| *silent* | the stream ended like a good one, but the reply was incomplete or had the wrong text |
+| *foreign* | an error of another library, which the SDK's own base class does not catch |
+| *waits* | nothing happened for {BOUND_S:g} s; then the run was ended from outside |
 
-Seconds and memory are told where they are the point. Memory is what the process grew by. Both are this run's: compare along a row.
+aprefill's errors hold the text so far, and the run compares it. An SDK's errors hold no text. The base classes are
+`openai.OpenAIError` and `anthropic.AnthropicError`. "8 characters" means that 8 of the {len(TEXT)} characters arrived.
 
 {{versions}}
 
 """
 
+COSTS = """\
+For some faults time and memory matter. Memory is how much the process grew. The numbers are from this run, so compare
+them within a row.
+
+"""
+
 
 def slug(name: str) -> str:
-    """A fault's name as a part of a path."""
+    """Return a fault's name in a form that can be a part of a path."""
     return re.sub(r"\W+", "-", name).strip("-")
 
 
-# --- in a process of its own ----------------------------------------------------------------------------------
+# --- in a separate process ------------------------------------------------------------------------------------
 
 
 async def measure(column: str, url: str, names: Iterable[str]) -> None:
-    """Print what comes out of each fault, one line of JSON each."""
+    """Print the outcome of each fault, as one line of JSON."""
     await outcome_of(column, GOOD_REPLY, f"{url}/good", BOUND_S)  # imports and first connections do not count
     for name in names:
         fault = fault_for(name, COLUMNS[column])
@@ -95,7 +109,7 @@ async def measure(column: str, url: str, names: Iterable[str]) -> None:
 
 
 async def outcome_of(column: str, fault: Fault, url: str, bound_s: float) -> Outcome:
-    """The fault, once."""
+    """Run the fault once and return its outcome."""
     wire = COLUMNS[column]
     if column.startswith("aprefill"):
         async with options_of("ours", wire, url) as options:
@@ -110,7 +124,7 @@ GOOD_REPLY = Fault(name="good", script=GOOD, right=TEXT, within_s=10.0)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """Return the largest memory size that this process has had, in bytes."""
     try:
         status = Path("/proc/self/status").read_text("ascii")
     except OSError:
@@ -118,57 +132,57 @@ def peak_bytes() -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-    # not ru_maxrss: a child inherits its parent's
+    # not ru_maxrss: a child process starts with its parent's value
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def cell(column: str, fault: Fault, outcome: Outcome) -> str:
-    """What came out, in the words of the page."""
+    """Return the outcome in the words of the page."""
     if outcome.unending:
-        return f"**waits**{so_far(outcome)}"
+        return f"*waits*{so_far(outcome)}"
     error = outcome.error
     if error is None:
         if outcome.text == PREFILL + (fault.right or "") and fault.right is not None:
             return "right text"
-        return f"**silent**{so_far(outcome)}"
+        return f"*silent*{so_far(outcome)}"
     name = f"`{type(error).__name__}`"
     if column.startswith("aprefill"):
         return name
     if type(error).__module__.startswith(column):
         return name
     package = type(error).__module__.partition(".")[0]
-    return f"**foreign** {name if package == 'builtins' else f'`{package}.{type(error).__name__}`'}"
+    return f"*foreign* {name if package == 'builtins' else f'`{package}.{type(error).__name__}`'}"
 
 
 def so_far(outcome: Outcome) -> str:
-    """How much text had come."""
+    """Return how much of the text had arrived."""
     text = outcome.text.removeprefix(PREFILL)
     if text == TEXT:
-        return ", all of the text"
+        return ", all text"
     if text.startswith(TEXT):
         return f", with {text[len(TEXT) :]!r} too much"
-    return f", {len(text)} of {len(TEXT)} characters" if text else ", no text"
+    return f", {len(text)} characters" if text else ", no text"
 
 
 # --- the page -------------------------------------------------------------------------------------------------
 
 
 def run(column: str, url: str, names: list[str], *, bound_s: float) -> dict[str, dict[str, Any]]:
-    """What a process of its own measured; a process that does not end has been waiting."""
+    """Return what a separate process measured. A process that does not end in time counts as waiting."""
     command = [sys.executable, __file__, "measure", column, url, *names]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=bound_s)  # noqa: S603 - ourselves
     except subprocess.TimeoutExpired:
         if len(names) > 1:
             raise
-        return {names[0]: {"cell": f"**waits**, blocks its loop for more than {bound_s:g} s"}}
+        return {names[0]: {"cell": f"*waits*, blocks its loop for more than {bound_s:g} s"}}
     if done.returncode:
         raise SystemExit(f"{column}, {', '.join(names)}:\n{done.stderr}")
     return {result["name"]: result for result in map(json.loads, done.stdout.splitlines())}
 
 
 def results(url: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Column -> fault -> what was measured."""
+    """Return what was measured, as column -> fault -> result."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for column, wire in COLUMNS.items():
         here = [fault for fault in FAULTS if wire in fault.wires]
@@ -190,28 +204,30 @@ def render(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     lines = [
         *counts(found),
         "",
-        "| The host | aprefill, both wires | openai, chat: its own stream | anthropic: its own stream |",
+        "| The host | aprefill, both protocols | openai, chat: its own stream | anthropic: its own stream |",
         "|---|---|---|---|",
     ]
+    costs = ["| Time and memory | aprefill, both protocols | openai | anthropic |", "|---|---|---|---|"]
     notes: dict[str, int] = {}
     for name in NAMES:
         faults = [fault for fault in FAULTS if fault.name == name]
         marks = [notes.setdefault(fault.note, len(notes) + 1) for fault in faults if fault.note]
         mark = "".join(f" ({number})" for number in marks)
         ours = {column: found[column][name] for column in COLUMNS if column.startswith("aprefill")}
-        cells = [
-            name + mark,
-            both(ours, faults[0]),
-            *(told(found[sdk][name], faults[0]) for sdk in ("openai", "anthropic")),
-        ]
-        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |")
-    footnotes = [f"{number}. {note}" for note, number in notes.items()]
-    return "\n".join([intro + "\n".join(lines), "", *footnotes, ""])
+        sdks = [found[sdk][name] for sdk in ("openai", "anthropic")]
+        lines.append(row(name + mark, both(ours), *(str(result["cell"]) for result in sdks)))
+        if faults[0].weighs:
+            costs.append(row(name, cost(*ours.values()), *map(cost, sdks)))
+    footnotes = [
+        textwrap.fill(f"{number}. {note}", 118, subsequent_indent="   ", break_on_hyphens=False)
+        for note, number in notes.items()
+    ]
+    return "\n".join([intro + "\n".join(lines), "", *footnotes, "", COSTS + "\n".join(costs), ""])
 
 
 def counts(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """How many faults came to each bad end. aprefill's are counted if they did so on one of the wires."""
-    lines = [f"| Of {len(NAMES)} faults | aprefill, either wire | openai | anthropic |", "|---|---|---|---|"]
+    """Return a table: how many faults had each bad outcome. One of aprefill's two protocols is enough to be counted."""
+    lines = [f"| Of {len(NAMES)} faults | aprefill, either protocol | openai | anthropic |", "|---|---|---|---|"]
     for end in BAD_ENDS:
         bad = {column: {name for name in NAMES if found[column][name]["cell"].startswith(end)} for column in COLUMNS}
         ours = bad["aprefill chat"] | bad["aprefill messages"]
@@ -219,21 +235,26 @@ def counts(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def both(ours: dict[str, dict[str, Any]], fault: Fault) -> str:
-    """One text where both wires agree, with the worse of their numbers."""
+def row(*cells: str) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+
+
+def both(ours: dict[str, dict[str, Any]]) -> str:
+    """Return one text if the outcome is the same with both protocols, else both."""
     chat, messages = ours.values()
     if chat["cell"] != messages["cell"]:
-        return f"chat: {told(chat, fault)}; messages: {told(messages, fault)}"
-    return told({key: max(chat[key], messages[key]) for key in chat}, fault)
+        return f"chat: {chat['cell']}; messages: {messages['cell']}"
+    return str(chat["cell"])
 
 
-def told(result: dict[str, Any], fault: Fault) -> str:
-    """A cell, with its numbers where they are the point."""
-    if not fault.weighs or "seconds" not in result:
-        return str(result["cell"])
-    seconds, size = result["seconds"], result["bytes"]
+def cost(*results: dict[str, Any]) -> str:
+    """Return time and memory, the worst of the results."""
+    if any("seconds" not in result for result in results):
+        return "did not end"
+    seconds, size = (max(result[key] for result in results) for key in ("seconds", "bytes"))
     took = "under 0.1 s" if seconds < 0.1 else f"{seconds:.1f} s"
-    return f"{result['cell']}; {took}, {'under 1 MB' if size < 1e6 else f'+{size / 1e6:.0f} MB'}"
+    return f"{took}, {'under 1 MB' if size < 1e6 else f'+{size / 1e6:.0f} MB'}"
 
 
 def main(arguments: list[str]) -> None:
@@ -246,7 +267,7 @@ def main(arguments: list[str]) -> None:
     def play(received: Received) -> Script:
         return by_slug[received.path.split("/")[1]].play(received)
 
-    bomb()  # made once, and not while somebody waits for it
+    bomb()  # made once, before a client waits for it
     with serve_in_thread(play) as server:
         found = results(server.url)
     TARGET.write_text(render(found), "utf-8")

@@ -26,7 +26,7 @@ import aprefill
 from aprefill import SupportTable
 from aprefill.testing import Received, Script, serve_in_thread
 
-from .support.pages import BLOCK, ROOT, blocks
+from .support.pages import ROOT, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,8 +259,12 @@ def dead_links(pages: dict[Path, str]) -> list[str]:
             path = (page.parent / target).resolve() if target else page
             inside = path.is_relative_to(ROOT) and path.exists()
             if inside and anchor and path.suffix == ".md":
-                headings = re.findall(r"^#+ (.+)$", prose(pages.get(path) or path.read_text("utf-8")), re.MULTILINE)
-                inside = anchor in map(slug, headings)
+                there = prose(pages.get(path) or path.read_text("utf-8"))
+                anchors = [
+                    *map(slug, re.findall(r"^#+ (.+)$", there, re.MULTILINE)),
+                    *re.findall(r'<a id="(.+?)">', there),
+                ]
+                inside = anchor in anchors
             if not inside:
                 dead.append(f"{page.name}: {match[1] or match[2]}")
         dead += [f"{page.name}: {name}" for name in NAMED.findall(prose(text)) if not (ROOT / name).exists()]

@@ -1,7 +1,7 @@
-"""A real HTTP server on loopback that plays a model's replies, good and bad, on every wire.
+"""A real HTTP server on loopback that plays a model's replies, good and bad, in every provider's protocol.
 
 async with serve(Script(text='Alabama", "Alaska"]')) as server:
-    ...  # point your client at server.openai_url (OpenAI and kin) or server.url (all others)
+    ...  # point your client at server.openai_url (OpenAI and compatible ones) or at server.url (all others)
 """
 
 from ._asked import AskedFor, Finder

@@ -1,4 +1,4 @@
-"""`python -m aprefill.testing --text Hello`: the server as a process of its own, for benchmarks."""
+"""Run the server as a separate process, for benchmarks: `python -m aprefill.testing --text Hello`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def _script(fields: dict[str, Any]) -> Script:
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM. The first line printed is the address, the second with --tls the CA's file."""
+    """Serve until SIGINT or SIGTERM. The first line of output is the URL. With --tls the second is the CA's file."""
     parser = argparse.ArgumentParser(prog="python -m aprefill.testing", description=main.__doc__)
     parser.add_argument("script", nargs="?", default="{}", help="the fields of aprefill.testing.Script, as JSON")
     parser.add_argument("--text", help="the reply's text")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
-    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--port", type=int, default=0, help="the port; 0, the default, chooses a free one")
+    parser.add_argument("--tls", action="store_true", help="serve HTTPS with a certificate made for this run")
     asked = parser.parse_args()
     try:
         fields = msgspec.json.decode(asked.script, type=dict[str, Any])

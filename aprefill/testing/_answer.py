@@ -1,7 +1,7 @@
-"""The answer to one request as plain steps: bytes to write and times to wait.
+"""Builds the answer to one request as a sequence of steps: bytes to write, and times to wait.
 
-Pure: `answer()` decides what is sent, the server only sends it. A body is a chain of generators, each knowing one
-thing: the events, the cut after n bytes, the size of the writes.
+Pure: `answer()` decides what is sent, and the server only sends it. A body is a chain of generators. Each has one task:
+to make the events, to cut the body after n bytes, or to set the size of the writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._exchange import Received
     from ._script import Framing, Script
 
-#: Endless bodies are made of blocks of this many bytes, so that none is ever held whole.
+#: Very large bodies are made of blocks of this many bytes, so that no such body is ever in memory as a whole.
 _BLOCK_BYTES = 1 << 16
 
 _WIRES: dict[WireName, type[Wire]] = {
@@ -44,10 +44,10 @@ _WIRES: dict[WireName, type[Wire]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Send nothing for this long; `math.inf`: until the client goes."""
+    """Send nothing for this long. `math.inf` means: until the client leaves."""
 
     seconds: float
-    #: the scripted wait that a test may want to know of, not the mere pace
+    #: set `Exchange.waiting` when the wait begins
     announced: bool = True
 
 
@@ -56,7 +56,7 @@ Step: TypeAlias = bytes | Wait
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One response. `body` gives its steps afresh at each call."""
+    """One response. Each call of `body` returns a new iterator over its steps."""
 
     status: int
     headers: dict[str, str]
@@ -64,12 +64,12 @@ class Answer:
     body: Callable[[], Iterator[Step]] = field(repr=False)
 
     def length(self) -> int:
-        """How many bytes the body has."""
+        """Return the length of the body in bytes."""
         return sum(len(step) for step in self.body() if isinstance(step, bytes))
 
 
 def answer(script: Script, received: Received) -> Answer:
-    """What `script` answers to `received`."""
+    """Return the answer of `script` to `received`."""
     output = speak(script, received)
     options, endpoint = received.option("stream_options"), endpoint_of(received.path)
     new_wire = partial(
@@ -94,7 +94,7 @@ def answer(script: Script, received: Received) -> Answer:
     headers |= {name.lower(): value for name, value in script.headers.items()}
 
     def body() -> Iterator[Step]:
-        # a wire of its own each time: it knows which block is open
+        # a new wire for each call: a wire remembers which block is open
         if script.body is not None:
             return iter([script.body])
         if script.gzip_bomb is not None:
@@ -114,7 +114,7 @@ def answer(script: Script, received: Received) -> Answer:
 
 
 def check(script: Script, received: Received) -> None:
-    """Raise `UsageError` for what the host that was asked cannot say, and whatever the script's own function raises."""
+    """Raise `UsageError` if this host cannot send the tool calls of the script. Also raise what `find_asked` raises."""
     if callable(script.find_asked):
         speak(script, received)
     wire = _WIRES[wire_at(received.path)]
@@ -145,11 +145,12 @@ def _status(script: Script, received: Received, *, refusal: str) -> tuple[int, t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turn:
-    """Something other than content, at a place in the content."""
+    """Steps that are inserted into the content."""
 
+    #: the place in the content, in characters
     at: int
     steps: Iterator[Step]
-    #: nothing comes after it
+    #: nothing is sent after these steps
     ends: bool
 
 
@@ -159,7 +160,7 @@ def _events(script: Script, output: ModelOutput, wire: Wire) -> Iterator[Step]:
         yield Wait(script.first_token_s)
     for piece in output.reasoning:
         yield from wire.reasoning(piece)
-    # sorted() keeps the order of equal places: what goes on comes before what ends
+    # sorted() is stable: at the same place, steps after which the stream continues come before those that end it
     turns = sorted(_turns(script, wire, length=sum(map(len, output.content))), key=lambda turn: turn.at)
     sent = 0
     for piece in split_at(output.content, {turn.at for turn in turns}):
@@ -213,12 +214,12 @@ def _end(script: Script, wire: Wire) -> Iterator[Step]:
 
 
 def _error_event(wire: Wire, kind: str, message: str) -> Iterator[Step]:
-    # made when its time comes: events have numbers, elements their commas
+    # a generator, so that the event is made in its turn: events are numbered, and array elements need commas
     yield wire.error_event(kind, message)
 
 
 def _bad_event(wire: Wire, *, utf8: bool) -> Iterator[Step]:
-    # in no request: a host repeats the model's name
+    # a character that no request contains: a host repeats the model's name in each event
     marker = "\ufdd0"
 
     def damage(data: bytes) -> bytes:
@@ -243,8 +244,8 @@ def _endless_line(wire: Wire, size: int) -> Iterator[Step]:
 
 
 def _gzip_bomb(size: int) -> Iterator[Step]:
-    """Comment lines that weigh next to nothing until they are inflated."""
-    # one deflated block stands on its own after a full flush, so the same bytes can be sent over and over
+    """Yield comment lines of `size` bytes, compressed to very few."""
+    # after a full flush a compressed block does not depend on the ones before it, so it can be sent repeatedly
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     line = b":" + b" " * 1022 + b"\n"
     block = line * (_BLOCK_BYTES // len(line))
@@ -268,11 +269,11 @@ def _blocks(fill: bytes, size: int) -> Iterator[bytes]:
         yield fill * (size % _BLOCK_BYTES)
 
 
-# --- what happens to any body ---------------------------------------------------------------------------------
+# --- changes to any body --------------------------------------------------------------------------------------
 
 
 def first_bytes(steps: Iterator[Step], limit: int) -> Iterator[Step]:
-    """`steps` until `limit` bytes have been given."""
+    """Yield `steps` until `limit` bytes were yielded."""
     for step in steps:
         if isinstance(step, bytes):
             step = step[:limit]
@@ -283,7 +284,7 @@ def first_bytes(steps: Iterator[Step], limit: int) -> Iterator[Step]:
 
 
 def recut(steps: Iterator[Step], size: int) -> Iterator[Step]:
-    """`steps` in writes of `size` bytes, across events. A wait sends what is there."""
+    """Yield `steps` in writes of `size` bytes, across events. Before a wait, yield the bytes that are left over."""
     held = bytearray()
     for step in steps:
         if isinstance(step, bytes):
@@ -302,5 +303,5 @@ def recut(steps: Iterator[Step], size: int) -> Iterator[Step]:
 
 def _with_newline(steps: Iterator[Step], newline: bytes, *, raw: bytes | None) -> Iterator[Step]:
     for step in steps:
-        # the script's own bytes stay as they are
+        # the bytes of `Script.insert` are not changed
         yield step.replace(b"\n", newline) if isinstance(step, bytes) and step is not raw else step

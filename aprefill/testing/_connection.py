@@ -1,4 +1,4 @@
-"""One TCP connection of the server: it reads requests, plays answers, and always watches the client."""
+"""One TCP connection of the server. It reads requests, plays answers, and watches the client all the time."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from ._http1 import Request
     from ._script import Framing, Script
 
-#: How the network says that the other side is no longer there. SSLError is an OSError.
+#: The exceptions that mean that the other side is gone. SSLError is an OSError.
 _GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
-#: SO_LINGER on, 0 seconds: closing sends a RST. Windows packs two shorts.
+#: SO_LINGER on, with 0 seconds: close() then sends a RST. On Windows the structure has two shorts.
 _LINGER_0 = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 class Connection:
-    """One accepted connection. `run()` ends when the client is gone, the script resets it, or it is cancelled."""
+    """One accepted connection. `run()` ends when the client left, the script resets it, or it is cancelled."""
 
     def __init__(
         self,
@@ -48,8 +48,9 @@ class Connection:
         self._stream: ByteStream = socket_stream
         self._number = number
         self._choose = choose
-        #: the server's, of all connections
+        #: the server's list, of all connections
         self._exchanges = exchanges
+        #: the exchanges of this connection
         self._own: list[Exchange] = []
         self._inbox = bytearray()
         self._arrived = anyio.Event()
@@ -57,11 +58,11 @@ class Connection:
         self._scope = anyio.CancelScope()
 
     async def run(self, tls: ssl.SSLContext | None) -> None:
-        """Serve until it is over. Nothing that the client does raises."""
+        """Serve until the connection is over. Nothing that the client does raises an exception."""
         try:
             _send_at_once(self._socket_stream)
             if tls is not None:
-                # not standard_compatible: a bare FIN counts as a close, as it does for real clients and hosts
+                # not standard_compatible: a FIN without TLS's close message counts as a close, as in real clients
                 self._stream = await TLSStream.wrap(
                     self._socket_stream, server_side=True, ssl_context=tls, standard_compatible=False
                 )
@@ -71,18 +72,18 @@ class Connection:
                 await self._serve()
                 tasks.cancel_scope.cancel()
         except _GONE:
-            pass  # before the first request: a handshake given up
+            pass  # the client left before its first request, for example during the TLS handshake
         finally:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()
-            # last, so that who waits for it finds the outcome settled
+            # set these events last, so that the outcome is final for whoever waits for them
             for exchange in self._own if self._gone else ():
                 exchange.closed.set()
 
     # --- reading ----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Read all the time, so that the client's leaving is seen at once whatever is being sent."""
+        """Read all the time, so that a close by the client is seen at once, whatever is being sent."""
         try:
             while True:
                 self._inbox += await self._stream.receive()
@@ -148,7 +149,7 @@ class Connection:
                 await self._half_close()
 
     async def _play(self, script: Script, request: Request, exchange: Exchange) -> tuple[Outcome, bool]:
-        """Play the script. Returns the outcome, and whether the connection can take another request."""
+        """Play the script. Return the outcome, and whether the connection can take another request."""
         if script.first_byte_s:
             await _wait(script.first_byte_s, exchange)
         if script.hang_up:
@@ -183,14 +184,14 @@ class Connection:
         due = -math.inf
         step = next(steps, None)
         while step is not None:
-            # the end goes in one write with the last data: a client that leaves on the last event, as all do, must
-            # not make the outcome a matter of luck
+            # send the end in one write with the last data: clients leave on the last event, and a second write would
+            # then succeed only sometimes
             following = next(steps, None)
             if isinstance(step, Wait):
                 await _wait(step.seconds, exchange if step.announced else None)
             elif step:
                 if pace_s:
-                    # against the clock, so that the time a write takes does not slow the pace
+                    # pace by the clock, so that the duration of a write does not slow it down
                     now = time.perf_counter()
                     due = max(due + pace_s, now)
                     if due > now:
@@ -208,12 +209,12 @@ class Connection:
         try:
             await self._stream.send(data)
         except _GONE:
-            # a RST is told to whoever touches the socket first
+            # the system reports a RST to the first call on the socket, which may be this one
             self._client_left()
             await anyio.sleep_forever()
 
     async def _half_close(self) -> None:
-        """Send a FIN and wait for the client's: it counts as open until it has closed its side as well."""
+        """Send a FIN and wait for the client's FIN. Until then the connection counts as open."""
         try:
             await self._socket_stream.send_eof()
         except _GONE:
@@ -228,7 +229,7 @@ async def _wait(seconds: float, exchange: Exchange | None) -> None:
 
 
 def _duplicate(stream: SocketStream) -> socket.socket:
-    # uvloop hands out a stand-in that refuses most of a socket's methods; a duplicate takes them all
+    # uvloop returns a socket object that lacks most methods; a duplicate has them all
     raw = stream.extra(SocketAttribute.raw_socket)
     return socket.fromfd(raw.fileno(), raw.family, raw.type)
 

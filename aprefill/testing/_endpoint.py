@@ -1,4 +1,4 @@
-"""What a request's path tells: the wire that is spoken there, and at the clouds' own doors the model as well."""
+"""Finds from a request's path the wire (the form of the answer) and, at Vertex, Bedrock and Gemini, also the model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from urllib.parse import parse_qs, unquote
 
 WireName: TypeAlias = Literal["anthropic", "openai", "responses", "ollama", "gemini", "gemini-array", "bedrock"]
 
-#: (wire, where the model stands, which verb streams)
+#: (wire, pattern whose groups are the model and the verb, the verb that streams)
 _WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
-    # count-tokens stands where Vertex has its models, and its answer is no reply
+    # Vertex has count-tokens in the place of a model's name; its answer is not a reply
     (
         "anthropic",
         re.compile(r"/publishers/anthropic/models/(?!count-tokens:)([^/]+):(streamRawPredict|rawPredict)\Z"),
         "streamRawPredict",
     ),
-    # a model's name may be an ARN, whose slashes not every client escapes
+    # a model's name may be an ARN, and some clients do not escape its slashes
     ("bedrock", re.compile(r"/model/(.+)/(invoke-with-response-stream|invoke)\Z"), "invoke-with-response-stream"),
-    # Vertex has Gemini's models below /publishers/google, and other makers' with other verbs
+    # Vertex has Gemini's models below /publishers/google; the models of other vendors have other verbs
     (
         "gemini",
         re.compile(r"/(?:models|tunedModels|endpoints)/([^/]+):(streamGenerateContent|generateContent)\Z"),
@@ -30,14 +30,14 @@ _WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A place where replies are made."""
+    """A path at which a model replies."""
 
     wire: WireName
-    #: None: the body has it
+    #: the model; None: it is in the body
     model: str | None = None
-    #: None: the body's `stream` decides
+    #: whether the reply is streamed; None: the body's `stream` decides
     streams: bool | None = None
-    #: what it is where the body has no `stream`
+    #: whether the reply is streamed if the body has no `stream`
     streams_untold: bool = False
 
 
@@ -50,7 +50,7 @@ _BY_END = {
 
 
 def endpoint_of(path: str) -> Endpoint | None:
-    """The endpoint at `path`, told by how it ends, or None.
+    """Return the endpoint for the end of `path`, or None.
 
     >>> endpoint_of("/model/anthropic.claude-v2%3A1/invoke")
     Endpoint(wire='bedrock', model='anthropic.claude-v2:1', streams=False, streams_untold=False)
@@ -68,7 +68,7 @@ def endpoint_of(path: str) -> Endpoint | None:
     return None
 
 
-#: Where a path belongs that makes no replies: whose errors it gets.
+#: Paths at which no model replies, and the wire in which their errors are sent.
 _NEAR: tuple[tuple[WireName, re.Pattern[str]], ...] = (
     ("anthropic", re.compile(r"/messages/")),
     ("ollama", re.compile(r"/api/\w+\Z")),
@@ -77,7 +77,7 @@ _NEAR: tuple[tuple[WireName, re.Pattern[str]], ...] = (
 
 
 def wire_at(path: str) -> WireName:
-    """The wire that is spoken at `path`, be it in errors alone."""
+    """Return the wire that is used at `path`, even if only errors are sent there."""
     if endpoint := endpoint_of(path):
         return endpoint.wire
     bare = path.partition("?")[0]

@@ -1,4 +1,4 @@
-"""What the server was asked, and what became of the answer."""
+"""The requests that the server received, and the outcomes of their answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Outcome: TypeAlias = Literal["open", "complete", "client_closed", "dropped", "reset"]
 
 
-#: What a part of text is called; Gemini's have no type.
+#: The types of a part that holds text. Gemini's parts have no type.
 _TEXT_TYPES = {"text", "input_text", "output_text"}
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a message's content: a string, or the text parts of a list joined. Gemini's thoughts are none."""
+    """Return the text of a message: its content, or the joined text parts of a list. Gemini's thoughts do not count."""
     content = message.get("content", message.get("parts"))
     if isinstance(content, str):
         return content
@@ -38,19 +38,19 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Received:
-    """One request as it was asked. Its repr holds neither headers nor body."""
+    """One request as it arrived. Its repr shows neither headers nor body."""
 
     method: str
-    #: with the query, as sent
+    #: the path with the query, as it was sent
     path: str
-    #: names in lower case; a name that came twice has its values joined by ", "
+    #: names are in lower case; the values of a repeated name are joined by ", "
     headers: dict[str, str]
     body: bytes
-    #: the number of its TCP connection: 1, 2, ...
+    #: the number of the TCP connection: 1, 2, ...
     connection: int
-    #: its own number: 0, 1, ...
+    #: the number of the request: 0, 1, ...
     index: int
-    #: the body decoded, or None when it is not JSON
+    #: the decoded body, or None if it is not JSON
     json: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,16 +61,16 @@ class Received:
 
     @property
     def model(self) -> str:
-        """The model asked for, in the body or, at Vertex, Bedrock and Gemini, in the path; "" where there is none."""
+        """The requested model, from the body or, at Vertex, Bedrock and Gemini, from the path; "" if there is none."""
         endpoint = endpoint_of(self.path)
         model = self.option("model") if endpoint is None or endpoint.model is None else endpoint.model
         return model if isinstance(model, str) else ""
 
     @property
     def streamed(self) -> bool:
-        """Whether it asks for a stream: by the body's `stream` or, at Vertex, Bedrock and Gemini, by the path alone.
+        """Whether a stream is requested: by the body's `stream` or, at Vertex, Bedrock and Gemini, by the path alone.
 
-        Ollama streams where the body says nothing.
+        Ollama streams if the body has no `stream`.
         """
         endpoint = endpoint_of(self.path) or Endpoint(wire="openai")
         if endpoint.streams is not None:
@@ -80,9 +80,10 @@ class Received:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The request's messages as it has them, those that are objects.
+        """The request's messages in the host's own form. Only objects are included.
 
-        Of /responses the items of `input`, where a mere string is one message of the user; of Gemini `contents`.
+        For /responses these are the items of `input`; a plain string there is one message of the user. For Gemini they
+        are the items of `contents`.
         """
         given = (self.option(name) for name in ("messages", "input", "contents"))
         messages = next((one for one in given if one is not None), None)
@@ -92,12 +93,12 @@ class Received:
 
     @staticmethod
     def _role(message: dict[str, Any]) -> Any:
-        # Gemini takes contents without one
+        # Gemini accepts contents without a role
         return message.get("role", "user" if "parts" in message else None)
 
     @property
     def ends_with_assistant(self) -> bool:
-        """Whether the last message is the assistant's, or the model's, as Gemini has it."""
+        """Whether the last message is the assistant's. Gemini calls this role "model"."""
         return bool(self.messages) and self.messages[-1].get("role") in {"assistant", "model"}
 
     @property
@@ -114,7 +115,7 @@ class Received:
         return ""
 
     def option(self, name: str) -> Any:
-        """A field of the JSON body, or None."""
+        """Return a field of the JSON body, or None."""
         return self.json.get(name) if isinstance(self.json, dict) else None
 
     def __repr__(self) -> str:
@@ -123,24 +124,25 @@ class Received:
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Exchange(Received):
-    """One request and what became of its answer. It grows while the answer is under way.
+    """One request and the outcome of its answer. Its fields change while the answer is being sent.
 
-    Times are `time.perf_counter()` of the server's process. The events can be awaited in the server's event loop.
+    Times are `time.perf_counter()` values of the server's process. The events can be awaited in the server's event
+    loop.
     """
 
     started_at: float = field(default_factory=time.perf_counter)
-    #: bytes of the body handed to the network so far, without the framing
+    #: bytes of the body that were written to the socket so far, without the framing
     sent_bytes: int = 0
-    #: "complete": all was sent and the framing told the end. "client_closed": the client went first. "dropped" and
-    #: "reset": the server ended the connection, as scripted or because it was shut down
+    #: "open": the answer is being sent. "complete": everything was sent, with the end of the framing. "client_closed":
+    #: the client closed first. "dropped", "reset": the server ended the connection, by script or because it was left
     outcome: Outcome = "open"
-    #: set when the answer is over, in whatever way
+    #: set when the answer is over, in any way
     done: Event = field(default_factory=Event)
-    #: set when the answer has come to a scripted wait that only the client's leaving or a long time ends
+    #: set when the answer has reached a scripted wait
     waiting: Event = field(default_factory=Event)
-    #: set when the server has seen the client's close, with the outcome settled; never after a scripted reset
+    #: set when the server has seen the client's close and the outcome is final; never set after a scripted reset
     closed: Event = field(default_factory=Event)
-    #: the moment it saw it
+    #: the time at which the server saw the client's close
     closed_at: float | None = None
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
-"""HTTP/1.1 as the server needs it: requests are parsed by h11, responses are written by hand.
+"""HTTP/1.1 as the server needs it. h11 parses the requests. The responses are written here.
 
-By hand, because a faulty response must be faulty in exactly one way.
+h11 does not write them, because a faulty response must be faulty in exactly one way.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ if TYPE_CHECKING:
 
     from ._script import Framing
 
-#: What a client that sent `Expect: 100-continue` waits for.
+#: The response for which a client waits that sent `Expect: 100-continue`.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BadRequest(Exception):
-    """What came is not HTTP/1.1."""
+    """The client sent something that is not HTTP/1.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request, whole."""
+    """One complete request."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
-    #: the client takes a chunked response, and another one after it
+    #: the connection may be used for another request
     keeps_alive: bool
+    #: the client accepts a chunked response
     takes_chunks: bool
 
 
 class RequestReader:
-    """Bytes in, whole requests out. After a request it is ready for the next."""
+    """Turns bytes into complete requests. After a request it is ready for the next one."""
 
     def __init__(self) -> None:
         self._start(b"")
@@ -52,16 +53,16 @@ class RequestReader:
 
     @property
     def wants_continue(self) -> bool:
-        """Whether the client holds its body back until it is told to go on. True once a request."""
+        """Whether the client waits for `100 Continue` before it sends its body. True once per request."""
         if not self._parser.they_are_waiting_for_100_continue:
             return False
         self._parser.send(h11.InformationalResponse(status_code=100, headers=[]))
         return True
 
     def feed(self, data: bytes) -> Request | None:
-        """The next request, once it is whole. Feed b"" to take one that came together with another.
+        """Return the next request if it is complete, else None.
 
-        Raises `BadRequest`.
+        Feed b"" to get a request that arrived together with the one before. Raises `BadRequest`.
         """
         try:
             if data:
@@ -94,7 +95,7 @@ class RequestReader:
             keeps_alive=modern and "close" not in headers.get("connection", "").lower(),
             takes_chunks=modern,
         )
-        # a fresh parser: this one waits for a response that it is never told of
+        # use a new parser: this one waits for a response, which h11 never gets to see here
         self._start(self._parser.trailing_data[0])
         return request
 
@@ -102,16 +103,16 @@ class RequestReader:
 def response_head(
     status: int, headers: Mapping[str, str], *, framing: Framing, length: int, keeps_alive: bool
 ) -> bytes:
-    """The status line and the headers, with those that tell the body's end."""
-    told = {"chunked": ("transfer-encoding", "chunked"), "length": ("content-length", str(length))}.get(framing)
-    named = dict([told] if told else []) | ({} if keeps_alive else {"connection": "close"}) | dict(headers)
+    """Return the status line and the headers, including the ones for the framing of the body."""
+    framed = {"chunked": ("transfer-encoding", "chunked"), "length": ("content-length", str(length))}.get(framing)
+    named = dict([framed] if framed else []) | ({} if keeps_alive else {"connection": "close"}) | dict(headers)
     phrase = HTTPStatus(status).phrase if status in {known.value for known in HTTPStatus} else ""
     lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in named.items()), "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
 def chunk(data: bytes) -> bytes:
-    """`data` as one chunk of a chunked body. It must not be empty: that is the end."""
+    """Return `data` as one chunk of a chunked body. It must not be empty, because an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 

@@ -1,6 +1,7 @@
 """What the model says to one request: the echo, the text, where both are cut, and why it stopped.
 
-Pure: a script and a request in, the deltas out. All wires are made of the same output.
+The *echo* is the repetition of the prefill, that is, of the text that the caller wrote as the beginning of the reply.
+Pure: takes a script and a request, and returns the deltas. All wires are written from the same output.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from ._exchange import Received
     from ._script import Script, ToolCall
 
-#: Where requests have their stop sequences, and where their limit, each host at its own place. A request that has them at
-#: another's is obeyed too.
+#: The places of the stop sequences and of the token limit in a request. They differ by host, but every place is read
+#: for every host.
 _STOPS = (
     ("stop_sequences",),
     ("stop",),
@@ -36,7 +37,7 @@ _LIMITS = (
     ("generation_config", "max_output_tokens"),
 )
 
-#: Other hosts' words for why a reply stopped, in Anthropic's.
+#: Other hosts' stop reasons -> Anthropic's.
 _REASONS = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -51,10 +52,10 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOutput:
-    """The deltas of one reply. Reasons for stopping are Anthropic's words, or a word of the script's that no host has."""
+    """The deltas of one reply. The stop reason is one of Anthropic's words, or an unknown word from the script."""
 
     reasoning: tuple[str, ...]
-    #: content, an echo included
+    #: the content, with the echo
     content: tuple[str, ...]
     tools: tuple[ToolCall, ...]
     stop_reason: str
@@ -65,7 +66,7 @@ class ModelOutput:
 
 
 def speak(script: Script, received: Received) -> ModelOutput:
-    """What `script` has the model say to `received`."""
+    """Return what the model of `script` says to `received`."""
     echo, text, given = _shape(script, received)
     pieces = _cut(script, echo, text)
     stop_reason, stop_sequence = "tool_use" if script.tools else "end_turn", None
@@ -73,7 +74,7 @@ def speak(script: Script, received: Received) -> ModelOutput:
     if script.obey_stop and (met := _first_stop("".join(pieces)[given:], _stops(received))):
         pieces = _until(pieces, given + met[0])
         stop_reason, stop_sequence = "stop_sequence", met[1]
-    # a delta that is echo throughout, and was not asked for in the prompt, is no new token
+    # a delta does not count as a new token if all of it is the echo of a native prefill
     new = [i for i, end in enumerate(accumulate(map(len, pieces))) if end > given]
     most = _max_tokens(received) if script.obey_max_tokens else None
     if most is not None and len(new) > most:
@@ -100,7 +101,7 @@ def speak(script: Script, received: Received) -> ModelOutput:
 
 
 def split(text: str, size: int) -> Iterator[str]:
-    """`text` in parts of `size` characters.
+    """Return `text` in parts of `size` characters.
 
     >>> list(split("Alabama", 3))
     ['Ala', 'bam', 'a']
@@ -109,7 +110,7 @@ def split(text: str, size: int) -> Iterator[str]:
 
 
 def split_at(pieces: Sequence[str], offsets: set[int]) -> Iterator[str]:
-    """`pieces` with a cut at each of `offsets` as well.
+    """Yield `pieces`, cut at each of `offsets` as well.
 
     >>> list(split_at(["Ala", "bama"], {1, 3, 9}))
     ['A', 'la', 'bama']
@@ -123,7 +124,7 @@ def split_at(pieces: Sequence[str], offsets: set[int]) -> Iterator[str]:
 
 
 def _shape(script: Script, received: Received) -> tuple[str, str, int]:
-    """The echo as it is sent, what follows it, and how many characters were given to the model, not made by it."""
+    """Return the echo as it is sent, the text after it, and how many characters of the echo are not new tokens."""
     known, is_asked = _echoed(script, received)
     if not known:
         return "", script.text, 0
@@ -139,7 +140,7 @@ def _shape(script: Script, received: Received) -> tuple[str, str, int]:
 
 
 def _echoed(script: Script, received: Received) -> tuple[str, bool]:
-    """What the reply repeats, "" for nothing, and whether the model was asked for it in the prompt."""
+    """Return the text that the reply repeats ("" for none), and whether the prompt asked for it."""
     if script.echo_text is not None:
         return (script.echo_text if script.prefill in {"echoes", "refuses"} else ""), True
     if received.ends_with_assistant:
@@ -190,12 +191,12 @@ def _stops(received: Received) -> list[str]:
 
 def _max_tokens(received: Received) -> int | None:
     most = _asked(received, _LIMITS)
-    # Ollama's -1 is no limit
+    # -1 means no limit at Ollama
     return most if type(most) is int and most > 0 else None
 
 
 def _first_stop(text: str, stops: list[str]) -> tuple[int, str] | None:
-    """Where the text ends and the stop sequence that ended it: the one that is complete first."""
+    """Return where the text ends, and the stop sequence that ends it: the one that is complete first."""
     met = [(at + len(stop), at, stop) for stop in stops if (at := text.find(stop)) >= 0]
     if not met:
         return None

@@ -1,6 +1,6 @@
-"""The server: a loopback listener, the choice of scripts, and the record of what was asked."""
+"""The server: it listens on loopback, chooses the scripts, and records the requests."""
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# Imported at run time, so that `typing.get_type_hints` works on public names.
 # ruff: noqa: TC003
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from anyio.abc import SocketStream
     from anyio.streams.stapled import MultiListener
 
-#: What `serve()` takes: one script for all requests, one for each (the last repeats), or a choice made by request.
+#: What `serve()` takes: one script for all requests, one per request (the last repeats), or a function of the request.
 Scripts: TypeAlias = Script | Sequence[Script] | Callable[[Received], Script]
 
 _NOT_FOUND = Script(status=404)
@@ -42,12 +42,13 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
 ) -> Server:
-    """A server for `async with`, in the running event loop. `port=0` takes a free one.
+    """Return a server for `async with`, in the running event loop. `port=0` chooses a free port.
 
-    `static` has the answers of other paths, such as a list of models: path without query to what is sent as JSON. It is
-    looked at first.
+    `static` holds the answers of other paths, such as a list of models. It maps a path without a query to a value that
+    is sent as JSON. It is looked up before the scripts.
+
     Raises `UsageError` for a host that is not loopback, an empty sequence, a static path that does not begin with a
-    slash or an answer that is no JSON, or `tls=True` without trustme.
+    slash, a static answer that JSON cannot hold, or `tls=True` without trustme.
     """
     return Server(script, static=static, tls=tls, host=host, port=port)
 
@@ -55,8 +56,8 @@ def serve(
 class Server:
     """A running server, made by `serve()`. Leaving its `async with` ends every connection at once.
 
-    An exception of a callable script, or a script that the host asked cannot play, is answered with a 500 and raised on
-    leaving.
+    If a callable script raises, or if the host of a request cannot send what a script plays, the request is answered
+    with a 500. The exception is raised when the server is left.
     """
 
     def __init__(
@@ -91,46 +92,49 @@ class Server:
         self._played = 0
         self._asked = anyio.Event()
         self._all_closed = anyio.Event()
-        #: every request so far, in order
+        #: all requests so far, in order
         self.exchanges: list[Exchange] = []
-        #: TCP connections accepted in all
+        #: number of TCP connections accepted so far
         self.connections = 0
-        #: TCP connections that neither side has given up
+        #: number of TCP connections that are still open
         self.open_connections = 0
 
-    # --- where it is ------------------------------------------------------------------------------------------
+    # --- its address ------------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
-        """The base for Anthropic's clients, those of Vertex and Bedrock too, for Ollama's and for Gemini's."""
+        """The base URL for the clients of Anthropic (also of Vertex and Bedrock), Ollama and Gemini."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._wants_tls else 'http'}://{host}:{self.port}"
 
     @property
     def openai_url(self) -> str:
-        """The base for OpenAI's clients; `/chat/completions` and `/responses` are below it."""
+        """The base URL for OpenAI's clients. `/chat/completions` and `/responses` are below it."""
         return self.url + "/v1"
 
     @property
     def port(self) -> int:
         if not self._port:
-            raise UsageError("the server is not running", "enter it with `async with serve(...) as server`")
+            raise UsageError("the server is not running", "start it with `async with serve(...) as server`")
         return self._port
 
     @property
     def ssl_context(self) -> ssl.SSLContext | None:
-        """For the client: trusts this server. None without `tls=True`."""
+        """A context for the client, which trusts this server. None without `tls=True`."""
         return self._certificate.client_context if self._certificate else None
 
     @property
     def ca_file(self) -> str | None:
-        """The path of a PEM file that trusts this server, deleted on leaving. None without `tls=True`."""
+        """The path of a PEM file with which a client trusts this server. None without `tls=True`.
+
+        The file is deleted when the server is left.
+        """
         return self._certificate.ca_file if self._certificate else None
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
     async def wait_closed(self, timeout_s: float = 5.0) -> None:
-        """Wait until no connection is open. Raises `TimeoutError` that says how many still are."""
+        """Wait until no connection is open. Raises `TimeoutError`, which says how many are still open."""
         with anyio.move_on_after(timeout_s):
             while self.open_connections:
                 await self._all_closed.wait()
@@ -140,12 +144,14 @@ class Server:
             )
 
     async def wait_exchange(self, index: int = 0, timeout_s: float = 5.0) -> Exchange:
-        """Wait until request number `index` is there, and give it. Raises `TimeoutError`."""
+        """Wait until request number `index` has arrived, and return it. Raises `TimeoutError`."""
         with anyio.move_on_after(timeout_s):
             while len(self.exchanges) <= index:
                 await self._asked.wait()
         if len(self.exchanges) <= index:
-            raise TimeoutError(f"{len(self.exchanges)} requests came within {timeout_s:g} s, number {index} did not")
+            raise TimeoutError(
+                f"{len(self.exchanges)} requests arrived within {timeout_s:g} s, but not request number {index}"
+            )
         return self.exchanges[index]
 
     # --- running ----------------------------------------------------------------------------------------------
@@ -169,7 +175,7 @@ class Server:
     ) -> None:
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
-            await self._stopped.wait()  # short: everything in the task is cancelled
+            await self._stopped.wait()  # not long: everything in the task is cancelled
         if self._certificate is not None:
             self._certificate.remove()
         if self._failure is not None and (error is None or isinstance(error, Exception)):
@@ -194,7 +200,7 @@ class Server:
         try:
             await connection.run(self._certificate.server_context if self._certificate else None)
         except Exception as exc:
-            # a fault of the server itself must not end the caller's work from the side: it is raised on leaving
+            # a failure of the server itself must not cancel the caller's work: it is raised when the server is left
             self._failure = self._failure or exc
         finally:
             self.open_connections -= 1
@@ -233,25 +239,26 @@ class Server:
         return script
 
     def __repr__(self) -> str:
-        return f"<Server {self._host}:{self._port}, {len(self.exchanges)} requests, {self.open_connections} connections open>"
+        seen = f"{len(self.exchanges)} requests, {self.open_connections} connections open"
+        return f"<Server {self._host}:{self._port}, {seen}>"
 
 
 def _static(path: str, value: Any) -> Script:
-    """What a static path answers."""
+    """Return the script for a static path."""
     if not path.startswith("/") or "?" in path or " " in path:
         raise UsageError(
-            f"static: {path!r} is no path",
+            f"static: {path!r} is not a path",
             "give one that begins with a slash, as it is sent and without a query, such as '/v1/models'",
         )
     try:
         body = msgspec.json.encode(value)
     except (TypeError, ValueError) as exc:
-        raise UsageError(f"static: what {path!r} answers is no JSON: {exc}", "give plain JSON values") from None
+        raise UsageError(f"static: the answer of {path!r} is not JSON: {exc}", "give plain JSON values") from None
     return Script(body=body, content_type="application/json", framing="length")
 
 
 def _loopback(host: str) -> str:
-    """The address to listen on."""
+    """Return the address to listen on."""
     if host == "localhost":
         return "127.0.0.1"
     try:
@@ -259,22 +266,22 @@ def _loopback(host: str) -> str:
     except ValueError:
         address = None
     if address is None or not address.is_loopback:
-        raise UsageError(f"host={host!r} is not this machine's loopback", "pass '127.0.0.1', '::1' or 'localhost'")
+        raise UsageError(f"host={host!r} is not a loopback address", "pass '127.0.0.1', '::1' or 'localhost'")
     return host
 
 
-#: asyncio holds its tasks only weakly.
+#: References to the running tasks, because asyncio holds only weak ones.
 _tasks: set[asyncio.Task[None]] = set()
 
 
 def _spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `work`, which must not raise, in a task that belongs to nobody.
+    """Run `work`, which must not raise, in a task outside any task group.
 
-    A task group would belong to the task that entered it, and a fixture is entered and left in two (pytest-asyncio);
-    it would also wrap the caller's own exceptions in an ExceptionGroup.
+    A task group has to be left in the task that entered it, but pytest-asyncio enters and leaves a fixture in two
+    tasks. A task group would also wrap the caller's own exceptions in an ExceptionGroup.
     """
     try:
-        # not get_running_loop(): trio in guest mode runs inside a loop of asyncio, but in none of its tasks
+        # not get_running_loop(): trio in guest mode runs inside an asyncio loop, but not in an asyncio task
         in_asyncio = asyncio.current_task() is not None
     except RuntimeError:
         in_asyncio = False

@@ -1,6 +1,6 @@
-"""The server for synchronous tests: in a thread, with an event loop of its own."""
+"""The server for synchronous tests. It runs in a thread with its own event loop."""
 
-# Imported at run time, so that `typing.get_type_hints` works on what is public.
+# Imported at run time, so that `typing.get_type_hints` works on public names.
 # ruff: noqa: TC003
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def serve_in_thread(
     host: str = "127.0.0.1",
     backend: Literal["asyncio", "trio"] = "asyncio",
 ) -> Generator[Server, None, None]:
-    """A running server for a plain `with`. Read its fields and those of its exchanges; its events belong to its loop."""
+    """A running server for a plain `with`. Its fields and exchanges can be read, but its events belong to its loop."""
     with (
         start_blocking_portal(backend) as portal,
         portal.wrap_async_context_manager(serve(script, static=static, tls=tls, host=host)) as server,

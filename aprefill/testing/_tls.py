@@ -1,4 +1,4 @@
-"""A certificate for the loopback host, made for one server and trusted by nobody else."""
+"""A certificate for the loopback host. It is made for one server, and no other program trusts it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Certificate:
-    """The server's and the client's half of a TLS setup. `ca_file` is a PEM file, until `remove()`."""
+    """The TLS contexts of the server and of its client. `ca_file` is a PEM file that exists until `remove()`."""
 
     def __init__(self, host: str) -> None:
         authority = _authority()
         self.server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(host).configure_cert(self.server_context)
-        # given something to trust, it does not read the system's own list, which takes 25 ms
+        # with cadata the context does not load the system's list of authorities, which would take 25 ms
         self.client_context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
         handle, self.ca_file = tempfile.mkstemp(prefix="aprefill-testing-", suffix=".pem")
         with open(handle, "wb") as file:
@@ -37,6 +37,6 @@ def _authority() -> trustme.CA:
         import trustme
     except ImportError as exc:
         raise UsageError(
-            "tls=True makes its certificate with trustme, which is missing", "pip install trustme"
+            "tls=True needs the package trustme to make a certificate, and it is not installed", "pip install trustme"
         ) from exc
     return trustme.CA()

@@ -128,7 +128,7 @@ def _gzip_bomb(received: Received) -> Script:
 _DEEP = b"[" * 200_000 + b"]" * 200_000
 #: The record bound is 1 MiB. A decoder holds a little more, the loopback host its blocks of 64 KiB.
 _BOUND = 8 * MIB
-_BOUNDED = "One record may have 1 MiB."
+_BOUNDED = "A record may have at most 1 MiB."
 
 FAULTS: tuple[Fault, ...] = (
     # --- the end is missing -----------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ FAULTS: tuple[Fault, ...] = (
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
         right=TEXT,
-        note="A finish reason is the model's own end; there are gateways that leave the terminal record out.",
+        note="A finish reason is the model's own end. Some gateways leave the terminal record out.",
     ),
     Fault(
         name="EOF in mid-stream of a body without framing",
@@ -161,13 +161,13 @@ FAULTS: tuple[Fault, ...] = (
         script=_ends_in_the_line_after_before,
         errors=(Truncated,),
         kept=BEFORE,
-        note="An event that no blank line ends does not count (WHATWG HTML 9.2.6): its text is not handed out.",
+        note="An event without the blank line that ends it does not count (WHATWG HTML 9.2.6). Its text is dropped.",
     ),
     Fault(
         name="no blank line after the terminal event",
         script=replace(GOOD, no_last_blank=True),
         right=TEXT,
-        note="When the event without a blank line is the terminal one, and whole, nothing of the reply is missing.",
+        note="If the terminal event is complete and only its blank line is missing, the reply is complete too.",
     ),
     # --- no stream at all -------------------------------------------------------------------------------------
     Fault(
@@ -198,7 +198,7 @@ FAULTS: tuple[Fault, ...] = (
         may_keep_less=True,
     ),
     Fault(
-        name="the body is shorter than its Content-Length",
+        name="body shorter than its Content-Length",
         script=_cut(framing="length"),
         errors=(Truncated,),
         kept=BEFORE,
@@ -231,7 +231,7 @@ FAULTS: tuple[Fault, ...] = (
         name="bad UTF-8",
         script=replace(GOOD, after=len(BEFORE), bad_event="utf8"),
         right=TEXT.replace(BEFORE, BEFORE + "\ufffd"),
-        note="An event stream is decoded with U+FFFD in place of what is not UTF-8 (WHATWG HTML 9.2.5).",
+        note="In an event stream, bytes that are not UTF-8 are decoded as U+FFFD (WHATWG HTML 9.2.5).",
     ),
     Fault(
         name="JSON 200,000 levels deep",
@@ -248,7 +248,7 @@ FAULTS: tuple[Fault, ...] = (
         facts={"clock": "first_token_s", "after_s": 0.5},
         timeouts=Timeouts(first_token_s=0.5),
         slow=True,
-        note="With `Timeouts(first_token_s=0.5)`; without it, after 600 s.",
+        note="With `Timeouts(first_token_s=0.5)`. By default the error comes after 600 s.",
     ),
     Fault(
         name="keep-alives and no more text",
@@ -257,7 +257,7 @@ FAULTS: tuple[Fault, ...] = (
         kept=BEFORE,
         facts={"clock": "progress_s", "after_s": 0.1},
         timeouts=Timeouts(progress_s=0.1),
-        note="With `Timeouts(progress_s=0.1)`; without it, after 300 s.",
+        note="With `Timeouts(progress_s=0.1)`. By default the error comes after 300 s.",
     ),
     *(
         Fault(
@@ -289,7 +289,7 @@ FAULTS: tuple[Fault, ...] = (
         errors=(ProtocolError,),
         within_bytes=_BOUND,
         weighs=True,
-        note="Identity is asked for, and nothing else is taken: not a byte is inflated.",
+        note="aprefill requests an uncompressed body and refuses any other. It inflates nothing.",
     ),
     Fault(
         name="429 with `Retry-After: 9999`",
@@ -298,7 +298,7 @@ FAULTS: tuple[Fault, ...] = (
         facts={"status": 429, "retry_after_s": 9999},
         says="9999 s",
         with_retries=True,
-        note="The error says how long the host asks to wait.",
+        note="The error says how long the host asks the client to wait.",
     ),
 )
 

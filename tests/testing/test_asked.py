@@ -265,12 +265,12 @@ async def test_a_function_that_fails_is_told(finder: Any, raised: type[Exception
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"asked": "always"}, "known are 'ignores', 'obeys', 'obeys_second'"),
+        ({"asked": "always"}, "use one of 'ignores', 'obeys', 'obeys_second'"),
         ({"asked": "obeys", "prefill": "echoes", "echo_text": "x"}, "leave echo_text= out"),
         ({"find_asked": "(x)"}, "asked='obeys'"),
         ({"asked": "obeys", "find_asked": "x"}, "one group"),
         ({"asked": "obeys", "find_asked": "(x)(y)"}, "one group"),
-        ({"asked": "obeys", "find_asked": "("}, "no regular expression"),
+        ({"asked": "obeys", "find_asked": "("}, "not a regular expression"),
         ({"asked": "obeys", "find_asked": 3}, "a function"),
         ({"asked": "obeys_second", "find_asked": "(x)"}, "find_asked="),
     ],

@@ -297,7 +297,7 @@ async def test_arguments_that_are_not_sent_are_no_mistake(script: dict[str, Any]
         ({"api": 1}, "begins with a slash"),
         ({"/api?x=1": 1}, "without a query"),
         ({"/a b": 1}, "as it is sent"),
-        ({"/x": object()}, "is no JSON"),
+        ({"/x": object()}, "is not JSON"),
     ],
 )
 def test_wrong_static_answers_are_told_at_once(static: Any, words: str) -> None:

@@ -274,7 +274,7 @@ async def test_waiting_for_a_request_that_never_comes_is_bounded() -> None:
     """With the number that did come."""
     with fail_after(10):
         async with serve(Script()) as server:
-            with pytest.raises(TimeoutError, match="0 requests came within"):
+            with pytest.raises(TimeoutError, match="0 requests arrived within"):
                 await server.wait_exchange(timeout_s=0.01)
 
 

@@ -1,1 +1,4 @@
-"""The providers' wires, written: one file a protocol. They share nothing with the codecs, so that they can contradict them."""
+"""Writes the providers' wires, one file per protocol. A wire is the form in which a protocol sends its answer.
+
+These files share no code with the codecs that read the wires, so that the tests can find a mistake in a codec.
+"""

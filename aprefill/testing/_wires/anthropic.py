@@ -1,4 +1,4 @@
-"""The Anthropic wire, /v1/messages and Vertex's rawPredict, as api.anthropic.com was recorded in 2025 and 2026."""
+"""The Anthropic wire, for /v1/messages and Vertex's rawPredict. From recordings of api.anthropic.com, 2025 and 2026."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ERROR_TYPES = {
     529: "overloaded_error",
 }
 
-#: Stands for what the host signs its thinking with; opaque, and to be sent back as it is.
+#: A stand-in for the signature of the host's thinking. A client has to send it back unchanged.
 _SIGNATURE = "EqQBCgIYAhIkc2lnbmVkIGJ5IGFwcmVmaWxsLnRlc3Rpbmc="
 
 
@@ -32,9 +32,9 @@ class AnthropicWire(Wire):
 
     request_id_header = "request-id"
     keepalive = sse(b'{"type": "ping"}', "ping")
-    #: recorded: nearly every stream of api.anthropic.com has one ping, after its first block's start
+    #: whether a ping follows the start of the first block, as in nearly every recorded stream of api.anthropic.com
     pings: ClassVar[bool] = True
-    #: in the ids of messages and tool calls
+    #: a part of the ids of messages and tool calls
     mark: ClassVar[str] = ""
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
@@ -73,7 +73,7 @@ class AnthropicWire(Wire):
 
     def finish(self) -> Iterator[bytes]:
         if not (self._output.content or self._output.tools):
-            yield from self._open("text", {"type": "text", "text": ""})  # recorded: an empty reply has its block
+            yield from self._open("text", {"type": "text", "text": ""})  # recorded: an empty reply has a text block
         yield from self._close()
         self._ended = True
         delta = {"stop_reason": self._output.stop_reason or None, "stop_sequence": self._output.stop_sequence}

@@ -1,4 +1,4 @@
-"""AWS event streams, written: what `aprefill._wire.eventstream` reads. botocore has no encoder.
+"""Writes AWS event streams, which `aprefill._wire.eventstream` reads. botocore has no encoder.
 
 The format is https://smithy.io/2.0/aws/amazon-eventstream.html.
 """
@@ -15,20 +15,20 @@ from .base import to_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Prelude, its checksum and the frame's: what a frame has beside headers and payload.
+#: The size of the prelude and of the two checksums: all of a frame except its headers and its payload.
 _FIXED_BYTES = 16
 _CHECKSUM_BYTES = 4
 
-#: A header's type: a string.
+#: The type number of a header whose value is a string.
 _STRING = 7
 
-#: What hides the length of a token from who watches the line. Bedrock's length varies at random; this one gives the
-#: same bytes in each run.
+#: Padding, which hides the length of a token from an eavesdropper. Bedrock's has a random length. This one is fixed, so
+#: that each run has the same bytes.
 _PADDING = "abc"
 
 
 def frame(headers: Mapping[str, str], payload: bytes) -> bytes:
-    """One frame, sealed with its checksums.
+    """Return one frame with its checksums.
 
     >>> frame({":event-type": "messageStop"}, b"{}").hex(" ", 4)
     '0000002c 0000001a 9c71e416 0b3a6576 656e742d 74797065 07000b6d 65737361 67655374 6f707b7d b92400bb'
@@ -39,25 +39,25 @@ def frame(headers: Mapping[str, str], payload: bytes) -> bytes:
 
 
 def prelude(total_bytes: int, header_bytes: int) -> bytes:
-    """The first 12 bytes of a frame of that length."""
+    """Return the first 12 bytes of a frame of that length."""
     lengths = struct.pack("!II", total_bytes, header_bytes)
     return lengths + _checksum(lengths)
 
 
 def chunk(data: bytes) -> bytes:
-    """A model's own event in the envelope of InvokeModelWithResponseStream."""
+    """Return the frame in which InvokeModelWithResponseStream sends an event of the model."""
     headers = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
     return frame(headers, to_json({"bytes": b64encode(data).decode(), "p": _PADDING}))
 
 
 def exception(kind: str, message: str) -> bytes:
-    """The frame that ends a stream with an error."""
+    """Return the frame that ends a stream with an error."""
     headers = {":exception-type": kind, ":content-type": "application/json", ":message-type": "exception"}
     return frame(headers, to_json({"message": message}))
 
 
 class EventStream:
-    """Events in chunk frames."""
+    """Sends each event in a chunk frame."""
 
     headers: Mapping[str, str] = {
         "content-type": "application/vnd.amazon.eventstream",
@@ -66,14 +66,14 @@ class EventStream:
     has_lines = False
 
     def pack(self, data: bytes, event: str = "") -> bytes:
-        # the event's name is in its JSON, as `type`, and nowhere else
+        # the event's name is only in its JSON, as `type`
         return chunk(data)
 
     def unclosed(self, event: bytes) -> bytes:
         return event[:-1]
 
     def open_end(self, size: int) -> bytes:
-        # one byte more than will come: a reader refuses the length, or waits for the checksum and meets the end
+        # announce one byte more than is sent: a reader rejects the length, or waits for the checksum until the end
         return prelude(min(max(size, _FIXED_BYTES) + 1, 0xFFFF_FFFF), 0)
 
 

@@ -1,4 +1,4 @@
-"""What a wire must be able to say, and what its events travel in."""
+"""The interface of a wire, and the framings in which its events are sent."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ if TYPE_CHECKING:
 
     from .._output import ModelOutput
 
-#: What api.anthropic.com answers since Claude 4.6.
+#: The answer of api.anthropic.com to a prefill since Claude 4.6.
 REFUSAL = "This model does not support assistant message prefill. The conversation must end with a user message."
-#: What it answered before to a prefill that ends in white space.
+#: The answer of older models there to a prefill that ends in white space.
 TRAILING_WHITESPACE = "messages: final assistant content cannot end with trailing whitespace"
 
 
-#: When each reply was made: fixed, so that two runs give the same bytes.
+#: The time at which each reply was made. It is fixed, so that two runs send the same bytes.
 CREATED = 1_795_000_000
 CREATED_AT = "2026-11-18T11:06:40Z"
 
 
 class Packing(Protocol):
-    """What the events of a stream travel in."""
+    """The framing of the events in a stream."""
 
     #: headers of the stream's response
     headers: Mapping[str, str]
-    #: it is made of lines, which may end in other ways
+    #: whether the stream consists of lines, so that `Script.newline` applies
     has_lines: bool
 
     def pack(self, data: bytes, event: str = "") -> bytes:
-        """One event."""
+        """Return one framed event."""
         ...
 
     def unclosed(self, event: bytes) -> bytes:
-        """A packed event without what closes it: the shortest cut that a strict reader must not take."""
+        """Return a framed event without its end: the shortest cut with which a strict reader must not accept it."""
         ...
 
     def open_end(self, size: int) -> bytes:
-        """The first of `size` bytes that begin an event and never end it; any bytes may follow."""
+        """Return the beginning of an event that never ends. Any bytes may follow, up to `size` bytes in all."""
         ...
 
 
 class Sse:
-    """Server-sent events."""
+    """The framing of server-sent events."""
 
     headers: Mapping[str, str] = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
     has_lines = True
@@ -63,7 +63,7 @@ class Sse:
 
 
 class Lines:
-    """One JSON record a line."""
+    """The framing with one JSON record per line."""
 
     headers: Mapping[str, str] = {"content-type": "application/x-ndjson"}
     has_lines = True
@@ -79,20 +79,20 @@ class Lines:
 
 
 class Wire(ABC):
-    """One reply in one protocol. Each method gives whole events, packed, in the order of the stream.
+    """One reply in one protocol. Each method returns complete, framed events. They are called in the stream's order.
 
-    What most hosts have in common is here. `index` is the request's number, from which all ids are made; `usage_asked`
-    is OpenAI's switch on chat completions, all others always report their usage.
+    This class holds what most hosts have in common. `index` is the number of the request, and all ids are made from it.
+    `usage_asked` is a switch of OpenAI's chat completions. All other protocols always report their usage.
     """
 
     packing: Packing = Sse()
-    #: an event that is no progress
+    #: an event without progress
     keepalive: bytes = b": keep-alive\n\n"
-    #: the line ends of its streams
+    #: the line ends of the stream
     newline: ClassVar[str] = "\n"
-    #: what it says of a prefill that it refuses
+    #: the error message for a prefill that is refused
     refusal: ClassVar[str] = REFUSAL
-    #: the response header that carries the request's id; empty: none does
+    #: the response header with the request's id; "": none
     request_id_header: ClassVar[str] = ""
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
@@ -107,39 +107,39 @@ class Wire(ABC):
 
     @classmethod
     def sends_objects(cls, *, streamed: bool) -> bool:
-        """Whether the arguments of tools go as objects, not as text."""
+        """Return whether the arguments of tools are sent as objects, not as text."""
         return False
 
     def start(self) -> Iterator[bytes]:
-        """What comes ahead of all content, if anything does."""
+        """Return the events before all content."""
         return iter(())
 
     @abstractmethod
     def reasoning(self, piece: str) -> Iterator[bytes]: ...
     @abstractmethod
     def text(self, piece: str, damage: Callable[[bytes], bytes] | None = None) -> Iterator[bytes]:
-        """`damage` is done to the last event's JSON."""
+        """Return the events for a piece of text. `damage` changes the JSON of the last one."""
 
     @abstractmethod
     def tools(self) -> Iterator[bytes]: ...
     def finish(self) -> Iterator[bytes]:
-        """What comes between the content and the terminal record, if anything does."""
+        """Return the events between the content and the terminal record."""
         return iter(())
 
     @abstractmethod
     def last(self) -> bytes:
-        """The terminal record."""
+        """Return the terminal record."""
 
     @abstractmethod
     def error_event(self, kind: str, message: str) -> bytes: ...
     @abstractmethod
     def whole(self) -> bytes:
-        """The reply to a request that asked for no stream."""
+        """Return the reply to a request that did not ask for a stream."""
 
     @abstractmethod
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes: ...
     def error_headers(self, status: int, error: tuple[str, str] | None) -> dict[str, str]:
-        """What an error says in headers, if anything."""
+        """Return the response headers that describe an error."""
         return {}
 
 
@@ -147,24 +147,24 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {529: "Overl
 
 
 def usual_message(status: int) -> str:
-    """What an error of this status says when the script does not."""
+    """Return the message of an error with this status if the script has none."""
     return _PHRASES.get(status, "Error")
 
 
 def to_json(value: Any) -> bytes:
-    """Compact JSON. A lone surrogate, which UTF-8 cannot hold, is escaped as Python's hosts do."""
+    """Return compact JSON. A lone surrogate, which UTF-8 cannot hold, is escaped, as hosts written in Python do."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-#: What Go's encoder escapes as well: Ollama's is that, and Gemini's does the same (recorded).
+#: The additional characters that Go's encoder escapes. Ollama uses that encoder, and Gemini does the same (recorded).
 _ESCAPED = {char: f"\\u{ord(char):04x}".encode() for char in "<>&\u2028\u2029"}
 
 
 def to_escaped_json(value: Any) -> bytes:
-    """The same with a few more characters escaped."""
+    """Return compact JSON with a few more characters escaped."""
     data = to_json(value)
     for char, escape in _ESCAPED.items():
         data = data.replace(char.encode(), escape)
@@ -172,6 +172,6 @@ def to_escaped_json(value: Any) -> bytes:
 
 
 def sse(data: bytes, event: str = "") -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     name = b"event: " + event.encode() + b"\n" if event else b""
     return name + b"data: " + data + b"\n\n"

@@ -1,6 +1,6 @@
-"""The Anthropic wire as Bedrock's InvokeModel carries it: the same events in binary frames, errors in AWS's own form.
+"""The Anthropic wire at Bedrock's InvokeModel: the same events in binary frames, and errors in AWS's own form.
 
-As recorded in 2024 and 2025; the exceptions are those of botocore's bedrock-runtime.
+From recordings of 2024 and 2025. The exceptions are the ones in botocore's description of bedrock-runtime.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BY_STATUS = {
     529: "ServiceUnavailableException",
 }
 
-#: Anthropic's words and OpenAI's, which a script has for all wires.
+#: The error types of Anthropic and OpenAI, which a script uses for all protocols -> AWS's exceptions.
 _BY_TYPE = {
     "invalid_request_error": "ValidationException",
     "request_too_large": "ValidationException",
@@ -39,7 +39,7 @@ _BY_TYPE = {
     "server_error": "InternalServerException",
 }
 
-#: What botocore takes for an error inside a stream. No other word of Anthropic's or OpenAI's gets there.
+#: The exceptions that botocore knows inside a stream. Other error types become `ModelStreamErrorException` there.
 _IN_STREAM = {
     "ValidationException",
     "ThrottlingException",
@@ -54,9 +54,9 @@ class BedrockWire(AnthropicWire):
 
     packing = EventStream()
     request_id_header = "x-amzn-requestid"
-    # AWS has no keepalive; Anthropic's own is as near to one as a frame can be
+    # AWS has no keep-alive, so this sends Anthropic's in a frame
     keepalive = chunk(b'{"type":"ping"}')
-    pings: ClassVar[bool] = False  # recorded: none
+    pings: ClassVar[bool] = False  # no recorded stream has a ping
     mark: ClassVar[str] = "bdrk_"
 
     @property
@@ -76,7 +76,7 @@ class BedrockWire(AnthropicWire):
         name = _BY_TYPE.get(kind, kind)
         if name not in _IN_STREAM and not kind.endswith("Exception"):
             name = "ModelStreamErrorException"
-        # the members of a stream begin with a small letter, the types of a response do not
+        # exception names begin with a small letter in a stream, and with a capital in a response
         return exception(name[0].lower() + name[1:], message)
 
     def error_body(self, status: int, error: tuple[str, str] | None) -> bytes:

@@ -1,6 +1,6 @@
-"""Gemini's own wire, :streamGenerateContent, as recorded in 2025 and 2026: server-sent events, or one JSON array.
+"""Gemini's own wire, :streamGenerateContent: server-sent events, or one JSON array. From recordings of 2025 and 2026.
 
-Which of the two the query decides: `alt=sse`, or nothing.
+With `alt=sse` in the query it sends events, without it the array.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .._output import ModelOutput
 
-#: What `ModelOutput` has in Anthropic's words.
+#: Anthropic's stop reasons, which `ModelOutput` uses -> Gemini's.
 _REASONS = {
     "end_turn": "STOP",
     "stop_sequence": "STOP",
@@ -23,7 +23,7 @@ _REASONS = {
     "refusal": "SAFETY",
 }
 
-#: (HTTP status, Google's word) by Anthropic's words and OpenAI's, which a script has for all wires.
+#: The error types of Anthropic and OpenAI, which a script uses for all protocols -> (HTTP status, Google's word).
 _BY_TYPE = {
     "invalid_request_error": (400, "INVALID_ARGUMENT"),
     "authentication_error": (401, "UNAUTHENTICATED"),
@@ -38,15 +38,15 @@ _BY_TYPE = {
 }
 
 _BY_STATUS = dict(_BY_TYPE.values())
-#: A script may have Google's words too.
+#: Google's words, which a script may use too.
 _BY_WORD = {word: (status, word) for status, word in _BY_TYPE.values()}
 
 
 class GeminiWire(Wire):
-    """One reply of Gemini's, as events where it is streamed."""
+    """One reply of Gemini. A stream consists of server-sent events."""
 
     newline = "\r\n"  # recorded
-    # Google's own client takes a comment for an error
+    # a blank line, because Google's own client treats a comment as an error
     keepalive = b"\n"
     refusal = "Requests ending with a model turn are not supported"
 
@@ -65,7 +65,7 @@ class GeminiWire(Wire):
             yield self._chunk([part])
 
     def last(self) -> bytes:
-        # recorded: the reason comes with the last text, or with none
+        # recorded: the reason comes with the last text or with an empty one
         return self.packing.pack(to_escaped_json(self._record([{"text": ""}], ends=True)))
 
     def error_event(self, kind: str, message: str) -> bytes:
@@ -134,7 +134,7 @@ class GeminiWire(Wire):
 
 
 class GeminiArrayWire(GeminiWire):
-    """The same as one JSON array, which grows element by element."""
+    """One reply of Gemini. A stream is one JSON array, sent element by element."""
 
     newline = "\n"
 
@@ -153,7 +153,7 @@ class GeminiArrayWire(GeminiWire):
 
 
 class JsonArray:
-    """The elements of one array. As recorded, a comma goes ahead of each but the first."""
+    """The framing as elements of one array. As recorded, a comma comes before each element except the first."""
 
     headers: Mapping[str, str] = {"content-type": "application/json; charset=UTF-8"}
     has_lines = True

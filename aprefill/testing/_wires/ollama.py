@@ -1,4 +1,4 @@
-"""Ollama's own wire, /api/chat, as recorded in 2024 to 2026: a JSON record a line."""
+"""Ollama's own wire, /api/chat: one JSON record per line. From recordings of 2024 to 2026."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     from .._output import ModelOutput
 
-#: What `ModelOutput` has in Anthropic's words.
-#: Ollama has no word for a refusal.
+#: Anthropic's stop reasons, which `ModelOutput` uses -> Ollama's. Ollama has no word for a refusal.
 _REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -23,13 +22,13 @@ _REASONS = {
 
 
 class OllamaWire(Wire):
-    """One reply of Ollama's. An error is a message and nothing else: the script's word for its type is not told."""
+    """One reply of Ollama. An error has only a message: the error type of the script is not sent."""
 
     packing = Lines()
 
     def __init__(self, output: ModelOutput, *, model: str, index: int, usage_asked: bool) -> None:
         super().__init__(output, model=model, index=index, usage_asked=usage_asked)
-        # Ollama has none; a record without text is as near to one as its own client can read
+        # Ollama has no keep-alive; its own client can read a record without text
         self.keepalive = self._record({"content": ""})
 
     @classmethod
@@ -78,7 +77,7 @@ class OllamaWire(Wire):
             **self._head(message),
             "done": True,
             **({"done_reason": reason} if reason else {}),
-            # nanoseconds
+            # the durations are in nanoseconds
             "total_duration": 30_000_000,
             "load_duration": 10_000_000,
             "prompt_eval_count": output.input_tokens,

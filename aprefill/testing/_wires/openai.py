@@ -1,4 +1,4 @@
-"""The OpenAI wire, /chat/completions, as api.openai.com and its many kin speak it."""
+"""The OpenAI wire, /chat/completions, as api.openai.com and compatible hosts send it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-#: What `ModelOutput` has in Anthropic's words.
+#: Anthropic's stop reasons, which `ModelOutput` uses -> OpenAI's.
 _REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -20,7 +20,7 @@ _REASONS = {
     "refusal": "content_filter",
 }
 
-#: (type, code) of an error status
+#: HTTP status -> (type, code) of the error.
 _ERROR_TYPES: dict[int, tuple[str, str | None]] = {
     401: ("invalid_request_error", "invalid_api_key"),
     404: ("invalid_request_error", "model_not_found"),
@@ -29,14 +29,14 @@ _ERROR_TYPES: dict[int, tuple[str, str | None]] = {
 
 
 def openai_error(status: int, error: tuple[str, str] | None) -> bytes:
-    """The body of an error status."""
+    """Return the body of an error status."""
     known, code = _ERROR_TYPES.get(status, ("server_error" if status >= 500 else "invalid_request_error", None))
     kind, message = error or (known, usual_message(status))
     return to_json({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 class OpenAIWire(Wire):
-    """One reply on the OpenAI wire. Reasoning goes in `reasoning_content`, as most kin of OpenAI send it."""
+    """One reply on the OpenAI wire. Reasoning is sent in `reasoning_content`, as most compatible hosts do."""
 
     request_id_header = "x-request-id"
 

@@ -1,4 +1,4 @@
-"""OpenAI's newer wire, /responses, as api.openai.com was recorded in 2025 and 2026."""
+"""OpenAI's newer wire, /responses. From recordings of api.openai.com, 2025 and 2026."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
     from .._output import ModelOutput
 
-#: What `ModelOutput` has in Anthropic's words; anything else is a complete reply.
+#: Anthropic's stop reasons, which `ModelOutput` uses -> OpenAI's reasons for an incomplete reply. With any other stop
+#: reason the reply is complete.
 _INCOMPLETE = {"max_tokens": "max_output_tokens", "refusal": "content_filter"}
 
-#: What a response repeats of its request: here what every request gets that asks for nothing.
+#: The settings that a response repeats from its request. These are the values for a request without any settings.
 _SETTINGS: dict[str, Any] = {
     "background": False,
     "instructions": None,
@@ -39,7 +40,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 class ResponsesWire(Wire):
-    """One reply on /responses: items, each opened, filled and closed. Reasoning is a summary, as the API gives it."""
+    """One reply on /responses. It consists of items, and each is opened, filled and closed. Reasoning is a summary."""
 
     request_id_header = "x-request-id"
 
@@ -47,11 +48,11 @@ class ResponsesWire(Wire):
         super().__init__(output, model=model, index=index, usage_asked=usage_asked)
         self._sequence = 0
         self._items: list[dict[str, Any]] = []
-        #: the kind of the item that is open
+        #: the kind of the open item; "": none is open
         self._open = ""
-        #: its text so far
+        #: the text of the open item so far
         self._written = ""
-        #: in the end
+        #: the status of the reply at its end
         self._status = "incomplete" if output.stop_reason in _INCOMPLETE else "completed"
 
     def start(self) -> Iterator[bytes]:
@@ -95,11 +96,12 @@ class ResponsesWire(Wire):
         return self._event(f"response.{self._status}", {"response": self._response(self._status)})
 
     def error_event(self, kind: str, message: str) -> bytes:
-        # not as the reference has it, flat: https://github.com/openai/openai-dotnet/issues/881 shows what is sent
+        # The API reference documents a flat object. https://github.com/openai/openai-dotnet/issues/881 shows what is
+        # really sent.
         return self._event("error", {"error": {"type": kind, "code": kind, "message": message, "param": None}})
 
     def whole(self) -> bytes:
-        # the same items as streamed
+        # build the same items as for a stream, and drop the events
         for step in (self.start(), *map(self.reasoning, self._output.reasoning), *map(self.text, self._output.content)):
             list(step)
         list(self.tools())
