@@ -197,7 +197,7 @@ def test_command_lines_run(command: str) -> None:
 def test_the_readme_has_its_two_commands() -> None:
     """One runs the main job on the demo model, one runs the tests; continuous integration runs the second."""
     found = [command for _, block in blocks("README.md", "console") for command in commands(block)]
-    assert found[0].endswith("""aprefill -m demo: 'JSON list of US state names' --prefill '["'""")
+    assert found[0].endswith("""aprefill -m demo: 'US states' --prefill '["'""")
     ci = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith((".venv", "python3"))]
     steps = [step.replace("--quiet ", "") for step in found[1].split(" && ")]
     assert steps[-1].endswith("/nox")
@@ -300,3 +300,41 @@ def test_it_is_the_installed_wheel_that_is_tested() -> None:
     if os.environ.get("APREFILL_INSTALLED") != "1":
         pytest.skip("not under nox: the checkout itself is tested")
     assert "site-packages" in Path(aprefill.__file__).parts
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_pages() -> None:
+    """CPU for each chunk, and faults that pass in silence: the README has the numbers of the pages that it links to."""
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    cpu = (ROOT / "docs/benchmarks.md").read_text("utf-8").partition("### CPU")[2].partition("### Time")[0]
+    lines = [line for line in cpu.splitlines() if "x)" in line]
+    rows = {line.split(" | ")[0].strip("| "): re.findall(r"\((.+?)x\)", line) for line in lines}
+    ours = sorted((row[1] for row in rows.values()), key=float)
+    chat, messages = (
+        sorted((row[2] for name, row in rows.items() if wire in name), key=float) for wire in ("chat", "messages")
+    )
+    assert f"takes {ours[0]} to {ours[-1]} times the CPU of bare httpx2" in readme
+    assert f"openai SDK takes {chat[0]} to {chat[-1]} times" in readme
+    assert f"anthropic SDK {messages[0]} to {messages[-1]} times" in readme
+    page = (ROOT / "docs/reliability.md").read_text("utf-8")
+    (faults,) = re.findall(r"^\| Of (\d+) faults", page, re.MULTILINE)
+    ((aprefill_, openai_, anthropic_),) = re.findall(
+        r"^\| \*silent\* \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE
+    )
+    assert aprefill_ == "0"
+    assert f"of {faults} faults of a host, {openai_} end the openai SDK's stream as if the reply were whole" in readme
+    assert f"{anthropic_} the anthropic SDK's, and none aprefill's" in readme
+
+
+def test_the_readme_is_short() -> None:
+    """Under 700 words outside code, and no line of any page has more than 120 characters."""
+    assert len(prose((ROOT / "README.md").read_text("utf-8")).split()) < 700
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    long = [f"{page.name}:{number}" for page in pages for number, line in lines_of(page) if len(line) > 120]
+    assert long == []
+
+
+def lines_of(page: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a page that can be broken: a link's address, alone on its line, cannot."""
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if not re.fullmatch(r"\[[^\]]+\]: \S+", line):
+            yield number, line

@@ -156,7 +156,7 @@ async def test_a_flood_takes_no_memory(fault: Fault, wire: str) -> None:
 @one_loop
 async def test_control_a_flood_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder's own bound is what the memory test measures."""
-    monkeypatch.setattr("aprefill._engine.attempt.decoder_for", lambda content_type, bound: SseDecoder(1 << 40))
+    monkeypatch.setattr("aprefill._engine.attempt.decoder_for", lambda content_type, bound, accept: SseDecoder(1 << 40))
     fault = fault_for("a line of 32 MiB", "chat")
     assert fault.within_bytes is not None
     assert await peak_of(fault, "chat") > fault.within_bytes
