@@ -84,6 +84,7 @@ async def test_text_after_the_end_never_appears(wire: str) -> None:
         assert await ask(server, wire, prefill="zero ").text() == "zero one"
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("no", [{"emulate": False}, {"strict": True}], ids=["no-emulation", "strict"])
 async def test_a_refusal_that_the_table_knows(wire: str, no: dict[str, Any]) -> None:
@@ -98,6 +99,7 @@ async def test_a_refusal_that_the_table_knows(wire: str, no: dict[str, Any]) -> 
         assert len(server.exchanges) == 1
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize(
     "model", ["openai:gpt-5", "anthropic:claude-opus-4-6", "anthropic:claude-sonnet-5-5", "openai-compatible:x"]
 )
@@ -125,6 +127,7 @@ async def test_rate_limit_and_retry_after(wire: str) -> None:
     assert "sk-secret" not in repr(error.value)
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(
     "answer",
@@ -371,6 +374,7 @@ def everything(error: BaseException | None) -> str:
     return shown.lower().replace(" ", "")
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("how", ERRORS)
@@ -403,6 +407,7 @@ async def test_a_header_s_value_is_quoted_by_no_error() -> None:
             await ask(server, "chat").text()
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("key", ["ollama", "none", "test"])
 async def test_a_key_that_is_a_word_leaves_other_words_alone(key: str) -> None:
     """The message and the request id; the key itself goes where it stands alone."""

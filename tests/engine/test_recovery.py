@@ -42,6 +42,7 @@ pytestmark = pytest.mark.anyio
 OVERLOADED = ("overloaded_error", "Overloaded")
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(
     "failing",
@@ -73,6 +74,7 @@ async def test_what_is_asked_again(wire: str, failing: Script) -> None:
         assert rest == [first, first]
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(
     ("failing", "error"),
@@ -197,6 +199,7 @@ async def test_a_certificate_that_is_not_trusted() -> None:
         assert len(reply.attempts) == 1
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("retries", [0, 1, 3])
 async def test_how_often(retries: int) -> None:
     """`retries` more than the first, then the error."""
@@ -239,6 +242,7 @@ async def test_the_hosts_own_wait_as_a_date() -> None:
         assert 0 < reply.attempts[1].waited_s <= 2
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize(
     "retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)], ids=["61", "9999", "in an hour"]
 )

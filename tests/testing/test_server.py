@@ -385,6 +385,7 @@ def test_it_listens_on_loopback_only(host: str) -> None:
         serve(Script(), host=host)
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_it_is_found_under_its_host(host: str, tls: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,12 +22,3 @@ def small_ca_file() -> Iterator[str]:
 def small_ca(small_ca_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the machine's list, which an SDK's client would read for 25 ms when it is made."""
     monkeypatch.setenv("SSL_CERT_FILE", small_ca_file)
-
-
-@pytest.fixture(scope="module")
-def frozen() -> Iterator[None]:
-    """The SDKs' modules out of the collector's sight: each collection of them takes a fifth of a second."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()

@@ -62,6 +62,7 @@ async def test_a_reply(kind: Kind, stack: str) -> None:
     assert exchange.last_user_text == QUESTION
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
@@ -80,6 +81,7 @@ async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
     assert server.exchanges[0].headers["x-tenant"] == "t1"
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_a_custom_http_client_is_used(kind: Kind) -> None:
@@ -116,6 +118,7 @@ async def test_a_session_over_it(kind: Kind) -> None:
         assert not client.is_closed()
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_the_caller_s_values_stay_as_they_were(kind: Kind) -> None:

@@ -21,7 +21,7 @@ from ..conftest import LOOPS
 from ..support.exits import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle
 from .sdks import BY_NAME, KINDS, Kind, cells, is_on_aiohttp
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "frozen", "no_gc")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "no_gc")]
 
 
 #: How often each way out is taken, a class, a loop and an HTTP stack; and how many mixed exits are looked for leaks.
