@@ -14,6 +14,7 @@ from aprefill._deltas import Record
 from aprefill._errors import ProtocolError
 
 from .grammar import anthropic_event, openai_chunk
+from ..support.thorough import usually
 
 READERS: dict[str, Reader[Any]] = {
     "anthropic_messages": anthropic_messages._READER,
@@ -45,7 +46,7 @@ def both(reader: Reader[Any], data: bytes) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @given(st.one_of(openai_chunk, anthropic_event), st.booleans(), st.sampled_from(["", " ", "\n\t"]))
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 def test_the_two_paths_agree_on_json(reader: Reader[Any], value: Any, escaped: bool, space: str) -> None:
     """Wherever msgspec and the standard library both accept a record, the struct is the same."""
     data = json.dumps(value, ensure_ascii=escaped, separators=("," + space, ":" + space)).encode(
@@ -58,7 +59,7 @@ def test_the_two_paths_agree_on_json(reader: Reader[Any], value: Any, escaped: b
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @given(st.one_of(openai_chunk, anthropic_event), st.data())
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 def test_the_two_paths_agree_on_damaged_json(reader: Reader[Any], value: Any, data: st.DataObject) -> None:
     """The same, of records with a few bytes cut out, put in, or doubled."""
     raw = bytearray(json.dumps(value).encode())

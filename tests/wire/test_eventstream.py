@@ -15,6 +15,7 @@ from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded, ProtocolError, UsageError
 
 from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +197,7 @@ header = st.builds(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 200))
 @given(
     st.lists(
         st.binary(max_size=30) | st.builds(sealed, st.lists(header).map(b"".join), st.binary(max_size=20)),

@@ -14,6 +14,7 @@ from aprefill._errors import LimitExceeded
 from aprefill._wire.sse import MAX_NAME_BYTES, SseDecoder
 
 from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -159,7 +160,7 @@ streams = st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join)
 places = st.lists(st.integers(0, 400), max_size=8)
 
 
-@settings(derandomize=True, deadline=None, max_examples=600)
+@settings(derandomize=True, deadline=None, max_examples=usually(200, 600))
 @given(streams, places, st.sampled_from([1, 2, 5, 12, 30, BOUND]))
 @example(b"\xef\xbb", [1], 1)
 @example(b"data: 0\r\n\r\n", [8, 9, 10], 30)
