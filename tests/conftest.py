@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis  # noqa: F401 - before the heap is frozen: it asks the collector who refers to trio's random numbers
 import pytest
+import trustme
 
 from aprefill._hosts.refusals import RefusalMemory
 
@@ -64,6 +65,19 @@ def shared() -> Path:
     if not (path / "spec").is_dir():
         pytest.skip(f"no shared folder at {path}: set APREFILL_SHARED to the one that holds spec/ and recordings/")
     return path
+
+
+@pytest.fixture(scope="session")
+def small_ca_file() -> Iterator[str]:
+    """A file with one certificate in it."""
+    with trustme.CA().cert_pem.tempfile() as path:
+        yield path
+
+
+@pytest.fixture
+def small_ca(small_ca_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the machine's list, which an SDK's client would read for 25 ms when it is made."""
+    monkeypatch.setenv("SSL_CERT_FILE", small_ca_file)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from aprefill._codecs import codec
 from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, Record, TextDelta, ToolDelta
 from aprefill._errors import ProtocolError, Truncated
 
+from ..support.thorough import usually
 from . import BOTH, DELTAS, turn_of
 from .grammar import anthropic_event, anything, awkward, openai_chunk
-from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from aprefill._codecs import Decoder

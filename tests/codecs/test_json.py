@@ -13,8 +13,8 @@ from aprefill._codecs._json import UNREADABLE, Reader, dumps, loads, overlay
 from aprefill._deltas import Record
 from aprefill._errors import ProtocolError
 
-from .grammar import anthropic_event, openai_chunk
 from ..support.thorough import usually
+from .grammar import anthropic_event, openai_chunk
 
 READERS: dict[str, Reader[Any]] = {
     "anthropic_messages": anthropic_messages._READER,

@@ -14,6 +14,7 @@ from aprefill._deltas import ToolDelta
 from aprefill._engine.ledger import Ledger
 
 from ..support.bodies import DONE, STOP, block, call, chat, end, event, finish, host, piece
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,10 +66,11 @@ def words(text: str) -> dict[str, Any]:
 
 
 def cuts(records: Sequence[bytes]) -> list[list[bytes]]:
-    """The body whole, record by record, byte by byte, in two at every record, and cut at random places."""
+    """The body whole, record by record, in small pieces, in two at every record, and cut at random places."""
     body = b"".join(records)
-    found = [[body], list(records), [body[at : at + 1] for at in range(len(body))]]
-    found += [[b"".join(records[:at]), b"".join(records[at:])] for at in range(1, len(records))]
+    size = usually(11, 1)
+    found = [[body], list(records), [body[at : at + size] for at in range(0, len(body), size)]]
+    found += [[b"".join(records[:at]), b"".join(records[at:])] for at in range(1, len(records), usually(2, 1))]
     chance = random.Random(7)
     for _ in range(5):
         places = sorted(chance.sample(range(1, len(body)), 5))

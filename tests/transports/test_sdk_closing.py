@@ -32,7 +32,11 @@ MIXED = len(EXITS) * TIMES
 CLASSES = [kind for kind in KINDS if kind.name not in {"anthropic-token", "azure-entra"}]
 STACKS = [BY_NAME["openai"], BY_NAME["anthropic"]]
 
-by_class = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells(CLASSES))
+#: Below the SDK all classes of one are alike: one of each has all the loops.
+by_class = pytest.mark.parametrize(
+    ("anyio_backend", "kind", "stack"),
+    [*cells(STACKS), *cells([kind for kind in CLASSES if kind not in STACKS], marks=pytest.mark.any_loop)],
+)
 by_stack = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells(STACKS))
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded, ProtocolError, UsageError
 
-from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 from ..support.thorough import usually
+from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable

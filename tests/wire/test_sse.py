@@ -13,8 +13,8 @@ from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded
 from aprefill._wire.sse import MAX_NAME_BYTES, SseDecoder
 
-from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 from ..support.thorough import usually
+from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
