@@ -9,7 +9,7 @@ import socket
 import time
 import traceback
 import weakref
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -320,8 +320,12 @@ async def is_freed() -> bool:
     async with serve(Script(text="one two three " * 20, drop_after_bytes=900)) as server:
         reply = ask(server, "chat")
         run = weakref.ref(reply._run)
-        with suppress(Truncated):
+        failed = ""
+        try:
             await reply.text()
+        except Truncated as error:
+            failed = error.text_so_far
+        assert failed
         del reply
         for _ in range(20):
             await anyio.lowlevel.checkpoint()

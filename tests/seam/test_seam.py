@@ -378,23 +378,28 @@ def test_the_first_of_very_many_places(line: str, end: str, length: int, rules: 
 # --- arguments and misuse ------------------------------------------------------------------------------------------
 
 
+COUNTS = "preamble and overlap count characters"
+STRIPPED = "stripped is white space at the end of known"
+NEVER = "looks for no echo"
+
+
 @pytest.mark.parametrize(
-    ("known", "rules"),
+    ("known", "rules", "says"),
     [
-        ("a", {"echo": "always"}),
-        ("a", {"preamble": -1}),
-        ("a", {"overlap": -1}),
-        ("a ", {"stripped": "a "}),
-        ("a ", {"stripped": "\n"}),
-        ("a", {"stripped": " "}),
-        ("a", {"echo": "never", "whitespace": True}),
-        ("a", {"echo": "never", "fence": True}),
-        ("a", {"echo": "never", "preamble": 1}),
+        ("a", {"echo": "always"}, "echo is 'maybe' or 'never', not 'always'"),
+        ("a", {"preamble": -1}, COUNTS),
+        ("a", {"overlap": -1}, COUNTS),
+        ("a ", {"stripped": "a "}, STRIPPED),
+        ("a ", {"stripped": "\n"}, STRIPPED),
+        ("a", {"stripped": " "}, STRIPPED),
+        ("a", {"echo": "never", "whitespace": True}, NEVER),
+        ("a", {"echo": "never", "fence": True}, NEVER),
+        ("a", {"echo": "never", "preamble": 1}, NEVER),
     ],
 )
-def test_arguments_that_make_no_sense(known: str, rules: dict[str, Any]) -> None:
-    """ValueError at the call."""
-    with pytest.raises(ValueError, match=r"\w"):
+def test_arguments_that_make_no_sense(known: str, rules: dict[str, Any], says: str) -> None:
+    """ValueError at the call, which says what is wrong."""
+    with pytest.raises(ValueError, match=says):
         Seam(known, **rules)
 
 
