@@ -70,9 +70,9 @@ def cuts(records: Sequence[bytes]) -> list[list[bytes]]:
     body = b"".join(records)
     size = usually(11, 1)
     found = [[body], list(records), [body[at : at + size] for at in range(0, len(body), size)]]
-    found += [[b"".join(records[:at]), b"".join(records[at:])] for at in range(1, len(records), usually(2, 1))]
+    found += [[b"".join(records[:at]), b"".join(records[at:])] for at in range(1, len(records), usually(3, 1))]
     chance = random.Random(7)
-    for _ in range(5):
+    for _ in range(usually(2, 5)):
         places = sorted(chance.sample(range(1, len(body)), 5))
         found.append([body[a:b] for a, b in zip([0, *places], [*places, len(body)], strict=True)])
     return found
