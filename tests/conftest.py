@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis  # noqa: F401 - before the heap is frozen: it asks the collector who refers to trio's random numbers
 import pytest
+import trustme
 
 from aprefill._hosts.refusals import RefusalMemory
 
 from .support.names import Names, resolve_from
+from .support.thorough import THOROUGH, on_one_loop_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,16 @@ LOOPS = [
     ),
     pytest.param(("trio", {}), id="trio"),
 ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A case marked `any_loop` runs on one of the loops, unless it is asked for by its name."""
+    if THOROUGH or any("::" in argument for argument in config.args):
+        return
+    left_out = set(on_one_loop_each(items))
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
@@ -55,6 +67,19 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def small_ca_file() -> Iterator[str]:
+    """A file with one certificate in it."""
+    with trustme.CA().cert_pem.tempfile() as path:
+        yield path
+
+
+@pytest.fixture
+def small_ca(small_ca_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the machine's list, which an SDK's client would read for 25 ms when it is made."""
+    monkeypatch.setenv("SSL_CERT_FILE", small_ca_file)
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     """Host names for this test: fill it with loopback addresses, or with what looking a name up raises."""
@@ -65,8 +90,13 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 @pytest.fixture
 def no_gc() -> Iterator[None]:
-    """Without the cyclic collector: what closes here closes by reference counting alone."""
+    """Without the cyclic collector: what closes here closes by reference counting alone.
+
+    What is alive already, modules above all, is out of the collector's sight from then on: it would be looked at twice a
+    test, for 60 ms.
+    """
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield

@@ -95,3 +95,19 @@ def test_the_workflow_has_every_python_that_the_package_names() -> None:
     named = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
     (listed,) = re.findall(r"python: \[(.+)\]", WORKFLOW)
     assert re.findall(r"[\d.]+", listed) == named
+
+
+#: What makes a test do more in `nox -s slow`.
+DOES_MORE = re.compile(r"usually\(|mark\.any_loop|environ\.get\(\"APREFILL_\w+_(?:TIMES|CASES)\"")
+
+
+def test_what_is_done_more_often_at_times_is_in_that_session() -> None:
+    """Every test file that repeats less by default than it can is among those that `nox -s slow` repeats, and no other."""
+    listed = re.search(r"^REPEATED = \((.*?)^\)", (ROOT / "noxfile.py").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert listed
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if DOES_MORE.search(path.read_text("utf-8")) and path.name != "test_ci.py"
+    ]
+    assert re.findall(r'"(.+)"', listed[1]) == sorted(found)

@@ -42,6 +42,7 @@ def test_sync_text(chunks: list[str | None], prefill: str, rules: dict[str, Any]
     assert list(dedupe_sync(iter(chunks), prefill, **rules)) == expected
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize(("chunks", "prefill", "rules", "expected"), CASES)
 async def test_async_text(chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import aprefill
 
-from .test_values import MODULES, public
+from .support.public import MODULES, public
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -107,6 +108,7 @@ def room_of(module: str) -> str:
     return module.split(".")[0]
 
 
+@cache
 def modules(root: Path = PACKAGE) -> dict[str, ast.Module]:
     """Module path relative to the package -> its tree; a package stands for its `__init__`."""
     found = {}
@@ -160,6 +162,7 @@ def imports(name: str, tree: ast.Module, known: set[str]) -> list[tuple[str, str
     ]
 
 
+@cache
 def graph(root: Path = PACKAGE) -> dict[str, list[tuple[str, str]]]:
     """Module -> what it imports."""
     trees = modules(root)

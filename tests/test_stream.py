@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 # --- the promise ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("cuts", [1, 3, 1000])
 async def test_a_host_that_leaves_the_prefill_out(wire: str, cuts: int) -> None:
@@ -41,6 +42,7 @@ async def test_a_host_that_leaves_the_prefill_out(wire: str, cuts: int) -> None:
         assert (reply.mode, reply.support, reply.verdict) == ("native", Support.EATS, Verdict.ABSENT)
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("echo", ["split", "joined"])
 async def test_a_host_that_repeats_the_prefill(wire: str, echo: Any) -> None:
@@ -119,6 +121,7 @@ async def test_never_hides_it_but_the_history_has_it() -> None:
         assert reply.message == {"role": "assistant", "content": WHOLE}
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize(("show_from", "shown"), [(0, 'Sure: {"a'), (6, '{"a'), ("{", '{"a'), (9, "")])
 async def test_show_from_shows_the_tail_of_the_prefill(show_from: Any, shown: str) -> None:
     """From an offset or a marker; the history has it whole."""

@@ -36,11 +36,11 @@ from aprefill import (
 from aprefill.testing import Script, ToolCall, serve
 
 from .support.loopback import ask
+from .support.public import MODULES, public
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from enum import StrEnum
-    from types import ModuleType
 
 REPORT = AttemptReport(
     number=1,
@@ -189,25 +189,6 @@ async def test_events_follow_the_reply(made: bool) -> None:
 
 
 # --- type hints -------------------------------------------------------------------------------------------------------
-
-MODULES = ["aprefill", "aprefill.web", "aprefill.testing"]
-
-
-def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Everything public in a module that has type hints: functions, classes, their methods and properties."""
-    for name in module.__all__:
-        thing = getattr(module, name)
-        if inspect.isclass(thing):
-            yield name, thing
-            for base in thing.__mro__:
-                if base.__module__.partition(".")[0] == "aprefill":
-                    for attribute, member in vars(base).items():
-                        target = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-                        private = attribute.startswith("_") and not attribute.startswith("__")
-                        if inspect.isfunction(target) and not private:
-                            yield f"{name}.{attribute}", target
-        elif inspect.isfunction(thing):
-            yield name, thing
 
 
 def without_hints(things: Iterator[tuple[str, Any]]) -> dict[str, str]:

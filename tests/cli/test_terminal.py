@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from aprefill.cli._terminal import TerminalFilter, one_line
 
+from ..support.thorough import usually
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -142,14 +144,14 @@ PIECES = st.one_of(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_any_text_at_every_cut(text: str) -> None:
     """Whatever the model writes, two ways of cutting it show the same, and it is what the whole text shows."""
     check(small, text)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 @given(st.lists(st.lists(PIECES, max_size=6).map("".join), max_size=8))
 def test_any_text_at_random_cuts(pieces: list[str]) -> None:
     """The same for many cuts at once, empty pieces among them."""

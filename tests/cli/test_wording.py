@@ -89,7 +89,9 @@ def errors() -> Iterator[AprefillError]:
 
 def test_no_message_speaks_of_a_programs_arguments() -> None:
     """What each says to do can be done on a command line."""
-    for error in errors():
+    found = list(errors())
+    assert len(found) > 5
+    for error in found:
         message = in_options(error)
         assert not re.search(r"\w=|base_url|text_so_far|max_tokens|\(\)", message), message
 

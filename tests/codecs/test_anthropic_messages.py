@@ -112,6 +112,7 @@ def test_a_whole_stream() -> None:
 def test_every_stop_reason_of_the_sdk_is_known() -> None:
     """None of the installed SDK's words is OTHER; a new word is, and is kept."""
     words = get_args(pytest.importorskip("anthropic.types").StopReason)
+    assert "end_turn" in words
     # an older SDK knows fewer
     assert set(words) <= set(STOP_REASONS)
     for word in words:

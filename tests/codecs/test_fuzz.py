@@ -13,6 +13,7 @@ from aprefill._codecs import codec
 from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, Record, TextDelta, ToolDelta
 from aprefill._errors import ProtocolError, Truncated
 
+from ..support.thorough import usually
 from . import BOTH, DELTAS, turn_of
 from .grammar import anthropic_event, anything, awkward, openai_chunk
 
@@ -102,7 +103,7 @@ def check(deltas: list[Delta]) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 @given(st.data())
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 def test_any_records_give_deltas_or_our_errors(name: str, data: st.DataObject) -> None:
     """Wrong types, missing fields, bytes that are no JSON, 200,000 levels: in any order, with any event name.
 

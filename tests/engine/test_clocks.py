@@ -20,9 +20,14 @@ pytestmark = pytest.mark.anyio
 
 #: Ten pieces of reasoning, one every 40 ms, then the text.
 THINKS = Script(reasoning="hm, " * 10, text="done", pace_s=0.04)
-CLIENTS: list[Any] = [None, httpx2.AsyncClient, httpx.AsyncClient]
+CLIENTS: list[Any] = [
+    None,
+    pytest.param(httpx2.AsyncClient, marks=pytest.mark.any_loop),
+    pytest.param(httpx.AsyncClient, marks=pytest.mark.any_loop),
+]
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 async def test_reasoning_is_progress(wire: str) -> None:
     """A model that thinks aloud for longer than any of these clocks allows is not stalled."""

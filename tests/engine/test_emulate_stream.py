@@ -192,6 +192,7 @@ async def test_a_whole_reply_over_the_network(wire: str) -> None:
         assert NAME not in repr(events)
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_long_prefill_that_is_started_over_has_room(wire: str) -> None:

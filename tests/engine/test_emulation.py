@@ -29,7 +29,7 @@ from aprefill.testing import Script, ToolCall, serve
 from ..support.emulating import NEW, SEED, ask
 from ..support.loopback import QUESTION, WIRES, chunks_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 WHOLE = '["' + NEW
 VERY_LONG = "".join(f"{n}: a line of a text of twenty thousand characters\n" for n in range(400)) + "the last one "

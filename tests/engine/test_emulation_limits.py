@@ -12,7 +12,7 @@ from aprefill.testing import Script, serve
 from ..support.emulating import NEW, SEED, ask
 from ..support.loopback import WIRES
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -10,7 +10,7 @@ from aprefill.testing._wires.aws_frames import chunk
 
 from ..support.bodies import DONE, STOP, block, chat, event, finish, host, piece
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 HI = [block(0, "text", text=""), piece(0, "text_delta", text="Hi")]
 LOST = httpx2.ReadError("connection reset")

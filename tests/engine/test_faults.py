@@ -62,15 +62,16 @@ async def outcome_of(fault: Fault, wire: str, client: str = "ours") -> Outcome:
 
 
 def through_clients() -> list[Any]:
-    """Each fault and wire through our own transport, those of the network through every client too; `slow`: all of them."""
+    """Each fault and wire through our own transport, those of the network through every client and on every loop."""
     return [
         pytest.param(
             *case.values,
             client,
             id=f"{case.id}-{client}",
-            marks=() if client == "ours" or is_of_the_network(case.values[0]) else pytest.mark.slow,
+            marks=() if is_of_the_network(fault) else pytest.mark.any_loop if client == "ours" else pytest.mark.slow,
         )
         for case in cases(fault for fault in FAULTS if not fault.slow)
+        for fault in case.values[:1]
         for client in CLIENTS
     ]
 

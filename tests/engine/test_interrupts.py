@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -36,7 +37,10 @@ from aprefill.testing import Script, serve, serve_in_thread
 
 from ..support.loopback import ask, chunks_of, server_has
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca")]
+
+#: One for all clients of the tests' own: to read the machine's certificates takes longer than most of these tests.
+TLS = ssl.create_default_context()
 
 #: How often a connection is left while it is being opened, a loop and a kind of client.
 TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "12"))
@@ -105,7 +109,7 @@ class Hook:
 
 def one_slot(hook: Any) -> httpx2.AsyncClient:
     limits = httpx2.Limits(max_connections=1)
-    return httpx2.AsyncClient(limits=limits, event_hooks={"response": [hook]}, trust_env=False)
+    return httpx2.AsyncClient(limits=limits, event_hooks={"response": [hook]}, verify=TLS, trust_env=False)
 
 
 async def test_a_shielded_hook_keeps_no_slot() -> None:
@@ -190,7 +194,7 @@ async def main():
     options = {"model": "m", "base_url": sys.argv[1], "recovery": Recovery(retries=0)}
     # the first request makes the client, which takes a moment
     await stream("hi", **options).text()
-    clocked = stream("hi", **options, timeouts=Timeouts(idle_s=1))
+    clocked = stream("hi", **options, timeouts=Timeouts(idle_s=0.3))
     cancelled = stream("hi", **options)
     first, second = aiter(clocked), aiter(cancelled)
     for cursor in (first, second):
@@ -206,7 +210,7 @@ async def main():
     try:
         await anext(first)
     except Stalled as exc:
-        print("stalled", exc.clock, time.perf_counter() - began < 2)
+        print("stalled", exc.clock, time.perf_counter() - began < 1)
 
     ends = []
     async def read():
@@ -229,7 +233,7 @@ THREE_WORDS = Script(text="one two three", cuts=4, stall_after=12, prefill="eats
 
 
 async def test_clocks_and_cancel_work_without_a_file_descriptor(anyio_backend: Any) -> None:
-    """With `RLIMIT_NOFILE` used up, `idle_s=1` ends the wait within two seconds, and `cancel()` wakes the reader."""
+    """With `RLIMIT_NOFILE` used up, `idle_s=0.3` ends the wait within a second, and `cancel()` wakes the reader."""
     name, options = anyio_backend
     loop = "uvloop" if options.get("use_uvloop") else name
     with serve_in_thread([GOOD, THREE_WORDS, THREE_WORDS]) as server:
@@ -281,7 +285,7 @@ async def test_a_session_closes_its_replies_side_by_side() -> None:
 
     hook = Hook()
     async with serve(STALLING) as server:
-        async with httpx2.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client:
+        async with httpx2.AsyncClient(event_hooks={"response": [hook]}, verify=TLS, trust_env=False) as client:
             session = Session("m", client=client, base_url=server.openai_url)
             async with anyio.create_task_group() as group:
 
@@ -559,8 +563,8 @@ def sdk_client(url: str) -> Any:
 
 CLIENTS: list[Any] = [
     pytest.param(None, id="ours"),
-    pytest.param(lambda url: httpx2.AsyncClient(trust_env=False), id="httpx2"),
-    pytest.param(lambda url: httpx.AsyncClient(trust_env=False), id="httpx"),
+    pytest.param(lambda url: httpx2.AsyncClient(verify=TLS, trust_env=False), id="httpx2"),
+    pytest.param(lambda url: httpx.AsyncClient(verify=TLS, trust_env=False), id="httpx"),
     pytest.param(sdk_client, id="openai"),
 ]
 
@@ -590,6 +594,7 @@ async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any, reset: bo
 PARTS = [b"H", b"HTTP/1.1 2", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"]
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("part", PARTS, ids=["one byte", "part of a head", "103"])
 @pytest.mark.parametrize("make", CLIENTS)
@@ -624,7 +629,7 @@ async def test_a_client_with_a_trace_of_its_own_is_asked_again_too() -> None:
     host = ClosesAfterOne()
     async with anyio.create_task_group() as group:
         url = await running(host, group)
-        async with Tracing(trust_env=False) as client:
+        async with Tracing(verify=TLS, trust_env=False) as client:
             session = Session("m", client=client, base_url=url, recovery=Recovery(retries=0))
             assert await session.stream("hi").text() == await session.stream("hi").text() == "hi"
         assert (host.requests, events.count("connection.connect_tcp.started")) == (3, 2)
@@ -798,19 +803,21 @@ async def test_after_aclose_a_reply_that_had_not_begun_sends_nothing(how: str) -
         assert await dropped.text() == GOOD.text
 
 
-async def test_a_body_is_read_on_for_as_long_as_the_caller_says() -> None:
-    """With `drain_s=3` a host may take longer than a second to end its body, and its connection is used again."""
-    async with serve(Script(text="abc", prefill="eats", hold_open_s=1.4)) as server:
+async def test_a_body_is_read_on_for_as_long_as_the_caller_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `drain_s=3` a host may take longer than a close to end its body, and its connection is used again."""
+    for module in ("_engine.connection", "_transports.http"):
+        monkeypatch.setattr(f"aprefill.{module}.CLOSE_S", 0.2)
+    async with serve(Script(text="abc", prefill="eats", hold_open_s=0.5)) as server:
         async with Session("vllm:m", base_url=server.openai_url, limits=Limits(drain_s=3)) as session:
             began = time.perf_counter()
             reply = session.stream("hi")
             assert await reply.text() == "abc"
             # nobody waits for it
             await reply.aclose()
-            assert time.perf_counter() - began < 0.5
+            assert time.perf_counter() - began < 0.3
             with anyio.fail_after(3):
                 await reply._run.connection.closed.wait()
-            assert time.perf_counter() - began > 1.3
+            assert time.perf_counter() - began > 0.4
             assert await session.stream("hi").text() == "abc"
             assert server.connections == 1
 

@@ -159,6 +159,7 @@ def records(raw: str, at: int) -> list[bytes]:
     ]
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize(("raw", "new"), WRITTEN)
 async def test_the_message(raw: str, new: str) -> None:

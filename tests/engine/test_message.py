@@ -14,6 +14,7 @@ from aprefill._deltas import ToolDelta
 from aprefill._engine.ledger import Ledger
 
 from ..support.bodies import DONE, STOP, block, call, chat, end, event, finish, host, piece
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,12 +66,13 @@ def words(text: str) -> dict[str, Any]:
 
 
 def cuts(records: Sequence[bytes]) -> list[list[bytes]]:
-    """The body whole, record by record, byte by byte, in two at every record, and cut at random places."""
+    """The body whole, record by record, in small pieces, in two at every record, and cut at random places."""
     body = b"".join(records)
-    found = [[body], list(records), [body[at : at + 1] for at in range(len(body))]]
-    found += [[b"".join(records[:at]), b"".join(records[at:])] for at in range(1, len(records))]
+    size = usually(11, 1)
+    found = [[body], list(records), [body[at : at + size] for at in range(0, len(body), size)]]
+    found += [[b"".join(records[:at]), b"".join(records[at:])] for at in range(1, len(records), usually(3, 1))]
     chance = random.Random(7)
-    for _ in range(5):
+    for _ in range(usually(2, 5)):
         places = sorted(chance.sample(range(1, len(body)), 5))
         found.append([body[a:b] for a, b in zip([0, *places], [*places, len(body)], strict=True)])
     return found
@@ -172,11 +174,13 @@ async def test_a_call_that_was_an_event_is_in_the_message() -> None:
     """As far as it was handed out; a thinking block without its end is left out, its text is not the reply's."""
     async with host([b"".join(MESSAGES)]) as ask:
         reply = ask("messages")
+        thought: list[Any] = []
         async for event_ in reply.events():
             if isinstance(event_, ReasoningEvent):
-                assert reply.message["content"] == reply.text_so_far or reply.message["content"][0] == THOUGHT
+                thought.append(reply.message["content"])
             if isinstance(event_, ToolEvent):
                 break
+        assert thought == ["", "", [THOUGHT, words("I look"), SEARCH, RESULT]]
         assert reply.message["content"][-1] == {**LOOK, "input": {}}
         assert reply.usage is not None
         assert reply.usage.output_tokens is None

@@ -13,6 +13,7 @@ from aprefill._engine.transcript import Transcript
 from aprefill._types import StopReason
 
 from ..support.splicing import planned
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from aprefill._plan.step import AttemptPlan
@@ -59,7 +60,7 @@ def wrong(case: str) -> list[str]:
     raw = "".join(text for text, _ in CASES[case])
     is_new = [new for text, new in CASES[case] for _ in text]
     found = []
-    for at in range(len(LONG), len(raw) + 1):
+    for at in range(len(LONG), len(raw) + 1, usually(2, 1)):
         ahead, behind = raw[:at], raw[at:]
         for before in ([ahead], list(ahead), [raw[: at - 3], raw[at - 3 : at]]):
             for after in ([behind], list(behind), [behind[:3], behind[3:]], [behind[:9], behind[9:]]):

@@ -25,7 +25,7 @@ from aprefill.testing import Script, serve
 from ..support.loopback import WIRES
 from ..support.recovering import FINE, REFUSES, SEED, WHOLE, ask, finished
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 
 @pytest.mark.parametrize("wire", WIRES)

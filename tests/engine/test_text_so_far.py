@@ -80,6 +80,7 @@ def test_reading_it_after_every_chunk_is_cheap() -> None:
     assert ratio(looks=10) <= LIMIT
 
 
+@pytest.mark.perf
 def test_control_text_that_is_copied_at_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same check fails if every read makes a few copies of the text."""
     text_so_far = Transcript.text_so_far.fget

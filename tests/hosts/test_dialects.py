@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aprefill.testing import Exchange, Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 KEY = "sk-0123456789"
 BEARER = {"authorization": f"Bearer {KEY}"}

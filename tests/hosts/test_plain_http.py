@@ -40,6 +40,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize("url", ADDRESSES)
 async def test_a_host_in_the_network(url: str, wire: Recorder) -> None:
@@ -90,6 +91,7 @@ SDKS = {
 }
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize("url", ["http://vllm:8000", "http://192.168.1.20:8000"])
 @pytest.mark.parametrize("sdk", SDKS)

@@ -233,6 +233,7 @@ def everything_about(error: BaseException | None) -> str:
     return "\n".join(seen)
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "script",

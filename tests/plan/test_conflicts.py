@@ -266,6 +266,7 @@ def reply(session: Session, model: str = "acme:m", **options: Any) -> Reply:
     return session.stream("Hi", prefill="[", model=model, recovery=Recovery(retries=0), **options)
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize("setting", EVERY)
 async def test_nothing_is_sent_in_a_conflict(setting: str) -> None:

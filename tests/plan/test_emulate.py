@@ -29,6 +29,7 @@ from aprefill._plan.emulate import (
 from aprefill._seam.plan import SeamPlan
 
 from ..support.planning import emulate
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def told(known: str, content: Any = "Hi", how: Emulation = DEFAULT, *, again: bo
 
 # --- the markers ------------------------------------------------------------------------------------------------
 
-TEXTS = 1_000_000
+TEXTS = usually(200_000, 1_000_000)
 TOKENS = [f"{random.Random(n).getrandbits(64):016x}" for n in range(8)]
 
 
@@ -88,7 +89,7 @@ def broken_by(mark: Callable[[list[str], Callable[[], str]], tuple[str, str]], t
 
 
 def test_no_text_can_close_the_quotation() -> None:
-    """A million texts, made of the markers that they may get, whole and in halves: each is closed at its end alone."""
+    """Hundreds of thousands of texts, made of the markers that they may get, whole and in halves: each is closed at its end alone."""
     broken, drawn_again = broken_by(markers, TEXTS)
     assert broken == 0
     # the texts did meet the very markers that they were to get, and others were taken
@@ -146,7 +147,7 @@ def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pyte
         case _:
             how = {where: f"{{text}}{{end}}{taken}"}
     asked = emulate(Emulation(**how), messages, known)
-    assert "<text-bb>" in str(asked.messages[-1]) or "continued" in how
+    assert ("<text-bb>" in str(asked.messages[-1])) is ("continued" not in how)
     assert asked.marker == ("" if "continued" in how else "text-bb")
     assert next(drawn, None) is None
 
@@ -199,7 +200,7 @@ def test_the_end_of_any_text() -> None:
     the piece the only one of its kind, with 16 characters that are not white space."""
     chance = random.Random(5)
     at_a_line = 0
-    for n in range(20_000):
+    for n in range(usually(4_000, 20_000)):
         pieces = ["\n", "\r\n", " ", "a", "bc", "word", "long" * 10, "\t", "\u00e9\u0301", "\U0001f600", "  "]
         text = "".join(chance.choices(pieces, weights=[n % 5, n % 3, 4, 4, 2, 2, n % 2, 1, 1, 1, 1], k=120)).rstrip()
         if len(text) <= END_MAX:
@@ -215,7 +216,7 @@ def test_the_end_of_any_text() -> None:
         else:
             cut = text[-END_MAX:]
             assert end == cut or (cut.endswith(" " + end) and " " not in cut.removesuffix(" " + end))
-    assert at_a_line > 5000
+    assert at_a_line > usually(1000, 5000)
 
 
 # --- the request ------------------------------------------------------------------------------------------------
@@ -417,7 +418,8 @@ def test_the_marker_is_named_where_the_request_has_one(template: str, has: bool)
     """Where there is none, nothing has to be taken out of the reply."""
     asked = emulate(Emulation(begin=template), [USER], "ab")
     assert bool(asked.marker) is has
-    assert not has or asked.marker in told("ab", how=Emulation(begin=template)) or len(asked.marker) == 21
+    assert asked.marker in str(asked.messages[-1]["content"])
+    assert len(asked.marker) == (21 if has else 0)
 
 
 WRONG = [
@@ -503,7 +505,7 @@ def test_what_follows_the_repetition_is_the_continuation(lengths: tuple[int, int
     """All of it and nothing else, whatever it is and however it is cut: white space, a fence, the same words again."""
     chance = random.Random(77)
     verdicts = set()
-    for _ in range(60):
+    for _ in range(usually(20, 60)):
         known = some_text(chance, chance.randint(*lengths))
         if not known.strip():
             continue

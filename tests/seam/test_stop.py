@@ -15,11 +15,12 @@ from aprefill._seam.stop import StopStage
 
 from ..support.cost import DOUBLING, doubling, over_an_empty_call
 from ..support.seam_reference import common_prefix, cuttings
+from ..support.thorough import usually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-CASES = int(os.environ.get("APREFILL_STOP_CASES", "4000"))
+CASES = int(os.environ.get("APREFILL_STOP_CASES", "2000"))
 
 
 def batch(sequences: Sequence[str], text: str) -> tuple[str, str | None]:
@@ -129,7 +130,7 @@ def test_cuts_do_not_matter() -> None:
         assert not check_cuts(StopStage, sequences, text, seed)
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=usually(100, 200), deadline=None)
 @given(
     sequences=st.lists(st.text(min_size=1, max_size=6), max_size=5),
     parts=st.lists(st.text(max_size=5) | st.integers(0, 4), max_size=8),

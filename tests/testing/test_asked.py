@@ -19,7 +19,7 @@ from ..support.planning import emulate
 from . import asking, asking_others
 from .asking import client_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 LINES = "".join(f"Line {number} of a text that goes on for a while.\n" for number in range(20))
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from aprefill._deltas import Delta
 
 pytestmark = [
+    pytest.mark.any_loop,
     pytest.mark.anyio,
     # the SDKs leave their own generators to the collector, which trio reports
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),

@@ -26,11 +26,13 @@ TEXT = 'Alabama", "Alaska"]'
 # --- what becomes of the prefill ------------------------------------------------------------------------------
 
 
+@pytest.mark.any_loop
 async def test_it_is_left_out(wire: str) -> None:
     """The new text alone."""
     assert "".join(deltas(await sent(Script(text=TEXT, prefill="eats"), wire))) == TEXT
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize(
     ("echo", "reply"),
     [
@@ -50,11 +52,13 @@ async def test_it_is_echoed(wire: str, echo: Any, reply: str) -> None:
         assert pieces[0] == '["Alab'
 
 
+@pytest.mark.any_loop
 async def test_it_is_ignored(wire: str) -> None:
     """A fresh reply."""
     assert "".join(deltas(await sent(Script(text="Here are two.", prefill="ignores"), wire))) == "Here are two."
 
 
+@pytest.mark.any_loop
 async def test_it_is_refused(wire: str) -> None:
     """Once there is one."""
     with fail_after(10):
@@ -88,6 +92,7 @@ async def test_it_drops_after_n_bytes(wire: str, framing: Any, after: int, tls: 
             assert (exchange.outcome, exchange.sent_bytes, len(body_so_far)) == ("dropped", after, after)
 
 
+@pytest.mark.any_loop
 async def test_a_drop_beyond_the_body_comes_at_its_end(wire: str) -> None:
     """Never a reply that is good by accident: the end of the framing is missing all the same."""
     with fail_after(10):
@@ -121,6 +126,7 @@ async def test_it_hangs_up_without_an_answer(wire: str) -> None:
             assert server.exchanges[0].outcome == "dropped"
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 async def test_it_ends_cleanly_without_its_end(wire: str, framing: Any) -> None:
     """All the text, no reason, no terminal record, and nothing wrong with the HTTP."""
@@ -131,6 +137,7 @@ async def test_it_ends_cleanly_without_its_end(wire: str, framing: Any) -> None:
     assert '"finish_reason":"' not in text
 
 
+@pytest.mark.any_loop
 async def test_half_an_event_comes_last(wire: str) -> None:
     """After all the text."""
     text = await sent(Script(text=TEXT, half_event_at_end=True), wire)
@@ -139,6 +146,7 @@ async def test_half_an_event_comes_last(wire: str) -> None:
     assert not is_whole(text)
 
 
+@pytest.mark.any_loop
 async def test_the_terminal_record_alone_is_missing(wire: str) -> None:
     """The reason is there: some gateways send no `[DONE]`."""
     text = await sent(Script(text=TEXT, no_done=True), wire)
@@ -146,6 +154,7 @@ async def test_the_terminal_record_alone_is_missing(wire: str) -> None:
     assert "end_turn" in text or '"finish_reason":"stop"' in text
 
 
+@pytest.mark.any_loop
 async def test_the_last_blank_line_is_missing(wire: str) -> None:
     """A strict reader of events never sees the terminal record."""
     text = await sent(Script(text=TEXT, no_last_blank=True), wire)
@@ -153,6 +162,7 @@ async def test_the_last_blank_line_is_missing(wire: str) -> None:
     assert not text.endswith("\n\n")
 
 
+@pytest.mark.any_loop
 async def test_it_talks_after_its_end(wire: str) -> None:
     """Text that is not the reply's."""
     text = await sent(Script(text=TEXT, text_after_end="And more"), wire)
@@ -163,6 +173,7 @@ async def test_it_talks_after_its_end(wire: str) -> None:
 # --- what it does in the middle -------------------------------------------------------------------------------
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize(("after", "before"), [(0, ""), (6, "Alabam"), (None, TEXT), (99, TEXT)])
 async def test_it_sends_an_error_event(wire: str, after: int | None, before: str) -> None:
     """After exactly so many characters; the stream ends there, cleanly."""
@@ -175,6 +186,7 @@ async def test_it_sends_an_error_event(wire: str, after: int | None, before: str
     assert '"message":"Overloaded"' in data
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("kind", ["json", "utf8"])
 async def test_one_event_is_broken(wire: str, kind: Any) -> None:
     """Not JSON, or not UTF-8; all else is as it should be."""
@@ -193,6 +205,7 @@ async def test_one_event_is_broken(wire: str, kind: Any) -> None:
     assert is_whole(text)
 
 
+@pytest.mark.any_loop
 async def test_bytes_of_ones_own_can_be_inserted(wire: str) -> None:
     """As they are, whatever the line ends of the stream."""
     script = Script(text=TEXT, after=6, insert=b": one\n\nretry: 5\n\n", newline="\r\n")
@@ -200,6 +213,7 @@ async def test_bytes_of_ones_own_can_be_inserted(wire: str) -> None:
     assert "\r\n\r\n: one\n\nretry: 5\n\n" in text
 
 
+@pytest.mark.any_loop
 async def test_a_line_has_no_end(wire: str) -> None:
     """So many bytes without a newline, and the stream is over."""
     text = await sent(Script(text=TEXT, endless_line=200_000), wire)
@@ -260,6 +274,7 @@ async def test_it_keeps_alive_without_progress(wire: str) -> None:
 # --- what it answers instead ----------------------------------------------------------------------------------
 
 
+@pytest.mark.any_loop
 async def test_it_answers_429_with_retry_after(wire: str) -> None:
     """And with the wire's own error."""
     with fail_after(10):
@@ -269,6 +284,7 @@ async def test_it_answers_429_with_retry_after(wire: str) -> None:
     assert response.json()["error"]["type"] == "rate_limit_error"
 
 
+@pytest.mark.any_loop
 async def test_it_answers_with_any_body(wire: str) -> None:
     """A login page with a 200; nothing at all; a good stream under a wrong name; an error body of one's own."""
     scripts = [
@@ -288,6 +304,7 @@ async def test_it_answers_with_any_body(wire: str) -> None:
     assert (upstream.status_code, upstream.text) == (503, "upstream connect error")
 
 
+@pytest.mark.any_loop
 async def test_it_redirects(wire: str) -> None:
     """A 307, which asks to post the prompt elsewhere."""
     with fail_after(10):
@@ -296,6 +313,7 @@ async def test_it_redirects(wire: str) -> None:
     assert (response.status_code, response.headers["location"]) == (307, "http://127.0.0.1:1/elsewhere")
 
 
+@pytest.mark.any_loop
 async def test_it_sends_a_gzip_bomb(wire: str) -> None:
     """Little on the wire, much in memory, and valid gzip to the last byte."""
     with fail_after(10):
@@ -306,6 +324,7 @@ async def test_it_sends_a_gzip_bomb(wire: str) -> None:
     assert response.headers["content-encoding"] == "gzip"
 
 
+@pytest.mark.any_loop
 async def test_headers_can_be_added_and_replaced(wire: str) -> None:
     """By name, whatever the case."""
     script = Script(text="x", headers={"X-Extra": "1", "Content-Type": "text/event-stream", "Server": "nginx"})
@@ -322,6 +341,7 @@ async def test_headers_can_be_added_and_replaced(wire: str) -> None:
 # --- how it travels -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 async def test_the_framing_is_exact(wire: str, framing: Any) -> None:
     """The bytes on the wire, and an HTTP/1.0 client that gets no chunks."""
@@ -337,6 +357,7 @@ async def test_the_framing_is_exact(wire: str, framing: Any) -> None:
     assert old_rest.endswith(b"\n\n")
 
 
+@pytest.mark.any_loop
 async def test_without_wire_cuts_an_event_is_a_write(wire: str) -> None:
     """Each chunk of the chunked body is one event, or so many bytes where that is asked for."""
     with fail_after(10):

@@ -14,7 +14,7 @@ from aprefill.testing import Received, Script, ToolCall, serve
 from .asking import CALL, WAYS, client_of, openai_client
 from .asking_others import MODEL, PREFILL, TEXT, WIRES, ask, content, deltas, objects, reason, sent
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 wires = pytest.mark.parametrize("wire", WIRES)
 
 

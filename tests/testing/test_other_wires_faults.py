@@ -15,6 +15,7 @@ from .asking import CALL, Reading, openai_client
 from .asking_others import MODEL, PATHS, TEXT, WIRES, ask, deltas, is_whole, objects, reason, sent, turns
 
 pytestmark = [
+    pytest.mark.any_loop,
     pytest.mark.anyio,
     # the SDK leaves its own generators to the collector, which trio reports
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),

@@ -311,7 +311,7 @@ async def test_leaving_ends_everything_at_once(script: Script, tls: bool) -> Non
             assert took < 1
             assert server.open_connections == 0
             assert exchange.outcome == ("complete" if script == Script(text="abc") else "dropped")
-            with pytest.raises(OSError, match=r".*"):
+            with pytest.raises(OSError, match="connection attempts failed"):
                 await anyio.connect_tcp("127.0.0.1", server.port)
             with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
                 while True:
@@ -385,6 +385,7 @@ def test_it_listens_on_loopback_only(host: str) -> None:
         serve(Script(), host=host)
 
 
+@pytest.mark.any_loop
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_it_is_found_under_its_host(host: str, tls: bool) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 pytestmark = [
+    pytest.mark.any_loop,
     pytest.mark.anyio,
     # the SDKs leave their own generators to the collector, which trio reports
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),

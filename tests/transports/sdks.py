@@ -192,10 +192,10 @@ def is_on_aiohttp(stack: str) -> bool:
     return "aiohttp" in stack
 
 
-def cells(kinds: list[Kind] = KINDS) -> list[Any]:
+def cells(kinds: list[Kind] = KINDS, **more: Any) -> list[Any]:
     """Every loop, class and stack that go together: aiohttp runs on asyncio's loops alone."""
     return [
-        pytest.param(*loop.values, kind, stack, id=f"{loop.id}-{kind.name}-{stack}")
+        pytest.param(*loop.values, kind, stack, id=f"{loop.id}-{kind.name}-{stack}", **more)
         for kind in kinds
         for stack in stacks_of(kind)
         for loop in (LOOPS[:2] if is_on_aiohttp(stack) else LOOPS)

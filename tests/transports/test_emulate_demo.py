@@ -17,6 +17,7 @@ LONG = (
 TAGGED = Emulation(begin="Begin with {open}{text}{close}", continued="{open}{text}{close} Its end: {open}{end}{close}")
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize("emulate", [True, TAGGED], ids=["ours", "own-words"])
 @pytest.mark.parametrize("model", ["emulated", "refuses"])

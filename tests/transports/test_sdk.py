@@ -15,6 +15,7 @@ from aprefill import Session, Support, UsageError, stream
 from aprefill._hosts.table import SupportTable
 from aprefill.testing import serve
 
+from ..support.thorough import usually
 from .sdks import (
     BY_NAME,
     KEY,
@@ -31,6 +32,9 @@ from .sdks import (
 
 pytestmark = pytest.mark.usefixtures("small_ca")
 
+#: How many one after another, over one client.
+REPLIES = usually(4, 20)
+
 
 by_cell = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells())
 
@@ -38,17 +42,17 @@ by_cell = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells())
 @pytest.mark.anyio
 @by_cell
 async def test_a_reply(kind: Kind, stack: str) -> None:
-    """The text whole; the client's authentication, URL and headers on the request; twenty replies, one connection."""
+    """The text whole; the client's authentication, URL and headers on the request; some replies, one connection."""
     async with serve(STATES) as server:
         client = kind.client(server.url, stack, default_headers={"x-house": "ours"}, max_retries=5)
-        for _ in range(20):
+        for _ in range(REPLIES):
             reply = kind.stream(client)
             assert await reply.text() == WHOLE
         assert reply.closes_at_once is True
         assert reply.support is Support.EATS
         assert not client.is_closed()
         await client.close()
-    assert (len(server.exchanges), server.connections) == (20, 1)
+    assert (len(server.exchanges), server.connections) == (REPLIES, 1)
     exchange = server.exchanges[0]
     header, begins = kind.auth
     if kind.name in {"anthropic", "foundry"} and header not in exchange.headers:
@@ -62,6 +66,7 @@ async def test_a_reply(kind: Kind, stack: str) -> None:
     assert exchange.last_user_text == QUESTION
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
@@ -80,6 +85,7 @@ async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
     assert server.exchanges[0].headers["x-tenant"] == "t1"
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_a_custom_http_client_is_used(kind: Kind) -> None:
@@ -116,6 +122,7 @@ async def test_a_session_over_it(kind: Kind) -> None:
         assert not client.is_closed()
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_the_caller_s_values_stay_as_they_were(kind: Kind) -> None:

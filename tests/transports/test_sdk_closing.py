@@ -21,7 +21,7 @@ from ..conftest import LOOPS
 from ..support.exits import EXITS, ROUNDS, STALLING, delay_of, exits, living_tasks, open_descriptors, settle
 from .sdks import BY_NAME, KINDS, Kind, cells, is_on_aiohttp
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "frozen", "no_gc")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "no_gc")]
 
 
 #: How often each way out is taken, a class, a loop and an HTTP stack; and how many mixed exits are looked for leaks.
@@ -32,7 +32,11 @@ MIXED = len(EXITS) * TIMES
 CLASSES = [kind for kind in KINDS if kind.name not in {"anthropic-token", "azure-entra"}]
 STACKS = [BY_NAME["openai"], BY_NAME["anthropic"]]
 
-by_class = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells(CLASSES))
+#: Below the SDK all classes of one are alike: one of each has all the loops.
+by_class = pytest.mark.parametrize(
+    ("anyio_backend", "kind", "stack"),
+    [*cells(STACKS), *cells([kind for kind in CLASSES if kind not in STACKS], marks=pytest.mark.any_loop)],
+)
 by_stack = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells(STACKS))
 
 

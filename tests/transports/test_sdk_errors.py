@@ -57,6 +57,7 @@ async def test_no_retry_of_the_sdk_s(kind: Kind, status: int) -> None:
     assert reply.closes_at_once is None
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_sdk
 async def test_a_redirect_is_not_followed(kind: Kind, stack: str) -> None:
@@ -69,6 +70,7 @@ async def test_a_redirect_is_not_followed(kind: Kind, stack: str) -> None:
     assert (len(server.exchanges), len(elsewhere.exchanges)) == (1, 0)
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_a_refusal_is_known(kind: Kind) -> None:
@@ -86,6 +88,7 @@ async def test_a_refusal_is_known(kind: Kind) -> None:
     assert error.value.status == 400
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @by_kind
 async def test_a_prefill_that_is_asked_for_in_the_prompt(kind: Kind) -> None:
@@ -98,6 +101,7 @@ async def test_a_prefill_that_is_asked_for_in_the_prompt(kind: Kind) -> None:
         assert server.exchanges[0].prefill == ""
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.sdk is anthropic], ids=lambda k: k.name)
 async def test_a_refusal_is_rescued(kind: Kind) -> None:
@@ -232,6 +236,7 @@ def everything_about(error: BaseException | None) -> str:
     return "\n".join(seen.values())
 
 
+@pytest.mark.any_loop
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "script",
@@ -270,7 +275,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("frozen", "no_gc")
+@pytest.mark.usefixtures("no_gc")
 @pytest.mark.parametrize(
     "script",
     [Script(status=401), Script(hang_up=True), Script(text="a" * 400, drop_after_bytes=900)],

@@ -27,6 +27,7 @@ from aprefill.web._websocket import _SocketChannel
 
 from ..conftest import LOOPS
 from ..support.lateness import Lateness
+from ..support.thorough import usually
 from .site import Raw, Sends, Site, application, session_of, site
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ SCRIPTS = {
 MARKS = {"silent": b'"offset":8', "going on": b"word "}
 
 #: How often each way out is taken.
-TIMES = dict.fromkeys(SCRIPTS, 5) | {"blocked": 2}
+TIMES = dict.fromkeys(SCRIPTS, usually(2, 5)) | {"blocked": usually(1, 2)}
 
 
 async def reach(state: str, here: Site, provider: Any, sends: Sends, path: str) -> tuple[Raw, Any]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aprefill._deltas import Record
 from aprefill._errors import LimitExceeded, ProtocolError, UsageError
 
+from ..support.thorough import usually
 from . import Decoder, Seen, assert_linear, by, cut_at, peak_bytes, run, shared, ways
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ header = st.builds(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=usually(100, 200))
 @given(
     st.lists(
         st.binary(max_size=30) | st.builds(sealed, st.lists(header).map(b"".join), st.binary(max_size=20)),

@@ -13,7 +13,7 @@ from aprefill._wire.sse import MAX_JSON_BYTES, SseDecoder
 from ..support.bodies import DONE, chat, host
 from . import ways
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 WORDS = "This model does not support assistant message prefill. The conversation must end with a user message."
 #: the body, and what it is an error of: the status, and the host's words

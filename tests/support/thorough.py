@@ -1,0 +1,43 @@
+"""How much the tests repeat: each proof as often as it needs, or far more often, as `nox -s slow` has them do."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pytest
+
+THOROUGH = os.environ.get("APREFILL_THOROUGH") == "1"
+
+T = TypeVar("T")
+
+_LOOP = re.compile(r"(?<=[\[-])(?:asyncio|uvloop|trio)(?=[]-])")
+
+
+def usually(few: T, many: T) -> T:
+    """The first, or the second where the tests are thorough."""
+    return many if THOROUGH else few
+
+
+def case_of(node_id: str) -> str:
+    """A test's name without its loop: the same for a case on every loop."""
+    return _LOOP.sub("", node_id, count=1)
+
+
+def on_one_loop_each(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Those of the tests marked `any_loop` that can be left out: each case stays on one loop, which its name decides."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("any_loop"):
+            cases.setdefault(case_of(item.nodeid), []).append(item)
+    return [
+        item
+        for case, loops in cases.items()
+        for number, item in enumerate(loops)
+        if number != zlib.crc32(case.encode()) % len(loops)
+    ]
