@@ -122,7 +122,7 @@ class ModelInput:
     asks_usage: bool = True
     #: Text that the reply will probably repeat, for hosts that are faster if they get it.
     prediction: str = ""
-    #: Body fields that override everything above. `fields` carries the prefill in the host's wire form (its dialect).
-    #: `extra` is the caller's and overrides `fields`.
+    #: Body fields for the prefill, in the host's wire form (its dialect). They override everything above.
     fields: dict[str, Any] = field(default_factory=dict)
+    #: Body fields from the caller. They override `fields` too.
     extra: dict[str, Any] = field(default_factory=dict)

@@ -54,7 +54,7 @@ def _rebuilt(cls: type[AprefillError], message: str, facts: dict[str, Any]) -> A
 
 
 class UsageError(AprefillError):
-    """The call itself is wrong, and nothing was sent. `problem` names the argument. `remedy` says what to pass."""
+    """The call itself is wrong, and it sent nothing. `problem` names the argument. `remedy` says what to pass."""
 
 
 class ReplyConsumed(UsageError):
@@ -130,9 +130,11 @@ class PrefillRefused(ProviderError):
     """The host does not take a native prefill from this model, or not together with the settings of this request.
 
     `status` is the HTTP status of the refusal. It is 200 if an error came instead of the stream, or in the stream
-    before any text. It is None if the support table already had the answer and nothing was sent. `why` says what was
-    refused: "model" (it never takes a prefill), or the conflicting part of the request: "thinking", "tools",
-    "tool_choice", "response_format", "grammar", "whitespace" or "flags".
+    before any text. It is None if the support table already had the answer and nothing was sent.
+
+    `why` says what was refused: "model" (it never takes a prefill), or the part of the request that was the reason:
+    "thinking", "tools", "tool_choice", "response_format", "grammar", "whitespace" (at the end of the prefill) or
+    "flags" (the switches for the prefill, which differ between kinds of servers).
     """
 
     def __init__(

@@ -44,32 +44,36 @@ class SupportRow:
     #: The patterns of model names that this row covers. ("*",): every model that no other row of the host covers.
     models: tuple[str, ...] = ("*",)
     codec: str
-    #: "" if the caller must give a URL.
+    #: The usual URL of the API. "" if the caller must give one.
     base_url: str
+    #: Environment variables with the key. The first one that is set counts.
     key_env: tuple[str, ...]
+    #: Whether a request needs a key.
     key_required: bool
-    #: The environment variable from which the host's SDK reads another base URL, and the variable with a bearer token,
-    #: which is used if no key is set. "": there is none.
+    #: The environment variable from which the host's SDK reads another base URL. "": there is none.
     url_env: str = ""
+    #: The environment variable with a bearer token, which is used if no key is set. "": there is none.
     token_env: str = ""
-    #: The SDK's client that knows the URL of this host, if `base_url` is "". `sdk_alone`: only that client can send
-    #: requests, because it writes the model into the URL or signs the request.
+    #: The SDK's client that knows the URL of this host, if `base_url` is "".
     sdk: str = ""
+    #: Whether only that client can send requests, because it writes the model into the URL or signs the request.
     sdk_alone: bool = False
     #: "bearer", "x-api-key", "api-key" or "none".
     auth: str
     headers: Mapping[str, str]
     #: Sent if the caller gives no limit, for an API that requires one.
     max_tokens: int | None
+    #: The body field for the limit, "max_tokens" or "max_completion_tokens".
     token_field: str
     #: The name of the codec's rule for a complete reply, such as "strict".
     end: str
     #: Chat completions: whether the request asks for usage. False if the host refuses the field for that.
     asks_usage: bool
-    #: Whether the host takes stop sequences, whether it takes one of only white space, and how many it takes at most
-    #: (None: no known limit).
+    #: Whether the host takes stop sequences.
     sends_stop: bool = True
+    #: Whether the host takes a stop sequence of only white space.
     blank_stop: bool = True
+    #: Maximum number of stop sequences. None: no known limit.
     max_stop: int | None = None
     #: Whether the host takes a `prediction`, with which the repetition of an emulated prefill is faster.
     prediction: bool = False

@@ -318,6 +318,6 @@ def _key(row: SupportRow, given: str | None, variables: tuple[str, ...], *, requ
         raise UsageError(
             f"the key from {source} has white space around it, a control character or a non-ASCII character in it "
             "(often a trailing newline)",
-            "remove that character",
+            "store the key without these characters",
         )
     return key, source

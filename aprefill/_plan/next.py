@@ -39,8 +39,9 @@ class Outcome:
     error: AprefillError | None
     #: Why the model stopped, if the host said so.
     finish: FinishDelta | None = None
-    #: Whether the model has produced a token of any kind, and whether it has called a tool.
+    #: Whether the model has produced a token of any kind.
     has_token: bool
+    #: Whether the model has called a tool.
     has_tool: bool = False
     #: Number of retries of this reply after a failure of the connection or of the host.
     retries: int
