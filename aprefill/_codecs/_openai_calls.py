@@ -50,9 +50,9 @@ class Calls:
         self._by_index: dict[int | str | None, _Call] = {}
 
     def feed(self, piece: CallPiece) -> ToolDelta | None:
-        """Return the delta of one piece, or None if it contains nothing new. Only a call's first delta has id and name.
+        """Return the delta of one piece, or None if the piece contains nothing new.
 
-        A host may send the id and the name in separate pieces; each is then in the delta of its piece.
+        A call's `id` and `name` are each in one delta only: the delta of the first piece that has them.
         """
         function = piece.function or FunctionPiece()
         index = int(piece.index) if isinstance(piece.index, str) and _is_number(piece.index) else piece.index

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from . import HttpRequest, Response
 
 
-#: Number of batches, and of pieces per batch, that are read from an abandoned body before reading stops. The product is
-#: the number of pieces that can be ready after one read: the HTTP library reads 64 KiB, and the smallest piece has 6
-#: bytes.
+#: Number of batches, and of pieces per batch, that are read from an abandoned body at most. The product is larger than
+#: the number of pieces that can be ready after one network read: a read is 64 KiB, and the smallest piece has 6 bytes.
 _BATCHES, _BATCH = 400, 32
 #: Number of event loop iterations to wait for a reader that was interrupted.
 _TURNS = 50

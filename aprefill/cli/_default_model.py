@@ -34,12 +34,14 @@ def choose_model(model: str | None, base_url: str | None) -> str | None:
     rows = aprefill.support_table()
     for row in rows:
         if row.url_env and os.environ.get(row.url_env):
-            raise UsageError(f"no model, and {row.url_env} is set", f"pass -m {row.provider}:NAME, or try -m demo:")
+            raise UsageError(
+                f"no model is named, but {row.url_env} is set", f"pass -m {row.provider}:NAME, or try -m demo:"
+            )
     for row in rows:
         for variable in filter(None, (*row.key_env, row.token_env)):
             if os.environ.get(variable):
                 raise UsageError(
-                    f"no model, and {variable} is set",
+                    f"no model is named, but {variable} is set",
                     f"pass {_example(row.provider, rows)}, or set APREFILL_MODEL, or try -m demo:",
                 )
     return None

@@ -14,7 +14,7 @@ def prompt_of(words: tuple[str, ...]) -> str:
     is no prompt.
     """
     if len(words) > 1:
-        raise UsageError(f"{len(words)} prompts were given", "put one prompt in quotes")
+        raise UsageError(f"there are {len(words)} prompts", "put the prompt in quotes, as one argument")
     parts = [part for part in (_piped(), *words) if part.strip()]
     if not parts:
         raise UsageError("no prompt", "run aprefill 'your question', or pipe a prompt in (see aprefill --help)")

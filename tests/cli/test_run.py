@@ -100,7 +100,7 @@ def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], p
         (b"", (), "no prompt"),
         (b" \n", ("",), "no prompt"),
         (b"\xff", (), "not UTF-8"),
-        (None, ("tell", "me"), "put one prompt in quotes"),
+        (None, ("tell", "me"), "put the prompt in quotes"),
         (None, ("x", "--no-such-option"), "put -- before it"),
         (None, ("x", "--max-tokens", "0"), "--max-tokens"),
         (None, ("x", "-t", "warm"), "--temperature"),
