@@ -51,9 +51,7 @@ class Clocks:
             value = getattr(self, one.name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (number and (value > 0 or (value == 0 and one.name == "begin_after_s"))):
-                raise UsageError(
-                    f"{one.name}={value!r} is not a valid time", "pass seconds above 0, or None for no limit"
-                )
+                raise UsageError(f"{one.name}={value!r} is not a time", "pass seconds above 0, or None for no limit")
 
 
 class ClientGone(Exception):

@@ -100,7 +100,9 @@ def test_a_reply_that_was_not_complete(monkeypatch: pytest.MonkeyPatch, end: dic
     """LLM's models on /responses do not say why; so neither does the error."""
     with playing(monkeypatch, Script(text="The quick brown f", prefill="ignores", **end)):
         response = llm.get_model("prefill/gpt-5").prompt("S", prefill="The quick brown fox jumps", key="any")
-        with pytest.raises(llm.ModelError, match=r"gpt-5 was not complete \(a token limit, a filter or a cut\)"):
+        with pytest.raises(
+            llm.ModelError, match=r"gpt-5 was incomplete \(a token limit, a filter or a lost connection\)"
+        ):
             response.text()
 
 

@@ -103,7 +103,7 @@ def test_what_is_not_a_question(client: TestClient) -> None:
             assert ws.receive_json() == {
                 "type": "error",
                 "error": "UsageError",
-                "message": "the page has sent what is not a question; load it again",
+                "message": "the page has sent an invalid request; load it again",
             }
 
 
