@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/how-it-works.md",
+    "docs/seam.md",
     "docs/testing.md",
     "docs/cli.md",
     "docs/clients.md",
