@@ -150,8 +150,9 @@ class Splice:
         self._merge(before)
 
     def close(self, *, cut: bool) -> None:
-        """End the attempt. After a clean end, text that is still held is written. After a cut, the seam's is dropped.
+        """End the attempt, after a clean end or a cut.
 
+        After a clean end, held text is written. After a cut, held text that may be part of a repetition is dropped.
         Raises `PrefillIgnored` as `take` does. Raises `Truncated` if a token limit ended the reply inside the
         repetition that the prompt asked for, because another request would reach the limit at the same place.
         """

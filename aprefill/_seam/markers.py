@@ -70,7 +70,7 @@ class Markers:
 
     @property
     def doubtful(self) -> str:
-        """The held text, if it is so short that it would be kept if the reply ended now."""
+        """The held text, unless it is so long that it would be removed if the reply ended now."""
         chain = [] if any(_weight(beginning) >= SHORTEST for beginning in self._chain) else self._chain
         return "".join(chain) + (self._closing or "")
 
@@ -129,7 +129,7 @@ class Markers:
         return text
 
     def close(self, cut: bool = False) -> str:
-        """End the text and return the rest. With `cut`, return ``""``: the model writes the rest again next time."""
+        """End the text and return the rest. With `cut`, return ``""``: the next request produces the rest again."""
         if self._shown:
             return self._after_shown(lambda: self.close(cut))
         left = self.held

@@ -30,7 +30,7 @@ INK_FENCED, INK_PLAIN = 2, 16
 
 
 class Seam:
-    """Passes on only the text of one provider's stream that is new after the text `known`.
+    """Passes on only the new text of one provider's stream, without a repetition of `known` at its start.
 
     The seam is the place where the known text ends and the model's new text begins. `feed` each piece of the stream and
     show what is returned. Then call `close` once and show the rest. `docs/seam.md` specifies the rules. Invalid
