@@ -333,7 +333,7 @@ async def seconds_of(server: Any) -> float:
 
 
 async def test_a_host_that_holds_the_connection_costs_no_time() -> None:
-    """After the end of the protocol, the body is read for at most 50 ms and 64 KiB more, and the reader does not wait."""
+    """After the protocol's end at most 50 ms and 64 KiB more of the body are read, and the reader does not wait."""
     async with serve(GOOD) as server:
         free = await seconds_of(server)
     async with serve(Script(text=GOOD.text, cuts=4, hold_open_s=30)) as server:

@@ -1,4 +1,4 @@
-"""aprefill's markers never reach a caller: whole replies to a prompt with markers, their events, limits and held text."""
+"""aprefill's markers never reach a caller: whole replies with their events, limits and held text."""
 
 from __future__ import annotations
 

@@ -180,7 +180,10 @@ async def test_after_a_tools_result_it_cannot_be_asked_for() -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("given", [LONG, VERY_LONG, LONG.strip() + "\n"], ids=["1k", "20k", "line end"])
 async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> None:
-    """Of a prefill longer than 200 characters, only the last line is asked back, and the texts are joined by overlap."""
+    """Of a prefill over 200 characters, only the last line is asked back.
+
+    The known text and the reply are joined by their overlap.
+    """
     end = end_of(given.rstrip())
     async with serve(Script(text="here, and this is new.", prefill="echoes", echo_text=end, cuts=5)) as server:
         reply = ask(server, wire, given)
@@ -198,7 +201,7 @@ async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> No
      ("whitespace", Verdict.ECHOED)],
 )  # fmt: skip
 async def test_the_end_of_a_long_prefill_in_disguise(wire: str, echo: Any, verdict: Verdict) -> None:
-    """The end of a long prefill is found in a fence, after chatter and with other white space, as a short prefill is."""
+    """The end of a long prefill is found in a fence, after chatter and with other white space."""
     script = Script(text="here, and this is new.", prefill="echoes", echo=echo, echo_text=end_of(LONG.rstrip()))
     async with serve(script) as server:
         reply = ask(server, wire, LONG)
@@ -269,7 +272,10 @@ async def test_absent_retry(wire: str, second: Any, verdict: Verdict) -> None:
 
 
 async def test_absent_with_a_reply_of_tool_calls_alone() -> None:
-    """A reply of only tool calls is no error with `absent="raise"`: it has no text that could begin with the prefill."""
+    """A reply of only tool calls is no error with `absent="raise"`.
+
+    It has no text that could begin with the prefill.
+    """
     async with serve(Script(tools=[ToolCall(name="f", arguments={"a": 1})])) as server:
         reply = ask(server, "messages", absent="raise", tools=[{"name": "f", "input_schema": {"type": "object"}}])
         assert await reply.text() == SEED

@@ -82,7 +82,10 @@ async def test_the_hosts_own_limit_has_room_as_well() -> None:
     [("alpha  beta", "pha be", "alpha beta", " gamma pha be end"), ("Answer:\n", ": 4", "Answer:", " 42")],
 )
 async def test_a_stop_that_white_space_hides(known: str, stop: str, echo: str, new: str) -> None:
-    """A stop sequence that can match inside the echo is not sent, even if white space differs; it is applied locally."""
+    """A stop sequence that can match inside the echo is not sent but applied locally.
+
+    White space may differ: the echo need not have the same white space as the prefill.
+    """
     async with serve(Script(text=new, prefill="echoes", echo_text=echo)) as server:
         reply = ask(server, "messages", known, stop=stop)
         text = await reply.text()
@@ -91,7 +94,10 @@ async def test_a_stop_that_white_space_hides(known: str, stop: str, echo: str, n
 
 
 async def test_what_the_echo_cost() -> None:
-    """`echo_tokens` is an estimate and no more than the output tokens that the host counted; `None` without emulation."""
+    """`echo_tokens` is an estimate within the output tokens that the host counted.
+
+    It is `None` without emulation.
+    """
     prefill = "x" * 100
     async with serve(Script(text="y" * 100, prefill="echoes", echo_text=prefill)) as server:
         reply = ask(server, "messages", prefill)

@@ -52,7 +52,10 @@ async def test_without_one_it_is_cut(wire: str) -> None:
 
 
 async def test_done_without_a_finish_reason_names_the_setting() -> None:
-    """Without a finish reason, `[DONE]` raises an error that names the setting; the row of Snowflake Cortex has it set."""
+    """Without a finish reason, `[DONE]` raises an error that names the setting.
+
+    Snowflake Cortex never sends a finish reason, and its row has the setting.
+    """
     async with host([chat("4"), DONE]) as ask:
         with pytest.raises(Truncated, match='set end = "done" in its row'):
             await ask("chat").text()
@@ -94,7 +97,7 @@ async def test_a_body_that_is_cut_early_is_cut_on_every_wire(kind: str) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"no stream at all", b'["x"]', b"\x1f\x8b\x08\x00"])
 @pytest.mark.parametrize("kind", [BEDROCK, NDJSON, "text/event-stream"])
 async def test_what_is_no_stream_is_none_on_every_wire(kind: str, body: bytes) -> None:
-    """The control: an HTML page, a sentence, other JSON and compressed bytes raise `ProtocolError` and cause no retry."""
+    """The control: HTML, a sentence, other JSON and compressed bytes raise `ProtocolError` without a retry."""
     async with host([body], headers={"content-type": kind}) as ask:
         reply = ask("messages", recovery=Recovery(retries=1))
         with pytest.raises(ProtocolError):

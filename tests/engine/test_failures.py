@@ -311,7 +311,10 @@ async def test_a_token_limit_inside_the_echo_leaves_no_half_of_it() -> None:
 
 
 async def test_strict_wants_the_echo_that_the_host_is_known_for() -> None:
-    """With `strict`, a host that is known to repeat the prefill but does not raises `PrefillIgnored`; nothing is shown."""
+    """With `strict`, a host that is known to repeat the prefill but does not raises `PrefillIgnored`.
+
+    Nothing is shown.
+    """
     async with serve(Script(text="other", prefill="ignores")) as server:
         shown: list[str] = []
         with pytest.raises(PrefillIgnored):
@@ -340,7 +343,7 @@ async def is_freed() -> bool:
 
 @pytest.mark.usefixtures("no_gc")
 async def test_a_failed_reply_is_freed_without_the_collector() -> None:
-    """The error refers to the run through its traceback, but the run does not refer to the error, so there is no cycle."""
+    """The error refers to the run through its traceback, but the run does not refer to the error: no cycle."""
     assert await is_freed()
 
 

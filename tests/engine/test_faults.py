@@ -281,7 +281,7 @@ async def test_control_a_clock_that_stands_still() -> None:
 
 @one_loop
 async def test_control_what_is_wrong_with_an_outcome_is_seen() -> None:
-    """The control: the check notices wrong text, a wrong error, a wrong fact, lost text, made-up text and a late reply."""
+    """The control: the check notices a wrong error or fact, wrong, lost or made-up text, and a late reply."""
     cut, good = fault_for("FIN in mid-stream", "chat"), fault_for("bad UTF-8", "chat")
     loris = fault_for("keep-alives and no more text", "chat")
     was_cut, was_good, was_stalled = [await outcome_of(fault, "chat") for fault in (cut, good, loris)]
@@ -300,7 +300,7 @@ async def test_control_what_is_wrong_with_an_outcome_is_seen() -> None:
 
 
 def test_control_the_key_is_found_wherever_it_hides() -> None:
-    """The control: the check finds the key in a message, an attribute, a header, bytes and a link of the error chain."""
+    """The control: the check finds the key in a message, an attribute, a header, bytes and a chained error."""
 
     def chained(link: BaseException) -> Exception:
         error = ValueError("nothing here")

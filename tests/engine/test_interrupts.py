@@ -237,7 +237,7 @@ THREE_WORDS = Script(text="one two three", cuts=4, stall_after=12, prefill="eats
 
 
 async def test_clocks_and_cancel_work_without_a_file_descriptor(anyio_backend: Any) -> None:
-    """Without free file descriptors, `idle_s=0.3` still ends the wait within a second, and `cancel()` wakes the reader."""
+    """Without free file descriptors, `idle_s=0.3` still ends the wait in time, and `cancel()` wakes the reader."""
     name, options = anyio_backend
     loop = "uvloop" if options.get("use_uvloop") else name
     with serve_in_thread([GOOD, THREE_WORDS, THREE_WORDS]) as server:
@@ -733,7 +733,10 @@ async def leave_in_handshake(host: NeverAnswers, make: Any, how: str, within_s: 
 @pytest.mark.parametrize("how", ["aclose", "cancel", "task", "total_s"])
 @pytest.mark.parametrize("make", CLIENTS)
 async def test_a_handshake_that_is_left_is_closed(make: Any, how: str) -> None:
-    """A connection left during its handshake is closed, although the HTTP libraries leave it to the garbage collector."""
+    """A connection left during its TLS handshake is closed.
+
+    The HTTP libraries leave it to the garbage collector.
+    """
     assert await leave_in_handshake(NeverAnswers(), make, how)
 
 

@@ -256,7 +256,7 @@ async def test_who_leaves_at_the_last_event_keeps_what_it_saw_there(wire: str, h
 
 
 def test_half_a_surrogate_pair_that_arguments_spell_as_an_escape_is_mended() -> None:
-    """Half a surrogate pair in the names or values of arguments is repaired in the message, so that it can be encoded."""
+    """Half a surrogate pair in the names or values of arguments is repaired, so that the message can be encoded."""
     parts = [ToolDelta(0, "t", "look", '{"a\\udc00": "\\ud83d", "b": ["\\ud83d\\ude00"]}')]
     message = codec("anthropic_messages").message(parts, lead="")
     text = json.dumps(message, ensure_ascii=False)

@@ -55,7 +55,10 @@ ESTIMATES = [
 @pytest.mark.parametrize(("parts", "tokens"), ESTIMATES)
 @pytest.mark.parametrize("coalesce", [False, True])
 def test_the_repetitions_share_of_the_tokens(parts: list[Any], tokens: int, coalesce: bool) -> None:
-    """The tokens are estimated by the repetition's share of the text; without a count, one token per four characters."""
+    """The tokens of the repetition are estimated by its share of the text.
+
+    If the host counts none, four characters count as one token.
+    """
     done = Done(planned("abcd"), *parts, END, coalesce=coalesce)
     assert done.error is None
     assert done.text.startswith("abcd")
@@ -145,14 +148,20 @@ def test_a_limit_while_chatter_may_stand_in_front_leaves_the_models_own_text(raw
 @pytest.mark.parametrize("chatter", ["Sure:\n", "Sure:\n```\n", "One\n\n\n"])
 @pytest.mark.parametrize("echo", ["Dear", "Dear Ann, thank"])
 def test_a_limit_inside_a_repetition_behind_chatter_is_an_error_as_well(chatter: str, echo: str) -> None:
-    """If the held text ends with a part of the prefill, a limit is an error: handed out, that part would appear twice."""
+    """If the held text ends with a part of the prefill, a limit is an error.
+
+    Handed out, that part would appear twice.
+    """
     done = Done(planned(LETTER), chatter + echo, LIMIT)
     assert isinstance(done.error, Truncated)
     assert done.chunks == []
 
 
 def test_control_a_cut_there_drops_what_is_held() -> None:
-    """The control: before a dropped connection the same held text is dropped, because the next request writes it again."""
+    """The control: when the connection drops, the same held text is dropped.
+
+    The next request writes it again.
+    """
     done = Done(planned(LETTER), "Of course.\n", cut=True)
     assert (done.text, done.verdict) == ("", Verdict.TRUNCATED)
 
