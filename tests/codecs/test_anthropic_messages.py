@@ -61,7 +61,7 @@ def test_a_full_request_byte_by_byte() -> None:
 
 
 def test_fields_win_and_none_removes() -> None:
-    """The dialect's and the caller's fields replace aprefill's in place, and None removes a field.
+    """The fields of the row and of the caller replace aprefill's in place, and None removes a field.
 
     For example Vertex takes no `model`.
     """

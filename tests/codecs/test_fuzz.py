@@ -88,7 +88,7 @@ def drive(decoder: Decoder, records: list[Record], last: Record | None) -> list[
 
 def check(deltas: list[Delta]) -> None:
     ends = [number for number, delta in enumerate(deltas) if type(delta) in {EndDelta, ErrorDelta}]
-    assert ends in ([], [len(deltas) - 1]), "the end is last, and there is one"
+    assert ends in ([], [len(deltas) - 1]), "there is at most one end, and it is last"
     for delta in deltas:
         assert isinstance(delta, DELTAS)
         if isinstance(delta, TextDelta | ReasoningDelta):

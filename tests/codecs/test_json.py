@@ -147,8 +147,10 @@ def test_the_rest_is_a_protocol_error(reader: Reader[Any], data: bytes) -> None:
     [
         b'{"text": "my secret prompt',
         b'{"choices": "my secret prompt", "delta": "my secret prompt"}',
-        b'{"choices": [{"delta": {"content": "secret \xff"}}], "delta": {"text": "secret \xff"}, '
-        b'"index": "secret", "usage": }',
+        (
+            b'{"choices": [{"delta": {"content": "secret \xff"}}], "delta": {"text": "secret \xff"}, '
+            b'"index": "secret", "usage": }'
+        ),
         rb'{"choices": ["secret \ud83d"], "delta": ["secret \ud83d"]}',
     ],
     ids=["half", "a wrong type", "a bad byte", "half a pair"],

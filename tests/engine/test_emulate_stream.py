@@ -1,4 +1,7 @@
-"""aprefill's markers never reach a caller: whole replies with their events, limits and held text."""
+"""aprefill's markers never reach a caller: whole replies with their events, limits and held text.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How a stream fails: typed errors with the text so far, and timeouts with names."""
+"""How a stream fails: typed errors with the text so far, and timeouts with names.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`Limits`: how much is accepted from the provider, and what happens beyond that."""
+"""`Limits`: how much is accepted from the provider, and what happens beyond that.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The dialects, that is how each host is told to continue a prefill: the URL, the key and every byte of the body."""
+"""Each host's dialect on the wire: the URL, the key and every byte of the body.
+
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The support table: what it says, how it is checked, and the bytes that carry a prefill."""
+"""The support table: what it says, how it is checked, and the bytes that carry a prefill.
+
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 

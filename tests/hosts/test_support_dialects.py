@@ -1,4 +1,9 @@
-"""How a prefill is sent: the last turn of every dialect, byte for byte, and white space at the end of the prefill."""
+"""How a prefill is sent: the last turn of every dialect, byte for byte, and white space at the end of the prefill.
+
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+A trailing turn is the last turn of the messages. Here it is the assistant's and holds the prefill.
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 

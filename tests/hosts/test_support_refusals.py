@@ -1,4 +1,7 @@
-"""Which answers of a host are refusals of the prefill."""
+"""Which answers of a host are refusals of the prefill.
+
+A trailing assistant turn is an assistant turn at the end of the messages. It holds the prefill.
+"""
 
 from __future__ import annotations
 

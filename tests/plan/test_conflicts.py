@@ -1,4 +1,7 @@
-"""Settings that break a native prefill, or may break it: found in the request and named in the caller's words."""
+"""Settings that break a native prefill, or may break it: found in the request and named in the caller's words.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Emulation: the words of the request, the markers around a quoted text, and how the seam joins the reply."""
+"""Emulation: the words of the request, the markers around a quoted text, and how the seam joins the reply.
+
+The seam is the place where the prefill ends and the model's text begins, and the code that joins the two there.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The plan: how one request is sent to the host of one row of the support table, without a network."""
+"""The plan: how one request is sent to the host of one row of the support table, without a network.
+
+The seam is the code that joins the prefill and the model's text.
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 

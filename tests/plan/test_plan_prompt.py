@@ -1,4 +1,8 @@
-"""How the plan changes the prompt, for native and for emulated prefills."""
+"""How the plan changes the prompt, for native and for emulated prefills.
+
+The seam is the code that joins the prefill and the model's text.
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 
