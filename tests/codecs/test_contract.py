@@ -1,4 +1,4 @@
-"""Every codec in the registry keeps the contract; a codec that breaks a part of it is found."""
+"""Every codec in the registry passes the contract checks, and each check finds a broken codec."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("check", contracts.CODEC, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_contract(name: str, check: Callable[[Codec], None]) -> None:
-    """Every check, on every protocol that there is."""
+    """Every protocol passes every check."""
     check(codec(name))
 
 
-# --- the control: one broken codec a check --------------------------------------------------------------------
+# --- the control: at least one broken codec per check ---------------------------------------------------------
 
 
 class NoPath(OpenAIChat):
@@ -179,7 +179,7 @@ class AnyRule(OpenAIChat):
         return OpenAIChatDecoder(end=end)
 
 
-#: Broken codec -> the check that is to find it.
+#: Broken codec -> the check that must find it.
 BROKEN: dict[type[OpenAIChat], Callable[[Codec], None]] = {
     NoPath: contracts.says_where_it_goes,
     AnotherFraming: contracts.says_where_it_goes,
@@ -208,12 +208,12 @@ BROKEN: dict[type[OpenAIChat], Callable[[Codec], None]] = {
 
 @pytest.mark.parametrize(("broken", "check"), BROKEN.items(), ids=lambda value: value.__name__)
 def test_control_a_broken_codec_is_found(broken: type[OpenAIChat], check: Callable[[Codec], None]) -> None:
-    """The check that is about what is broken fails, and passes on the codec that it was made of."""
+    """The check fails on the broken codec and passes on the codec from which it was made."""
     check(OpenAIChat())
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         check(broken())
 
 
 def test_every_check_has_a_control() -> None:
-    """No check is without a codec that it finds."""
+    """Every check has a broken codec that it finds."""
     assert set(BROKEN.values()) == set(contracts.CODEC)

@@ -21,13 +21,13 @@ def test_a_codec_is_found_by_its_name() -> None:
 
 
 def test_an_unknown_name_is_the_callers_error() -> None:
-    """The message names the protocols there are; no module is imported for it."""
+    """An unknown name raises an error that lists the known protocols, and imports no module."""
     with pytest.raises(UsageError, match="openai_chat"):
         codec("os")
 
 
 def test_the_table_names_codecs_and_end_rules_that_exist() -> None:
-    """Each host row of models.toml that names one of these protocols gets a decoder with its end rule."""
+    """Each row of models.toml with one of these protocols gets a decoder with the row's end rule."""
     rows = tomllib.loads((resources.files("aprefill._hosts") / "models.toml").read_text())["host"]
     ours = [row for row in rows if row["codec"] in BOTH]
     assert ours
@@ -37,6 +37,6 @@ def test_the_table_names_codecs_and_end_rules_that_exist() -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_an_unknown_end_rule_is_the_callers_error(name: str) -> None:
-    """It does not silently become strict."""
+    """An unknown end rule raises an error and does not silently become "strict"."""
     with pytest.raises(UsageError, match="strict"):
         codec(name).decoder(end="whenever")
