@@ -167,7 +167,7 @@ async def fill(pipe: int) -> None:
             fcntl.ioctl(pipe, termios.FIONREAD, waiting)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into the pipe as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses calls of Linux to see whether a pipe is full")
 @pytest.mark.parametrize(
     ("script", "option"),
     [(Script(text="x" * 200_000, cuts=8192, stall_after=199_000), []), (Script(text="x" * 200_000), ["--json"])],
@@ -188,7 +188,7 @@ async def test_ctrl_c_while_nobody_reads(start: Any, script: Script, option: lis
     os.close(ours)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into the pipe as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses calls of Linux to see whether a pipe is full")
 async def test_ctrl_c_that_is_ignored(start: Any) -> None:
     """If SIGINT is ignored, as for a background job of a shell script, the command continues."""
     ours, theirs = os.pipe()
