@@ -1,4 +1,4 @@
-"""What is particular to a protocol is in its codec: no other module names one, nor a field or a header of one."""
+"""What is specific to a protocol is in its codec: no other module names a protocol, or a field or header of one."""
 
 from __future__ import annotations
 
@@ -17,45 +17,46 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).parents[1] / "aprefill"
 
-#: Who may: the codecs themselves, the fake hosts that are to be able to contradict them, and what knows LLM's models.
+#: Folders that may name protocols: the codecs, the fake hosts, which must be independent of the codecs, and the LLM
+#: plugin.
 HOMES = ("_codecs/", "testing/", "llm_plugin/")
-#: Lists the media types of the framings. Some have the name of a protocol in them.
+#: This module lists the media types of the framings. Some contain the name of a protocol.
 WIRE = "_wire/__init__.py"
-#: A text that is about a protocol wherever it stands: protocols, paths, headers, fields and words of theirs.
+#: Text that is about a protocol anywhere in a string: names of protocols, paths, headers, fields and values.
 ABOUT = re.compile(
     rf"{'|'.join(PROTOCOLS)}|/chat/completions|/v1/messages|x-api-key|anthropic-version|request-?id\b|x-amzn"
     r"|text/event-stream|stop_sequences|max_completion_tokens|stream_options|response_format\.|choices|finish_reason"
     r"|stop_reason\.|content_block|tool_result|tool_use|tool_calls|function_call|input_text|prediction\.|include_usage"
 )
-#: A word that is one as a whole text: names of apis, and kinds of parts.
+#: Words that are about a protocol only as a whole string: names of apis, and types of message parts.
 EXACT = {"chat", "messages", "responses", "completions", "redacted_thinking", "image_url", "stream"}
-#: Where a part of a message is made or looked at, as code: `{"type": "text"...}`, `.get("type")`, `["type"]`.
+#: Code that makes or reads a part of a message: `{"type": "text"...}`, `.get("type")`, `["type"]`.
 SHAPE = re.compile(r"""\{'type': 'text'|\.get\('type'\)|\['type'\]""")
 
-#: module -> what it may name, and why. A new protocol needs no line here.
+#: module -> what it may name, and why. A new protocol must not need a line here.
 ALLOWED: dict[str, tuple[set[str], str]] = {
     "__init__.py": ({"stream"}, "the function of that name"),
     "_hosts/schema.py": (
         {"chat", "messages", "responses", "completions", "x-api-key", "max_completion_tokens"},
-        "the words of the table: a host chooses among them",
+        "the words that a row of the table may have",
     ),
     "_plan/request.py": (
         {"tool_calls", "shape"},
-        "`stream()` takes messages before it is known where they go; an assistant turn of text alone at their end is a prefill",
+        "`stream()` reads messages before the protocol is known: a last turn of the assistant is the prefill",
     ),
     "_transports/http.py": (
         {"anthropic-version", "request-id"},
-        "headers that hold no secret; of a protocol that is not listed, errors quote less",
+        "headers without a secret, which errors may quote",
     ),
-    "_transports/sdk.py": ({"stream"}, "a word in the SDKs' own header for a raw response"),
-    "_types.py": ({"tool_use"}, "our own word for why a reply ended"),
-    "web/_sse.py": ({"text/event-stream", "shape"}, "what our own endpoint sends to a browser, and messages of ASGI"),
-    "web/_websocket.py": ({"shape"}, "messages of our own endpoint, and of ASGI"),
+    "_transports/sdk.py": ({"stream"}, "a value of the SDKs' header for a raw response"),
+    "_types.py": ({"tool_use"}, "a member of our own `StopReason`"),
+    "web/_sse.py": ({"text/event-stream", "shape"}, "the media type of our own endpoint, and ASGI messages"),
+    "web/_websocket.py": ({"shape"}, "messages of our own endpoint, and ASGI messages"),
 }
 
 
 def docstrings(tree: ast.AST) -> set[int]:
-    """The constants that are docstrings."""
+    """Return the ids of the constants that are docstrings."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
@@ -66,7 +67,7 @@ def docstrings(tree: ast.AST) -> set[int]:
 
 
 def named_in(source: str, spare: Collection[str] = ()) -> set[str]:
-    """What a module's texts name of protocols; "shape" for a part of a message. Texts in `spare` are not looked at."""
+    """Return what the strings of a module name; "shape" is a part of a message. Strings in `spare` are ignored."""
     tree = ast.parse(source)
     told = docstrings(tree)
     found = set()
@@ -83,7 +84,7 @@ def named_in(source: str, spare: Collection[str] = ()) -> set[str]:
 
 
 def protocols_named(root: Path = PACKAGE) -> dict[str, set[str]]:
-    """Module -> what it names, homes left out."""
+    """Return module -> what it names, without the modules of `HOMES`."""
     names = {}
     for path in root.rglob("*.py"):
         name = path.relative_to(root).as_posix()
@@ -92,7 +93,7 @@ def protocols_named(root: Path = PACKAGE) -> dict[str, set[str]]:
 
 
 def test_no_other_module_names_a_protocol() -> None:
-    """Beside the listed exceptions, and every one of these is still needed."""
+    """Only the listed modules name a protocol, and each listed exception is still needed."""
     assert protocols_named() == {module: words for module, (words, _) in ALLOWED.items()}
 
 
@@ -111,7 +112,7 @@ def test_no_other_module_names_a_protocol() -> None:
     ],
 )
 def test_control_a_named_protocol_is_found(source: str, named: set[str], tmp_path: Path) -> None:
-    """Each way in which one was named before is found, in a module of any name but those of the homes."""
+    """Control: each way to name a protocol is found in every module outside of `HOMES`."""
     for name in ("_plan/first.py", "_codecs/first.py", "_wire/__init__.py"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(source)
