@@ -19,7 +19,7 @@ _CODE = re.compile(r"(^```.*?^```$|``[^\n]*?``|`[^`\n]*`)", re.MULTILINE | re.DO
 
 
 class DescriptionHook(MetadataHookInterface):
-    """Set the field `readme` of the metadata. pyproject.toml names this hook in `[tool.hatch.metadata.hooks.custom]`."""
+    """Set the metadata field `readme`. pyproject.toml names this hook: `[tool.hatch.metadata.hooks.custom]`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         readme = Path(self.root, "README.md").read_text(encoding="utf-8")
