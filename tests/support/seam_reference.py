@@ -1,7 +1,8 @@
-"""The rules of `spec/seam.md` once more: slow, on the whole of raw, sharing nothing with `aprefill`.
+"""A second implementation of the rules of `spec/seam.md`: slow, on the whole text, and without code of `aprefill`.
 
-`Batch` is the specification as regular expressions and plain loops. `witnesses` are the continuations of
-invariant 3. The checks take the class under test, so that a broken variant can be put through them too.
+`Batch` is the specification as regular expressions and plain loops. `raw` is the whole text of the model. `witnesses`
+returns the continuations of invariant 3. The checks take the class under test as an argument, so that they can also be
+applied to a broken variant.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     Make = Callable[..., Any]
 
 OPENER = r"\s*```[^`\r\n]{0,64}(?:\r\n|\n)"
-#: The end of a text that closes a fence; the first group is the backticks.
+#: The end of a text that closes a fence. The first group is the backticks.
 CLOSING_END = re.compile(r"\n\s*(```)\s*\Z")
-#: What the watch for a closing fence may hold before the first fence line, and behind an inner opener. Backticks need a
-#: line end in the first group or before it.
+#: What the watch for a closing fence may hold before the first fence line (`FIRST`), and after an inner opener
+#: (`INNER`).
+#: Backticks need a line end in the first group or before it.
 FIRST = re.compile(r"(\s*)(?:`{1,2}|```[^\S\n]*)?\Z")
 INNER = re.compile(r"(\s*)(?:`{1,2}|```\s*)?\Z")
 #: The first fence line, complete: the closing fence, and its line end.
@@ -34,12 +36,12 @@ class Outcome(NamedTuple):
 
 
 class Batch:
-    """``Batch(known, **rules)(raw)`` is what a seam must have emitted and found when raw ended cleanly.
+    """``Batch(known, **rules)(raw)`` is what a seam must have emitted and found if raw ended normally.
 
-    With `slack`, invariant 5 is played through character by character.
+    With `slack`, invariant 5 is applied character by character.
     """
 
-    #: Rule 5: the ink that a line without an opener must match.
+    #: Rule 5: the number of ink characters (all but white space) that must match on a line without an opener.
     FLOOR = 16
 
     def __init__(
@@ -78,7 +80,7 @@ class Batch:
         self.tails = [want[-k:] for k in range(len(want) - 1, self.overlap - 1, -1)] if self.overlap else []
 
     def front(self, raw: str) -> tuple[str, int, bool]:
-        """The verdict, the end of what is dropped before the joint, and whether a fence was opened."""
+        """Return the verdict, the end of what is dropped before the joint, and whether a fence was opened."""
         if self.looks:
             latest = self.latest
             if (found := self.plain.match(raw)) and found.end() <= latest:
@@ -96,7 +98,7 @@ class Batch:
         return "absent", 0, False
 
     def places(self, raw: str) -> Iterator[int]:
-        """Each p of rule 5: behind a line end among the first n characters, and raw up to there is chatter."""
+        """Yield each p of rule 5: after a line end among the first n characters, if raw up to there is chatter."""
         lines = 0
         for p in range(1, min(self.preamble, len(raw)) + 1):
             if raw[p - 1] == "\n":
@@ -115,7 +117,7 @@ class Batch:
         return self.rest(raw, *self.front(raw))[0]
 
     def rest(self, raw: str, verdict: str, end: int, fenced: bool) -> tuple[str, int]:
-        """What is emitted behind the front, and how much of raw is dropped whatever follows."""
+        """Return what is emitted after the front, and how much of raw is dropped whatever follows."""
         start = self.joint_end(raw, verdict, end)
         if not fenced:
             return raw[start:], start
@@ -138,7 +140,7 @@ class Batch:
 
     @staticmethod
     def first_fence(raw: str, end: int) -> int:
-        """Where the first three backticks stand that begin a line behind the echo, or -1."""
+        """Return the position of the first three backticks that begin a line after the echo, or -1."""
         at = raw.find("```", end)
         while at >= 0:
             before = raw[:at]
@@ -148,14 +150,14 @@ class Batch:
         return -1
 
     def joint_end(self, raw: str, verdict: str, end: int) -> int:
-        """Where the text behind the joint begins."""
+        """Return where the text after the joint begins."""
         is_echo = verdict not in {"absent", "overlapped"}
         space = self.joint if is_echo else self.stripped
         lines = space.count("\n") if is_echo and self.whitespace else 0
         rest = raw[end:]
         blank = rest[: len(rest) - len(rest.lstrip())]
         first = blank.find("\n") if lines else -1
-        # white space is held from behind what agrees, and from behind each line end that was matched
+        # white space is held after the part that agrees, and after each line end that was matched
         at = len(common_prefix(space, rest if first < 0 else rest[:first]))
         while lines:
             line_end = blank.find("\n", at)
@@ -168,7 +170,7 @@ class Batch:
         return end + at
 
     def watch(self, before: str, text: str) -> str:
-        """The closing fence under a hold bound, by character."""
+        """Apply the watch for a closing fence with a limit on held text, character by character."""
         out = held = ""
         state = "first"
         before = before[len(before.rstrip()) :]
@@ -201,7 +203,7 @@ class Batch:
 
 
 def witnesses(known: str, want: str, letters: str, opener: str = "```\n") -> list[str]:
-    """The continuations of invariant 3, each once: if all of them agree on a text, all continuations do."""
+    """Return the continuations of invariant 3, each once. If all of them agree on a text, all continuations do."""
     heads = ["", "\n", "c\n"]
     heads += [head + opener for head in heads]
     found = dict.fromkeys(["", *letters])
@@ -232,7 +234,7 @@ class Oracle:
         self.found: dict[str, str] = {}
 
     def agreed(self, raw: str) -> str:
-        """The longest text on which all continuations of raw agree."""
+        """Return the longest text on which all continuations of raw agree."""
         if raw in self.found:
             return self.found[raw]
         emitted = self.batch.emitted
@@ -247,7 +249,7 @@ class Oracle:
         return agreed
 
     def undecided(self, raw: str) -> bool:
-        """Whether a continuation of raw can still change what stood at its front."""
+        """Return whether a continuation of raw can still change what the front of raw is."""
         here = self.batch(raw)[1:]
         return any(self.batch(raw + tail)[1:] != here for tail in self.tails)
 
@@ -262,7 +264,7 @@ class Group(NamedTuple):
 
 
 def groups(count: int, seed: int, size: int = 20) -> Iterator[Group]:
-    """`count` random cases over all rule sets and small alphabets, always the same for one seed."""
+    """Yield `count` random cases over all rule sets and small alphabets. They are always the same for one seed."""
     rng = random.Random(seed)
     for start in range(0, count, size):
         known, rules, letters = _rules(rng)
@@ -270,7 +272,7 @@ def groups(count: int, seed: int, size: int = 20) -> Iterator[Group]:
         raws = []
         for _ in range(min(size, count - start)):
             raw = _raw(rng, known, rules, letters)
-            # what is decided at once is soon dull
+            # most texts that are decided at once are kept short, because they test little
             dull = batch.front(raw)[0] == "absent" and rng.random() < 0.8
             raws.append(raw[:4] if dull else raw)
         yield Group(known, rules, letters, raws)
@@ -324,7 +326,7 @@ def _raw(rng: random.Random, known: str, rules: dict[str, Any], letters: str) ->
     if style < 0.35:
         parts = [letters[0], "\n", opener, want, known, "\n```", "c\n", want[rng.randrange(len(want) + 1) :]]
         return "".join(rng.choices(parts, k=rng.randint(1, 4)))[: rng.choice([6, 12, 24])]
-    # what the rules are about, in their order, with slips
+    # the parts that the rules are about, in their order, with mistakes
     echo = rng.choice([want] * 6 + [known, want[:-1], want[1:], want.replace(" ", "\n"), " ".join(want)])
     front = rng.choice(["", "", "", letters[0], " ", "\n", "c\n", _word(rng, letters, 2) + "\n"])
     if rules.get("preamble", 0) > 1 and rng.random() < 0.4:
@@ -335,11 +337,11 @@ def _raw(rng: random.Random, known: str, rules: dict[str, Any], letters: str) ->
     return (raw + _word(rng, letters, 2))[: rng.choice([6, 12, 12, 40])]
 
 
-#: White space at the end of known, and behind an echo.
+#: White space at the end of known, and after an echo.
 SPACES = [" ", "\n", "\n\n", " \n", "\n ", "  \n  ", "\r\n", "\n \n", " \r\n\r", "\n\n  "]
-#: What may be chatter, or not quite.
+#: What may be chatter, or almost.
 CHATTER = ["c\n", "c\n", "cc\n\n", "\nc\n", " \n", "``c\n", "```\n", " ``` \n", "```c\n", "` ``\n", "````\n"]
-#: What may close a fence, or not quite.
+#: What may close a fence, or almost.
 FENCES = [
     "\n```",
     "\n```",
@@ -357,11 +359,11 @@ FENCES = [
 ]
 
 
-# --- checks: each gives what is wrong, or "" -----------------------------------------------------------------------
+# --- checks: each returns what is wrong, or "" ---------------------------------------------------------------------
 
 
 def check_minimal(make: Make, group: Group, oracle: Oracle | None = None) -> str:
-    """Invariants 2 and 3 at every prefix of every raw of a group, fed character by character."""
+    """Check invariants 2 and 3 at every prefix of every raw of a group, which is fed character by character."""
     known, rules, letters, raws = group
     oracle = oracle or Oracle(known, rules, letters)
     for raw in raws:
@@ -382,7 +384,7 @@ def check_minimal(make: Make, group: Group, oracle: Oracle | None = None) -> str
 
 
 def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
-    """`verdict` and `held` at every prefix, and what a cut there gives."""
+    """Check `verdict` and `held` at every prefix, and the result if the text is cut there."""
     known, rules, letters, raws = group
     oracle = oracle or Oracle(known, rules, letters)
     for raw in raws:
@@ -406,14 +408,14 @@ def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
 
 
 def through(make: Make, known: str, rules: dict[str, Any], pieces: Iterable[str], cut: bool = False) -> Outcome:
-    """What a seam makes of these pieces."""
+    """Return the outcome of a seam for these pieces."""
     seam = make(known, **rules)
     emitted = "".join([seam.feed(piece) for piece in pieces]) + seam.close(cut)
     return Outcome(emitted, seam.verdict.value, seam.overlap_length)
 
 
 def cuttings(raw: str, rng: random.Random, count: int = 4) -> Iterator[list[str]]:
-    """Whole, by character with empty pieces between, every two-way cut, and `count` random ones."""
+    """Yield raw whole, by character with empty pieces between, at every two-way cut, and `count` random cuts."""
     yield [raw]
     yield [piece for c in raw for piece in (c, "")]
     for at in range(len(raw) + 1):
@@ -424,7 +426,7 @@ def cuttings(raw: str, rng: random.Random, count: int = 4) -> Iterator[list[str]
 
 
 def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None) -> str:
-    """Invariant 1, and 5 under a small `slack`: every cutting gives what the batch rules give, cut or not."""
+    """Check invariant 1, and 5 with a small `slack`: every cutting gives what the batch rules give, cut or not."""
     known, rules, _, raws = group
     batch = Batch(known, **rules, slack=slack)
     rng = random.Random(seed)
@@ -441,9 +443,10 @@ def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None
 
 
 def check_brute_force(make: Make, known: str, rules: dict[str, Any], letters: str, longest: int, ahead: int) -> str:
-    """Invariants 2 and 3 for every raw over some letters, against all of its continuations and not just the witnesses.
+    """Check invariants 2 and 3 for every raw over some letters, against all of its continuations.
 
-    Every text of up to `longest` letters is a continuation; every one that is `ahead` letters shorter is a raw.
+    Every text of up to `longest` letters is a continuation. Every text that is at least `ahead` letters shorter is a
+    raw.
     """
     oracle = Oracle(known, rules, letters)
     texts = [[""]]
