@@ -1,4 +1,4 @@
-"""The buffer stage alone: anyone's stream of text, with the prefill in it exactly once."""
+"""`dedupe`: turns any stream of text into one that contains the prefill exactly once, without the rest of the SDK."""
 
 # Imported at run time, so that `typing.get_type_hints` works on what is public.
 # ruff: noqa: TC003
@@ -31,20 +31,23 @@ def dedupe(
     preamble: int = 0,
     show_when: DedupeShowWhen = "decided",
 ) -> Deduped:
-    """Give an async iterator of `prefill` and what is new in `chunks`, whether or not they repeat the prefill.
+    """Return an async iterator of `prefill` and the new text in `chunks`, whether or not they repeat the prefill.
 
-    It yields no empty str; None and empty chunks are skipped. The rules are those of `Seam`. `show_when` says when
-    the prefill is yielded, always on its own: "now", before the first pull; "decided", ahead of the first new text,
-    at the latest at the end; "never". Wrong arguments raise UsageError at the call.
+    None and empty chunks are skipped, and no empty str is yielded. The rules are those of `Seam`. The prefill is always
+    yielded as a chunk of its own. `show_when` says when: "now" is before the first chunk is requested, "decided" is
+    before the first new text and at the latest at the end, and "never" does not yield the prefill. Wrong arguments
+    raise UsageError at the call.
 
-    An exception of `chunks` counts as a cut: what may have been a repetition is dropped, nothing more is yielded
-    (while nothing new has come, "decided" keeps the prefill back too), and the exception goes on.
+    An exception from `chunks` counts as a cut. Text that may have been a repetition is dropped, nothing more is
+    yielded, and the exception is raised to the caller. If no new text came before it, "decided" does not yield the
+    prefill either.
 
-    `chunks` is closed, by its `aclose()` or else its `close()`: at the end, after an exception, by `aclose()`, and
-    when an `async for` over this is left early, even if this is still held. Leaving cannot wait: a source whose
-    closing must be awaited is closed a tick later by the running loop (in a cancelled scope on trio), and not at all
-    once the loop has ended. Where objects outlive their last reference (PyPy, reference cycles), leaving is noticed
-    at the next collection. `async with contextlib.aclosing(dedupe(...))` has none of these limits.
+    `chunks` is closed with its `aclose()`, or with its `close()` if it has no `aclose()`. This happens at the end,
+    after an exception, on `aclose()`, and when an `async for` over the result is left early, even if the result is
+    still referenced. Leaving a loop cannot await anything. So a source whose closing must be awaited is closed a tick
+    later by the running event loop (on trio in a cancelled scope), and not at all if the event loop has ended. Where
+    objects outlive their last reference (PyPy, reference cycles), leaving is noticed at the next garbage collection.
+    `async with contextlib.aclosing(dedupe(...))` has none of these limits.
 
     >>> import asyncio
     >>> async def chunks():
@@ -57,7 +60,8 @@ def dedupe(
     """
     if not hasattr(chunks, "__aiter__"):
         raise UsageError(
-            f"chunks is no async iterable but of type {type(chunks).__name__}", "dedupe_sync() takes plain iterables"
+            f"chunks is of type {type(chunks).__name__}, which is not an async iterable",
+            "use dedupe_sync() for a plain iterable",
         )
     return Deduped(chunks, _Splice(prefill, show_when, echo, whitespace, fence, preamble))
 
@@ -72,10 +76,10 @@ def dedupe_sync(
     preamble: int = 0,
     show_when: DedupeShowWhen = "decided",
 ) -> DedupedSync:
-    """Give an iterator of `prefill` and what is new in `chunks`: `dedupe` for plain iterables.
+    """Return an iterator of `prefill` and the new text in `chunks`: `dedupe` for plain iterables.
 
-    `chunks` is closed, if it has a `close()`, at the end, after an exception, by `close()`, and when a `for` over this
-    is left early.
+    `chunks` is closed if it has a `close()`. This happens at the end, after an exception, on `close()`, and when a
+    `for` over the result is left early.
 
     >>> list(dedupe_sync(["", None, "abc", "def"], "abc"))
     ['abc', 'def']
@@ -84,13 +88,13 @@ def dedupe_sync(
     """
     if not hasattr(chunks, "__iter__"):
         raise UsageError(
-            f"chunks is no iterable but of type {type(chunks).__name__}", "dedupe() takes asynchronous ones"
+            f"chunks is of type {type(chunks).__name__}, which is not an iterable", "use dedupe() for an async iterable"
         )
     return DedupedSync(chunks, _Splice(prefill, show_when, echo, whitespace, fence, preamble))
 
 
 class _Splice:
-    """Chunks in, chunks out, no waiting: `ready` is what may be handed out."""
+    """Turns the source's chunks into the chunks to yield, without waiting. `ready` contains those to yield next."""
 
     def __init__(
         self, prefill: str, show_when: DedupeShowWhen, echo: Echo, whitespace: bool, fence: bool, preamble: int
@@ -117,7 +121,7 @@ class _Splice:
             self._put(self._stage.feed(chunk))
         elif chunk is not None:
             raise UsageError(
-                f"chunks are str or None, not of type {type(chunk).__name__}", "map the stream to its text"
+                f"a chunk is of type {type(chunk).__name__}, not str or None", "map the stream to its text"
             )
 
     def end(self) -> None:
@@ -138,25 +142,25 @@ class _Splice:
 
 
 class Deduped:
-    """What `dedupe` gives: an async iterator of str that owns its source."""
+    """The result of `dedupe`: an async iterator of str that closes its source."""
 
     def __init__(self, chunks: AsyncIterable[str | None], splice: _Splice) -> None:
         self._splice = splice
         self._chunks = chunks
         self._source = _Source(chunks)
         self._next: Callable[[], Any] | None = None
-        #: how the running loop closes a generator that was abandoned, without anyone waiting for it (PEP 525)
+        #: the event loop's function that closes an abandoned async generator in the background (PEP 525)
         self._finalize: Callable[[Any], object] | None = sys.get_asyncgen_hooks().finalizer
         self._ended = False
         self._left = False
 
     @property
     def verdict(self) -> Verdict:
-        """What stood at the front of `chunks`, as far as it is known."""
+        """What was found at the start of `chunks`, as far as it is known."""
         return self._splice.verdict
 
     def __aiter__(self) -> AsyncIterator[str]:
-        # A fresh cursor: only the loop's stack refers to it, so that leaving the loop drops it at that instant.
+        # A new cursor. Only the `async for` refers to it, so that leaving the loop drops it at once.
         return _Cursor(self)
 
     async def __anext__(self) -> str:
@@ -175,33 +179,33 @@ class Deduped:
             except StopAsyncIteration:
                 self._ended = True
                 self._splice.end()
-            except GeneratorExit:  # dropped while it waited, with its task: nothing can be awaited any more
+            except GeneratorExit:  # dropped while waiting, together with its task: nothing can be awaited any more
                 self._drop()
                 raise
             except BaseException:
                 self._ended = True
                 self._splice.cut()
-                with suppress(Exception):  # the first exception is the one to tell
+                with suppress(Exception):  # the first exception is the one to report
                     await self._source.aclose()
                 raise
         return ready.popleft()
 
     async def aclose(self) -> None:
-        """Close the source; nothing more is yielded."""
+        """Close the source. Nothing more is yielded."""
         self._ended = True
         self._left = False
         self._splice.ready.clear()
         await self._source.aclose()
 
     def _drop(self) -> None:
-        """Close what closes without waiting, and leave the rest to the loop. Raises nothing."""
+        """Close what can be closed without waiting, and leave the rest to the event loop. Raises nothing."""
         self._left = not self._ended
         self._splice.ready.clear()
         self._source.close_at_once()
         finalize, self._finalize = self._finalize, None
         if self._source.open and finalize is not None:
             with suppress(Exception), warnings.catch_warnings():
-                # trio's, about generators that were forgotten; this one was left on purpose
+                # trio warns about async generators that nobody closed, but this one was left on purpose
                 warnings.simplefilter("ignore", ResourceWarning)
                 finalize(self._source)
 
@@ -226,7 +230,7 @@ class _Cursor:
 
 
 class DedupedSync:
-    """What `dedupe_sync` gives: an iterator of str that owns its source."""
+    """The result of `dedupe_sync`: an iterator of str that closes its source."""
 
     def __init__(self, chunks: Iterable[str | None], splice: _Splice) -> None:
         self._splice = splice
@@ -238,11 +242,11 @@ class DedupedSync:
 
     @property
     def verdict(self) -> Verdict:
-        """What stood at the front of `chunks`, as far as it is known."""
+        """What was found at the start of `chunks`, as far as it is known."""
         return self._splice.verdict
 
     def __iter__(self) -> Iterator[str]:
-        # a fresh one, as for `Deduped`: a generator closes when the loop that holds it is left
+        # A new generator per loop, for the same reason as in `Deduped`: it is closed when the loop is left.
         try:
             while True:
                 try:
@@ -277,7 +281,7 @@ class DedupedSync:
         return ready.popleft()
 
     def close(self) -> None:
-        """Close the source; nothing more is yielded."""
+        """Close the source. Nothing more is yielded."""
         self._ended = True
         self._left = False
         self._splice.ready.clear()
@@ -294,11 +298,11 @@ class DedupedSync:
 
 
 def _left_early() -> UsageError:
-    return UsageError("an earlier loop over this was left before its end, and that closed the source", "use one loop")
+    return UsageError("an earlier loop over this iterator was left early, which closed the source", "use one loop")
 
 
 class _Source:
-    """What is to be closed: the caller's iterable and, closed first, its iterator. Each is closed once."""
+    """The objects to close: the iterator, which is closed first, and the caller's iterable. Each is closed once."""
 
     def __init__(self, chunks: object) -> None:
         self.open = [chunks]
@@ -331,7 +335,7 @@ class _Source:
                 self.close()
 
     def close_at_once(self) -> None:
-        """Close what has nothing but a plain `close()`; what must be awaited stays open."""
+        """Close the objects that have only a plain `close()`. Those whose closing must be awaited stay open."""
         things, self.open = self.open, []
         for thing in things:
             close = getattr(thing, "close", None)

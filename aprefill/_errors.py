@@ -27,6 +27,9 @@ class AprefillError(Exception):
     already says what to do. `may_pass` is True if the same request may succeed a little later. `text_so_far` is the
     reply up to the error: the prefill and all text that was yielded after it. It is ``""`` if the provider had not
     accepted the request. It is never a part of the message.
+
+    What to do: catch `UsageError` for mistakes in the call and `ProviderError` for everything that a provider or a
+    network does.
     """
 
     def __init__(self, problem: str, remedy: str = "", *, may_pass: bool = False) -> None:
@@ -54,11 +57,17 @@ def _rebuilt(cls: type[AprefillError], message: str, facts: dict[str, Any]) -> A
 
 
 class UsageError(AprefillError):
-    """The call itself is wrong, and it sent nothing. `problem` names the argument. `remedy` says what to pass."""
+    """The call itself is wrong, and it sent nothing.
+
+    What to do: change the argument that `problem` names, as `remedy` says.
+    """
 
 
 class ReplyConsumed(UsageError):
-    """A reply was iterated again after its end."""
+    """A reply was iterated again after its end.
+
+    What to do: call `text()` to get the whole text again, or `stream()` for a new reply.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -68,7 +77,11 @@ class ReplyConsumed(UsageError):
 
 
 class ReplyClosed(UsageError):
-    """A reply was read after it had been left early or cancelled."""
+    """A reply was read after it had been left early or cancelled.
+
+    What to do: take `text_so_far`, or read the reply inside `async with reply:`, which keeps it open between
+    several loops.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -84,6 +97,9 @@ class ProviderError(AprefillError):
     The message is always one line of printable characters. So a provider cannot forge lines in a log: line ends and
     other white space become spaces, and other unprintable characters are escaped. Attributes that quote the provider
     keep its words unchanged.
+
+    What to do: if `may_pass` is True, send the same request later. If there is a `text_so_far`, pass it as the prefill
+    of the next request, to this provider or to another one.
     """
 
     def __init__(self, problem: str, remedy: str = "", *, may_pass: bool = False) -> None:
@@ -107,6 +123,8 @@ class ConnectFailed(ProviderError):
     `host` and `port` are the address that was tried. `reason` says why it failed, for example "connection refused", "no
     such host" or "certificate not trusted (...)". `may_pass` is False if a retry would fail in the same way, for
     example because the certificate is not trusted.
+
+    What to do: check the address and the network. If `may_pass` is True, retry later; `Recovery` did so already.
     """
 
     def __init__(
@@ -135,6 +153,9 @@ class PrefillRefused(ProviderError):
     `why` says what was refused: "model" (it never takes a prefill), or the part of the request that was the reason:
     "thinking", "tools", "tool_choice", "response_format", "grammar", "whitespace" (at the end of the prefill) or
     "flags" (the switches for the prefill, which differ between kinds of servers).
+
+    What to do: leave `emulate` on, so that the prompt asks for the prefill; or change what `why` names; or choose a
+    model that takes a prefill.
     """
 
     def __init__(
@@ -181,6 +202,9 @@ class PrefillIgnored(ProviderError):
 
     Either the prompt asked the model to begin with the prefill (`absent="raise"`), or the host is known to repeat a
     native prefill (`strict=True`).
+
+    What to do: with `absent="join"` the prefill is put before the reply, and with `absent="retry"` the model is
+    asked once more. Without `strict` the reply of a host that did not repeat the prefill is accepted.
     """
 
     def __init__(self, model: str, *, strict: bool = False) -> None:
@@ -198,7 +222,10 @@ _GO_ON = "pass {text_so_far} as {prefill} to continue from there"
 
 
 class Truncated(ProviderError):
-    """The stream ended without the end marker of its protocol, or before it contained any new text."""
+    """The stream ended without the end marker of its protocol, or before it contained any new text.
+
+    What to do: continue with another request that has `text_so_far` as its prefill.
+    """
 
     def __init__(
         self,
@@ -228,6 +255,9 @@ class Stalled(ProviderError):
     """A timeout of `Timeouts` expired. `clock` is the name of its field, and `after_s` is its value.
 
     `received_bytes` is the number of bytes of the response body received until then.
+
+    What to do: raise the field of `Timeouts` that `clock` names if the wait is normal for this model; else continue
+    from `text_so_far`, or try later.
     """
 
     def __init__(self, clock: str, after_s: float, *, received_bytes: int = 0) -> None:
@@ -251,6 +281,8 @@ class LimitExceeded(ProviderError):
     """The provider sent more than a bound allows. `limit` is the name of the bound, and `bound` is its value.
 
     If the caller can set the bound, its name is a field of `Limits`, such as "record_bytes".
+
+    What to do: raise the field of `Limits` if the size is expected; else look at what the host sends.
     """
 
     def __init__(self, limit: str, bound: int, unit: str) -> None:
@@ -264,7 +296,10 @@ class LimitExceeded(ProviderError):
 
 
 class ProtocolError(ProviderError):
-    """The response does not follow the protocol: it is not a stream, not JSON, or a required field is missing."""
+    """The response does not follow the protocol: it is not a stream, not JSON, or a required field is missing.
+
+    What to do: check `base_url` and `api`. A proxy or a login page may have answered.
+    """
 
     def __init__(self, what: str, *, status: int | None = None, content_type: str = "") -> None:
         self.what = what
@@ -281,6 +316,9 @@ class StatusError(ProviderError):
     is the wait that the host asked for, in seconds, or None. `request_id` identifies the request for the host's support
     team. `url` is the address of the request without its query. The message shows the URL only with 404 and 405,
     because the URL may be the mistake then.
+
+    What to do: follow `remedy`: check the key, or the model's name and the URL, or wait. If `may_pass` is True, the
+    same request may succeed later.
     """
 
     def __init__(

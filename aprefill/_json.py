@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from ._errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 #: The encoder of the standard library. msgspec would silently write NaN as null and bytes as base64.
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ._codecs import codec
 from ._engine.connection import close_all
@@ -23,10 +23,6 @@ from ._reply import Reply
 from ._settings import Limits, Recovery, Timeouts
 from ._transports import Transport
 from ._types import Support
-
-if TYPE_CHECKING:
-    from ._transports import Transport
-
 
 # These names are imported at run time, so that `typing.get_type_hints` works on the public functions.
 # ruff: noqa: TC001, TC003

@@ -222,7 +222,7 @@ def entry(name: str, thing: object) -> str:
     if inspect.isclass(thing) and thing.__bases__ != (object,):
         bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("aprefill") and is_public(b)]
         if bases:
-            lines.append(f"A {', '.join(bases)}.")
+            lines.append(f"Subclass of {', '.join(f'`{base}`' for base in bases)}.")
     lines.append(doc(thing))
     if inspect.isclass(thing):
         if listed := attributes(thing):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PAGES = [
     "README.md",
     "docs/how-it-works.md",
+    "docs/seam.md",
     "docs/testing.md",
     "docs/cli.md",
     "docs/clients.md",
@@ -245,7 +246,7 @@ def slug(heading: str) -> str:
 
 def prose(text: str) -> str:
     """A page without its code blocks."""
-    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^(`{3,})[^`\n]*\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def dead_links(pages: dict[Path, str]) -> list[str]:

@@ -161,3 +161,17 @@ def test_a_value_stands_behind_its_setting() -> None:
     assert given == "support='{api}' is unknown"
     assert pickle.loads(pickle.dumps(given)).facts == {"given": "'{api}'"}
     assert Words("pass {absent=join}", "pass {strict=True}") == 'pass absent="join", or pass strict=True'
+
+
+def test_every_error_says_when_it_is_raised_and_what_to_do() -> None:
+    """The docstring of each public error begins with the cause, and has a paragraph "What to do"."""
+    classes = [vars(aprefill)[name] for name in aprefill.__all__ if is_error(getattr(aprefill, name))]
+    assert len(classes) > 10
+    for kind in classes:
+        first, *paragraphs = (inspect.getdoc(kind) or "").split("\n\n")
+        assert first.endswith("."), kind
+        assert sum(text.startswith("What to do: ") and text.endswith(".") for text in paragraphs) == 1, kind
+
+
+def is_error(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, AprefillError)

@@ -86,7 +86,7 @@ class Requests:
         return transport
 
     def start_clock(self) -> None:
-        """Start the total clock."""
+        """Start the total clock, and yield the prefill if it is to be shown before the request."""
         self.show_prefill("now")
         if self._request.timeouts.total_s is not None:
             self._total_at = self._connection.now() + self._request.timeouts.total_s

@@ -1,4 +1,7 @@
-"""From deltas to what may be handed out: the stages of one attempt's text, and where the other deltas stand in it."""
+"""Turns the deltas of one attempt into what the caller receives, and records where in the text other deltas came.
+
+The text passes the markers stage, the seam (which drops the repetition of the known text) and the stop sequences.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,16 @@ if TYPE_CHECKING:
     from .._plan.step import AttemptPlan
     from .transcript import Transcript
 
-#: Stands for the reasoning among the indices of tool calls.
+#: The key for reasoning in `_sides`, where the other keys are the indices of tool calls.
 _REASONING = -1
-#: For an estimate where the host counts nothing.
+#: Characters per token, for an estimate if the host does not count tokens.
 CHARS_A_TOKEN = 4
 
 
 class Splice:
-    """One attempt's deltas, spliced onto the known text and written to the reply's transcript.
+    """Splices one attempt's deltas onto the known text and writes them to the reply's transcript.
 
-    `take` deltas, then `close` once. Afterwards `finish` and `usage` are what the host said last.
+    `take` deltas, then `close` once. Afterwards, `finish` and `usage` are the last ones that the host sent.
     """
 
     __slots__ = (
@@ -65,49 +68,50 @@ class Splice:
         self._plan = plan
         self._transcript = transcript
         self._coalesce = coalesce
-        # `lead` is the prefill, if it is to be shown with the first new text
+        # `lead` is the prefill, if it must be shown before the first new text
         self._stage = TextStage(
             plan.seam.seam(),
             lead=lead,
             stop=plan.stop,
             most=None if reply_chars is None else reply_chars - len(plan.seam.known),
         )
-        # `_look` was called: the seam has let text through
+        # whether `_look` was called, because the seam has let text through
         self._looked = False
-        # takes the markers that are in the prompt out of the reply, if there are any
+        # removes the prompt's markers from the reply, if the prompt has any
         self._markers = Markers(plan.marker) if plan.marker else None
-        # characters that it has taken out
+        # number of characters that the markers stage removed, once it is closed
         self._taken = 0
-        # the same for what is no text: a stage for each tool call, by its index, and one for the reasoning
+        # the same stage for other deltas: one for each tool call, by its index, and one for the reasoning
         self._sides: dict[int, Markers] = {}
-        # a delta came while the seam, which had decided, held text: its place depends on what becomes of that
+        # Whether another delta came while the seam, although decided, held text. The place of the delta is uncertain
+        # until the seam drops or shows that text.
         self._doubtful = False
         self._history = History()
-        # what was told of the text that is held, if that was asked for
+        # reports the held text, if the reader asked for that
         self._held: Held | None = None
         self.finish: FinishDelta | None = None
         self.usage: Usage | None = None
         # `Limits.reply_chars`
         self._reply_chars = reply_chars
-        #: a stop sequence of ours has fired: the host is to be cut off
+        #: whether a stop sequence that this library applies has fired; the connection must then be closed
         self.stopped = False
-        #: the reply is longer than the caller allows: the host is to be cut off
+        #: set if the reply is longer than the caller allows; the connection must then be closed
         self.exceeded: LimitExceeded | None = None
-        #: the model has produced a token of any kind; text; a tool call
+        #: whether the model has produced a token of any kind; text; a tool call
         self.has_token = self.has_text = self.has_tool = False
 
     @property
     def verdict(self) -> Verdict:
-        """What stood at the front of the model's text, as far as it is known."""
+        """What was found at the start of the model's text, as far as it is known."""
         return self._stage.verdict
 
     @property
     def has_shown(self) -> bool:
-        """The model has produced text that could be handed out."""
+        """Whether the model has produced text that can be handed out."""
         return self._stage.shown > 0
 
     def take(self, deltas: Sequence[Delta]) -> None:
-        """Take one read's deltas. Raises `PrefillIgnored` where there is no echo and joining is not wanted."""
+        """Take the deltas of one network read. Raises `PrefillIgnored` if the plan needs an echo and there is none."""
         items = self._transcript.items
         before = len(items)
         stage = self._stage
@@ -146,15 +150,17 @@ class Splice:
         self._merge(before)
 
     def close(self, *, cut: bool) -> None:
-        """The attempt is over, cut or cleanly; what the stages still hold is the last text, or is dropped.
+        """End the attempt, after a clean end or a cut.
 
-        Raises `PrefillIgnored` as `take` does, and `Truncated` when a token limit left nothing but a part of the
-        repetition that was asked for: going on from there would meet it again.
+        After a clean end, held text is written. After a cut, held text that may be part of a repetition is dropped.
+        Raises `PrefillIgnored` as `take` does. Raises `Truncated` if a token limit ended the reply inside the
+        repetition that the prompt asked for, because another request would reach the limit at the same place.
         """
         before = len(self._transcript.items)
         self._end_sides()
         if self._markers is not None and not self.stopped:
-            # A token limit is no cut here: a beginning that is still held is taken out, or it is the model's own text.
+            # Here a token limit does not count as a cut. A long beginning of a marker is removed, and a short one is
+            # the model's own text.
             markers = self._markers
             start = self._place() - markers.held - markers.passed
             markers.taken_at = sys.maxsize
@@ -168,7 +174,8 @@ class Splice:
         self.settle_held()
         stage = self._stage
         if not stage.over:
-            # the seam is closed as for a cut: what it holds was a repetition or a fence in the making
+            # At a token limit, the seam is closed as after a cut, because the text that it holds is an incomplete
+            # repetition or fence. The exception is the model's own text.
             limited = self.finish is not None and self.finish.reason in TOKEN_LIMIT_REASONS
             is_asked = self._plan.mode == "emulated"
             own_text = limited and is_asked and stage.holds_own_text
@@ -176,8 +183,8 @@ class Splice:
             if limited and not cut and is_asked and stage.verdict is Verdict.TRUNCATED:
                 self._estimate(0)
                 raise Truncated(
-                    f"the token limit was met inside the repetition of the prefill, after "
-                    f"{stage.fed} characters; nothing new came, and the same request would end there again",
+                    f"the token limit was reached inside the repetition of the prefill, after "
+                    f"{stage.fed} characters; no new text came, and the same request would end there again",
                     remedy=Words("raise {max_tokens}", "raise the limit that {extra} sets"),
                     may_pass=False,
                 )
@@ -196,17 +203,17 @@ class Splice:
         self._merge(before)
 
     def handed_out(self, text: str) -> tuple[Usage | None, FinishDelta | None]:
-        """What the host had counted, and why it had stopped, when the last of `text`, the new text, was handed out."""
+        """Return the host's usage and finish at the moment when the end of `text`, the new text, was handed out."""
         history = self._history
         count = history.count(len(text), self._transcript.next)
         counted = history.last(UsageDelta, count)
         return None if counted is None else counted.usage, history.last(FinishDelta, count)
 
     def parts(self, text: str, *, whole: bool) -> list[str | Delta]:
-        """`text`, the new text that was handed out, with the host's other deltas in their places.
+        """Return `text`, the new text that was handed out, with the host's other deltas in their places.
 
-        With `whole` the reader got everything, so that what came after the text counts too, but nothing after the place
-        where a stop sequence of ours has cut it.
+        `whole` says that the reader received everything. Then deltas after the text are included too. But if a stop
+        sequence cut the text, deltas after that place are not included.
         """
         history = self._history
         count = history.count(len(text), self._transcript.next)
@@ -215,41 +222,42 @@ class Splice:
         return history.parts(text, self._transcript.next, count)
 
     def clean(self, message: Message, codec: Codec) -> Message:
-        """`message`, made of `parts`, without a marker of ours in what the host's own tools were given and gave back.
+        """Return `message`, made of `parts`, without markers in the input and output of tools that the host runs.
 
-        Thinking that is signed stays as it came, with a marker if the model has written one: the host refuses what does
-        not fit the signature.
+        Signed thinking is kept unchanged, even if the model wrote a marker in it, because the host refuses thinking
+        that does not match its signature.
         """
         marker = self._plan.marker
         return codec.edit(message, lambda part: without_markers(part, marker)) if marker else message
 
     def _merge(self, start: int) -> None:
-        """One chunk a network read, if that was asked for."""
+        """Merge the text of one network read into one chunk, if the caller asked for that."""
         if self._coalesce and not self._transcript.wants_events:
             self._transcript.merge(start)
 
     def _place(self) -> int:
-        """How many characters of new text come before a delta that comes now: those held are among them."""
+        """Return the number of characters of new text before a delta that comes now. Held characters are included."""
         return self._stage.place + (0 if self._markers is None else self._markers.held)
 
     def _feed_markers(self, markers: Markers, piece: str) -> str:
-        """`piece` without our markers."""
+        """Return `piece` without the prompt's markers."""
         held = markers.held
         if not held:
             return markers.feed(piece)
-        # where the text that the stage passes on begins in the new text
+        # the position in the new text where the text begins that the markers stage passes on
         start = self._place() - held - markers.passed
         markers.taken_at = sys.maxsize
         piece = markers.feed(piece)
         if markers.taken_at < sys.maxsize:
-            # What was held was no text of the reply. A delta that came meanwhile stands where the marker began.
+            # The held text was a marker and not text of the reply. A delta that came meanwhile is placed where the
+            # marker began.
             self._history.clip(start + markers.taken_at)
         return piece
 
     def _feed_slowly(self, piece: str) -> str:
-        """Feed the seam by character, for the places of deltas that came while it held text, until those are known.
+        """Feed the seam by character until the places are known of the deltas that came while it held text.
 
-        What one character makes it drop stands before everything that it then shows or holds.
+        Text that one character makes the seam drop is before everything that the seam then shows or holds.
         """
         stage, seam, history = self._stage, self._stage.seam, self._history
         out: list[str] = []
@@ -268,20 +276,20 @@ class Splice:
         return stage.pass_on("".join(out))
 
     def settle_held(self) -> None:
-        """Say that nothing is held any more, if something was."""
+        """Report that no text is held any more, if held text was reported."""
         event = None if self._held is None else self._held.settle()
         if event is not None:
             self._transcript.items.append(event)
 
     def _look(self) -> None:
-        """The seam has let text through, the first text of the model's that is no repetition."""
+        """Handle the first text that the seam lets through. Raises `PrefillIgnored` if the plan needs an echo."""
         self._looked = True
         self._history.drop_front(self._stage.dropped)
         if self._stage.verdict is Verdict.ABSENT and self._wants_echo():
             raise self._ignored()
 
     def _end_early(self) -> None:
-        """Say why the host is to be cut off, if it is."""
+        """Set `stopped` or `exceeded`, if the stop stage or the limit has ended the text."""
         if self._stage.fired is not None:
             self.stopped = True
             self.finish = FinishDelta(StopReason.STOP_SEQUENCE, "stop", self._stage.fired)
@@ -290,7 +298,7 @@ class Splice:
             self.exceeded = LimitExceeded("reply_chars", self._reply_chars, "characters")
 
     def _wants_echo(self) -> bool:
-        # after a tool call nothing is asked for again: it was handed out, or will be made twice
+        # No retry after a tool call: the call was handed out already, and a second request would make it twice.
         absent = self._plan.absent
         return absent == "raise" or (absent == "retry" and not self.has_tool)
 
@@ -303,13 +311,13 @@ class Splice:
             self._transcript.show(lead)
 
     def _estimate(self, new: int) -> None:
-        """Add to the usage what of the output was the repetition that the prompt asked for, by its share of the text.
+        """Estimate how many output tokens were the repetition that the prompt asked for, from its share of the text.
 
-        `new` is how many characters of new text there are.
+        `new` is the number of characters of new text.
         """
         if self._plan.mode != "emulated":
             return
-        # without any new text, all of it was the repetition, or nothing was
+        # if there is no new text, all text that came was the repetition
         echo = (self._stage.dropped if self._stage.decided else self._stage.fed) + self._taken
         if self._markers is not None:
             echo += self._markers.taken
@@ -320,11 +328,11 @@ class Splice:
         self.usage = replace(self.usage or Usage(), echo_tokens=tokens)
 
     def _note(self, delta: Delta) -> None:
-        """Take a delta that is not text."""
+        """Handle a delta that is not text."""
         match delta:
             case ReasoningDelta():
                 self.has_token = self.has_token or bool(delta.text)
-                # signed thinking goes back to the host as it was
+                # The markers are removed only from the event. Signed thinking must go back to the host unchanged.
                 shown = delta.text if self._markers is None else self._without_markers(_REASONING, delta.text)
                 self._keep(delta, ReasoningEvent(shown) if shown else None)
             case ToolDelta():
@@ -346,7 +354,7 @@ class Splice:
                 self._keep(delta)
 
     def _keep(self, delta: Delta, event: Event | None = None) -> None:
-        """Note the delta for the history, and write its event if it has one and events are wanted."""
+        """Add the delta to the history. Write its event if it has one and the reader wants events."""
         items = self._transcript.items
         place = self._place()
         item = -1
@@ -357,15 +365,15 @@ class Splice:
         self._doubtful = self._stage.decided and self._stage.seam.held > 0
 
     def _without_markers(self, side: int, text: str) -> str:
-        """What of `text` can be passed on now: reasoning and the arguments of tool calls hold no marker of ours either."""
+        """Return the part of `text` that can be passed on now, without markers: for reasoning and tool arguments."""
         if side not in self._sides:
             self._sides[side] = Markers(self._plan.marker)
         return self._sides[side].feed(text)
 
     def _show_side(self) -> None:
-        """Something else than reasoning comes: what is held of that is shown before it, unless it is most of a marker.
+        """Show the held reasoning before something else comes, unless it is most of a marker.
 
-        Arguments wait until more of them comes: where they are whole, nothing of them is held.
+        Held arguments of a tool call wait for more arguments. Of complete arguments, nothing is held.
         """
         stage = self._sides.get(_REASONING)
         text = "" if stage is None else stage.show()
@@ -373,7 +381,7 @@ class Splice:
             self._transcript.items.append(ReasoningEvent(text))
 
     def _end_sides(self) -> None:
-        """Nothing more comes of the reasoning or of a tool call: what is held of it is its end."""
+        """End the reasoning and all tool calls: the text that is held of each is written as its end."""
         for side in (_REASONING, *self._sides.copy()):
             self._end_side(side)
 

@@ -1,1 +1,1 @@
-"""Pure text: where the known text ends and new text begins."""
+"""The seam: pure code that finds where the known text ends in a provider's stream, and passes on only the new text."""

@@ -1,13 +1,14 @@
-"""What may stand before the line that starts the echo (`spec/seam.md`, rule 5). Pure."""
+"""Chatter: the text that may come before the line that starts the echo (`docs/seam.md`, rule 5). Pure."""
 
 from __future__ import annotations
 
 
 class Chatter:
-    """Says at which line ends the text so far is chatter: at most one line with ink, and any number of blank lines.
+    """Decides at each line end whether the text so far is chatter.
 
-    That line does not begin with three backticks. With `fences`, for a known text that begins with three itself, it may,
-    and lines of nothing but three backticks are not counted.
+    Chatter is at most one line with ink (characters other than white space), and any number of blank lines. The line
+    with ink must not begin with three backticks. `fences` is for a known text that begins with three backticks itself.
+    Then the line may begin with them, and lines that consist of three backticks are not counted.
 
     >>> chatter = Chatter(fences=False)
     >>> [chatter.feed(line) for line in ("Sure", ":\\n", "\\n", "It is")], chatter.alive
@@ -18,18 +19,18 @@ class Chatter:
 
     def __init__(self, *, fences: bool) -> None:
         self._fences = fences
-        # a line with ink is complete
+        # whether a line with ink is complete
         self._has_line = False
-        # the current line, without the white space before its ink, as far as it matters: "`" and "``" may become three
-        # backticks, "``` " is three and blanks, "x" any other ink
+        # What matters of the current line, from its first ink on: "`" and "``" may become three backticks, "``` " is
+        # three backticks and white space, "```x" is three backticks and other ink, "x" begins with any other ink.
         self._shape = ""
-        #: some line end to come may still be one
+        #: whether the text may still be chatter at a later line end
         self.alive = True
-        #: if so, how many characters there are at least until then
+        #: if so, the least number of characters until that line end
         self.to_go = 1
 
     def feed(self, line: str) -> bool:
-        """Take a line, or a part of one: only its last character may be a line end. Say whether chatter ends here."""
+        """Take a line or a part of it, with a line end only as its last character. Return whether chatter ends here."""
         if not self.alive:
             return False
         shape = self._shape = _shape(self._shape, line)

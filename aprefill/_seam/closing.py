@@ -1,4 +1,4 @@
-"""The closing partner of a code fence that was opened before the echo (`spec/seam.md`, rule 4). Pure."""
+"""Drops the closing fence of a code fence that was opened before the echo (`docs/seam.md`, rule 4). Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import re
 from enum import Enum
 
-#: What a closing fence consists of: all that `str.isspace` calls white space (a test compares), and the backtick.
+#: The characters of a closing fence: the backtick, and what `str.isspace` calls white space (a test compares the two).
 _SOFT = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000`"
@@ -14,18 +14,18 @@ _SOFT = (
 _IS_SOFT = frozenset(_SOFT)
 _SAME_KIND = re.compile(r"\s+|`+")
 _SPACE_OR_TICKS = re.compile(r"[\s`]+")
-#: The beginning of a line that starts with three backticks, with the line end before it.
+#: A line end, and the beginning of the next line if that starts, after blanks, with three backticks.
 _FENCE_LINE = re.compile(r"\n[^\S\n]*```")
 
 
 class _State(Enum):
-    #: no line has begun with three backticks yet; the first one decides
+    #: No line has begun with three backticks yet. The first such line decides.
     FIRST = "first"
-    #: that line opened a block inside the text, so only the end of the text can be the closing fence
+    #: That line opened a block inside the text. Now only a fence at the end of the text can be the closing fence.
     INNER = "inner"
-    #: that line was the closing fence; white space behind it is held, because at the end it is dropped
+    #: That line was the closing fence. White space after it is held, because it is dropped if the text ends there.
     CLOSED = "closed"
-    #: text came behind the closing fence: everything is passed through
+    #: Other text came after the closing fence. Everything is passed through.
     OVER = "over"
 
 
@@ -33,10 +33,11 @@ _FIRST, _INNER, _CLOSED, _OVER = _State
 
 
 class Closing:
-    r"""Takes the closing fence out of the text behind the echo: `feed` pieces, then `close` once (rule 4).
+    r"""Removes the closing fence from the text after the echo (rule 4): `feed` pieces, then `close` once.
 
-    What is held is white space; or white space, up to three backticks and, behind three, white space again.
-    `line_end` says that the white space so far, held or dropped, holds a line end, so that backticks would begin a line.
+    The held text is white space, or white space and up to three backticks. After three backticks, white space may
+    follow. `line_end` says whether the white space so far, held or dropped, contains a line end. If it does, backticks
+    begin a line.
 
     >>> closing = Closing(100, line_end=False)
     >>> [closing.feed(piece) for piece in (" 1;\n`", "``", "\n", "\n", "It is")], closing.close(cut=False)
@@ -51,8 +52,8 @@ class Closing:
         self._hold("", line_end=line_end)
 
     def feed(self, piece: str) -> str:
-        """Give what may be shown now."""
-        # Fast where nothing that is held can be part of the closing fence, and nothing in the piece can begin it.
+        """Return the text that can be shown now."""
+        # The fast path: no held text can be part of the closing fence, and nothing in the piece can begin it.
         state = self._state
         if state is _FIRST:
             if piece and "```" not in piece and piece[-1] not in _IS_SOFT and not self._ticks:
@@ -65,7 +66,7 @@ class Closing:
         return self._take(piece)
 
     def close(self, cut: bool) -> str:
-        """End it, after a clean finish or after a cut, and give what is left to show."""
+        """End the stream and return the remaining text. With `cut`, the stream broke off, and held text is dropped."""
         return "" if cut or self._ticks == 3 else self._text.getvalue()
 
     def _hold(self, text: str, *, line_end: bool) -> None:
@@ -73,9 +74,9 @@ class Closing:
         self._text.write(text)
         self.held = len(text)
         self.line_end = line_end
-        #: backticks held
+        #: number of backticks held
         self._ticks = 0
-        #: the white space held behind the backticks: its length, and whether it holds a line end
+        #: the white space held after the backticks: its length, and whether it contains a line end
         self._after = 0
         self._after_line_end = False
 
@@ -88,7 +89,7 @@ class Closing:
         return text
 
     def _overflow(self) -> str:
-        """Release what is held, because it is more than the bound (invariant 5)."""
+        """Release the held text, because it is longer than the bound (invariant 5)."""
         self._state = _OVER if self._state is _CLOSED else _FIRST
         return self._release()
 
@@ -110,7 +111,7 @@ class Closing:
         return "".join(out)
 
     def _not_closing(self) -> str:
-        """Release what is held, because ink follows that is no backtick, or one too many."""
+        """Release the held text, because other ink or a fourth backtick follows: it is not a closing fence."""
         if self._state is _CLOSED:
             self._state = _OVER
         elif self._ticks >= 3:
@@ -118,7 +119,7 @@ class Closing:
         return self._release()
 
     def _next_doubtful(self, piece: str, at: int) -> int:
-        """Give the position behind `at`, which is ink, where the closing fence may begin next."""
+        """Return the next position after `at` where the closing fence may begin. At `at` there is ink."""
         if self._state is _OVER:
             return len(piece)
         if self._state is _FIRST and piece.find("```", at) > 0 and (found := _FENCE_LINE.search(piece, at)):
@@ -126,7 +127,7 @@ class Closing:
         if self._state is _INNER and len(piece) - at > self._bound:
             for span in _SPACE_OR_TICKS.finditer(piece, at):
                 if span.end() - span.start() > self._bound:
-                    return span.start()  # it may be more than can be held, after which the watch begins anew
+                    return span.start()  # this may be more than can be held; then the watch begins anew
         return len(piece.rstrip(_SOFT))
 
     def _space(self, span: str) -> list[str]:
@@ -138,7 +139,7 @@ class Closing:
             if self._state is _OVER:
                 out.append(span[start:])
                 break
-            # By character, so that the bound falls at one place however the text is cut.
+            # Count by character, so that the bound is met at the same place however the text is cut.
             part = span[start : start + self._bound + 1 - self.held]
             if self._state is _FIRST and self._ticks == 3 and "\n" in part:
                 line_end = part.index("\n")
@@ -159,7 +160,7 @@ class Closing:
         return out
 
     def _end_line(self) -> None:
-        """A line end follows the closing fence: drop what is held, and hold that line end, which may be a CRLF."""
+        """Handle the line end after the closing fence: drop the held text, and hold the line end (LF or CRLF)."""
         self._hold("\r\n" if self._text.getvalue()[-1] == "\r" else "\n", line_end=False)
         self._ticks = 3  # so that `close` drops what is held and `feed` looks at every piece
         self._state = _CLOSED
@@ -169,7 +170,7 @@ class Closing:
         if self._state is _CLOSED or (self._state is _FIRST and self._after):
             return [self._not_closing(), span]
         if self._after:
-            # what looked like the end was not, but the white space behind it may stand before the end
+            # The held backticks were not the closing fence, but the white space after them may come before it.
             text = self._text.getvalue()
             out.append(text[: -self._after])
             self._hold(text[-self._after :], line_end=self._after_line_end)

@@ -1,4 +1,4 @@
-"""Two seams over one stream, where the model may repeat what it was asked for in two ways. Pure."""
+"""Two seams over one stream, for a model that may repeat the known text in two ways. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from .seam import Seam, gives_all, holds_chatter_alone
 
 
 class FallbackSeam:
-    """The word of the first seam counts, unless it finds nothing: then that of the second.
+    """Uses the result of the first seam, or of the second seam if the first finds no repetition.
 
-    `feed`, `close`, `verdict` and `held` are a seam's. The first should know soon. Of a long text it looks for the whole
-    and for an overlap with it, the second for the end alone, which may come in a fence or behind chatter.
+    `feed`, `close`, `verdict` and `held` work as in `Seam`. The first seam should decide early. If the known text is
+    long, the first seam looks for all of it and for an overlap with it. The second seam looks for the end of the known
+    text only, which may come in a code fence or after chatter.
 
     >>> from aprefill._seam.seam import Seam
-    >>> known = "a long text, of which the end is asked back"
-    >>> seam = FallbackSeam(Seam(known, overlap=4), Seam("asked back", whitespace=True, fence=True))
-    >>> [seam.feed(piece) for piece in ("```\\n", "asked", " back, and on")], seam.verdict.value
-    (['', '', ', and on'], 'fenced')
+    >>> known = "a long text, and the model repeats its end"
+    >>> seam = FallbackSeam(Seam(known, overlap=4), Seam("repeats its end", whitespace=True, fence=True))
+    >>> [seam.feed(piece) for piece in ("```\\n", "repeats", " its end, and goes on")], seam.verdict.value
+    (['', '', ', and goes on'], 'fenced')
     """
 
     __slots__ = ("_chosen", "_first", "_late", "_second")
@@ -26,7 +27,7 @@ class FallbackSeam:
         self._first = first
         self._second = second
         self._chosen: Seam | FenceOpenerSeam | None = None
-        # what the second has let through while the first was undecided
+        # the text that the second seam has let through while the first was undecided
         self._late: list[str] = []
 
     @property
@@ -35,11 +36,11 @@ class FallbackSeam:
 
     @property
     def held(self) -> int:
-        """Characters fed and neither emitted nor dropped yet."""
+        """The number of characters that were fed and are neither emitted nor dropped yet."""
         return (self._chosen or self._first).held
 
     def feed(self, piece: str) -> str:
-        """Give what may be shown now."""
+        """Return the text that can be shown now."""
         if self._chosen is not None:
             return self._chosen.feed(piece)
         out = self._first.feed(piece)
@@ -48,7 +49,7 @@ class FallbackSeam:
         return "" if self._first.verdict is Verdict.UNDECIDED else self._choose(out)
 
     def close(self, cut: bool = False) -> str:
-        """End it, after a clean finish or after a cut, and give what is left to show."""
+        """End the stream and return the remaining text. With `cut`, the stream broke off, and held text is dropped."""
         if self._chosen is not None:
             return self._chosen.close(cut)
         out = self._first.close(cut)
@@ -66,7 +67,7 @@ class FallbackSeam:
 
 
 def lets_through(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:
-    """Whether it gives every further piece at once and as it is, so that it need not be asked any more."""
+    """Whether `stage` returns every further piece at once and unchanged, so that the caller can skip it."""
     match stage:
         case FallbackSeam():
             return stage._chosen is not None and lets_through(stage._chosen)
@@ -77,10 +78,10 @@ def lets_through(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:
 
 
 def waits_for_chatter(stage: Seam | FallbackSeam | FenceOpenerSeam) -> bool:
-    """Whether what it holds may be chatter, and no part of an echo, an overlap or a fence is in it."""
+    """Whether the text that `stage` holds may be chatter and contains no part of an echo, an overlap or a fence."""
     match stage:
         case FallbackSeam(_chosen=None):
-            # The first one waits for an echo. What the second one has found, or has not, is known then as well.
+            # The first seam waits for an echo after chatter. The second seam must do the same, or be decided.
             first, second = stage._first, stage._second
             is_known = second.verdict is not Verdict.UNDECIDED
             return waits_for_chatter(first) and (is_known or waits_for_chatter(second))

@@ -1,11 +1,12 @@
-"""Where the repetition at the front of a stream ends (`spec/seam.md`, rules 1, 2, 4, 5 and 6).
+"""Finders: they find where the repetition at the start of a stream ends (`docs/seam.md`, rules 1, 2, 4, 5 and 6).
 
-Three finders, tried one after the other on the whole of raw: `Start`, `Search`, `Overlap`. Each is fed pieces.
-`feed` gives how many characters of that piece still belong to the match, or None. Once `alive` is False it can
-never match; `text` is what it was fed before the piece that ended its hope.
+The three finders `Start`, `Search` and `Overlap` are tried one after the other, each on all of the stream's text, which
+is called raw. Each is fed pieces. `feed` returns how many characters of the piece belong to the match, or None without
+a match. Once `alive` is False, the finder can never match. `text` is what the finder was fed, without the piece that
+ended its last chance to match.
 
-All are linear in the text fed, however it is cut. So no text is compared twice from its beginning: where one
-candidate fails, the next one is taken from the borders of what has matched (Knuth, Morris and Pratt).
+The cost of all finders is linear in the text fed, however it is cut. So no text is compared twice from its beginning.
+If one candidate fails, the next one is taken from the borders of the text that matched (Knuth, Morris and Pratt).
 """
 
 from __future__ import annotations
@@ -19,38 +20,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .chatter import Chatter
 
-#: Rule 4: three backticks, an info string, a line end. The white space before it is stripped by the caller.
+#: Rule 4: an opener is three backticks, an info string and a line end. The caller removes white space before it.
 _OPENER = re.compile(r"```[^`\r\n]{0,64}\r?\n")
-#: What may still become an opener.
+#: Text that may still become an opener.
 _OPENING = re.compile(r"`{0,2}|```[^`\r\n]{0,64}\r?")
-#: What a place in `Search` stands behind.
+#: Flags: what comes before a place in `Search`.
 _CHATTER, _OPENED = 2, 1
 
 
 def ink(text: str) -> str:
-    """Give `text` without its white space."""
-    if len(text) > 4096:  # a list of all its words would take ten times the memory
+    """Return `text` without its white space."""
+    if len(text) > 4096:  # a list of all its words would take ten times the memory of the text
         return "".join([ink(text[i : i + 4096]) for i in range(0, len(text), 4096)])
     return "".join(text.split())
 
 
 def agree(text: str, i: int, pattern: str, q: int) -> int:
-    """Give the length of the longest common prefix of ``text[i:]`` and ``pattern[q:]``.
+    """Return the length of the longest common prefix of ``text[i:]`` and ``pattern[q:]``.
 
-    It costs time in that length only, never in that of `text` or `pattern`.
+    The time depends on this length only, and not on the lengths of `text` and `pattern`.
 
     >>> agree("say abcd", 4, "xxabce", 2)
     3
     """
     if not i and pattern.startswith(text, q):
-        return len(text)  # by far the most frequent case, and nothing is copied
+        return len(text)  # this is by far the most frequent case, and it copies nothing
     most = min(len(text) - i, len(pattern) - q)
     n = 0
     step = min(most, 64)
     while step and text[i + n : i + n + step] == pattern[q + n : q + n + step]:
         n += step
         step = min(2 * step, most - n)
-    wrong = n + step  # up to n they agree, up to here they do not
+    wrong = n + step  # the first n characters agree, the first `wrong` characters do not
     while wrong - n > 1:
         middle = (n + wrong) // 2
         if text[i + n : i + middle] == pattern[q + n : q + middle]:
@@ -61,16 +62,16 @@ def agree(text: str, i: int, pattern: str, q: int) -> int:
 
 
 class _Borders:
-    """The longest border (proper prefix that is also a suffix) of each prefix of `pattern`, found when asked for."""
+    """The longest border (proper prefix that is also a suffix) of each prefix of `pattern`, computed on demand."""
 
     __slots__ = ("_pattern", "_table")
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
-        self._table = array("I", (0, 0))  # four bytes a character; a list of ints would take 36
+        self._table = array("I", (0, 0))  # four bytes per character; a list of ints would take 36
 
     def of(self, length: int) -> int:
-        """Give the length of the longest border of ``pattern[:length]``."""
+        """Return the length of the longest border of ``pattern[:length]``."""
         pattern, table = self._pattern, self._table
         border = table[-1]
         for i in range(len(table) - 1, length):
@@ -83,7 +84,7 @@ class _Borders:
 
 
 def longest_tail(want: str, raw: str, least: int) -> int:
-    """Give the largest k with ``least <= k < len(want)`` for which `raw` starts with ``want[-k:]``, or 0 (rule 6).
+    """Return the largest k with ``least <= k < len(want)`` for which `raw` starts with ``want[-k:]``, or 0 (rule 6).
 
     >>> longest_tail("xabab", "ababab", 2), longest_tail("xabab", "abb", 2), longest_tail("xabab", "bb", 2)
     (4, 2, 0)
@@ -109,11 +110,11 @@ def longest_tail(want: str, raw: str, least: int) -> int:
 
 
 def safe_overlap(known: str, least: int, most: int = 120) -> int:
-    """Give the overlap to look for at the end of `known`: `least`, or more where known repeats itself; 0 for none.
+    """Return the shortest overlap that counts: `least`, or more if known repeats itself at its end; 0 if none counts.
 
-    A model that goes on with a text that repeats itself, such as a row of zeros, writes what known ends with as new text.
-    So an overlap does not count if it also stands earlier in known, or is itself one piece several times over. Overlaps
-    longer than `most` are not examined: where `most` characters recur, none counts.
+    A model that continues a text that repeats itself, such as a row of zeros, writes the end of known as new text. So
+    an overlap does not count if it also occurs earlier in known, or if it is one piece repeated several times. Overlaps
+    longer than `most` are not examined: if the last `most` characters also occur earlier in known, no overlap counts.
 
     >>> safe_overlap("Sure! The capital of France is", 16)
     16
@@ -126,9 +127,9 @@ def safe_overlap(known: str, least: int, most: int = 120) -> int:
 
     most = min(most, len(known) - 1)
     lengths = range(least, most + 1)
-    overlap = least + bisect_left(lengths, True, key=is_unique)  # what ends in a unique text is unique as well
+    overlap = least + bisect_left(lengths, True, key=is_unique)  # a text that ends with a unique text is unique too
     for size in range(1, overlap):
-        times = max(2, -(-overlap // size))  # the fewest pieces of this size that could be an overlap
+        times = max(2, -(-overlap // size))  # the least number of pieces of this size that could be an overlap
         while size * times <= most and known.endswith(known[-size:] * times):
             overlap = size * times + 1
             times += 1
@@ -136,7 +137,7 @@ def safe_overlap(known: str, least: int, most: int = 120) -> int:
 
 
 class Start:
-    """Rules 1 and 2: the echo at the very start of raw. `want` has no white space in it under `whitespace`."""
+    """Rules 1 and 2: finds the echo at the very start of raw. With `whitespace`, `want` contains no white space."""
 
     __slots__ = ("_held", "_n", "_want", "alive")
 
@@ -148,7 +149,7 @@ class Start:
 
     @property
     def text(self) -> str:
-        # an exact echo in the making is always want[:n], so the number is enough
+        # the beginning of an exact echo is always want[:n], so storing n is enough
         return self._want[: self._n] if self._held is None else self._held.getvalue()
 
     def feed(self, piece: str) -> int | None:
@@ -165,12 +166,12 @@ class Start:
 
 
 class Search:
-    """Rules 4 and 5: the echo behind an opener or behind chatter, when it is not at the start of raw.
+    """Rules 4 and 5: finds the echo after an opener or after chatter, if it is not at the start of raw.
 
-    The echo may begin at *places*: after an opener, and where chatter ends among the first `plain` characters.
-    An opener may begin at the start of raw (if `fence`) and where chatter ends among the first `fenced` characters.
-    The first place that fits is the first p of rule 5, for an earlier place never completes later.
-    After a match, `match` says what it stands behind: (chatter, an opener).
+    The echo may begin at several *places*: after an opener, and where chatter ends within the first `plain` characters.
+    An opener may begin at the start of raw (if `fence`), and where chatter ends within the first `fenced` characters.
+    The first place that matches is the first p of rule 5, because a match at an earlier place is never completed later.
+    After a match, `match` says what came before the echo: (chatter, an opener).
     """
 
     __slots__ = (
@@ -195,9 +196,9 @@ class Search:
         self._places = _Places(want)
         self._held = io.StringIO(newline="")
         self._count = 0
-        #: the line as far as it may be an opener, from its first ink on; None: it is none
+        #: the current line from its first ink on, while it may become an opener; None: it cannot be an opener
         self._head: str | None = "" if fence else None
-        #: what an opener there stands behind: 0 or `_CHATTER`
+        #: what comes before that opener: 0 (nothing) or `_CHATTER`
         self._behind = 0
         self._chatter = chatter
         self.alive = fence or self._limit > 0
@@ -212,7 +213,7 @@ class Search:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of an echo or of an opener is in the text, and not only what may be chatter."""
+        """Whether the text contains a part of an echo or of an opener, and not only possible chatter."""
         opens = self._head is not None and (self._head != "" or not self._behind)
         return opens or self._places.has_begun
 
@@ -230,7 +231,7 @@ class Search:
         return None
 
     def _line(self, line: str) -> int | None:
-        """Take a line, or a part of one: only its last character may be a LF."""
+        """Take a line or a part of it, with a LF only as its last character. Return what `feed` returns."""
         if self._places.alive:
             n = self._places.feed(ink(line) if self._whitespace else line)
             if n is not None:
@@ -249,16 +250,17 @@ class Search:
         return None
 
     def _opener(self, head: str, line: str) -> bool:
-        """Say whether `line` completes an opener; note what may still become one."""
+        """Return whether `line` completes an opener. Store text that may still become one."""
         head = head + line if head else line.lstrip()
         self._head = head if _OPENING.fullmatch(head) else None
         return self._head is None and _OPENER.fullmatch(head) is not None
 
 
 class _Places:
-    """The pattern behind one of several places in a text; the first place wins.
+    """Finds the pattern at one of several places in a text. The first place that matches counts.
 
-    `add` marks the end of what was fed so far, with a label of 0 to 3. Of two at one point the first one counts.
+    `add` makes the end of the text fed so far a place, with a label of 0 to 3. Of two places at one position, the first
+    one counts.
     """
 
     __slots__ = ("_at", "_borders", "_first", "_later", "_pattern", "_q", "alive", "label")
@@ -266,17 +268,17 @@ class _Places:
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._borders = _Borders(pattern)
-        self._at = 0  # characters fed
-        self._q = 0  # how much of the pattern stands behind the first place that may still fit
-        #: the places behind that one, as 4 * place + label: there may be one for every other character
+        self._at = 0  # number of characters fed
+        self._q = 0  # number of characters of the pattern that follow the first place that may still match
+        #: the later places, as 4 * place + label; an array, because every second character may be a place
         self._later = array("Q")
-        self._first = 0  # the first of them that still counts
+        self._first = 0  # index of the first of them that may still match
         self.alive = False
         self.label = 0
 
     @property
     def has_begun(self) -> bool:
-        """Whether the pattern, or an opener before it, stands behind a place that may still fit."""
+        """Whether a part of the pattern, or an opener before it, was found at a place that may still match."""
         return self.alive and (self._q > 0 or self.label & _OPENED > 0)
 
     def add(self, label: int) -> None:
@@ -290,7 +292,7 @@ class _Places:
             self._later.append(4 * self._at + label)
 
     def feed(self, text: str) -> int | None:
-        """Give how many characters of `text` it takes to complete the pattern, else None."""
+        """Return the number of characters of `text` that complete the pattern, or None if they do not."""
         i = 0
         while self.alive:
             n = agree(text, i, self._pattern, self._q)
@@ -305,7 +307,7 @@ class _Places:
         return None
 
     def _fall_back(self, at: int) -> None:
-        """Go on to the next place before `at` behind which the pattern may stand."""
+        """Go on to the next place before `at` where the pattern may begin."""
         later, head, q = self._later, self._first, self._q
         while q and head < len(later):
             q = self._borders.of(q)
@@ -323,9 +325,9 @@ class _Places:
 
 
 class Overlap:
-    """Rule 6, as far as it may still grow: raw so far stands in want, and want goes on behind it.
+    """Rule 6, while the overlap may still grow: raw so far occurs in want, and want continues after it.
 
-    Once it is not alive, `longest_tail` says how much of raw is to be dropped.
+    Once `alive` is False, `longest_tail` says how much of raw is dropped.
     """
 
     __slots__ = ("_at", "_least", "_n", "_want", "alive")
@@ -333,7 +335,7 @@ class Overlap:
     def __init__(self, want: str, least: int) -> None:
         self._want = want
         self._least = least
-        self._at = 0  # the first place in want, not its start, where raw stands; 0: none was looked for yet
+        self._at = 0  # the first position in want after its start where raw occurs; 0: not searched yet
         self._n = 0
         self.alive = True
 
@@ -347,8 +349,8 @@ class Overlap:
         last = min(len(want) - n - 1, len(want) - self._least)
         at = self._at
         if at > last or not (at and want.startswith(piece, at + self._n)):
-            # Linear over all calls: the next place is further on by at least a period of raw, and raw is
-            # shorter than twice that, but for one call each time that a period breaks.
+            # The cost of all calls together is linear. The next position is at least one period of raw further on, and
+            # raw is shorter than two periods, except in one call each time that the period breaks.
             at = want.find(self.text + piece, at + 1, last + n) if at < last else -1
         self.alive = at > 0
         if self.alive:
@@ -357,7 +359,7 @@ class Overlap:
 
 
 def _after_ink(text: str, n: int) -> int:
-    """Give the position in `text` behind its n-th ink character, n >= 1 being at most their number."""
+    """Return the position in `text` after its n-th ink character. n is at least 1 and at most their number."""
     end = 0
     for word in re.finditer(r"\S+", text):
         end = word.end()

@@ -1,4 +1,4 @@
-"""What a reader of `events(held=True)` is told of the text that is held back."""
+"""The events that tell a reader of `events(held=True)` which text is held back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .._events import HeldEvent
 
 
 class Held:
-    """The end of the model's text that was fed and not decided yet. Pure; a character is looked at when it is told.
+    """Tracks the undecided end of the model's text, and reports it as events. Pure. Each character is processed once.
 
     >>> held = Held()
     >>> held.feed('["', 2), held.feed("Al", 4), held.feed("aska", 0)
@@ -16,18 +16,18 @@ class Held:
     __slots__ = ("_length", "_pieces", "_tail", "_told")
 
     def __init__(self) -> None:
-        # what is held, in pieces, so that a long repetition in short ones costs its length and not its square
+        # the held text as a list of pieces, so that the cost of a long repetition in short pieces is linear
         self._pieces: list[str] = []
         self._length = 0
-        # what was told behind that
+        # text after it that was reported too: the `tail` of the last call
         self._tail = ""
+        # whether text was reported that is still held
         self._told = False
 
     def feed(self, piece: str, length: int, tail: str = "") -> HeldEvent | None:
-        """What to say now that `piece` has come and the last `length` characters are held; None: nothing is new.
+        """Return the event for a new `piece`, after which the last `length` characters are held; None for no change.
 
-        `tail` is text behind `piece` that is held as well, by a stage before. It comes again in a later piece, or not at
-        all.
+        `tail` is text after `piece` that an earlier stage holds. It comes again in a later piece, or never.
         """
         before, self._tail = self._tail, tail
         new = piece + tail
@@ -47,7 +47,7 @@ class Held:
         return HeldEvent(rest + tail)
 
     def settle(self) -> HeldEvent | None:
-        """Nothing that was told is held any more; None: nothing was."""
+        """Return the event that says that nothing is held any more; None if no held text was reported."""
         if not self._told:
             return None
         self._told = False

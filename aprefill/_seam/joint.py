@@ -1,4 +1,4 @@
-"""Where the echo meets the new text: the white space that known holds already (`spec/seam.md`, rule 3). Pure."""
+"""The joint, where the echo meets the new text: drops white space that known already has (`docs/seam.md`, rule 3)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .finders import agree
 
 
 class Joint:
-    r"""Drops what of the text behind the front is in known already: `feed` pieces until it is `over`.
+    r"""Drops white space after the repetition that known already ends with: `feed` pieces until it is `over`. Pure.
 
-    `space` is known's trailing white space. It is dropped as far as the text agrees with it. With `lines`, its line ends
-    are matched with the line ends of the text instead, whatever blanks stand around them. So white space is held as long
-    as such a line end may follow.
+    `space` is the white space at the end of known. It is dropped as far as the text begins with it. With `lines`, line
+    ends are matched with line ends instead, and the blanks around them may differ. For this, white space is held as
+    long as a matching line end may follow.
 
     >>> joint = Joint(" \n", lines=True, bound=100)
     >>> [joint.feed(piece) for piece in (" ", " ", "\n", "I'm")], joint.over
@@ -22,23 +22,23 @@ class Joint:
     __slots__ = ("_agreed", "_bound", "_lines", "_space", "_tail", "_text", "dropped_line_end", "held", "over")
 
     def __init__(self, space: str, *, lines: bool, bound: int) -> None:
-        #: line ends that may still be matched
+        #: number of line ends that may still be matched
         self._lines = space.count("\n") if lines else 0
-        # Before the first line end only what stands before known's first one can agree, behind the last one only what
-        # stands behind known's last one.
+        # Before the first line end of the text, only the blanks before the first line end of `space` can agree. After
+        # the last matched line end, only the blanks after the last line end of `space` can agree.
         self._space = space[: space.index("\n")] if self._lines else space
         self._tail = space[space.rindex("\n") + 1 :] if self._lines else ""
-        #: how much of `_space` the text has agreed with
+        #: number of characters of `_space` that the text has agreed with
         self._agreed = 0
         self._bound = bound
         self._text = io.StringIO(newline="")
-        #: characters fed and neither dropped nor given back
+        #: number of characters fed and neither dropped nor returned yet
         self.held = 0
         self.dropped_line_end = False
         self.over = not space
 
     def feed(self, text: str) -> str:
-        """Give what of `text`, and of what was held, is not dropped; ``""`` while that is not known."""
+        """Return the part of the held text and of `text` that is not dropped; ``""`` while that is not known."""
         at = 0
         if self._lines:
             blank = len(text) - len(text.lstrip())
@@ -69,7 +69,7 @@ class Joint:
         return n
 
     def _match_line_end(self) -> None:
-        """The text has come to a line end, and it is dropped with what is held before it."""
+        """Drop a line end that matches, with the blanks that are held before it."""
         self._lines -= 1
         self._space = "" if self._lines else self._tail
         self._agreed = 0
@@ -84,5 +84,5 @@ class Joint:
         return rest
 
     def close(self) -> str:
-        """End it; give what is held."""
+        """End the joint and return what is held."""
         return self._end("")

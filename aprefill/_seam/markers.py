@@ -1,4 +1,4 @@
-"""Takes the markers that a prompt put around a text out of the reply to it. Pure."""
+"""Removes from a reply the markers that its prompt put around a text. Pure."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A beginning of a marker of so many characters is taken out where the reply ends with it.
+#: If a reply ends with at least this many characters of a marker's beginning, they are removed.
 SHORTEST = 8
 
-#: What may stand before and behind the name in a marker, as it is and as JSON may spell it.
+#: The brackets before and after the name in a marker, as they are and as JSON may spell them.
 _OPENINGS = ("", *(less + slash for less in ("<", "\\u003c", "\\u003C") for slash in ("", "/", "\\/")))
 _CLOSINGS = (">", "\\u003e", "\\u003E")
-#: Where a marker may begin. The look ahead passes over most of the words that have a ``t`` in them.
+#: Where a marker may begin. The lookahead skips most words that contain a ``t``.
 _FIRST = re.compile(r"[<\\]|t(?=\Z|[<\\t]|e(?:\Z|[<\\tx]))")
 _ESCAPED_BRACKET = re.compile(r"\\u003[cC]")
 
 
 class Markers:
-    """A model's text without the markers called `name`. Feed it pieces, use what comes back.
+    """Removes the markers called `name` from a model's text: `feed` pieces and use what is returned, then `close` once.
 
-    A marker is the name (``text-`` and 16 hexadecimal digits, made for one request) with an opening bracket directly
-    before it, if there is one, and a closing bracket directly behind it, if there is one. An opening bracket is ``<`` or
-    ``</``, a closing one is ``>``; in the spelling of JSON they are also ``<\\/``, ``\\u003c`` and ``\\u003e``.
+    A marker is the name (``text-`` and 16 hexadecimal digits, made for one request). If an opening bracket is directly
+    before the name, or a closing bracket directly after it, the bracket belongs to the marker. An opening bracket is
+    ``<`` or ``</``. A closing bracket is ``>``. In the spelling of JSON, brackets are also ``<\\/``, ``\\u003c`` and
+    ``\\u003e``.
 
-    - The first marker in the text is taken out, again and again, until there is none. (So what stands before and behind
-      a marker makes no new one.)
-    - Then, if the text ends with a beginning of a marker of at least 8 characters, that is taken out, again and again. An
-      escaped bracket counts as many characters as it stands for. This is what a token limit leaves of a marker.
-    - Everything else stays, white space around a marker included: it is the model's own. So does a copy of a marker in
-      which one character is different.
+    - The first marker in the text is removed, again and again, until there is none. So the text before a marker and the
+      text after it do not form a new marker.
+    - If the text then ends with at least 8 characters of a marker's beginning, they are removed, again and again. An
+      escaped bracket counts as the characters that it stands for. A token limit leaves such a beginning.
+    - Everything else is kept, because it is the model's own text. This includes white space around a marker, and a copy
+      of a marker in which one character is different.
 
-    Cuts do not matter, the cost is linear, and only text which some continuation would make a part of a marker is held.
+    It does not matter how the text is cut into pieces. The cost is linear. Text is held only if it may still become
+    part of a marker.
 
     >>> stage = Markers("text-0123456789abcdef")
     >>> [stage.feed(piece) for piece in ('{"name": "To</te', 'xt-0123456789abcdef"', ', "age"')], stage.close()
@@ -48,32 +50,32 @@ class Markers:
             text[:end] for opening in _OPENINGS for text in (opening + name,) for end in range(1, len(text))
         )
         self._whole = frozenset(opening + name for opening in _OPENINGS)
-        # What is held: beginnings, each directly behind the one before. If the last becomes a marker, which is taken out,
-        # the one before it goes on with the text behind that marker.
+        # The held text: beginnings of markers, each directly after the one before it. If the last one becomes a marker,
+        # it is removed, and the one before it continues with the text after that marker.
         self._chain: list[str] = []
-        # Directly behind a name: the part of a closing bracket that has come; None elsewhere.
+        # Directly after a name: the part of a closing bracket that has come so far; None elsewhere.
         self._closing: str | None = None
-        # how many of the characters held were given early
+        # number of the held characters that `show` returned early
         self._shown = 0
-        #: characters passed on so far, and taken out so far
+        #: number of characters passed on so far, and removed so far
         self.passed = self.taken = 0
-        #: behind how many characters of the text that is passed on something was taken out; the least of them since
-        #: somebody set this to `sys.maxsize`
+        #: The first position, in the text that is passed on, where something was removed since a caller set this to
+        #: `sys.maxsize`.
         self.taken_at = sys.maxsize
 
     @property
     def held(self) -> int:
-        """Characters fed and neither passed on nor taken out yet."""
+        """The number of characters that were fed and are neither passed on nor removed yet."""
         return sum(map(len, self._chain)) + len(self._closing or "")
 
     @property
     def doubtful(self) -> str:
-        """The held text, if it is too short to be taken out were the reply to end now."""
+        """The held text, unless it is so long that it would be removed if the reply ended now."""
         chain = [] if any(_weight(beginning) >= SHORTEST for beginning in self._chain) else self._chain
         return "".join(chain) + (self._closing or "")
 
     def feed(self, piece: str) -> str:
-        """Give the text that can be passed on now."""
+        """Return the text that can be passed on now."""
         if self._shown:
             return self._after_shown(lambda: self.feed(piece))
         out: list[str] = []
@@ -89,7 +91,7 @@ class Markers:
                         self._closing = None
                         self._take(len(closing))
                     continue
-                # It is no bracket, so it is text like any other.
+                # It is not a bracket, so it is ordinary text.
                 text, self._closing = self._closing, None
                 if text:
                     out.append(self.feed(text))
@@ -114,9 +116,10 @@ class Markers:
         return "".join(out)
 
     def show(self) -> str:
-        """Give what is held early, unless it is long enough to be taken out at the end. It is not given again.
+        """Return the held text early, unless it is long enough to be removed at the end. It is not returned again.
 
-        For text after which something else comes first. If the text goes on to a marker, the rest of that is taken out.
+        This is for text that is interrupted by something else. If the text becomes a marker later, the rest of the
+        marker is removed.
         """
         if any(_weight(beginning) >= SHORTEST for beginning in self._chain):
             return ""
@@ -126,7 +129,7 @@ class Markers:
         return text
 
     def close(self, cut: bool = False) -> str:
-        """End it, and give what is left. After a `cut` nothing is: the next request has it written again."""
+        """End the text and return the rest. With `cut`, return ``""``: the next request produces the rest again."""
         if self._shown:
             return self._after_shown(lambda: self.close(cut))
         left = self.held
@@ -142,21 +145,21 @@ class Markers:
         return text
 
     def _after_shown(self, give: Callable[[], str]) -> str:
-        """What `give` gives, without what was given early."""
+        """Return what `give` returns, without the text that was returned early."""
         shown, self._shown = self._shown, 0
         before, self.taken_at = self.passed, sys.maxsize
         text = give()
-        shown = min(shown, self.taken_at - before)  # the others were part of a marker
+        shown = min(shown, self.taken_at - before)  # characters after this were part of a marker
         self._shown = max(0, shown - len(text))
         return text[shown:]
 
     def _take(self, length: int) -> None:
-        """Count `length` characters as taken out behind what is passed on or held now."""
+        """Count `length` characters as removed, at the position after the text that is passed on or held now."""
         self.taken += length
         self.taken_at = min(self.taken_at, self.passed + sum(map(len, self._chain)))
 
     def _begin_again(self, text: str, out: list[str]) -> None:
-        """`text` is no beginning, but was one without its last character: look for one at its end, or pass it on."""
+        """Look for a beginning at the end of `text`, which was a beginning until its last character; or pass it on."""
         for at in range(1, len(text)):
             if text[at:] in self._beginnings:
                 self._chain[-1] = text[:at]
@@ -169,16 +172,17 @@ class Markers:
 
 
 def without_markers(value: Any, name: str) -> Any:
-    """A JSON value without the markers called `name` in its strings and in the names of its fields, at any depth.
+    """Return a JSON value without the markers called `name` in its strings and in its field names, at any depth.
 
-    What has none is given back as it is. A beginning of a marker at the end of a string stays: the reply goes on.
+    A string without a marker is not changed. A marker's beginning at the end of a string is kept, because the string is
+    not where the reply ends.
 
     >>> name = "text-0123456789abcdef"
     >>> without_markers({"query": [f"<{name}>cats</{name}>", 1]}, name)
     {'query': ['cats', 1]}
     """
     whole = [value]
-    # where a value stands, and the value: not by recursion, as it may be nested very deep
+    # (container, key, value); a list and not recursion, because the value may be nested very deep
     todo: list[tuple[Any, Any, Any]] = [(whole, 0, value)]
     while todo:
         place, key, item = todo.pop()
@@ -201,5 +205,5 @@ def _without_markers(text: str, name: str) -> str:
 
 
 def _weight(beginning: str) -> int:
-    """The length of a beginning with each escaped bracket counted as what it stands for."""
+    """Return the length of a beginning, with each escaped bracket counted as the characters that it stands for."""
     return len(_ESCAPED_BRACKET.sub("<", beginning).replace("\\/", "/"))

@@ -1,4 +1,4 @@
-"""The opener of a code fence, where the known text is one. Pure."""
+"""A second seam for a known text that is only the opener of a code fence, such as "```python" and a line end. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import re
 
 from .._types import Verdict
 
-#: A text that is an opener and no more, such as "```python" and a line end.
+#: A text that is an opener and nothing more.
 _IS_OPENER = re.compile(r"\s*```[^`\r\n]*\s*")
-#: An opener of any language. It may stand behind chatter, which is one line with ink, as in rule 5 of `spec/seam.md`;
-#: there it must name a language, for a bare one may close what the model's own text goes on with.
+#: An opener of any language. It may come after chatter, which is one line with ink, as in rule 5 of `docs/seam.md`.
+#: There it must name a language, because a bare fence may be the closing fence of the model's own text.
 _FOUND = re.compile(
     r"\s*```[^`\r\n]{0,64}(?P<end>\r?\n)"
     r"|(?P<chatter>\s*[^`\s][^`\n]*\n)\s*```[^`\s][^`\r\n]{0,63}(?P<late_end>\r?\n)"
 )
-#: What may still become one.
+#: Text that may still become such an opener.
 _OPENING = re.compile(
     r"\s*(?:`{0,2}|```[^`\r\n]{0,64}\r?)"
     r"|(?P<chatter>\s*[^`\s][^`\n]*(?:\n|(?P<line>\Z)))\s*(?:`{0,2}|```(?:[^`\s][^`\r\n]{0,63}\r?)?)"
 )
+#: Fewer characters than this are held.
 _BOUND = 270
 
 
 def is_opener(known: str) -> bool:
-    """Whether `known` opens a code fence and says nothing else.
+    """Whether `known` is the opener of a code fence and nothing else.
 
     >>> is_opener("```python\\n"), is_opener("```python\\nimport")
     (True, False)
@@ -32,15 +33,19 @@ def is_opener(known: str) -> bool:
 
 
 class FenceOpenerSeam:
-    """Takes another language's opener for the echo of the one that was asked for: ```` ```py ```` for ```` ```python ````.
+    """Accepts an opener of another language as the echo: ```` ```py ```` if ```` ```python ```` was asked for.
 
-    `feed`, `close`, `verdict` and `held` are a seam's. It is asked only about a reply to a request for the echo, and only
-    where the seam itself has found nothing (`Either`), so the rules of `spec/seam.md` hold for every `Seam` as they stand.
-    It rests on rule 4: an opener with any info string of up to 64 characters, and its line end, is dropped before the
-    echo. Here the opener is all that was asked for, so no echo can follow it, and it is one itself. Nothing but that line
-    is dropped, and the chatter before it as rule 5 allows. Of 26 real replies to such a prefill 12 repeated it, 5 began
-    with another language's opener and 5 with a bare one. Without this they would open a fence inside the fence, and a stop
-    sequence of three backticks would end them before their first line.
+    `feed`, `close`, `verdict` and `held` work as in `Seam`. This class is used only if the prompt asked for the echo,
+    and only where `Seam` finds no repetition (see `FallbackSeam`). So the rules of `docs/seam.md` hold unchanged for
+    every `Seam`.
+
+    The class follows from rule 4, which drops an opener with any info string of up to 64 characters before the echo.
+    Here the opener is all that was asked for. So no echo can follow it, and the opener itself counts as the echo. Only
+    this line is dropped, and before it the chatter that rule 5 allows.
+
+    Of 26 real replies to such a prefill, 12 repeated it, 5 began with an opener of another language, and 5 began with a
+    bare opener. Without this class, the last two kinds would open a fence inside the fence. A stop sequence of three
+    backticks would then end the reply before its first line.
 
     >>> seam = FenceOpenerSeam("```python\\n")
     >>> [seam.feed(piece) for piece in ("Sure:\\n``", "`py\\n", "print()")], seam.verdict.value
@@ -48,29 +53,29 @@ class FenceOpenerSeam:
     """
 
     def __init__(self, known: str, preamble: int = 120) -> None:
-        # the line end behind the opener is known's, or else the first new text
+        # whether known lacks the line end after the opener, so that the model's line end is new text
         self._keeps_line_end = not known.rstrip(" \t").endswith("\n")
-        # how many characters the chatter may have
+        # maximum number of characters of the chatter
         self._preamble = preamble
         self._raw = ""
         self.verdict = Verdict.UNDECIDED
 
     @property
     def held(self) -> int:
-        """Characters fed and neither emitted nor dropped yet."""
+        """The number of characters that were fed and are neither emitted nor dropped yet."""
         return len(self._raw)
 
     @property
     def holds_chatter_alone(self) -> bool:
-        """Whether text is held that may be chatter, and no part of an opener is in it."""
+        """Whether the held text may be chatter and contains no part of an opener."""
         return self._raw.strip() != "" and "`" not in self._raw
 
     def feed(self, piece: str) -> str:
-        """Give what may be shown now."""
+        """Return the text that can be shown now."""
         if self.verdict is not Verdict.UNDECIDED:
             return piece
         self._raw += piece
-        # no further than the bound, or a match would depend on how the text is cut
+        # Do not match beyond the bound. Otherwise the result would depend on how the text is cut.
         found = _FOUND.match(self._raw, 0, _BOUND)
         if found is not None and len(found["chatter"] or "") <= self._preamble:
             end = "end" if found["chatter"] is None else "late_end"
@@ -82,11 +87,11 @@ class FenceOpenerSeam:
         found = _OPENING.fullmatch(self._raw) if len(self._raw) < _BOUND else None
         if found is None or found["chatter"] is None:
             return found is not None
-        # a line that has not ended needs at least its line end
+        # a line that has not ended needs at least one more character, its line end
         return len(found["chatter"]) + (found["line"] is not None) <= self._preamble
 
     def close(self, cut: bool = False) -> str:
-        """End it, after a clean finish or after a cut, and give what is left to show."""
+        """End the stream and return the remaining text. With `cut`, the stream broke off, and held text is dropped."""
         if self.verdict is not Verdict.UNDECIDED:
             return ""
         if cut:

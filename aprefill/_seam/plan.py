@@ -1,4 +1,4 @@
-"""How one reply is spliced: the known text, and what is known of how the model may repeat it. Pure."""
+"""What the seam of one reply needs: the known text, and the rules for finding a repetition of it. Pure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SeamPlan:
-    """What the seam of a reply is made of. It has no repr: it holds the prefill."""
+    """Everything that the seam of a reply is made from. It has no repr, because it contains the prefill."""
 
-    #: the text that the reply already has, as the seam is to look for it
+    #: the text that the reply already has, in the form that the seam looks for
     known: str
     #: keyword arguments of `Seam`
     rules: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"echo": "never"}))
-    #: where the model was asked for the end of a long text alone: that, and the rules of a second seam for it
+    #: For a long prefill, the prompt asks only for its last lines: these lines, and the rules of a second seam for them
     end: str = ""
     end_rules: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    #: the prompt asked for an echo
+    #: whether the prompt asked the model to repeat the known text
     asked: bool = False
 
     def seam(self) -> Seam | FallbackSeam:
-        """A new seam."""
+        """Return a new seam."""
         seam = Seam(self.known, **self.rules)
         if self.end:
             return FallbackSeam(seam, Seam(self.end, **self.end_rules))

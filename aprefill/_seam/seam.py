@@ -1,7 +1,8 @@
-"""The seam: what of a provider's stream is new to a text that is already known (`spec/seam.md`).
+"""The seam: finds where the known text ends in a provider's stream, and passes on only the new text.
 
-Three stages: what stands at the front (the finders of `_echo`, in the order of the rules), the joint (`_joint`), and,
-after an opening fence only, the watch for the closing one (`_closing`).
+`docs/seam.md` specifies the rules. A stream passes three stages. The finders (`finders.py`) look for a repetition at
+the start, in the order of the rules. The joint (`joint.py`) is the place where the repetition meets the new text. The
+watch for the closing fence (`closing.py`) runs only if a code fence was opened before the repetition.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ("Seam", "Verdict")
 
-#: Invariant 5: never are more than ``2 * len(known) + SLACK`` characters held.
+#: Invariant 5: at most ``2 * len(known) + SLACK`` characters are held.
 SLACK = 8192
-#: Whether the text may begin with a repetition of what is known.
+#: Whether the stream may begin with a repetition of the known text.
 Echo: TypeAlias = Literal["maybe", "never"]
 
-#: Rule 5: how much ink a line must match to count as the echo, behind an opener and without one.
+#: Rule 5: the least ink (characters other than white space) of an echo after chatter, with an opener and without one.
 INK_FENCED, INK_PLAIN = 2, 16
 
 
 class Seam:
-    """What is new to `known` in one provider's stream: feed it pieces, show what comes back.
+    """Passes on only the new text of one provider's stream, without a repetition of `known` at its start.
 
-    The rules are those of `spec/seam.md`. Arguments that make no sense raise ValueError; `feed` and `close` after
-    `close` raise RuntimeError. No text makes it raise.
+    The seam is the place where the known text ends and the model's new text begins. `feed` each piece of the stream and
+    show what is returned. Then call `close` once and show the rest. `docs/seam.md` specifies the rules. Invalid
+    arguments raise ValueError. `feed` and `close` after `close` raise RuntimeError. No text raises an error.
 
     >>> seam = Seam('["')
     >>> [seam.feed(piece) for piece in ("[", '"Ala', 'bama"', "]")], seam.close()
@@ -70,36 +72,36 @@ class Seam:
         stripped: str = "",
     ) -> None:
         if echo not in {"maybe", "never"}:
-            raise ValueError(f"echo is 'maybe' or 'never', not {echo!r}")
+            raise ValueError(f"echo must be 'maybe' or 'never', not {echo!r}")
         if preamble < 0 or overlap < 0:
-            raise ValueError(f"preamble and overlap count characters, they are not below 0: {preamble}, {overlap}")
+            raise ValueError(f"preamble and overlap must not be negative: {preamble}, {overlap}")
         if stripped and not (stripped.isspace() and known.endswith(stripped)):
-            raise ValueError(f"stripped is white space at the end of known, not {stripped!r}")
+            raise ValueError(f"stripped must be white space that known ends with, not {stripped!r}")
         if echo == "never" and (whitespace or fence or preamble):
-            raise ValueError("echo='never' looks for no echo: it goes without whitespace, fence and preamble")
+            raise ValueError("whitespace, fence and preamble cannot be used with echo='never', which looks for no echo")
 
         self._bound = 2 * len(known) + SLACK
         self._want = want = known[: len(known) - len(stripped)]
         self._least = overlap
         self._stripped = stripped
         self._whitespace = whitespace
-        # rule 3: T
+        # the white space that rule 3 calls T
         self._known_space = known[len(known.rstrip()) :] if whitespace else stripped
-        #: whether the white space at the end of an opener and the echo has a line end in it
+        #: whether an opener followed by the echo ends with white space that contains a line end
         text = "\n" + ("|" if whitespace else want)
         self._line_end = "\n" in text[len(text.rstrip()) :]
 
         self._verdict = Verdict.UNDECIDED
         self._overlap_length = 0
-        #: characters held while undecided
+        #: number of characters held while undecided
         self._held = 0
-        #: rule 3, once the front is decided
+        #: the stage for rule 3, once the start of the stream is decided
         self._joint: Joint | None = None
-        #: rule 4, once an opener and the echo were found
+        #: the watch for the closing fence (rule 4), once an opener and the echo were found
         self._closing: Closing | None = None
-        #: takes the pieces once front and joint are behind us
+        #: takes each piece once the start of the stream and the joint are decided
         self._sink: Callable[[str], str] | None = None
-        #: the rules not yet tried, the current one first
+        #: the finders that have not failed yet; the current one is first
         self._finders: list[Start | Search | Overlap] = []
 
         wanted_ink = ink(want)
@@ -125,30 +127,31 @@ class Seam:
 
     @property
     def verdict(self) -> Verdict:
+        """What was found at the start of the stream, as far as it is known."""
         return self._verdict
 
     @property
     def held(self) -> int:
-        """Characters fed and neither emitted nor dropped yet."""
+        """The number of characters that were fed and are neither emitted nor dropped yet."""
         behind = self._closing if self._joint is None or self._joint.over else self._joint
         return self._held if behind is None else behind.held
 
     @property
     def overlap_length(self) -> int:
-        """Characters dropped by rule 6."""
+        """The number of characters that the overlap (rule 6) dropped; 0 if there was no overlap."""
         return self._overlap_length
 
     def __repr__(self) -> str:
         return f"<Seam {self._verdict.value}, {self.held} held>"
 
     def feed(self, piece: str) -> str:
-        """Give what may be shown now."""
+        """Return the text that can be shown now."""
         if self._sink is not None:
             return self._sink(piece)
         if not piece:
             return ""
         if self._verdict is Verdict.UNDECIDED:
-            # By character, so that the bound (invariant 5) falls at one place however raw is cut.
+            # Count by character, so that the bound (invariant 5) is met at the same place however the stream is cut.
             room = self._bound + 1 - self._held
             rest = self._find(piece[:room])
             if rest is None:
@@ -161,7 +164,7 @@ class Seam:
         return self._mend(piece)
 
     def close(self, cut: bool = False) -> str:
-        """End it, after a clean finish or after a cut, and give what is left to show."""
+        """End the stream and return the remaining text. With `cut`, the stream broke off, and held text is dropped."""
         if self._sink is _closed:
             _closed("")
         out = ""
@@ -182,7 +185,7 @@ class Seam:
         return out
 
     def _find(self, piece: str) -> str | None:
-        """Try the rules; give what is left of raw behind what matched, or None while one of them still may."""
+        """Try the finders in order. Return the text after the match, or None while a match is still possible."""
         while self._finders:
             finder = self._finders[0]
             n = finder.feed(piece)
@@ -202,21 +205,21 @@ class Seam:
         return self._settle(piece)
 
     def _settle(self, raw: str) -> str:
-        """Say what raw is when rules 1 to 5 have failed; give what is left of it."""
+        """Decide between an overlap (rule 6) and no repetition, after rules 1 to 5 failed. Return the text after it."""
         if self._least:
             self._overlap_length = longest_tail(self._want, raw, self._least)
         self._decide(Verdict.OVERLAPPED if self._overlap_length else Verdict.ABSENT)
         return raw[self._overlap_length :]
 
     def _decide(self, verdict: Verdict, *, lines: bool = False) -> None:
-        """Say what stood at the front, and what is dropped behind it (rule 3)."""
+        """Set the verdict. Prepare the joint (rule 3), which drops white space after the repetition."""
         self._verdict = verdict
         is_echo = verdict not in {Verdict.ABSENT, Verdict.OVERLAPPED}
         self._joint = Joint(self._known_space if is_echo else self._stripped, lines=lines, bound=self._bound)
-        self._finders.clear()  # with what they hold
+        self._finders.clear()  # and free the text that they hold
 
     def _mend(self, text: str) -> str:
-        """Give what is new of the text behind the front."""
+        """Pass `text`, which follows the repetition, through the joint. Return what is new of it."""
         assert self._joint is not None
         text = self._joint.feed(text)
         return self._behind_joint(text) if self._joint.over else ""
@@ -231,14 +234,14 @@ class Seam:
 
 
 def gives_all(seam: Seam) -> bool:
-    """Whether it gives every further piece at once and as it is."""
+    """Whether the seam returns every further piece at once and unchanged."""
     return seam._sink is _through
 
 
 def holds_chatter_alone(seam: Seam) -> bool:
-    """Whether only rule 5 holds text: no part of an echo, an overlap or a fence is in it.
+    """Whether only rule 5 (chatter) holds text: the text contains no part of an echo, an overlap or a fence.
 
-    At a token limit such a text is the model's own, and is shown (rule 7, the last paragraph).
+    At a token limit such a text is the model's own, and it is shown (last paragraph of rule 7).
 
     >>> seam = Seam('["', fence=True, preamble=40)
     >>> seam.feed("I can help you with that.\\n"), holds_chatter_alone(seam)
@@ -249,7 +252,7 @@ def holds_chatter_alone(seam: Seam) -> bool:
     search = seam._finders[0] if seam._finders else None
     if not isinstance(search, Search) or search.has_begun:
         return False
-    for _ in seam._finders[1:]:  # the overlap, which has seen nothing of the text yet
+    for _ in seam._finders[1:]:  # the finder of the overlap, which has not been fed this text yet
         overlap = Overlap(seam._want, seam._least)
         overlap.feed(search.text)
         return not overlap.alive
@@ -261,4 +264,4 @@ def _through(piece: str) -> str:
 
 
 def _closed(_: str) -> str:
-    raise RuntimeError("this seam is closed: one Seam is for one provider stream")
+    raise RuntimeError("this seam is closed: make a new Seam for each provider stream")

@@ -1,4 +1,4 @@
-"""From a model's text to the text that may be shown: the seam, the stop stage, a bound, and what is shown first. Pure."""
+"""Turns a model's text into the text that may be shown: the seam, stop sequences, a length limit and the lead. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class TextStage:
-    """The text of one provider's stream: without the repetition of the known text, up to a stop sequence or a length.
+    """Drops the repetition of the known text from one provider's stream, and ends at a stop sequence or a length limit.
 
-    `feed` pieces, then `close` once; both give the new text that may be shown now. `lead`, mostly the prefill, is due
-    ahead of the first new text, and at the latest at a clean end. It is never in the text that `feed` and `close` give:
-    the caller takes it with `take_lead`, and decides how it is shown.
+    `feed` pieces, then `close` once. Both return the new text that can be shown now. `lead`, usually the prefill, must
+    be shown before the first new text, and at the latest at a clean end. `feed` and `close` never return it. The caller
+    takes it with `take_lead` and decides how it is shown.
 
     >>> from aprefill._seam.seam import Seam
     >>> stage = TextStage(Seam('["'), lead='["', stop=["]"])
@@ -50,24 +50,24 @@ class TextStage:
     ) -> None:
         self.seam = seam
         self._stop = StopStage(stop) if stop else None
-        # how many characters of new text may be shown
+        # maximum number of characters of new text to show
         self._most = most
         self._is_limited = bool(stop) or most is not None
-        # the seam gives every further piece as it is, so it is not asked: most pieces come then
+        # Whether the seam returns every further piece unchanged. It is then skipped, which saves time for most pieces.
         self._passes = False
-        #: what is due ahead of the first new text
+        #: the text to show before the first new text
         self.lead = lead
-        #: the seam has let text through
+        #: whether the seam has let text through
         self.decided = False
-        #: characters fed to the seam until then
+        #: number of characters fed to the seam until then
         self.fed = 0
-        #: once `decided`: how many of those were the repetition, with what stood around it
+        #: once `decided`: number of these characters that were the repetition, with the fence or chatter around it
         self.dropped = 0
-        #: characters of new text that were given
+        #: number of characters of new text returned so far
         self.shown = 0
-        #: there is more new text than `most` characters
+        #: whether there is more new text than `most` characters
         self.exceeded = False
-        #: a stop sequence was met, or `most` exceeded: nothing more is shown
+        #: whether a stop sequence was found or `most` was exceeded; nothing more is shown
         self.over = False
 
     @property
@@ -76,25 +76,25 @@ class TextStage:
 
     @property
     def fired(self) -> str | None:
-        """The stop sequence that was met."""
+        """The stop sequence that was found, or None."""
         return None if self._stop is None else self._stop.fired
 
     @property
     def held(self) -> int:
-        """Characters fed and neither given nor dropped yet."""
+        """The number of characters that were fed and are neither returned nor dropped yet."""
         return self.seam.held + (0 if self._stop is None else self._stop.held)
 
     @property
     def place(self) -> int:
-        """How many characters of new text come before what comes now; until `decided`, `dropped` is still in it."""
+        """The position of the next character in the new text. Until `decided`, the repetition is still counted too."""
         return self.shown + self.held if self.decided else self.fed
 
     @property
     def holds_own_text(self) -> bool:
-        """Whether text is held only because it may be chatter ahead of a repetition, of which nothing has come.
+        """Whether text is held only because it may be chatter before a repetition, and no part of a repetition came.
 
-        So at a token limit it is the model's own text, and the stage is to be closed with ``cut=False``: rule 7 of the
-        seam, its last paragraph.
+        At a token limit such text is the model's own. The stage must then be closed with ``cut=False``: see
+        `docs/seam.md`, last paragraph of rule 7.
 
         >>> from aprefill._seam.plan import SeamPlan
         >>> plan = SeamPlan('["', {"whitespace": True, "fence": True, "preamble": 120}, asked=True)
@@ -105,7 +105,7 @@ class TextStage:
         return waits_for_chatter(self.seam)
 
     def feed(self, piece: str) -> str:
-        """Give the new text that may be shown now."""
+        """Return the new text that can be shown now."""
         if not self._passes:
             text = self.seam.feed(piece)
             if not self.decided:
@@ -119,9 +119,9 @@ class TextStage:
         return piece
 
     def pass_on(self, text: str, *, last: bool = False) -> str:
-        """Give what may be shown of `text`, which the seam has let through. `last`: it is the end of the text.
+        """Return the part of `text` that can be shown. `last` says that `text` is the end of the stream.
 
-        For a caller that has fed `seam` itself.
+        This is for a caller that feeds `seam` itself. `text` is what the seam has returned.
         """
         stop = self._stop
         if stop is not None:
@@ -137,7 +137,10 @@ class TextStage:
         return text
 
     def close(self, cut: bool = False) -> str:
-        """End it, after a clean finish or after a cut, and give what is left to show."""
+        """End the stream and return the remaining text. With `cut`, the stream broke off.
+
+        After a cut, text that the seam holds is dropped. Text held because of a stop sequence is returned in any case.
+        """
         self._passes = False
         if self.over:
             return ""
@@ -147,12 +150,12 @@ class TextStage:
         return self.pass_on(text, last=True)
 
     def take_lead(self) -> str:
-        """Give the lead, which is shown now; nothing the second time."""
+        """Return the lead, which the caller shows now. A second call returns ``""``."""
         lead, self.lead = self.lead, ""
         return lead
 
     def _decide(self, text: str) -> None:
-        """The seam lets `text` through, the first that is no repetition."""
+        """Handle `text`, the first text that the seam lets through."""
         self.decided = True
         self.dropped = self.fed - len(text) - self.seam.held
         self._passes = lets_through(self.seam)

@@ -1,4 +1,4 @@
-"""Stop sequences that we look for ourselves, where the host is not told about them."""
+"""Stop sequences that this library applies itself, because the request does not send them to the host."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class StopStage:
-    """Text up to the first stop sequence: feed it pieces, show what comes back.
+    """Passes text on up to the first stop sequence: `feed` pieces and show what is returned, then `close` once.
 
-    The sequence whose match ends first fires, of several that end together the longest. What stands before its
-    match is given out, nothing after. Only what may become a match is held. An empty sequence raises ValueError;
-    `feed` and `close` after `close` raise RuntimeError.
+    The sequence whose match ends first fires. If several matches end at the same character, the longest sequence fires.
+    The text before the match is returned, and nothing after it. Only text that may become a match is held. An empty
+    sequence raises ValueError. `feed` and `close` after `close` raise RuntimeError.
 
     >>> stage = StopStage(["\\n\\n", "END"])
     >>> [stage.feed(piece) for piece in ("one\\n", "two\\nE", "ND", " three")], stage.fired, stage.close()
@@ -26,35 +26,35 @@ class StopStage:
 
     def __init__(self, sequences: Iterable[str]) -> None:
         if isinstance(sequences, str):
-            raise TypeError("sequences are several str; one str would be taken letter by letter")
+            raise TypeError("sequences must be an iterable of str, not one str, which would be taken letter by letter")
         chosen = set(sequences)
         if "" in chosen:
-            raise ValueError("an empty stop sequence stops before the first character")
-        # Of "ab" and "xaby" the second can never fire, so it must not hold anything back either.
+            raise ValueError("an empty stop sequence would stop the text before its first character")
+        # Of "ab" and "xaby" the second can never fire. So no text must be held for it.
         chosen = {one for one in chosen if not any(other in one[:-1] for other in chosen)}
         self._beginnings = _Beginnings(chosen)
-        #: the longest beginning at the end of what was fed: all that is held
+        #: the longest beginning of a sequence that the text fed so far ends with; it is all that is held
         self._node = 0
-        #: what a sequence starts with: ordinary text is skipped in C up to there
+        #: matches the first characters of the sequences; ordinary text is skipped in C up to the next one
         self._first = re.compile("[" + "".join(map(re.escape, self._beginnings.next[0])) + "]") if chosen else None
         self._fired: str | None = None
         self._closed = False
 
     @property
     def fired(self) -> str | None:
-        """The sequence that was met."""
+        """The sequence that was found, or None."""
         return self._fired
 
     @property
     def held(self) -> int:
-        """Characters fed and not given out yet: fewer than the longest sequence has."""
+        """The number of characters fed and not returned yet. They are fewer than the longest sequence has."""
         return self._beginnings.length[self._node]
 
     def __repr__(self) -> str:
         return f"<StopStage {'watching' if self._fired is None else 'fired'}, {self.held} held>"
 
     def feed(self, piece: str) -> str:
-        """Give what may be shown now; after a sequence has fired, nothing."""
+        """Return the text that can be shown now. After a sequence has fired, return ``""``."""
         if self._closed:
             raise RuntimeError("this stop stage is closed")
         if self._fired is not None:
@@ -87,14 +87,14 @@ class StopStage:
             self._fired = keep
             self._node = 0
             unseen = len(keep)
-        # of (what was held + piece[:i]) all but the last `unseen` characters; nothing longer is copied
+        # The result is (held text + piece[:i]) without the last `unseen` characters. Nothing longer is copied.
         length = known.length[before]
         shown = length + i - unseen
         text = known.owner[before]
         return text[:shown] if shown <= length else text[:length] + piece[: shown - length]
 
     def close(self) -> str:
-        """End it and give what is held: it was the model's own text."""
+        """End the text and return what is held: it is the model's own text, because no match was completed."""
         if self._closed:
             raise RuntimeError("this stop stage is closed")
         self._closed = True
@@ -104,21 +104,22 @@ class StopStage:
 
 
 class _Beginnings:
-    """All beginnings of the sequences, numbered, and how they hang together (Aho and Corasick). 0 is the empty one.
+    """All beginnings of the sequences as a numbered automaton (Aho and Corasick). Number 0 is the empty beginning.
 
-    Tables of numbers, not nodes that refer to each other: a reference cycle would live until the next collection.
+    The tables contain numbers and not nodes that refer to each other. Such nodes would be a reference cycle, which
+    stays in memory until the next garbage collection.
     """
 
     __slots__ = ("fires", "length", "next", "owner", "shorter")
 
     def __init__(self, sequences: Iterable[str]) -> None:
-        #: the beginnings that are one character longer
+        #: for each beginning: the beginnings that are one character longer, by that character
         self.next: list[dict[str, int]] = [{}]
-        #: the longest end of each that is a beginning too
+        #: for each beginning: its longest proper suffix that is a beginning too
         self.shorter = [0]
-        #: the longest sequence that ends here
+        #: for each beginning: the longest sequence that it ends with, or None
         self.fires: list[str | None] = [None]
-        #: each is ``owner[:length]``
+        #: each beginning is ``owner[:length]``
         self.owner = [""]
         self.length = [0]
         for sequence in sequences:
@@ -139,7 +140,7 @@ class _Beginnings:
         self.fires[node] = sequence
 
     def _connect(self) -> None:
-        """Find `shorter`, from the short beginnings to the long ones."""
+        """Compute `shorter` and complete `fires`, from the short beginnings to the long ones."""
         queue = deque([0])
         while queue:
             node = queue.popleft()

@@ -1,6 +1,6 @@
-"""One reply's chunks, spliced onto the prefill: what LLM is handed in place of what the plugin yields.
+"""Splices the chunks of one reply onto the prefill. LLM receives the result instead of the plugin's own chunks.
 
-Pure, and knows nothing of LLM but this: a chunk is a str, or an event with `type` and `chunk`, a dataclass.
+Pure. The only knowledge about LLM here: a chunk is a str, or an event, which is a dataclass with `type` and `chunk`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from .._types import Verdict
 
 
 class Ignored(Exception):
-    """The reply does not begin with the prefill, and it must."""
+    """The reply does not begin with the prefill, although it must."""
 
 
 class Cut(Exception):
-    """A token limit was met inside the repetition of the prefill: nothing new came."""
+    """A token limit was reached inside the repetition of the prefill, before any new text."""
 
 
 class ChunkSplicer:
-    """`take` chunks, then `end` or `cut` once; all give what to yield. Events that are not text keep their place.
+    """Splices chunks: `take` each chunk, then call `end` or `cut` once. All three return the chunks to yield.
 
-    The text between two tool calls is a *passage*. The answer begins with the prefill, not what leads to a tool call: so
-    with `may_call` a passage that does not repeat the prefill waits for its end.
+    Events that are not text keep their place. The text between two tool calls is a *passage*. Only the answer begins
+    with the prefill, and not a passage before a tool call. So with `may_call`, a passage that does not repeat the
+    prefill is kept back until its end.
 
-    `plan` is for the seam of each passage. `marker` is the name of the markers in the prompt, which are taken out of the text.
+    `plan` makes the seam of each passage. `marker` is the name of the markers in the prompt, which are removed from the
+    text.
 
     >>> from aprefill._seam.plan import SeamPlan
     >>> splice = ChunkSplicer('["', SeamPlan('["', {}))
@@ -51,38 +53,38 @@ class ChunkSplicer:
         self._stops = stop
         self._must_echo = must_echo
         self._may_call = may_call
-        #: the passage's text
+        #: the text stage of the current passage
         self._stage = TextStage(plan.seam(), lead="" if hidden else prefill, stop=stop)
         self._markers = Markers(marker) if marker else None
-        #: of the passages before this one
+        #: the verdict of the earlier passages
         self._verdict: Verdict | None = None
-        #: white space behind a tool call, of which some plugins put there: part of the next text, if there is any
+        #: white space after a tool call, which some plugins add; it becomes part of the next text, if there is any
         self._spaces: list[Any] = []
-        #: decided, and not given out before it is known whether a tool call follows
+        #: decided chunks that are kept back until it is known whether a tool call follows
         self._kept: list[Any] = []
-        #: the passage's last text chunk: what comes out later is given its form
+        #: the last text chunk of the passage; text that is released later gets the form of this chunk
         self._last: Any = ""
         self._has_tool = False
-        #: the prefill was given out, or would have been if it were not hidden
+        #: whether the prefill was yielded, or would have been if it were not hidden
         self.delivered = False
-        # an earlier passage has it: this one's text is as the model wrote it
+        # Whether an earlier passage contained the prefill. The text of this passage is then yielded unchanged.
         self._is_behind = False
         self._over = False
 
     @property
     def verdict(self) -> Verdict:
-        """What stood at the front of the model's text, as far as there was any."""
+        """What was found at the start of the model's text, as far as there was text."""
         if self._verdict is not None and (self._is_behind or not self._stage.fed):
             return self._verdict
         return self._stage.verdict
 
     @property
     def stopped(self) -> bool:
-        """A stop sequence of ours was met: the rest is not wanted."""
+        """Whether a stop sequence that this library applies was found, so that the rest of the stream is not needed."""
         return self._stage.fired is not None
 
     def take(self, chunk: Any) -> list[Any]:
-        """What may be yielded now; nothing for None. Raises `Ignored`."""
+        """Return the chunks that can be yielded now; no chunks for None. Raises `Ignored`."""
         if chunk is None or self._over:
             return []
         kind = "text" if isinstance(chunk, str) else chunk.type
@@ -93,16 +95,16 @@ class ChunkSplicer:
             spaces, self._spaces = self._spaces, []
             return [*spaces, chunk]
         if kind != "text":
-            # what is held came before it, and must stand before it in the conversation
+            # the held text came before this event, and must come before it in the conversation
             before = self._end_passage()
             self._has_tool = True
             return before if self._over else [*before, chunk]
         return self._take_text(chunk if self._markers is None else _with(chunk, self._markers.feed(_text(chunk))))
 
     def end(self, *, limited: bool = False, calls: bool = False) -> list[Any]:
-        """What is left, after a clean end. Raises `Ignored` and `Cut`.
+        """Return the remaining chunks after a clean end. Raises `Ignored` and `Cut`.
 
-        `limited`: a token limit was met. `calls`: tools are to be run before the answer, so this was none.
+        `limited`: a token limit was reached. `calls`: tools must be run before the answer, so this was not the answer.
         """
         if self._over:
             return []
@@ -119,7 +121,7 @@ class ChunkSplicer:
         return [*before, *self._finish(stage.close())]
 
     def cut(self) -> list[Any]:
-        """What is left after an error: all text that is no repetition in the making. Raises nothing."""
+        """Return the remaining chunks after an error: all text except an incomplete repetition. Raises nothing."""
         if self._over or self.stopped:
             return []
         if self._markers is not None:
@@ -145,7 +147,7 @@ class ChunkSplicer:
         return out
 
     def _take_last(self) -> list[Any]:
-        """Take what the first stage still holds at the end of a passage."""
+        """Take the text that the markers stage still holds at the end of a passage."""
         left = "" if self._markers is None or self.stopped else self._markers.close()
         return self._take_text(_with(self._last, left)) if left else []
 
@@ -154,13 +156,13 @@ class ChunkSplicer:
         return self._show(self._stage.feed(_text(chunk)), chunk)
 
     def _end_passage(self) -> list[Any]:
-        """What is left of the text before a tool call."""
+        """End the passage before a tool call, and return its remaining chunks."""
         before = self._take_last()
         spaces, self._spaces = self._spaces, []
         if not self._stage.fed and not self._is_behind:
             return [*before, *spaces]
         text = self._stage.close()
-        if self.stopped:  # nothing is wanted behind it, no call either
+        if self.stopped:  # nothing after a stop sequence is yielded, and no tool call either
             self._over = True
             return [*before, *self._finish(text)]
         self._verdict = self.verdict
@@ -172,15 +174,15 @@ class ChunkSplicer:
                 out = [*self._lead(self._last), *out]
                 self._is_behind = True
             else:
-                # the prefill alone: the answer will have it
+                # The passage was the prefill alone. The prefill is yielded with the answer instead.
                 out = [one for one in out if not _is_text(one)]
-        # behind the prefill, the text is as the model wrote it, up to a stop sequence
+        # after the prefill, the text is yielded as the model wrote it, up to a stop sequence
         plan = SeamPlan("") if self._is_behind else self._plan
         self._stage = TextStage(plan.seam(), lead=self._stage.lead, stop=self._stops)
         return [*before, *out]
 
     def _finish(self, text: str) -> list[Any]:
-        """The last of the answer."""
+        """Return the last chunks of the answer, of which `text` is the last text."""
         if self.delivered:
             return self._with(text)
         if self._must_echo and self._stage.verdict is Verdict.ABSENT:
@@ -215,7 +217,7 @@ class ChunkSplicer:
 
     @staticmethod
     def _with_metadata(chunk: Any, text: str) -> list[Any]:
-        # metadata that must go back to the provider stands on events of text too
+        # text events too may carry metadata that must go back to the provider
         return [_with(chunk, text)] if text or getattr(chunk, "provider_metadata", None) else []
 
 

@@ -91,8 +91,9 @@ def test_a_limit_inside_the_repetition_is_an_error(limit: FinishDelta, length: i
     """It says where the limit was met and what to change; nothing is handed out, and no half of the repetition."""
     done = Done(planned(LETTER), LETTER[:length], limit)
     assert isinstance(done.error, Truncated)
-    assert f"the token limit was met inside the repetition of the prefill, after {length} characters" in str(done.error)
-    assert "; nothing new came, and the same request would end there again; raise max_tokens=" in str(done.error)
+    message = str(done.error)
+    assert f"the token limit was reached inside the repetition of the prefill, after {length} characters" in message
+    assert "; no new text came, and the same request would end there again; raise max_tokens=" in message
     assert done.chunks == []
     assert done.verdict is Verdict.TRUNCATED
 

@@ -1,1 +1,1 @@
-"""The seam: where the known text ends and the new text begins."""
+"""Tests of the seam, which finds where the known text ends in a stream, and of the text stages around it."""

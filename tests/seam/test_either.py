@@ -1,4 +1,4 @@
-"""Two seams over one stream, and the opener of a fence in any language: whole, in pieces, at every cut."""
+"""Tests `FallbackSeam` (two seams over one stream) and `FenceOpenerSeam` (a fence in any language), at every cut."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def through(make: Any, pieces: list[str], *, cut: bool = False) -> tuple[str, Ve
     ],
 )
 def test_the_first_that_finds_something(raw: str, text: str, verdict: Verdict) -> None:
-    """However the text is cut."""
+    """The first seam's result is used, or the second's if the first finds nothing, however the text is cut."""
     for pieces in cuts(raw):
         assert through(both, pieces) == (text, verdict)
 
 
 @pytest.mark.parametrize("raw", ["And the la", "The first line of a", "```\nAnd the"])
 def test_a_cut_inside_a_repetition(raw: str) -> None:
-    """Nothing of it is given out."""
+    """If the stream breaks off inside a repetition, no part of the repetition is shown."""
     for pieces in cuts(raw):
         assert through(both, pieces, cut=True) == ("", Verdict.TRUNCATED)
 
@@ -85,13 +85,13 @@ OPENERS = [
 
 @pytest.mark.parametrize(("known", "raw", "text", "verdict"), OPENERS)
 def test_an_opener_of_any_language(known: str, raw: str, text: str, verdict: Verdict) -> None:
-    """Is dropped; a fence that closes the model's own code is not."""
+    """An opener of any language is dropped. A fence that closes the model's own code is kept."""
     for pieces in cuts(raw):
         assert through(lambda: FenceOpenerSeam(known), pieces) == (text, verdict)
 
 
 def test_a_seam_alone_knows_the_opener_that_was_asked_for() -> None:
-    """Another language's is the model's own text to it, by the rules of the seam; only behind it the other reading counts."""
+    """To `Seam` alone, an opener of another language is the model's own text. `FallbackSeam` accepts it as the echo."""
     rules: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 120}
     for pieces in cuts("```js\n{}"):
         assert through(lambda: Seam("```json\n", **rules), pieces) == ("```js\n{}", Verdict.ABSENT)
@@ -99,7 +99,7 @@ def test_a_seam_alone_knows_the_opener_that_was_asked_for() -> None:
 
 
 def test_the_vectors_hold_with_the_second_reading(shared: Path) -> None:
-    """Every case of the specification gives the same where it is asked of both, as emulation does."""
+    """Every case of `seam-vectors-2.json` gives the same result with the two seams that emulation uses."""
     openers = 0
     for case in json.loads((shared / "spec" / "seam-vectors-2.json").read_text(encoding="utf-8")):
         known, rules, raw, cut = case["known"], case["rules"], case["raw"], case["cut"]
@@ -115,7 +115,7 @@ def test_the_vectors_hold_with_the_second_reading(shared: Path) -> None:
     ["Sure:\nH", "Sure:\n```\n", "Sure:\n``x", "x" * 120, "```a`", "```" + "a" * 65, "Sure: `", "`x", "Sure:\n``` "],
 )
 def test_text_is_shown_as_soon_as_it_can_be_no_opener(raw: str) -> None:
-    """And not one character earlier: what it was before that could have gone on to an opener."""
+    """Text is shown at the character that rules out an opener, and not one character earlier."""
     seam = FenceOpenerSeam("```python\n")
     assert [seam.feed(c) for c in raw[:-1]] == [""] * (len(raw) - 1)
     assert seam.verdict is Verdict.UNDECIDED
@@ -125,7 +125,7 @@ def test_text_is_shown_as_soon_as_it_can_be_no_opener(raw: str) -> None:
 
 OPENER_RULES: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 120}
 OWN_TEXT = [
-    # what is known, the end that was asked back, what the model wrote, whether it is its own
+    # known, the end that the prompt asked for, the model's text, whether it is the model's own
     ('["', "", "I can help you with that.\n\n", True),
     ('["', "", "Sure:", True),
     ('["', "", "[", False),
@@ -147,7 +147,7 @@ OWN_TEXT = [
 
 @pytest.mark.parametrize(("known", "end", "raw", "own"), OWN_TEXT)
 def test_whose_text_is_held(known: str, end: str, raw: str, own: bool) -> None:
-    """The model's own, unless a part of an echo, of an overlap or of a fence is in it."""
+    """Held text is the model's own, unless it contains a part of an echo, of an overlap or of a fence."""
     rules = {"whitespace": True, "fence": True, "overlap": 4} if end else OPENER_RULES
     for pieces in ([raw], list(raw)):
         stage = TextStage(SeamPlan(known, rules, end, OPENER_RULES, asked=True).seam())
@@ -156,7 +156,7 @@ def test_whose_text_is_held(known: str, end: str, raw: str, own: bool) -> None:
 
 
 def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
-    """Behind chatter there is none; one that is complete is dropped, and what follows it is shown."""
+    """A partial overlap does not count as own text. A complete overlap does, and so does text that cannot be one."""
     rules = {**OPENER_RULES, "overlap": 16}
     known = "Sure! The capital of France is"
     for raw, own in (("The cap", False), ("The capital of France is", True), ("The cat", True), ("Yes.\n\n", True)):
@@ -168,6 +168,6 @@ def test_an_overlap_in_the_making_is_not_the_models_own_text() -> None:
 
 
 def test_what_is_an_opener() -> None:
-    """Three backticks, perhaps a name, perhaps white space."""
+    """An opener is three backticks, optionally with a name and white space, and nothing else."""
     assert all(map(is_opener, ("```", "```python", "\n```json \n")))
     assert not any(map(is_opener, ("", "``", "```python\nimport", "x```", "```a``")))

@@ -1,4 +1,4 @@
-"""The stage that takes our own markers out of a reply: every cut, what is held, broken variants, real replies."""
+"""Tests `Markers`, which removes a prompt's markers from the reply: at every cut, and on real replies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BEGINNINGS = {
 
 
 def batch(raw: str) -> str:
-    """What is left of `raw`, by the words of the stage's docstring, without a stream."""
+    """Return `raw` without markers, by the rules in the docstring of `Markers`, on the whole text at once."""
     while found := WHOLE.search(raw):
         raw = raw[: found.start()] + raw[found.end() :]
     while ends := [text for text, weight in BEGINNINGS.items() if weight >= SHORTEST and raw.endswith(text)]:
@@ -100,14 +100,14 @@ CASES = [
 
 @pytest.mark.parametrize(("raw", "left"), CASES)
 def test_what_is_taken_out(raw: str, left: str) -> None:
-    """A marker with its brackets, and a long beginning of one at the end. All else stays, wherever the text is cut."""
+    """Markers with their brackets are removed, and a long beginning at the end, at every cut. All else is kept."""
     assert batch(raw) == left
     for pieces in ways_to_cut(raw, random.Random(3)):
         assert through(pieces) == left
 
 
 def some_text(chance: random.Random) -> str:
-    """Markers, halves of markers, what is nearly one, and other text."""
+    """Return a random text of markers, parts of markers, almost-markers and other text."""
     pieces = ["t", "te", "tex", "<", "/", "\\", ">", "\\u00", "3e", " ", "a word", "\n", "</", "\\/", "é"]
     for _ in range(chance.randint(1, 5)):
         marker = chance.choice(OPENINGS) + NAME + chance.choice(CLOSINGS)
@@ -123,7 +123,7 @@ def texts(count: int) -> Iterator[str]:
 
 
 def test_any_text_at_every_cut() -> None:
-    """What comes out is what the rules leave of the whole text, and has no marker in it and none cut off at its end."""
+    """The result is the same as for the whole text at once. It contains no marker, and no partial marker at its end."""
     changed = nested = 0
     for raw in texts(usually(200, 600)):
         left = batch(raw)
@@ -142,9 +142,9 @@ ENDS += [(closing[:n], closing[n:]) for closing in CLOSINGS for n in range(1, le
 
 
 def witnesses(text: str) -> Iterator[str]:
-    """Continuations: nothing, other text, and what makes markers of the beginnings that `text` ends with, in each order.
+    """Yield continuations: nothing, other text, and the ends that complete the markers that `text` ends with a part of.
 
-    A beginning may stand directly before another one. Each of them needs an end of its own.
+    One partial marker may come directly before another one. Each needs its own end.
     """
     yield from ("", "!", "t", "<")
     for beginning, end in ENDS:
@@ -153,14 +153,14 @@ def witnesses(text: str) -> Iterator[str]:
 
 
 def agreed(raw: str) -> str:
-    """The longest text with which what is left begins, whatever comes next."""
+    """Return the longest text that the results of all continuations begin with."""
     results = [batch(raw + more) for more in witnesses(WHOLE.sub("", raw))]
     shortest = min(results, key=len)
     return next((shortest[:at] for at in range(len(shortest)) if len({one[at] for one in results}) > 1), shortest)
 
 
 def holds_least(raw: str, stage: Callable[[str], Markers] = Markers) -> bool:
-    """Whether the text passed on is at every moment the longest on which all continuations agree."""
+    """Whether the text passed on is, after each character, the longest text on which all continuations agree."""
     made = stage(NAME)
     out = ""
     for at, c in enumerate(raw):
@@ -183,13 +183,13 @@ HELD = [
 
 
 def test_only_what_may_become_a_marker_is_held() -> None:
-    """Not a character longer, and none is passed on too early; also where a marker may stand inside another one."""
+    """No character is held too long or passed on too early, also where a marker may be inside another marker."""
     for raw in [*HELD, *texts(usually(4, 12))]:
         assert holds_least(raw[:60]), raw
 
 
 def test_control_longer_and_shorter_holding_is_seen() -> None:
-    """A stage that passes one character late, and one that forgets the first of two beginnings."""
+    """The check catches a stage that is one character late, and one that forgets the first of two beginnings."""
 
     class Late(Markers):
         late = ""
@@ -211,14 +211,14 @@ def test_control_longer_and_shorter_holding_is_seen() -> None:
 
 
 def test_control_broken_stages_are_seen() -> None:
-    """The checks above find a stage that looks at each piece by itself, one that holds nothing, and one that takes all."""
+    """The checks catch three broken stages. They look at each piece alone, look only once, and ignore the end."""
 
     class Blind(Markers):
         def feed(self, piece: str) -> str:
             return WHOLE.sub("", piece)
 
     class Once(Markers):
-        """Does not look again at what a marker leaves."""
+        """Does not look for a marker again in the text around a removed marker."""
 
         def feed(self, piece: str) -> str:
             self._chain[:-1] = []
@@ -233,7 +233,7 @@ def test_control_broken_stages_are_seen() -> None:
 
 
 def test_ordinary_text_passes_at_once() -> None:
-    """Nothing is held of text in which no marker may begin."""
+    """Text in which no marker can begin is not held."""
     stage = Markers(NAME)
     for piece in ("Hello", ", the world", " of 2 < 3 ", "is \\n a test.", " Its", " text, "):
         assert stage.feed(piece) == piece
@@ -241,7 +241,7 @@ def test_ordinary_text_passes_at_once() -> None:
 
 
 def test_what_a_reader_may_be_told_of_what_is_held() -> None:
-    """Short beginnings, which may well be the model's own; never 8 characters or more of a marker."""
+    """Held text is reported only if it is too short to be removed: less than 8 characters of a marker."""
     stage = Markers(NAME)
     told = []
     for c in f"a <{NAME}> b":
@@ -253,7 +253,7 @@ def test_what_a_reader_may_be_told_of_what_is_held() -> None:
 
 
 def test_a_cut_drops_what_is_held() -> None:
-    """It is written again by the next request; after a clean end a short beginning is the model's own text."""
+    """A cut drops held text, because the next request produces it again. A clean end keeps a short beginning."""
     for cut, left in ((False, "<te"), (True, "")):
         stage = Markers(NAME)
         assert stage.feed("a<te") == "a"
@@ -263,7 +263,7 @@ def test_a_cut_drops_what_is_held() -> None:
 
 @pytest.mark.parametrize("piece", ["t", "<", "te", "tex", "<text-489", f"<text-489<{NAME}>", "\\u003"])
 def test_the_cost_is_linear(piece: str) -> None:
-    """Twice the text is twice the work, counted in lines of code run, for texts that hold as much as they can."""
+    """Twice the text needs twice the work, in executed lines, for texts of which as much as possible is held."""
 
     def lines(raw: str) -> int:
         count = 0
@@ -285,7 +285,7 @@ def test_the_cost_is_linear(piece: str) -> None:
 
 
 def test_real_replies_show_no_marker(shared: Path) -> None:
-    """Of all recorded replies to a prompt with markers; a good part of them has one."""
+    """No recorded reply to a prompt with markers shows a marker. More than 50 of these replies contain one."""
     with_marker = asked = 0
     for line in (shared / "recordings/_emulated/replies.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)

@@ -1,4 +1,4 @@
-"""What a seam costs: linear time for every rule set and cutting, next to nothing once decided, bounded memory."""
+"""The cost of a seam: linear time for all rules and cuts, very little time once decided, and bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Made = tuple[str, dict[str, Any], Iterable[str]]
 
-#: What a piece may cost once the seam has decided, in empty method calls.
+#: Maximum cost of a piece once the seam is decided, in empty method calls.
 MOST_CALLS = 5
 
 EVERYTHING: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": 10**9, "overlap": 16}
@@ -27,7 +27,7 @@ def words(n: int) -> str:
 
 
 def fibonacci(n: int) -> str:
-    """A word full of borders within borders: the worst for a careless matcher."""
+    """Return a word with borders (prefixes that are also suffixes) at all sizes: the worst case for a naive matcher."""
     a, b = "a", "ab"
     while len(b) < n:
         a, b = b, b + a
@@ -35,11 +35,11 @@ def fibonacci(n: int) -> str:
 
 
 def stairs(n: int) -> str:
-    """ab aab aaab ...: a tail that has to be given up again and again, a little longer each time."""
+    """Return ab aab aaab ...: a match that fails again and again, each time one character later."""
     return "".join("a" * k + "b" for k in range(1, int((2 * n) ** 0.5)))
 
 
-#: Named by what is long; each gives (known, rules, pieces) for a size in characters.
+#: Each case is named after the part that is long. It returns (known, rules, pieces) for a size in characters.
 CASES: dict[str, tuple[int, Callable[[int], Made]]] = {
     "exact echo of 1 MB, by character": (500_000, lambda n: (words(n), {}, words(n))),
     "white space before an echo": (60_000, lambda n: ("a" * n, {"whitespace": True}, " " * n)),
@@ -128,14 +128,14 @@ def run(made: Made) -> Callable[[], object]:
 @pytest.mark.perf
 @pytest.mark.parametrize("name", CASES)
 def test_doubling_the_input_doubles_the_time(name: str) -> None:
-    """Invariant 4: known and text together twice as long take less than 2.6 times as long."""
+    """Invariant 4 holds: if known and the text are both twice as long, the time is less than 2.6 times as long."""
     size, made = CASES[name]
     assert doubling(run(made(size)), run(made(2 * size))) < DOUBLING
 
 
 @pytest.mark.perf
 def test_control_of_the_doubling() -> None:
-    """A seam that compares all of raw at every piece fails the same measurement."""
+    """A seam that compares all of raw for each piece fails the same measurement."""
 
     def compares(n: int) -> Callable[[], object]:
         known = words(n)
@@ -148,7 +148,7 @@ def test_control_of_the_doubling() -> None:
 
         return whole
 
-    # the best of three: here noise makes it look faster than it is
+    # the maximum of three, because noise can make it look faster than it is
     assert max(doubling(compares(2_000), compares(4_000), looks=5) for _ in range(3)) > DOUBLING
 
 
@@ -172,7 +172,7 @@ def decided(known: str, rules: dict[str, Any], raw: str, verdict: Verdict) -> Se
     ],
 )
 def test_a_decided_seam_costs_next_to_nothing(rules: dict[str, Any], raw: str, verdict: Verdict) -> None:
-    """At most five empty method calls (150 ns where one takes 30), with a closing fence to watch for as well."""
+    """A piece costs at most five empty method calls (150 ns if one takes 30), also before a closing fence."""
     seam = decided("known", rules, raw, verdict)
     seam.feed("x")
     assert over_an_empty_call(seam.feed, " word", MOST_CALLS) <= MOST_CALLS
@@ -180,7 +180,7 @@ def test_a_decided_seam_costs_next_to_nothing(rules: dict[str, Any], raw: str, v
 
 @pytest.mark.perf
 def test_control_of_the_decided_cost() -> None:
-    """A seam that goes on comparing fails the same measurement."""
+    """A seam that still compares after the decision fails the same measurement."""
 
     class Compares(Seam):
         raw = ""
@@ -196,7 +196,7 @@ def test_control_of_the_decided_cost() -> None:
 
 @pytest.mark.parametrize("rules", [{}, {"whitespace": True}, EVERYTHING, {"overlap": 16}], ids=str)
 def test_memory_is_a_small_multiple_of_known(rules: dict[str, Any]) -> None:
-    """40 KB of known, echoed by character up to the last one and then given up: never more than 0.6 MB."""
+    """Known has 40 KB and is echoed by character until the last one differs: memory stays below 0.6 MB."""
     known = "x" + words(40_000)
     pieces = [*known[1 if "overlap" in rules and len(rules) == 1 else 0 : -1], "-"]
     tracemalloc.start()

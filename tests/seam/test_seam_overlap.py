@@ -1,4 +1,4 @@
-"""Which overlaps with the end of a known text cannot be new text: `safe_overlap`, and what the seam makes of it."""
+"""Tests `safe_overlap`: the shortest overlap with the end of a known text that cannot be new text by chance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST = 16
 
 
 def could_be_new(known: str, length: int) -> bool:
-    """Whether the last so many characters stand earlier in known as well, or are one piece several times over."""
+    """Whether the last `length` characters also occur earlier in known, or are one piece repeated several times."""
     tail = known[-length:]
     if tail in known[:-1]:
         return True
@@ -25,7 +25,7 @@ def could_be_new(known: str, length: int) -> bool:
 
 @pytest.mark.parametrize("letters", ["a", "ab", "ab\n"])
 def test_the_least_overlap_that_counts(letters: str) -> None:
-    """For every text over some letters: of that length on none could be new text, one shorter could, or is too short."""
+    """For every text over some letters, the result is the least length from which no overlap can be new text, or 0."""
     for length in range(1, 17 if letters == "a" else 10 if letters == "ab" else 7):
         for parts in product(letters, repeat=length):
             known = "".join(parts)
@@ -60,7 +60,7 @@ OVERLAPS = [
 
 @pytest.mark.parametrize(("known", "least"), OVERLAPS)
 def test_worked_cases(known: str, least: int) -> None:
-    """Sixteen where known does not repeat itself at its end, more where it does, none where all of it is a repetition."""
+    """It is 16 if known does not repeat itself at its end, more if it does, and 0 if all of known is a repetition."""
     assert safe_overlap(known, LEAST) == least
 
 
@@ -69,7 +69,7 @@ def rules(known: str, overlap: int) -> dict[str, Any]:
 
 
 REPETITIONS = [
-    # a known text, and how a model that leaves it out may go on with it
+    # a known text, and a reply of a model that continues it without repeating it
     ("x = [" + "0, " * 30, "0, " * 25 + "0]"),
     ("They say: " + "no, never " * 3, "no, never " * 2 + "again"),
     ("They say: " + "never, no " * 2, "never, no " * 2 + "again"),
@@ -80,13 +80,13 @@ REPETITIONS = [
 
 @pytest.mark.parametrize(("known", "raw"), REPETITIONS)
 def test_new_text_that_is_equal_to_known_text_stays(known: str, raw: str) -> None:
-    """With the safe overlap every character is shown; the control is a fixed one, which takes new text for old."""
+    """With the safe overlap every character is shown. The control is a fixed overlap, which drops new text."""
     assert through(Seam, known, rules(known, safe_overlap(known, LEAST)), [raw])[:2] == (raw, "absent")
     assert through(Seam, known, rules(known, LEAST), [raw])[:2] != (raw, "absent")
 
 
 def test_a_model_that_begins_a_little_later_is_joined_at_any_length() -> None:
-    """Of a short text, the end is dropped as that of a long one is."""
+    """If a model begins a little later in the known text, the overlap is dropped also if the known text is short."""
     for known, raw, text in (
         (CAPITAL, "The capital of France is Paris.", " Paris."),
         (LIST, "2. Alaska\n3. Arizona\n4. Arkansas\n", "Arkansas\n"),

@@ -1,6 +1,6 @@
-"""The seam over real replies of small models that were asked in the prompt for a prefill, as emulation takes them apart.
+"""Tests the seam, as emulation uses it, on real replies of small models whose prompt asked for the prefill.
 
-The replies are not part of the project: where the shared folder does not hold them, these tests are skipped.
+The replies are not part of the project. The tests that need them are skipped if the shared folder does not have them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aprefill._plan.step import AttemptPlan
 
-#: An opener in the making, or one with nothing behind it.
+#: A partial opener, or an opener with nothing after it.
 PART_OF_AN_OPENER = re.compile(r"\s*(?:`{1,2}|```[^`\r\n]{0,64}(?:\r?\n\s*|\r?))\Z")
 OPENER = re.compile(r"\s*```[^`\r\n]{0,64}\r?\n")
 
@@ -41,7 +41,7 @@ def ink(text: str) -> str:
 
 
 def is_in_the_making(raw: str, known: str, rules: dict[str, Any]) -> bool:
-    """Whether a part of an echo, of an overlap or of a fence is at the end of raw, by the rules of the specification."""
+    """Whether raw ends with a part of an echo, of an overlap or of a fence, by the rules of the specification."""
     batch = Batch(known, **rules)
     wanted = ink(batch.want)
     for p in [0, *batch.places(raw)]:
@@ -61,26 +61,26 @@ def may_be_dropped(raw: str, step: AttemptPlan) -> bool:
     )
     if any(is_in_the_making(raw, known, rules) for known, rules in seams):
         return True
-    # a prefill that is an opener is repeated with any language
+    # if the prefill is an opener, the model may repeat it with any language
     last = raw.rstrip().rpartition("\n")[2]
     return ink(step.seam.known).startswith("```") and PART_OF_AN_OPENER.match(last) is not None
 
 
 def lost(reply: dict[str, Any]) -> str:
-    """What is lost of a reply that met a token limit, though it is the model's own text; or ""."""
+    """Return the model's own text that is lost if the reply ends at a token limit, or ""."""
     step = planned(reply["prefill"])
     limited = Done(step, *reply["reply"], LIMIT)
     whole = Done(step, *reply["reply"], END)
     if isinstance(limited.error, Truncated):
         return "" if may_be_dropped(reply["reply"], step) else f"all of {reply['reply']!r}"
     rest = whole.text.removeprefix(limited.text)
-    # white space and backticks of a joint or a closing fence
+    # this may be white space of the joint, or a closing fence
     soft = not rest.strip(" \t\r\n`") and whole.verdict in {Verdict.ECHOED, Verdict.FENCED, Verdict.PREFACED}
     return "" if not rest or soft else rest
 
 
 def test_a_token_limit_loses_nothing_of_the_models_own_text(replies: list[dict[str, Any]]) -> None:
-    """Only a reply that ends in a part of an echo, an overlap or a fence may be dropped; 0.1.0 lost 35 more."""
+    """At a token limit, only a part of an echo, an overlap or a fence is dropped. 0.1.0 lost 35 more replies."""
     limited = [reply for reply in replies if reply["finish"] == "length"]
     assert len(limited) > 300
     for reply in limited:
@@ -90,19 +90,19 @@ def test_a_token_limit_loses_nothing_of_the_models_own_text(replies: list[dict[s
 def test_control_a_limit_that_drops_whatever_is_held(
     replies: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the question whose text it is, the same check finds at least 30 replies that are lost."""
+    """If all held text is dropped at a token limit, the same check finds at least 30 lost replies."""
     monkeypatch.setattr("aprefill._seam.stage.TextStage.holds_own_text", False)
     assert sum(map(bool, map(lost, (reply for reply in replies if reply["finish"] == "length")))) >= 30
 
 
 def test_the_text_is_what_the_batch_rules_give(replies: list[dict[str, Any]]) -> None:
-    """For every reply whose prefill was asked for whole: the text and the verdict."""
+    """The text and the verdict are those of `Batch` for every reply to a prompt that asked for the whole prefill."""
     compared = 0
     seen = set()
     for reply in replies:
         step = planned(reply["prefill"])
         if step.seam.end or re.fullmatch(r"\s*```[^\n`]*\s*", step.seam.known):
-            continue  # two seams: no batch version takes both together
+            continue  # these use two seams, and `Batch` implements only one
         emitted, verdict, _ = Batch(step.seam.known, **dict(step.seam.rules))(reply["reply"])
         done = Done(step, *reply["reply"], END)
         assert (done.text, done.verdict.value) == (step.seam.known + emitted, verdict)
@@ -125,7 +125,7 @@ def test_the_text_is_what_the_batch_rules_give(replies: list[dict[str, Any]]) ->
     ],
 )
 def test_a_reply_that_is_no_echo_is_shown_at_a_token_limit(prefill: str, reply: str) -> None:
-    """Nothing but an echo behind chatter could still follow: the text is the model's own, blank lines included."""
+    """A reply in which only an echo after chatter could still follow is the model's own text, with its blank lines."""
     for pieces in ([reply], list(reply)):
         done = Done(planned(prefill), *pieces, LIMIT)
         assert (done.error, done.text, done.verdict) == (None, prefill + reply, Verdict.ABSENT)
@@ -144,7 +144,7 @@ def test_a_reply_that_is_no_echo_is_shown_at_a_token_limit(prefill: str, reply: 
     ],
 )
 def test_control_a_part_of_a_repetition_is_not(prefill: str, reply: str) -> None:
-    """It would be there twice, or a half of a fence would be shown; nothing new came."""
+    """A part of a repetition is not shown. Otherwise it would come twice, or half a fence would be shown."""
     for pieces in ([reply], list(reply)):
         done = Done(planned(prefill), *pieces, LIMIT)
         assert isinstance(done.error, Truncated)

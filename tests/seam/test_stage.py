@@ -1,4 +1,4 @@
-"""`TextStage` against the batch rules of its parts, one after the other on the whole text."""
+"""Tests `TextStage` against slow versions of its parts, which are applied to the whole text one after the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Case(NamedTuple):
     raw: str
 
 
-#: What the random cases are made of: known, rules, letters.
+#: The random cases are made from these: known, rules, letters.
 KINDS: list[tuple[str, dict[str, Any], str]] = [
     ("ab", {}, "ab"),
     ("aba", {}, "ab"),
@@ -58,7 +58,7 @@ def stage_of(make: type[TextStage], case: Case) -> TextStage:
 
 
 def whole(case: Case, raw: str) -> tuple[str, str | None, bool]:
-    """What may be shown of all of raw, the stop sequence that was met, and whether there was more than `most`."""
+    """Return the text of raw that may be shown, the stop sequence that was found, and whether `most` was exceeded."""
     text, fired = until_stop(case.stop, Batch(case.known, **case.rules)(raw).emitted)
     return text[: case.most], fired, case.most is not None and len(text) > case.most
 
@@ -74,18 +74,18 @@ def through(make: type[TextStage], case: Case, pieces: Sequence[str]) -> tuple[s
 
 
 def check_cuts(make: type[TextStage], case: Case, seed: int) -> str:
-    """What is wrong with some cutting, or ""."""
+    """Return what is wrong for some way of cutting, or ""."""
     shown, fired, exceeded = whole(case, case.raw)
     for pieces in cuttings(case.raw, random.Random(seed)):
         got = through(make, case, pieces)
-        # where the length ends the text, whether a stop sequence is met behind it depends on the piece
+        # If the limit ends the text, it depends on the piece whether a stop sequence after it is still found.
         if (got[0], got[2]) != (shown, exceeded) or (got[1] != fired and not exceeded):
             return f"{got} instead of {(shown, fired, exceeded)} for {pieces}, {case}"
     return ""
 
 
 def check_minimal(make: type[TextStage], case: Case, tails: Sequence[str]) -> str:
-    """What is wrong after some character, or "": all that the continuations agree on is shown, and the counts fit."""
+    """Return what is wrong after some character, or "". Checks the counts, and the text against all continuations."""
     stage = stage_of(make, case)
     shown = ""
     for end in range(1, len(case.raw) + 1):
@@ -109,7 +109,7 @@ def tails_of(letters: str, longest: int) -> list[str]:
     return ["".join(tail) for length in range(1, longest + 1) for tail in product(letters, repeat=length)]
 
 
-#: So long that they complete what is known or any stop sequence, and go on.
+#: Long enough to complete the known text or any stop sequence, and to continue after it.
 TAILS = {letters: tails_of(letters, 5 if len(letters) == 2 else 4) for _, _, letters in KINDS}
 
 
@@ -117,19 +117,19 @@ TAILS = {letters: tails_of(letters, 5 if len(letters) == 2 else 4) for _, _, let
 
 
 def test_cuts_do_not_matter() -> None:
-    """Whole, by character, with empty pieces, every two-way cut and random ones; a fence and chatter included."""
+    """All cuts give the same result, also with a fence and chatter."""
     for seed, case in enumerate(cases(1500, seed=1, kinds=[*KINDS, FENCED, FENCED])):
         assert not check_cuts(TextStage, case, seed)
 
 
 def test_nothing_is_held_longer_or_shown_earlier_than_it_must_be() -> None:
-    """After every character, against all continuations of up to five letters."""
+    """After every character, the shown text is the longest on which all continuations of up to five letters agree."""
     for case in cases(400, seed=2, kinds=KINDS):
         assert not check_minimal(TextStage, case, TAILS[case.letters])
 
 
 def test_what_is_counted() -> None:
-    """The repetition with what stood around it, what was fed until the seam decided, and what was shown."""
+    """The stage counts what was dropped around the repetition, what was fed until the decision, and what was shown."""
     stage = TextStage(Seam("ab", whitespace=True, fence=True), stop=["END"])
     assert (stage.feed("```\n"), stage.feed("ab"), stage.decided, stage.fed, stage.place) == ("", "", False, 6, 6)
     assert (stage.feed(" c E"), stage.decided, stage.fed, stage.dropped, stage.shown) == (" c ", True, 10, 6, 3)
@@ -138,7 +138,7 @@ def test_what_is_counted() -> None:
 
 
 def test_the_lead_is_taken_once_and_is_in_no_text() -> None:
-    """Whoever shows it takes it; the new text is the same with it and without it."""
+    """`take_lead` returns the lead once. The new text is the same with a lead and without."""
     with_it, without = TextStage(Seam("ab"), lead="ab"), TextStage(Seam("ab"))
     for piece in ("ab", "c", "", "d"):
         assert with_it.feed(piece) == without.feed(piece)
@@ -147,7 +147,7 @@ def test_the_lead_is_taken_once_and_is_in_no_text() -> None:
 
 
 def test_a_length_that_is_reached_is_not_exceeded() -> None:
-    """One character more is too much: what there is room for is shown, and nothing behind it."""
+    """Text of exactly the limit does not exceed it. With one more character, the text up to the limit is shown."""
     stage = TextStage(Seam("", echo="never"), most=3)
     assert (stage.feed("abc"), stage.exceeded, stage.over) == ("abc", False, False)
     assert (stage.feed("d"), stage.exceeded, stage.over, stage.shown) == ("", True, True, 3)
@@ -156,7 +156,7 @@ def test_a_length_that_is_reached_is_not_exceeded() -> None:
 
 @pytest.mark.parametrize("stop", [(), ("b",)])
 def test_a_cut_drops_what_may_be_a_repetition_only(stop: tuple[str, ...]) -> None:
-    """What the stop stage holds is the model's own text; nothing is shown behind a stop sequence, however it ends."""
+    """After a cut, text that the stop stage holds is shown, as the model's own. After a stop sequence, nothing is."""
     stage = TextStage(Seam("xy"), stop=(*stop, "END"))
     assert (stage.feed("x"), stage.close(cut=True), stage.verdict) == ("", "", Verdict.TRUNCATED)
     stage = TextStage(Seam("xy"), stop=(*stop, "END"))
@@ -166,7 +166,7 @@ def test_a_cut_drops_what_may_be_a_repetition_only(stop: tuple[str, ...]) -> Non
 
 
 def test_a_stage_that_is_closed_takes_nothing() -> None:
-    """Also where the seam was not asked any more."""
+    """`feed` raises RuntimeError after `close`, also if the seam was skipped before."""
     for pieces in ([], ["ab"], ["abc"]):
         stage = TextStage(Seam("ab"))
         for piece in pieces:
@@ -177,7 +177,7 @@ def test_a_stage_that_is_closed_takes_nothing() -> None:
 
 
 def test_a_seam_that_lets_everything_through_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of seam behind its echo; behind a fence it is asked, since the closing fence is still to come."""
+    """Each kind of seam is skipped after its echo. After an opened fence it is not, as the closing fence may come."""
     fenced = {"whitespace": True, "fence": True, "preamble": 9}
     plans = [
         (SeamPlan("ab"), "c", False),
@@ -202,7 +202,7 @@ def test_a_seam_that_lets_everything_through_is_not_asked_any_more(monkeypatch: 
 
 
 class HoldsOnePiece(TextStage):
-    """Gives each text one piece late."""
+    """Returns each text one piece late."""
 
     late = ""
 
@@ -215,7 +215,7 @@ class HoldsOnePiece(TextStage):
 
 
 class StopsInTheRepetition(TextStage):
-    """Looks for the stop sequences ahead of the seam."""
+    """Looks for the stop sequences before the seam instead of after it."""
 
     def feed(self, piece: str) -> str:
         text = piece if self._stop is None else self._stop.feed(piece)
@@ -229,7 +229,7 @@ class StopsInTheRepetition(TextStage):
 
 
 class AsksNoSeam(TextStage):
-    """Takes the seam for one that lets everything through as soon as it has seen a piece."""
+    """Skips the seam after its first piece."""
 
     def feed(self, piece: str) -> str:
         text = super().feed(piece)
@@ -238,7 +238,7 @@ class AsksNoSeam(TextStage):
 
 
 class ForgetsItsEnd(TextStage):
-    """Drops what the stop stage still holds at the end."""
+    """Drops the text that the stop stage still holds at the end."""
 
     def pass_on(self, text: str, *, last: bool = False) -> str:
         return super().pass_on(text)
@@ -246,11 +246,11 @@ class ForgetsItsEnd(TextStage):
 
 @pytest.mark.parametrize("broken", [StopsInTheRepetition, AsksNoSeam, ForgetsItsEnd])
 def test_control_of_the_cuts(broken: type[TextStage]) -> None:
-    """Each is caught by the same check within 300 cases."""
+    """The same check catches each broken stage within 300 cases."""
     assert any(check_cuts(broken, case, 0) for case in cases(300, seed=1, kinds=KINDS))
 
 
 @pytest.mark.parametrize("broken", [HoldsOnePiece, StopsInTheRepetition, AsksNoSeam])
 def test_control_of_minimal_holding(broken: type[TextStage]) -> None:
-    """Each is caught by the same check within 100 cases."""
+    """The same check catches each broken stage within 100 cases."""
     assert any(check_minimal(broken, case, TAILS[case.letters]) for case in cases(100, seed=2, kinds=KINDS))

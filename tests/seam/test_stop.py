@@ -1,4 +1,4 @@
-"""`StopStage` against trying every end of every sequence on the whole text."""
+"""Tests `StopStage` against a slow version that tries every sequence at every position of the whole text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES = int(os.environ.get("APREFILL_STOP_CASES", "2000"))
 
 
 def batch(sequences: Sequence[str], text: str) -> tuple[str, str | None]:
-    """What may be shown of the whole text, and what fired: the earliest end, then the longest."""
+    """Return the text that may be shown, and the sequence that fired: the one that ends first, then the longest."""
     for end in range(1, len(text) + 1):
         found = [sequence for sequence in sequences if text[:end].endswith(sequence)]
         if found:
@@ -34,7 +34,7 @@ def batch(sequences: Sequence[str], text: str) -> tuple[str, str | None]:
 
 
 def agreed(sequences: Sequence[str], text: str, tails: Sequence[str]) -> str:
-    """The longest text on which all continuations agree."""
+    """Return the longest text on which all continuations agree."""
     shown = batch(sequences, text)[0]
     for tail in tails:
         shown = common_prefix(shown, batch(sequences, text + tail)[0])
@@ -56,7 +56,7 @@ def through(make: type[StopStage], sequences: Sequence[str], pieces: Sequence[st
 
 
 def check_minimal(make: type[StopStage], sequences: Sequence[str], text: str) -> str:
-    """What is wrong after some character, or "": the continuations are all tails of all sequences."""
+    """Return what is wrong after some character, or "". The continuations are all tails of all sequences."""
     tails = sorted({sequence[i:] for sequence in sequences for i in range(len(sequence))})
     stage = make(sequences)
     shown = ""
@@ -74,7 +74,7 @@ def check_minimal(make: type[StopStage], sequences: Sequence[str], text: str) ->
 
 
 def check_cuts(make: type[StopStage], sequences: Sequence[str], text: str, seed: int) -> str:
-    """What is wrong with some cutting, or ""."""
+    """Return what is wrong for some way of cutting, or ""."""
     expected = batch(sequences, text)
     for pieces in cuttings(text, random.Random(seed)):
         if through(make, sequences, pieces) != expected:
@@ -101,20 +101,20 @@ def check_cuts(make: type[StopStage], sequences: Sequence[str], text: str, seed:
     ],
 )
 def test_it_cuts_in_front_of_the_first_match(sequences: list[str], text: str, shown: str, fired: str | None) -> None:
-    """The match that ends first fires, of two that end together the longest; nothing after it is shown."""
+    """The match that ends first fires, or the longest if two end at the same place. Nothing after it is shown."""
     assert batch(sequences, text) == (shown, fired)
     for pieces in cuttings(text, random.Random(0)):
         assert through(StopStage, sequences, pieces) == (shown, fired)
 
 
 def test_nothing_is_held_longer_or_shown_earlier_than_it_must_be() -> None:
-    """After every character, against all tails of all sequences as continuations."""
+    """After every character, the shown text is the longest on which all continuations agree."""
     for sequences, text in cases(CASES, seed=1):
         assert not check_minimal(StopStage, sequences, text)
 
 
 def test_the_tails_are_enough_continuations() -> None:
-    """All continuations up to six letters agree on no less and no more than the tails of the sequences do."""
+    """The tails of the sequences agree on the same text as all continuations of up to six letters do."""
     everything = ["".join(c) for n in range(7) for c in itertools.product("ab", repeat=n)]
     rng = random.Random(2)
     for _ in range(60):
@@ -125,7 +125,7 @@ def test_the_tails_are_enough_continuations() -> None:
 
 
 def test_cuts_do_not_matter() -> None:
-    """Whole, by character, with empty pieces, every two-way cut and random ones."""
+    """All cuts give the same result: whole, by character, with empty pieces, every two-way cut and random cuts."""
     for seed, (sequences, text) in enumerate(cases(CASES // 4, seed=3)):
         assert not check_cuts(StopStage, sequences, text, seed)
 
@@ -136,7 +136,7 @@ def test_cuts_do_not_matter() -> None:
     parts=st.lists(st.text(max_size=5) | st.integers(0, 4), max_size=8),
 )
 def test_any_text_and_any_sequences(sequences: list[str], parts: list[str | int]) -> None:
-    """Any characters, in the sequences and around them."""
+    """The result is right for any characters, in the sequences and around them."""
     words = [*sequences, *[""] * 5]
     pieces = [words[part] if isinstance(part, int) else part for part in parts]
     expected = batch(sequences, "".join(pieces))
@@ -144,19 +144,19 @@ def test_any_text_and_any_sequences(sequences: list[str], parts: list[str | int]
 
 
 def test_after_it_fired_nothing_comes() -> None:
-    """Later pieces and the end give an empty str; what fired stays."""
+    """After a sequence has fired, later pieces and the end return an empty str, and `fired` does not change."""
     stage = StopStage(["b"])
     assert stage.feed("abc") == "a"
     assert (stage.feed("abc"), stage.close(), stage.fired, stage.held) == ("", "", "b", 0)
 
 
 def test_a_sequence_that_can_never_fire_holds_nothing() -> None:
-    """Of "ab" and "xaby" the second always comes too late, so an "x" is not held for it."""
+    """Of "ab" and "xaby", the first always fires before the second is complete. So an "x" is not held."""
     assert StopStage(["xaby", "ab"]).feed("x") == "x"
 
 
 def test_misuse() -> None:
-    """Empty sequences, one str for a list, and a stage that is closed."""
+    """An empty sequence, one str instead of a list, and the use of a closed stage raise errors."""
     with pytest.raises(ValueError, match="empty stop sequence"):
         StopStage(["a", ""])
     with pytest.raises(TypeError):
@@ -186,7 +186,7 @@ COSTS: dict[str, tuple[int, Callable[[int], tuple[list[str], Any]]]] = {
 @pytest.mark.perf
 @pytest.mark.parametrize("name", COSTS)
 def test_doubling_the_input_doubles_the_time(name: str) -> None:
-    """Linear whatever the sequences are: text and sequences twice as long take less than 2.6 times as long."""
+    """The time is linear: if the text and the sequences are twice as long, it is less than 2.6 times as long."""
 
     def run(sequences: list[str], pieces: Any) -> Callable[[], object]:
         def whole() -> None:
@@ -202,7 +202,7 @@ def test_doubling_the_input_doubles_the_time(name: str) -> None:
 
 @pytest.mark.perf
 def test_ordinary_text_never_enters_the_automaton() -> None:
-    """A piece in which no sequence begins costs little more than the search for its first characters."""
+    """A piece in which no sequence begins costs less than 30 empty calls: it is only searched for first characters."""
     assert over_an_empty_call(StopStage(["END", "\n\n"]).feed, " word", 30) < 30
 
 
@@ -210,7 +210,7 @@ def test_ordinary_text_never_enters_the_automaton() -> None:
 
 
 class HoldsAlways(StopStage):
-    """Holds back as much as the longest sequence might need, whether it fits or not."""
+    """Always holds as many characters as the longest sequence could need, even if they match no sequence."""
 
     kept = ""
 
@@ -229,7 +229,7 @@ class HoldsAlways(StopStage):
 
 
 class ForgetsAtTheCut(StopStage):
-    """Looks at each piece alone."""
+    """Looks at each piece alone, so that it misses a sequence that is cut."""
 
     def feed(self, piece: str) -> str:
         text = super().feed(piece)
@@ -248,11 +248,11 @@ class CutsOneLate(StopStage):
 
 @pytest.mark.parametrize("broken", [HoldsAlways, ForgetsAtTheCut, CutsOneLate])
 def test_control_of_minimal_holding(broken: type[StopStage]) -> None:
-    """Each is caught by the same check within 500 cases."""
+    """The same check catches each broken stage within 500 cases."""
     assert any(check_minimal(broken, sequences, text) for sequences, text in cases(500, seed=1))
 
 
 @pytest.mark.parametrize("broken", [ForgetsAtTheCut, CutsOneLate])
 def test_control_of_the_cuts(broken: type[StopStage]) -> None:
-    """Each is caught by the same check within 500 cases."""
+    """The same check catches each broken stage within 500 cases."""
     assert any(check_cuts(broken, sequences, text, 0) for sequences, text in cases(500, seed=3))

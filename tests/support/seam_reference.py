@@ -1,8 +1,8 @@
-"""A second implementation of the rules of `spec/seam.md`: slow, on the whole text, and without code of `aprefill`.
+"""A second implementation of the rules of `docs/seam.md`: slow, on all of raw at once, without any code of `aprefill`.
 
-`Batch` is the specification as regular expressions and plain loops. `raw` is the whole text of the model. `witnesses`
-returns the continuations of invariant 3. The checks take the class under test as an argument, so that they can also be
-applied to a broken variant.
+`Batch` is the specification as regular expressions and plain loops. `witnesses` returns the continuations that are
+enough to check invariant 3. The checks take the class under test as an argument, so that broken variants can be checked
+too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     Make = Callable[..., Any]
 
 OPENER = r"\s*```[^`\r\n]{0,64}(?:\r\n|\n)"
-#: The end of a text that closes a fence. The first group is the backticks.
+#: A closing fence at the end of a text. The first group is the backticks.
 CLOSING_END = re.compile(r"\n\s*(```)\s*\Z")
-#: What the watch for a closing fence may hold before the first fence line (`FIRST`), and after an inner opener
-#: (`INNER`).
+#: The text that the watch for a closing fence may hold before the first fence line, and after an inner opener.
 #: Backticks need a line end in the first group or before it.
 FIRST = re.compile(r"(\s*)(?:`{1,2}|```[^\S\n]*)?\Z")
 INNER = re.compile(r"(\s*)(?:`{1,2}|```\s*)?\Z")
-#: The first fence line, complete: the closing fence, and its line end.
+#: A complete first fence line: the closing fence and its line end.
 CLOSED = re.compile(r"(\s*)```[^\S\n]*?(\r?\n)\Z")
 
 
@@ -36,12 +35,12 @@ class Outcome(NamedTuple):
 
 
 class Batch:
-    """``Batch(known, **rules)(raw)`` is what a seam must have emitted and found if raw ended normally.
+    """``Batch(known, **rules)(raw)`` is the text and the verdict that a seam must give after a clean end of raw.
 
-    With `slack`, invariant 5 is applied character by character.
+    With `slack`, the bound of invariant 5 is applied character by character.
     """
 
-    #: Rule 5: the number of ink characters (all but white space) that must match on a line without an opener.
+    #: Rule 5: the least ink of an echo after chatter without an opener.
     FLOOR = 16
 
     def __init__(
@@ -80,7 +79,7 @@ class Batch:
         self.tails = [want[-k:] for k in range(len(want) - 1, self.overlap - 1, -1)] if self.overlap else []
 
     def front(self, raw: str) -> tuple[str, int, bool]:
-        """Return the verdict, the end of what is dropped before the joint, and whether a fence was opened."""
+        """Return the verdict, the end of the text that is dropped before the joint, and whether a fence was opened."""
         if self.looks:
             latest = self.latest
             if (found := self.plain.match(raw)) and found.end() <= latest:
@@ -98,7 +97,7 @@ class Batch:
         return "absent", 0, False
 
     def places(self, raw: str) -> Iterator[int]:
-        """Yield each p of rule 5: after a line end among the first n characters, if raw up to there is chatter."""
+        """Yield each p of rule 5: after a line end within the first n characters, and raw up to there is chatter."""
         lines = 0
         for p in range(1, min(self.preamble, len(raw)) + 1):
             if raw[p - 1] == "\n":
@@ -117,7 +116,7 @@ class Batch:
         return self.rest(raw, *self.front(raw))[0]
 
     def rest(self, raw: str, verdict: str, end: int, fenced: bool) -> tuple[str, int]:
-        """Return what is emitted after the front, and how much of raw is dropped whatever follows."""
+        """Return the text emitted after the start of raw, and how much of raw is dropped whatever follows."""
         start = self.joint_end(raw, verdict, end)
         if not fenced:
             return raw[start:], start
@@ -150,14 +149,14 @@ class Batch:
         return -1
 
     def joint_end(self, raw: str, verdict: str, end: int) -> int:
-        """Return where the text after the joint begins."""
+        """Return the position where the text after the joint begins."""
         is_echo = verdict not in {"absent", "overlapped"}
         space = self.joint if is_echo else self.stripped
         lines = space.count("\n") if is_echo and self.whitespace else 0
         rest = raw[end:]
         blank = rest[: len(rest) - len(rest.lstrip())]
         first = blank.find("\n") if lines else -1
-        # white space is held after the part that agrees, and after each line end that was matched
+        # white space is held after the text that agrees, and after each line end that was matched
         at = len(common_prefix(space, rest if first < 0 else rest[:first]))
         while lines:
             line_end = blank.find("\n", at)
@@ -170,7 +169,7 @@ class Batch:
         return end + at
 
     def watch(self, before: str, text: str) -> str:
-        """Apply the watch for a closing fence with a limit on held text, character by character."""
+        """Return `text` without its closing fence, under the bound of held characters, by character."""
         out = held = ""
         state = "first"
         before = before[len(before.rstrip()) :]
@@ -203,7 +202,7 @@ class Batch:
 
 
 def witnesses(known: str, want: str, letters: str, opener: str = "```\n") -> list[str]:
-    """Return the continuations of invariant 3, each once. If all of them agree on a text, all continuations do."""
+    """Return the continuations for invariant 3, each once: if all of them agree on a text, all continuations do."""
     heads = ["", "\n", "c\n"]
     heads += [head + opener for head in heads]
     found = dict.fromkeys(["", *letters])
@@ -226,7 +225,7 @@ def common_prefix(a: str, b: str) -> str:
 
 
 class Oracle:
-    """What invariant 3 demands after each prefix of any raw, for one known text and rule set."""
+    """The text that invariant 3 demands after each prefix of any raw, for one known text and one set of rules."""
 
     def __init__(self, known: str, rules: dict[str, Any], letters: str) -> None:
         self.batch = Batch(known, **rules)
@@ -249,13 +248,13 @@ class Oracle:
         return agreed
 
     def undecided(self, raw: str) -> bool:
-        """Return whether a continuation of raw can still change what the front of raw is."""
+        """Whether a continuation of raw can still change the verdict or the length of an overlap."""
         here = self.batch(raw)[1:]
         return any(self.batch(raw + tail)[1:] != here for tail in self.tails)
 
 
 class Group(NamedTuple):
-    """Several raws for one known text and rule set."""
+    """Several raws for one known text and one set of rules."""
 
     known: str
     rules: dict[str, Any]
@@ -264,7 +263,7 @@ class Group(NamedTuple):
 
 
 def groups(count: int, seed: int, size: int = 20) -> Iterator[Group]:
-    """Yield `count` random cases over all rule sets and small alphabets. They are always the same for one seed."""
+    """Yield `count` random cases over all sets of rules and small alphabets. They are always the same for one seed."""
     rng = random.Random(seed)
     for start in range(0, count, size):
         known, rules, letters = _rules(rng)
@@ -272,7 +271,7 @@ def groups(count: int, seed: int, size: int = 20) -> Iterator[Group]:
         raws = []
         for _ in range(min(size, count - start)):
             raw = _raw(rng, known, rules, letters)
-            # most texts that are decided at once are kept short, because they test little
+            # after an early decision, more text tests little
             dull = batch.front(raw)[0] == "absent" and rng.random() < 0.8
             raws.append(raw[:4] if dull else raw)
         yield Group(known, rules, letters, raws)
@@ -326,7 +325,7 @@ def _raw(rng: random.Random, known: str, rules: dict[str, Any], letters: str) ->
     if style < 0.35:
         parts = [letters[0], "\n", opener, want, known, "\n```", "c\n", want[rng.randrange(len(want) + 1) :]]
         return "".join(rng.choices(parts, k=rng.randint(1, 4)))[: rng.choice([6, 12, 24])]
-    # the parts that the rules are about, in their order, with mistakes
+    # the parts that the rules are about, in their order, with small mistakes
     echo = rng.choice([want] * 6 + [known, want[:-1], want[1:], want.replace(" ", "\n"), " ".join(want)])
     front = rng.choice(["", "", "", letters[0], " ", "\n", "c\n", _word(rng, letters, 2) + "\n"])
     if rules.get("preamble", 0) > 1 and rng.random() < 0.4:
@@ -339,9 +338,9 @@ def _raw(rng: random.Random, known: str, rules: dict[str, Any], letters: str) ->
 
 #: White space at the end of known, and after an echo.
 SPACES = [" ", "\n", "\n\n", " \n", "\n ", "  \n  ", "\r\n", "\n \n", " \r\n\r", "\n\n  "]
-#: What may be chatter, or almost.
+#: Lines that are chatter, and some that are almost chatter.
 CHATTER = ["c\n", "c\n", "cc\n\n", "\nc\n", " \n", "``c\n", "```\n", " ``` \n", "```c\n", "` ``\n", "````\n"]
-#: What may close a fence, or almost.
+#: Texts that close a fence, and some that almost do.
 FENCES = [
     "\n```",
     "\n```",
@@ -359,11 +358,11 @@ FENCES = [
 ]
 
 
-# --- checks: each returns what is wrong, or "" ---------------------------------------------------------------------
+# --- checks: each returns a description of what is wrong, or "" ----------------------------------------------------
 
 
 def check_minimal(make: Make, group: Group, oracle: Oracle | None = None) -> str:
-    """Check invariants 2 and 3 at every prefix of every raw of a group, which is fed character by character."""
+    """Check invariants 2 and 3 at every prefix of every raw of a group, fed character by character."""
     known, rules, letters, raws = group
     oracle = oracle or Oracle(known, rules, letters)
     for raw in raws:
@@ -384,7 +383,7 @@ def check_minimal(make: Make, group: Group, oracle: Oracle | None = None) -> str
 
 
 def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
-    """Check `verdict` and `held` at every prefix, and the result if the text is cut there."""
+    """Check `verdict` and `held` at every prefix, and the result of a cut there."""
     known, rules, letters, raws = group
     oracle = oracle or Oracle(known, rules, letters)
     for raw in raws:
@@ -408,14 +407,14 @@ def check_state(make: Make, group: Group, oracle: Oracle | None = None) -> str:
 
 
 def through(make: Make, known: str, rules: dict[str, Any], pieces: Iterable[str], cut: bool = False) -> Outcome:
-    """Return the outcome of a seam for these pieces."""
+    """Return the result of a seam that is fed these pieces."""
     seam = make(known, **rules)
     emitted = "".join([seam.feed(piece) for piece in pieces]) + seam.close(cut)
     return Outcome(emitted, seam.verdict.value, seam.overlap_length)
 
 
 def cuttings(raw: str, rng: random.Random, count: int = 4) -> Iterator[list[str]]:
-    """Yield raw whole, by character with empty pieces between, at every two-way cut, and `count` random cuts."""
+    """Yield raw whole, by character with empty pieces between, in every two-way cut, and in `count` random cuts."""
     yield [raw]
     yield [piece for c in raw for piece in (c, "")]
     for at in range(len(raw) + 1):
@@ -426,7 +425,10 @@ def cuttings(raw: str, rng: random.Random, count: int = 4) -> Iterator[list[str]
 
 
 def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None) -> str:
-    """Check invariant 1, and 5 with a small `slack`: every cutting gives what the batch rules give, cut or not."""
+    """Check invariant 1, and invariant 5 if `slack` is given: every way of cutting gives the result of `Batch`.
+
+    All ways of cutting must also give the same result if the stream breaks off at the end of raw.
+    """
     known, rules, _, raws = group
     batch = Batch(known, **rules, slack=slack)
     rng = random.Random(seed)
@@ -443,10 +445,10 @@ def check_cuts(make: Make, group: Group, seed: int = 0, slack: int | None = None
 
 
 def check_brute_force(make: Make, known: str, rules: dict[str, Any], letters: str, longest: int, ahead: int) -> str:
-    """Check invariants 2 and 3 for every raw over some letters, against all of its continuations.
+    """Check invariants 2 and 3 for every raw over some letters, against all continuations and not only the witnesses.
 
-    Every text of up to `longest` letters is a continuation. Every text that is at least `ahead` letters shorter is a
-    raw.
+    All texts of up to `longest` letters are used as continued raws. The raws themselves are at least `ahead` letters
+    shorter than `longest`.
     """
     oracle = Oracle(known, rules, letters)
     texts = [[""]]
