@@ -56,7 +56,7 @@ def test_stop(page: Page, provider: Provider, way: str) -> None:
 
 
 def test_control_other_keys_do_not_stop(page: Page, provider: Provider) -> None:
-    """The check can fail: the reply continues while other keys are pressed."""
+    """Control: a reply continues while other keys are pressed."""
     turn = send(page, "endless")
     expect(turn.locator(".reply")).to_contain_text("word word")
     for key in ("Tab", "a", "ArrowUp"):
@@ -68,7 +68,7 @@ def test_control_other_keys_do_not_stop(page: Page, provider: Provider) -> None:
 
 
 def test_escape_without_a_reply_does_nothing(page: Page) -> None:
-    """Escape without a running reply keeps the half-written question, and it can be sent."""
+    """Escape without a running reply keeps the half-written question. The next question can be sent."""
     page.fill("#prompt", "half a question")
     page.keyboard.press("Escape")
     assert page.locator("#prompt").input_value() == "half a question"

@@ -41,7 +41,7 @@ def llm(*arguments: str, load: str | None = None, code: int = 0) -> str:
 
 
 def test_control_that_it_is_loaded() -> None:
-    """The check can fail: `LLM_LOAD_PLUGINS=aprefill` loads only this plugin, and an empty value loads none."""
+    """Control: `LLM_LOAD_PLUGINS=aprefill` loads only this plugin, and an empty value loads none."""
     loaded = json.loads(llm("plugins", load="aprefill"))
     assert [(one["name"], sorted(one["hooks"])) for one in loaded] == [
         ("aprefill", ["register_commands", "register_models"])

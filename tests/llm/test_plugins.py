@@ -39,10 +39,8 @@ ways = pytest.mark.parametrize(("asynchronous", "stream"), WAYS)
 async def ask(model_id: str, *, asynchronous: bool, stream: bool, **options: Any) -> Any:
     """Return a finished response of `prefill/<model_id>`, and its text."""
     if model_id.startswith("anthropic/"):
-        options = {
-            "max_tokens": 1000,
-            **options,
-        }  # with the plugin's own limit, old versions of Anthropic's SDK require a stream
+        # with the plugin's own limit, old versions of Anthropic's SDK require a stream
+        options = {"max_tokens": 1000, **options}
     if asynchronous:
         response: Any = llm.get_async_model(f"prefill/{model_id}").prompt("States", stream=stream, **options)
         return response, await response.text()
