@@ -1,4 +1,7 @@
-"""Records and deltas: a record is one decoded wire event, and codecs make deltas of it. Also a request's model input.
+"""Records, deltas and `ModelInput`, the values that a codec reads and makes.
+
+A record is one decoded wire event. A codec turns each record into deltas. `ModelInput` is a request before a codec
+encodes it.
 
 A delta is made for every token. So deltas are msgspec structs, most of them without GC tracking.
 """
@@ -63,8 +66,8 @@ class ErrorDelta(Struct, frozen=True, eq=False):
     status: int
     error_type: str
     detail: str
-    #: The host's whole error text, which is searched for known refusals. It may quote the prompt, so the repr leaves it
-    #: out. Equality ignores it.
+    #: The host's whole error text. It is searched for the messages with which hosts are known to refuse a prefill. It
+    #: may quote the prompt, so the repr leaves it out. Equality ignores it.
     body: str = ""
 
     def __eq__(self, other: object) -> bool:

@@ -92,7 +92,10 @@ class EndRecord(Struct, tag="end", frozen=True, kw_only=True):
 
 
 class ErrorRecord(Struct, tag="error", frozen=True, kw_only=True, omit_defaults=True):
-    """The reply failed. A continuation would begin at `length`. The host's `status` is only sent with details."""
+    """The reply failed. A continuation would begin at `length`. `status` is the host's HTTP status.
+
+    The status is sent only if the web application allows details of errors (`details=True`).
+    """
 
     error: str
     message: str
@@ -192,7 +195,7 @@ class Records:
         if self._has_tool:
             return False
         if self._has_new and isinstance(error, ProtocolError | Truncated):
-            # The longer prefill makes it a different request.
+            # The new request is not the one that failed: its prefill is longer, because it includes the text so far.
             return True
         return error.may_pass or isinstance(error, Stalled | ReplyClosed)
 

@@ -146,7 +146,8 @@ class LoopThread:
             finally:
                 done.set()
                 if last:
-                    # Without the lock, a call that is just being passed over would wait for a loop that has ended.
+                    # Without the lock, another thread could pass a call to the loop at this moment, and would then wait
+                    # for a loop that has ended.
                     while not self._lock.acquire(blocking=False):
                         await anyio.lowlevel.cancel_shielded_checkpoint()
                     try:

@@ -326,8 +326,8 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages() -> None:
         r"^\| \*silent\* \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE
     )
     assert aprefill_ == "0"
-    assert f"of {faults} faults of a host, {openai_} end the openai SDK's stream as if the reply were whole" in readme
-    assert f"{anthropic_} the anthropic SDK's, and none aprefill's" in readme
+    assert f"after {openai_} of {faults} host faults, the openai SDK's stream ends as if the reply were whole" in readme
+    assert f"With the anthropic SDK it is {anthropic_}, with aprefill none" in readme
 
 
 def test_the_readme_is_short() -> None:

@@ -190,7 +190,9 @@ class OpenAIChatDecoder:
         try:
             chunk = _READER.slow(data)
         except ProtocolError:
-            if says_error(loads(data)):  # inside a list (Google), or beside a field of a wrong type
+            # The record cannot be read as a chunk, but it may contain an error. Google sends the error inside a list.
+            # In other records, a field next to the error has a wrong type.
+            if says_error(loads(data)):
                 return self._fail(error_from(record), [])
             raise
         if self._joiner is None:

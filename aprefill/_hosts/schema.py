@@ -57,7 +57,10 @@ class Model(Manner, kw_only=True, forbid_unknown_fields=True):
         if not self.source.strip():
             raise ValueError("source is empty; say where this is known from")
         if self.whitespace_echo and self.support is Support.EATS:
-            raise ValueError('whitespace_echo needs an echo, but support = "eats" means that there is none')
+            raise ValueError(
+                'whitespace_echo is for hosts that repeat the prefill, but support = "eats" means that the host leaves '
+                "the prefill out of its reply"
+            )
 
 
 class Host(Manner, kw_only=True, forbid_unknown_fields=True):

@@ -129,7 +129,8 @@ def resolve(
     if base_url is None:
         own_url = _url_from_environment(row, allow_http=allow_http)
         if own_url is not None:
-            # The row of the host at this URL counts. As with the SDK, that host gets the key of the SDK's variable.
+            # The environment names another URL for this provider, so the row of the host at that URL is used. That
+            # host gets the key from the provider's own variable (such as OPENAI_API_KEY), as it does from its SDK.
             named = table.provider_of_url(own_url) or "openai-compatible"
             row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
             key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))

@@ -56,8 +56,9 @@ def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
     """Raise `UsageError` if a field of `extra` would undo a switch that a native prefill needs.
 
     These are allowed: a switch with the value that it has anyway, and switches with which a caller sends a prefill to a
-    host whose row in the support table has none. A None may remove `add_generation_prompt` or `echo`. A host that needs
-    `add_generation_prompt` then answers with an error. `switched_on` finds the settings that conflict with a prefill.
+    host that takes no native prefill according to the support table. A None may remove `add_generation_prompt` or
+    `echo`. A host that needs `add_generation_prompt` then answers with an error. `switched_on` finds the settings that
+    conflict with a prefill.
     """
     extra = request.extra
     wanted: dict[str, Any] = {"continue_final_message": True}
@@ -96,10 +97,10 @@ def switched_on(request: Request, codec: Codec) -> dict[str, str]:
 
 
 def conflict(row: SupportRow, on: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """The setting among those that are `on` which decides whether a native prefill is sent; None if all go together with one.
+    """Return the setting in `on` that prevents a native prefill; None if no setting conflicts with a native prefill.
 
-    Returns its word in the row ("breaks" or "unknown"), its name, and what the caller calls it. One that breaks comes before
-    one of which nothing is known.
+    Returns the row's entry for the setting ("breaks" or "unknown"), the setting's name, and the caller's name for it.
+    If there are several such settings, a setting with the entry "breaks" is preferred to one with "unknown".
     """
     found = [(word, name, spelled) for name, spelled in on.items() if (word := rule(row.conflicts, name))]
     return min(found, key=lambda one: one[0] != "breaks", default=None)

@@ -155,8 +155,9 @@ def emulate(
     else:
         end = end_of(text)
         request = template.format(open=opening, close=closing, text=text, end=end)
-        # Without a preamble: looking for the whole text after chatter would hold back every reply that begins with the
-        # end of the text. The second seam looks for the end after chatter.
+        # The reply passes two seams (`FallbackSeam`). The first looks for the whole text, and the second for its end.
+        # Chatter is a sentence that a model writes before the repetition. Only the second seam allows chatter
+        # (`preamble`). If the first one did, it would hold back every reply that begins with the end of the text.
         rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped} | overlap
         end_rules = asked_whole | overlap | {"stripped": stripped}
         echo, seam = end, SeamPlan(known, rules, end + stripped, end_rules, asked=True)
@@ -172,8 +173,8 @@ def _uses(template: str, name: str) -> bool:
 def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
     """Return an opening and a closing marker that occur in none of `texts`.
 
-    No marker can appear across the border of a text and a marker either, because neither marker begins with the
-    characters that it ends with.
+    If a text is next to a marker, the two together do not contain a further marker at the border. The reason is that
+    neither marker begins with the characters that it ends with.
     """
     texts = list(texts)
     while True:
@@ -185,9 +186,10 @@ def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
 def end_of(text: str) -> str:
     """Return the end of `text` that the model is asked to repeat: its last lines, at most 120 characters.
 
-    As far as 120 characters allow, they are enough lines for two conditions. They have at least 16 characters other
-    than white space, so that the seam can recognize them after chatter. And they occur only once in `text`: the seam
-    takes the longest overlap, so in a text of equal lines it would drop new lines that are equal to old ones.
+    Lines are added from the end of `text` until two conditions are met, or until there are 120 characters. First, they
+    have at least 16 characters other than white space, so that the seam can recognize them after chatter. Second, they
+    occur only once in `text`. The seam takes the longest overlap, so in a text of equal lines it would otherwise drop
+    new lines that are equal to old ones.
 
     >>> end_of("One line.\\n" * 30 + "The last line of them all")
     'The last line of them all'

@@ -91,7 +91,7 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
         if hide_prefill:
             if prefill and "```" in prefill and (kwargs.get("extract") or kwargs.get("extract_last")):
                 raise click.ClickException(
-                    "-x searches the printed text for a code fence, and --hide-prefill hides its first line; "
+                    "-x searches the printed text for a code fence, and --hide-prefill hides the fence's first line; "
                     "leave one of them out"
                 )
             options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))

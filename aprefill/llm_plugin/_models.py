@@ -117,7 +117,8 @@ def _options(base: Any) -> Any:
         prefill=option(str, "Begin the reply with this text"),
         hide_prefill=option(bool, "Omit the prefill from the text; the log and the conversation contain it"),
         prefill_strict=option(bool, "Fail unless the model takes the prefill natively"),
-        # not set by the caller: the result, for `llm logs`
+        # The plugin sets these two options, not the caller. They hold the mode and the verdict of the reply, so that
+        # `llm logs` shows them.
         prefill_mode=logged,
         prefill_verdict=logged,
     )

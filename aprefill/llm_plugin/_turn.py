@@ -200,7 +200,8 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         del events[at]
 
 
-#: The attribute of a response with a hidden prefill that holds the chunks of its text including the prefill.
+#: Name of an attribute that is set on a response if its prefill is hidden. It holds the chunks of the whole text, with
+#: the prefill among them.
 _WHOLE = "_aprefill_whole"
 
 

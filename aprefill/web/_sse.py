@@ -117,7 +117,8 @@ class EventStreamResponse(Response):
         """Send the response (ASGI)."""
         asked_again = not self._reconnects and any(name == b"last-event-id" for name, _ in scope["headers"])
         if asked_again or scope["method"] == "HEAD":
-            # Do not request a reply, which costs money: neither of these responses has a body.
+            # The response to a HEAD request has no body, and a 204 has none either. So do not ask the model for a
+            # reply, which would cost money.
             await send({
                 "type": "http.response.start", "status": 204 if asked_again else 200, "headers": self.raw_headers,
             })  # fmt: skip
