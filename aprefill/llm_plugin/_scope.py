@@ -21,7 +21,7 @@ class CommandScope:
 
 
 #: set while such a run lasts
-RUN: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_run", default=None)
+SCOPE: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_scope", default=None)
 
 
 #: set while `llm prompt` or `llm chat` runs: prints a note about a reply on stderr
