@@ -262,12 +262,12 @@ async def test_a_second_loop_after_a_break_says_so() -> None:
     """A second loop after a `break` raises `UsageError`, because the source is closed."""
     iterator = dedupe(gives("abc", "d", "e"), "abc")
     await break_at(iterator)
-    with pytest.raises(UsageError, match="left before its end"):
+    with pytest.raises(UsageError, match="left early"):
         await listed(iterator)
     sync = dedupe_sync(["abc", "d", "e"], "abc")
     for _ in sync:
         break
-    with pytest.raises(UsageError, match="left before its end"):
+    with pytest.raises(UsageError, match="left early"):
         list(sync)
 
 

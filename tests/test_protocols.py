@@ -15,6 +15,8 @@ from aprefill._wire import FRAMINGS
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+#: What the list of framings may name: their media types, modules and classes.
+FRAMING_NAMES = {*FRAMINGS, *(word for words in FRAMINGS.values() for word in words)}
 PACKAGE = Path(__file__).parents[1] / "aprefill"
 
 #: Folders that may name protocols: the codecs, the fake hosts, which must be independent of the codecs, and the LLM
@@ -88,7 +90,7 @@ def protocols_named(root: Path = PACKAGE) -> dict[str, set[str]]:
     names = {}
     for path in root.rglob("*.py"):
         name = path.relative_to(root).as_posix()
-        names[name] = named_in(path.read_text("utf-8"), FRAMINGS if name == WIRE else ())
+        names[name] = named_in(path.read_text("utf-8"), FRAMING_NAMES if name == WIRE else ())
     return {name: found for name, found in names.items() if found and not name.startswith(HOMES)}
 
 

@@ -80,7 +80,8 @@ class Codec(Protocol):
     def end_rules(self) -> tuple[str, ...]: ...
 
     #: argument of `stream()` -> the body fields that carry it, in every spelling that a host of this protocol accepts.
-    #: A field inside an object is a path such as "limits.words". The protocol has no field for an argument that is missing.
+    #: A field inside an object is a path such as "limits.words". A model that is in the path has `()`. The protocol
+    #: has no field for an argument that is missing here.
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
 
@@ -99,9 +100,12 @@ class Codec(Protocol):
     def encode(self, model_input: ModelInput) -> dict[str, Any]:
         """Return the request body as a JSON object that switches streaming on.
 
-        A message is `{"role": ..., "content": ...}`. Its role is system, user, assistant or tool. Its content is a str, or a
-        list of parts that the caller wrote for this protocol. Raises `UsageError` for a role, a part or an argument that
-        the protocol has no place for, and if a field is missing that it needs.
+        A message is `{"role": ..., "content": ...}`. Its role is system, user, assistant or tool. Its content is a str,
+        or a list of parts that the caller wrote for this protocol. Other fields of a message are passed on: a row's
+        `turn_fields` are among them. A native prefill is the last message, with the role assistant.
+
+        Raises `UsageError` for a role, a part or an argument that the protocol has no field for, and if a required
+        field is missing.
         """
         ...
 

@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -33,17 +34,31 @@ KEY = "sk-very-secret-0123456789"
 #: - `reply`: the body of a whole reply. Its text is `TEXT`, it ends normally, and it counts `COUNTED` tokens.
 #: - `error`: the body of a reply that begins in the same way and is ended by an error inside the stream.
 #: - `error.json`: the body of an error response.
+#: - `request.json`: what `CONVERSATION` becomes at one host of the table: the `url`, the headers that hold the `key` (written
+#:   as KEY), and the `body`, for a `model` and an `api` of that host.
 #: - `sample.toml`: the media type of a reply, the status of the error, the error's type in the host's words, and the
 #:   header with the request's id. Both errors have this type and the message `DETAIL`.
 SAMPLES = Path(__file__).parents[1] / "codecs" / "samples"
 TEXT = "Hello, wörld!"
 COUNTED = (3, 4)
 DETAIL = "come back later"
+#: The conversation of `request.json`: arguments of `stream()`, as far as the protocol has them.
+CONVERSATION: dict[str, Any] = {
+    "prompt": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Go on."},
+    ],
+    "system": "Be brief.",
+    "max_tokens": 4321,
+    "stop": "STOP-7",
+    "temperature": 0.375,
+}
 #: A value for each argument of `stream()` that is written into a body. Each value occurs nowhere else in a body.
 GIVEN: dict[str, Any] = {
     "system": "Be brief.",
     "max_tokens": 4321,
-    "stop": ("STOP-7",),
+    "stop": ("STOP-7", "STOP-8"),
     "temperature": 0.375,
     "thinking": {"type": "enabled", "budget_tokens": 1024},
     "tools": ({"name": "f"},),
@@ -58,6 +73,7 @@ class Sample:
     reply: bytes
     error: bytes
     error_body: bytes
+    request: dict[str, Any]
     content_type: str
     error_status: int
     error_type: str
@@ -67,12 +83,15 @@ class Sample:
 def sample_of(name: str) -> Sample:
     """Return the files of a protocol's folder."""
     folder = SAMPLES / name
-    missing = [one for one in ("reply", "error", "error.json", "sample.toml") if not (folder / one).exists()]
+    missing = [
+        one for one in ("reply", "error", "error.json", "request.json", "sample.toml") if not (folder / one).exists()
+    ]
     assert not missing, f"tests/codecs/samples/{name} needs {', '.join(missing)}; see tests/support/contracts.py"
     return Sample(
         (folder / "reply").read_bytes(),
         (folder / "error").read_bytes(),
         (folder / "error.json").read_bytes(),
+        json.loads((folder / "request.json").read_text("utf-8")),
         **tomllib.loads((folder / "sample.toml").read_text("utf-8")),
     )
 
@@ -96,6 +115,14 @@ def values_in(value: Any) -> Iterator[Any]:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for one in inner:
         yield from values_in(one)
+
+
+def at_path(path: str, value: Any) -> dict[str, Any]:
+    """An object with `value` at a path such as "limits.words"."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    held: dict[str, Any] = value
+    return held
 
 
 def turn_with(body: Any, text: str, others: tuple[str, ...]) -> Any:
@@ -123,6 +150,19 @@ def says_where_it_goes(codec: Codec) -> None:
     assert codec.max_stop is None or codec.max_stop > 0
 
 
+def names_the_model(codec: Codec) -> None:
+    """The model is a value of the body, or a part of the path in which no character of it has another meaning."""
+    model = "org/a-model?b#c%d"
+    body, path = (
+        codec.encode(model_input(model=model)),
+        urlsplit(f"https://host.test{codec.path(model_input(model=model))}"),
+    )
+    assert not path.query
+    assert not path.fragment
+    assert (model in values_in(body)) is bool(codec.arguments["model"])
+    assert (model in unquote(path.path)) is not bool(codec.arguments["model"])
+
+
 def carries_the_key_in_its_headers(codec: Codec) -> None:
     """The key is only in the one header that the host's row names. With "none" there is no header."""
     assert codec.auth(KEY, "none") == {}
@@ -134,17 +174,19 @@ def encodes_and_leaves_its_input_alone(codec: Codec) -> None:
     """The body is JSON, turns streaming on, and has the value of every argument that the codec lists."""
     known = {name: value for name, value in GIVEN.items() if name in codec.arguments}
     assert codec.arguments.keys() == {"model", "prompt", *known}
+    if codec.max_stop == 1:
+        known["stop"] = known["stop"][:1]
     asked = model_input(**known)
     before = copy.deepcopy({name: getattr(asked, name) for name in asked.__dataclass_fields__})
     body = codec.encode(asked)
     assert json.loads(json.dumps(body)) == body
     assert {name: getattr(asked, name) for name in asked.__dataclass_fields__} == before
     assert body.items() >= dict(codec.streaming).items()
-    assert all(codec.arguments.values())
+    assert all(fields for argument, fields in codec.arguments.items() if argument != "model")
     inside = list(values_in(body))
     for argument, value in known.items():
-        wanted = value[0] if isinstance(value, tuple) else value
-        assert any(one == wanted and type(one) is type(wanted) for one in inside), argument
+        for wanted in value if argument == "stop" else [value[0] if isinstance(value, tuple) else value]:
+            assert any(one == wanted and type(one) is type(wanted) for one in inside), argument
     assert "Hi" in inside
     # an argument that the protocol does not have is the caller's error
     for argument in GIVEN.keys() - known.keys():
@@ -191,8 +233,8 @@ def finds_what_undoes_an_argument(codec: Codec) -> None:
     for argument, fields in codec.arguments.items():
         assert codec.undone_by(argument, {}) is None
         for name in (argument, *fields):
-            assert codec.undone_by(argument, {"seed": 1, name: {"a": 1}}) == name
-            assert codec.undone_by(argument, {name: None}) == name
+            assert codec.undone_by(argument, {"seed": 1, **at_path(name, {"a": 1})}) == name
+            assert codec.undone_by(argument, at_path(name, None)) == name
 
 
 def names_the_settings_in_use(codec: Codec) -> None:
@@ -275,6 +317,15 @@ def finds_every_cut(codec: Codec) -> None:
         else:
             with pytest.raises(Truncated):
                 decoder.close()
+            # a record that was begun and never completed counts only if it is the end
+            decoder = codec.decoder()
+            last = [delta for record in records[: cut + 1] for delta in decoder.decode(record)]
+            if not any(isinstance(delta, FinishDelta) for delta in last):
+                decoder = codec.decoder()
+                for record in records[:cut]:
+                    decoder.decode(record)
+                with pytest.raises(Truncated):
+                    decoder.close(records[cut])
     assert has_ended
 
 
@@ -316,6 +367,7 @@ def knows_its_end_rules(codec: Codec) -> None:
 #: Everything that a codec must do.
 CODEC: tuple[Callable[[Codec], None], ...] = (
     says_where_it_goes,
+    names_the_model,
     carries_the_key_in_its_headers,
     encodes_and_leaves_its_input_alone,
     keeps_the_turns_apart,
