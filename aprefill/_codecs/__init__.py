@@ -15,6 +15,7 @@ from aprefill._types import TOKEN_LIMIT_REASONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aprefill._codecs._dialects import PrefillSwitch
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
     from aprefill._types import StopReason
 
@@ -85,6 +86,10 @@ class Codec(Protocol):
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
 
+    #: roles of the messages that do the same as `system=`
+    @property
+    def system_roles(self) -> frozenset[str]: ...
+
     #: the protocol's stop reasons -> `StopReason`
     @property
     def stop_reasons(self) -> Mapping[str, StopReason]: ...
@@ -127,6 +132,14 @@ class Codec(Protocol):
 
     def undone_by(self, argument: str, extra: Mapping[str, Any]) -> str | None:
         """Return the field of `extra` that overrides an argument, in the spelling of this protocol or of any host."""
+        ...
+
+    def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
+        """Return the body fields that decide whether a host continues a prefill, with the values that it needs.
+
+        `extra` must not set another value. `dialect` is that of the host's row, "prompt" without native support. With
+        `eats`, the host leaves the prefill out of its reply. The fields of the row itself are not included.
+        """
         ...
 
     def text_part(self, text: str) -> dict[str, Any]:

@@ -19,15 +19,11 @@ from types import MappingProxyType
 from typing import Any
 
 from .._codecs import PROTOCOLS, codec
+from .._codecs._dialects import DIALECTS
 from .._errors import UsageError
 from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
 from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert
-
-#: Dialect (the wire form of a prefill) -> the switch that it needs, either on the assistant turn or in the body.
-_TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
-_BODY_SWITCH: dict[str, dict[str, Any]] = {"continue_final_message": {"continue_final_message": True}}
-
 
 # --- the table -----------------------------------------------------------------------------------------------
 
@@ -133,10 +129,11 @@ class SupportTable:
 
 
 def _manner(how: Manner) -> dict[str, Any]:
+    fields = DIALECTS[how.dialect]
     return {
         "native_dialect": how.dialect,
-        "turn_fields": MappingProxyType(_TURN_SWITCH.get(how.dialect, {}) | how.turn_fields),
-        "body_fields": MappingProxyType(_BODY_SWITCH.get(how.dialect, {}) | how.body_fields),
+        "turn_fields": MappingProxyType(fields.turn | how.turn_fields),
+        "body_fields": MappingProxyType(fields.body | how.body_fields),
         "prefill_base_url": how.prefill_base_url,
         "whitespace": how.whitespace,
         "whitespace_echo": how.whitespace_echo,
