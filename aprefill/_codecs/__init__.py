@@ -9,6 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aprefill._codecs._switches import OTHER_LIMIT_WORDS
 from aprefill._errors import UsageError
 from aprefill._types import TOKEN_LIMIT_REASONS
 
@@ -180,9 +181,13 @@ class Codec(Protocol):
 
 
 def limit_words() -> frozenset[str]:
-    """Return the stop reasons, of all protocols, that mean that a reply reached a token limit."""
+    """Return the words, of all protocols, that mean that a reply reached a token limit. They are in lower case.
+
+    Protocols without a codec are included.
+    """
     reasons = [item for name in PROTOCOLS for item in codec(name).stop_reasons.items()]
-    return frozenset(word for word, reason in reasons if reason in TOKEN_LIMIT_REASONS)
+    words = [word.lower() for word, reason in reasons if reason in TOKEN_LIMIT_REASONS]
+    return frozenset([*words, *OTHER_LIMIT_WORDS])
 
 
 @cache
