@@ -180,21 +180,12 @@ class Records:
         return ErrorRecord(
             error=type(error).__name__,
             message=str(error) if self._details else public_message(error),
-            can_continue=self._can_continue(error),
+            can_continue=not self._has_tool and error._can_continue(has_new=self._has_new),
             # The length of the text that was sent.
             length=self.offset,
             status=error.status if self._details and isinstance(error, StatusError) else None,
             retry_after_s=error.retry_after_s if isinstance(error, StatusError) else None,
         )
-
-    def _can_continue(self, error: AprefillError) -> bool:
-        """Whether a new request, with the text so far as its prefill, may continue the reply."""
-        if self._has_tool:
-            return False
-        if self._has_new and isinstance(error, ProtocolError | Truncated):
-            # The longer prefill makes it a different request.
-            return True
-        return error.may_pass or isinstance(error, Stalled | ReplyClosed)
 
 
 #: HTTP statuses of an overloaded host.
