@@ -96,7 +96,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "llm_plugin/__init__.py": ({"tool_calls"}, "`_tool_calls`, an attribute of LLM's responses"),
     "llm_plugin/_cli.py": ({"chat"}, "the command `llm chat`"),
     "llm_plugin/_hosts.py": (
-        {"messages", "chat", "prefix", *as_provider("anthropic", "mistral", "ollama", "openai")},
+        {"messages", "chat", "prefix", *as_provider("anthropic", "gemini", "mistral", "ollama", "openai")},
         "the provider and the api of the models of LLM and its plugins, their classes, and an option of llm-mistral",
     ),
     "llm_plugin/_json_start.py": ({"shape"}, "the keyword `type` of a JSON schema"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CommandScope:
-    """One run of `llm prompt` or `llm chat` with a prefill."""
+    """One call of `llm prompt` or `llm chat` with a prefill."""
 
     #: whether only the first reply begins with the prefill
     first_only: bool
@@ -20,7 +20,7 @@ class CommandScope:
     delivered: bool = False
 
 
-#: set while such a run lasts
+#: set while such a command runs
 SCOPE: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_scope", default=None)
 
 
