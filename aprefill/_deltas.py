@@ -119,9 +119,9 @@ class ModelInput:
     thinking: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     response_format: dict[str, Any] | None = None
-    #: Chat completions: the field for `max_tokens`, either "max_tokens" or "max_completion_tokens".
+    #: The name of the field for `max_tokens`, if the hosts of the protocol differ in it. From the host's row.
     token_field: str = "max_tokens"  # noqa: S105 - a field's name
-    #: Chat completions: whether the request asks for usage. False if the host refuses the field for that.
+    #: Whether the request asks for usage, if the protocol has a field for that. False if the host refuses this field.
     asks_usage: bool = True
     #: Text that the reply will probably repeat, for hosts that are faster if they get it.
     prediction: str = ""

@@ -109,6 +109,24 @@ def test_what_may_pass(error: AprefillError, passes: bool) -> None:
     assert error.may_pass is passes
 
 
+ALWAYS = {Stalled, ReplyClosed}
+WITH_NEW_TEXT = {Truncated, ProtocolError}
+
+
+@pytest.mark.parametrize(
+    "error", [*ERRORS, Truncated("the token limit", may_pass=False)], ids=lambda error: type(error).__name__
+)
+def test_what_can_continue(error: AprefillError) -> None:
+    """The error classes decide whether a request with the text so far may continue the reply.
+
+    Without new text it is the same request, so it depends on `may_pass`. After a timeout, or if the reply was closed,
+    the host may answer the next time.
+    """
+    for has_new in (False, True):
+        expected = type(error) in ALWAYS or (has_new and type(error) in WITH_NEW_TEXT) or error.may_pass
+        assert error._can_continue(has_new=has_new) is expected
+
+
 def test_a_hosts_words_are_never_a_template() -> None:
     """Braces in a host's text are not treated as a template."""
     error = PrefillRefused("{model}", status=400, quote="{base_url}")

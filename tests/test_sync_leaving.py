@@ -85,7 +85,7 @@ def test_leaving_closes_the_provider_at_once(way: str, no_gc: None) -> None:
 
 def test_control_of_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: if leaving a loop ends nothing, the same checks find the open connection and the thread."""
-    monkeypatch.setattr(aprefill._sync._Reading, "end", lambda *_: None)
+    monkeypatch.setattr(aprefill._sync._SyncSide, "end", lambda *_: None)
     with serve_in_thread(PAUSING) as server:
         before = threading.enumerate()
         reply = leave(server, "break")

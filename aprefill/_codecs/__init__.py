@@ -9,12 +9,14 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aprefill._codecs._switches import OTHER_LIMIT_WORDS
 from aprefill._errors import UsageError
 from aprefill._types import TOKEN_LIMIT_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aprefill._codecs._dialects import PrefillSwitch
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
     from aprefill._types import StopReason
 
@@ -88,6 +90,10 @@ class Codec(Protocol):
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
 
+    #: roles of the messages that do the same as `system=`
+    @property
+    def system_roles(self) -> frozenset[str]: ...
+
     #: the protocol's stop reasons -> `StopReason`
     @property
     def stop_reasons(self) -> Mapping[str, StopReason]: ...
@@ -136,6 +142,14 @@ class Codec(Protocol):
         """
         ...
 
+    def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
+        """Return the body fields that decide whether a host continues a prefill, with the values that it needs.
+
+        `extra` must not set another value. `dialect` is that of the host's row, "prompt" without native support. With
+        `eats`, the host leaves the prefill out of its reply. The fields of the row itself are not included.
+        """
+        ...
+
     def text_part(self, text: str) -> dict[str, Any]:
         """Return `text` as one part of a message whose content is a list."""
         ...
@@ -177,9 +191,13 @@ class Codec(Protocol):
 
 
 def limit_words() -> frozenset[str]:
-    """Return the stop reasons, of all protocols, that mean that a reply reached a token limit."""
+    """Return the words, of all protocols, that mean that a reply reached a token limit. They are in lower case.
+
+    Protocols without a codec are included.
+    """
     reasons = [item for name in PROTOCOLS for item in codec(name).stop_reasons.items()]
-    return frozenset(word for word, reason in reasons if reason in TOKEN_LIMIT_REASONS)
+    words = [word.lower() for word, reason in reasons if reason in TOKEN_LIMIT_REASONS]
+    return frozenset([*words, *OTHER_LIMIT_WORDS])
 
 
 @cache

@@ -178,8 +178,8 @@ def _replaced(text: str, spans: list[tuple[int, int, str]]) -> str:
     merged: list[tuple[int, int, str]] = []
     for start, end, name in sorted(spans):
         if merged and start < merged[-1][1]:
-            first, last, known = merged[-1]
-            merged[-1] = (first, max(last, end), min(known, name))
+            first, last, label = merged[-1]
+            merged[-1] = (first, max(last, end), min(label, name))
         else:
             merged.append((start, end, name))
     for start, end, name in merged:

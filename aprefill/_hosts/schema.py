@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from .._codecs._dialects import Dialect  # noqa: TC001 - msgspec needs it at run time
 from .._errors import UsageError
 from .._json import flat
 from .._types import Support
@@ -22,7 +23,7 @@ _Date: TypeAlias = Date  # msgspec needs it at run time
 
 
 class Manner(Struct, kw_only=True, forbid_unknown_fields=True):
-    dialect: Literal["trailing", "prefix", "partial", "continue_final_message"] = "trailing"
+    dialect: Dialect = "trailing"
     turn_fields: dict[str, Any] = {}
     body_fields: dict[str, Any] = {}
     prefill_base_url: str | None = None

@@ -116,7 +116,9 @@ def resolve(
                 f'did you mean "{meant}"?'
                 if meant
                 else Words(
-                    "write provider:name with one of {known}", "pass {base_url}", known=", ".join(table.providers)
+                    "write provider:name with one of {providers}",
+                    "pass {base_url}",
+                    providers=", ".join(table.providers),
                 )
             )
             raise UsageError(Words("{model=name} names no known provider", name=repr(name)), instead)
@@ -235,9 +237,9 @@ def _of_sdk(
 def _spoken(table: SupportTable, client: Client, provider: str, api: str | None) -> list[str]:
     """Return the apis of the provider that an SDK's client can use, the default first. With `api`, only that one."""
     return [
-        known
-        for known in table.apis(provider)
-        if api in {None, known} and PROTOCOLS[table.row(provider, "", known).codec] == client.sdk
+        one
+        for one in table.apis(provider)
+        if api in {None, one} and PROTOCOLS[table.row(provider, "", one).codec] == client.sdk
     ]
 
 

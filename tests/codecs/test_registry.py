@@ -5,7 +5,8 @@ from importlib import resources
 
 import pytest
 
-from aprefill._codecs import PROTOCOLS, codec
+from aprefill._codecs import PROTOCOLS, codec, limit_words
+from aprefill._codecs._switches import OTHER_LIMIT_WORDS
 from aprefill._deltas import ModelInput
 from aprefill._errors import UsageError
 
@@ -24,6 +25,14 @@ def test_an_unknown_name_is_the_callers_error() -> None:
     """An unknown name raises an error that lists the known protocols, and imports no module."""
     with pytest.raises(UsageError, match="openai_chat"):
         codec("os")
+
+
+def test_words_for_a_token_limit() -> None:
+    """The words for a token limit are those of every codec, in lower case, and those of protocols without a codec."""
+    words = limit_words()
+    assert {"length", "max_tokens", "model_length", *OTHER_LIMIT_WORDS} <= words
+    assert {word.lower() for word in words} == words
+    assert not words & {"stop", "end_turn", "stop_sequence", "tool_use"}
 
 
 def test_the_table_names_codecs_and_end_rules_that_exist() -> None:

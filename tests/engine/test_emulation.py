@@ -23,7 +23,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._plan.emulate import AGAIN, BEGIN, end_of
+from aprefill._plan.emulate import AGAIN, BEGIN, tail_of
 from aprefill.testing import Script, ToolCall, serve
 
 from ..support.emulating import NEW, SEED, ask
@@ -184,7 +184,7 @@ async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> No
 
     The known text and the reply are joined by their overlap.
     """
-    end = end_of(given.rstrip())
+    end = tail_of(given.rstrip())
     async with serve(Script(text="here, and this is new.", prefill="echoes", echo_text=end, cuts=5)) as server:
         reply = ask(server, wire, given)
         assert await reply.text() == given.rstrip() + given[len(given.rstrip()) :] + "here, and this is new."
@@ -202,7 +202,7 @@ async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> No
 )  # fmt: skip
 async def test_the_end_of_a_long_prefill_in_disguise(wire: str, echo: Any, verdict: Verdict) -> None:
     """The end of a long prefill is found in a fence, after chatter and with other white space."""
-    script = Script(text="here, and this is new.", prefill="echoes", echo=echo, echo_text=end_of(LONG.rstrip()))
+    script = Script(text="here, and this is new.", prefill="echoes", echo=echo, echo_text=tail_of(LONG.rstrip()))
     async with serve(script) as server:
         reply = ask(server, wire, LONG)
         assert await reply.text() == LONG + "here, and this is new."
@@ -220,7 +220,7 @@ async def test_a_long_prefill_that_is_not_repeated() -> None:
 async def test_a_long_prefill_that_repeats_itself() -> None:
     """New text that equals old text is not taken for overlap: exactly the repetition that was requested is dropped."""
     zeros = "0, " * 150
-    async with serve(Script(text=" 0, 0, 0, 1", prefill="echoes", echo_text=end_of(zeros.rstrip()), cuts=1)) as server:
+    async with serve(Script(text=" 0, 0, 0, 1", prefill="echoes", echo_text=tail_of(zeros.rstrip()), cuts=1)) as server:
         assert await ask(server, "messages", zeros).text() == zeros + "0, 0, 0, 1"
 
 
@@ -369,7 +369,7 @@ async def test_what_cannot_be_shown_early(options: dict[str, Any], show_when: An
 @pytest.mark.parametrize("prefill", [SEED, LONG], ids=["short", "long"])
 async def test_the_second_turn(wire: str, show_when: Any, native: bool, prefill: str) -> None:
     """A next turn built from `reply.message` sends exactly the right history, without aprefill's instructions."""
-    end = prefill if len(prefill) < 200 else end_of(prefill.rstrip())
+    end = prefill if len(prefill) < 200 else tail_of(prefill.rstrip())
     script = Script(text=NEW) if native else Script(text=NEW, prefill="echoes", echo_text=end)
     async with serve([script, Script(text="fine")]) as server:
         options = {"support": "eats" if native else None, "show_when": show_when}

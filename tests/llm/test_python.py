@@ -344,6 +344,7 @@ def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
         ({"stop_reason": "max_tokens"}, True),
         ({"done_reason": "length"}, True),
         ({"candidates": [{"finishReason": "MAX_TOKENS"}]}, True),
+        ({"candidates": [{"finishReason": "FINISH_REASON_MAX_TOKENS"}]}, True),
         ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, True),
         ({"choices": [{"finish_reason": "model_length"}]}, True),
         ([{"candidates": [{"finishReason": "STOP"}]}, {"candidates": [{"finishReason": "MAX_TOKENS"}]}], True),

@@ -21,13 +21,13 @@ from aprefill._plan.emulate import (
     BEGIN,
     CONTINUE,
     DEFAULT,
-    END_MAX,
-    END_MIN,
     PREAMBLE,
+    TAIL_MAX,
+    TAIL_MIN,
     EmulatedPrompt,
-    end_of,
     markers,
     room,
+    tail_of,
 )
 from aprefill._seam.plan import SeamPlan
 
@@ -198,7 +198,7 @@ ENDS = [
 @pytest.mark.parametrize(("text", "end"), ENDS)
 def test_end_of(text: str, end: str) -> None:
     """The end is the last line; more lines if it is short or occurs elsewhere too, and a part of it if it is long."""
-    assert end_of(text) == end
+    assert tail_of(text) == end
 
 
 def test_the_end_of_any_text() -> None:
@@ -212,18 +212,18 @@ def test_the_end_of_any_text() -> None:
     for n in range(usually(4_000, 20_000)):
         pieces = ["\n", "\r\n", " ", "a", "bc", "word", "long" * 10, "\t", "\u00e9\u0301", "\U0001f600", "  "]
         text = "".join(chance.choices(pieces, weights=[n % 5, n % 3, 4, 4, 2, 2, n % 2, 1, 1, 1, 1], k=120)).rstrip()
-        if len(text) <= END_MAX:
+        if len(text) <= TAIL_MAX:
             continue
-        end = end_of(text)
-        assert END_MIN <= len(end) <= END_MAX
+        end = tail_of(text)
+        assert TAIL_MIN <= len(end) <= TAIL_MAX
         assert text.endswith(end)
-        starts = [at for at in range(len(text) - END_MAX, len(text) - END_MIN + 1) if at and text[at - 1] == "\n"]
+        starts = [at for at in range(len(text) - TAIL_MAX, len(text) - TAIL_MIN + 1) if at and text[at - 1] == "\n"]
         unique = [text[at:] for at in starts if text.count(text[at:]) == 1 and len("".join(text[at:].split())) >= 16]
         if unique:
             assert end == unique[-1]
             at_a_line += 1
         else:
-            cut = text[-END_MAX:]
+            cut = text[-TAIL_MAX:]
             assert end == cut or (cut.endswith(" " + end) and " " not in cut.removesuffix(" " + end))
     assert at_a_line > usually(1000, 5000)
 
@@ -240,7 +240,7 @@ def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
         assert len(WHOLE) == 200
         asked = emulate(DEFAULT, [USER], known)
         assert (asked.echo, asked.marker) == (known, "")
-        overlap = {"overlap": END_MIN} if known is WHOLE else {}
+        overlap = {"overlap": TAIL_MIN} if known is WHOLE else {}
         assert asked.seam.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
         request = told(known)
         assert request == "Hi\n\n" + BEGIN.removesuffix("{text}") + known
@@ -253,11 +253,11 @@ def test_beyond_200_characters_its_end_is_asked_for() -> None:
     The whole text and its end are both quoted between the two markers, and the end comes last in the user's message.
     """
     for text in ("x" + WHOLE, "One line.\n" * 30 + "The last line of them all", "x" * 300):
-        for tail in ("", " \n"):
-            known = text + tail
+        for blanks in ("", " \n"):
+            known = text + blanks
             asked = emulate(DEFAULT, [USER], known)
-            assert asked.echo == end_of(text)
-            assert asked.seam.end == asked.echo + tail
+            assert asked.echo == tail_of(text)
+            assert asked.seam.tail == asked.echo + blanks
             request = asked.messages[-1]["content"]
             found = re.search(r"\n<(text-[0-9a-f]{16})>(.*)</\1>\n.*<\1>(.*)</\1>\Z", request, re.DOTALL)
             assert found is not None
@@ -270,11 +270,11 @@ def test_beyond_200_characters_its_end_is_asked_for() -> None:
 #: A known text, and the shortest overlap that joins. None: no overlap joins, because the text is too short or
 #: repetitive.
 OVERLAPS = [
-    pytest.param("Sure! The capital of France is", END_MIN, id="a-sentence"),
-    pytest.param("x" + WHOLE, END_MIN, id="long"),
+    pytest.param("Sure! The capital of France is", TAIL_MIN, id="a-sentence"),
+    pytest.param("x" + WHOLE, TAIL_MIN, id="long"),
     pytest.param("abcdefghijklmno", None, id="shorter-than-an-overlap"),
     pytest.param("abcdefghijklmnop", None, id="as-long-as-an-overlap"),
-    pytest.param("abcdefghijklmnopq", END_MIN, id="longer-than-an-overlap"),
+    pytest.param("abcdefghijklmnopq", TAIL_MIN, id="longer-than-an-overlap"),
     pytest.param("[" + "0, " * 20, None, id="a-row-of-zeros"),
     pytest.param("one, two, three,\n" * 2, None, id="equal-lines"),
     pytest.param("x" * 300, None, id="long-and-all-the-same"),
@@ -287,8 +287,8 @@ def test_an_overlap_joins_unless_known_repeats_itself_there(known: str, least: i
     """An overlap of 16 characters joins texts of any length, unless the known text repeats itself at its end."""
     asked = emulate(DEFAULT, [USER], known)
     assert asked.seam.rules.get("overlap") == least
-    if asked.seam.end:
-        assert asked.seam.end_rules.get("overlap") == (END_MIN if least == END_MIN else None)
+    if asked.seam.tail:
+        assert asked.seam.tail_rules.get("overlap") == (TAIL_MIN if least == TAIL_MIN else None)
 
 
 def test_a_sentence_that_is_started_again_joins() -> None:
@@ -307,7 +307,7 @@ def test_a_sentence_that_is_started_again_joins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ink", "tail", "whole"),
+    ("ink", "blanks", "whole"),
     [
         (200, 0, True),
         (201, 0, False),
@@ -318,14 +318,14 @@ def test_a_sentence_that_is_started_again_joins() -> None:
         (121, 80, False),
     ],
 )
-def test_where_whole_ends(ink: int, tail: int, whole: bool) -> None:
+def test_where_whole_ends(ink: int, blanks: int, whole: bool) -> None:
     """A prefill of at most 200 characters is asked back whole.
 
     A longer one with at most 120 characters that are not white space at the end has no shorter end.
     """
-    asked = emulate(DEFAULT, [USER], "x" * ink + " " * tail)
-    assert (asked.seam.end == "") is whole
-    assert (asked.echo == "x" * ink + " " * tail) is whole
+    asked = emulate(DEFAULT, [USER], "x" * ink + " " * blanks)
+    assert (asked.seam.tail == "") is whole
+    assert (asked.echo == "x" * ink + " " * blanks) is whole
 
 
 def test_a_content_of_text_gets_the_request_behind_a_blank_line() -> None:
@@ -424,7 +424,7 @@ def test_the_second_time_it_is_asked_for_in_other_words(known: str) -> None:
     asked = emulate(DEFAULT, [USER], known, again=True)
     assert told(known, again=True) == "Hi\n\n" + AGAIN.removesuffix("{text}") + known
     assert told(known) != told(known, again=True)
-    assert (asked.echo, asked.seam.known, asked.seam.end, asked.marker) == (known, known, "", "")
+    assert (asked.echo, asked.seam.known, asked.seam.tail, asked.marker) == (known, known, "", "")
     assert asked.seam.rules["preamble"] == PREAMBLE
 
 
@@ -440,7 +440,7 @@ def test_the_words_can_be_replaced() -> None:
     # If the template has {end}, the seam looks for the end.
     assert re.fullmatch(rf"Hi\n\nS{known}\|<text-.*>The last line is here\.", told(known, how=how, again=True))
     asked = emulate(how, [USER], known, again=True)
-    assert (asked.echo, asked.seam.end) == ("The last line is here.",) * 2
+    assert (asked.echo, asked.seam.tail) == ("The last line is here.",) * 2
     assert Emulation() == Emulation(begin=BEGIN, continued=CONTINUE, again=AGAIN) == DEFAULT
 
 
@@ -505,7 +505,7 @@ def test_room_for_the_echo() -> None:
 def test_a_long_text_that_is_started_over_has_room() -> None:
     """For a long prefill there is room for the whole text: models often repeat it all instead of only the end."""
     known = "x" + WHOLE
-    assert emulate(DEFAULT, [USER], known).room == room(known) > room(end_of(known))
+    assert emulate(DEFAULT, [USER], known).room == room(known) > room(tail_of(known))
     assert emulate(DEFAULT, [USER], "abcd").room == room("abcd")
     assert emulate(DEFAULT, [USER], " \n").room == 0
 

@@ -24,7 +24,7 @@ from ..support.bodies import STOP, block, call, chat, event, host, piece
 from .site import Server, events_in
 
 if TYPE_CHECKING:
-    from aprefill._records import Record
+    from aprefill._records import ReplyRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ END = EndRecord(
     ],
     ids=lambda record: type(record).__name__,
 )
-def test_any_record_can_be_encoded(record: Record) -> None:
+def test_any_record_can_be_encoded(record: ReplyRecord) -> None:
     """Half a surrogate pair becomes U+FFFD, and a number beyond 64 bits is kept. Control: msgspec alone raises."""
     with pytest.raises((UnicodeEncodeError, OverflowError)):
         msgspec.json.encode(record)
