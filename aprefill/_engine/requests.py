@@ -157,7 +157,7 @@ class Requests:
             self._refusals.add(self._subject())
         outcome = Outcome(
             plan=entry.plan,
-            known=self._transcript.known,
+            known=self._transcript.all_text,
             error=error,
             finish=entry.splice.finish,
             has_token=entry.splice.has_token,

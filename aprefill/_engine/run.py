@@ -160,6 +160,7 @@ class Run:
                 splice.close(cut=True)
             elif attempt.ended or splice.stopped:
                 splice.close(cut=False)
+                self.ledger.note_progress(splice)
                 failure = splice.exceeded
                 if self._replace(failure):
                     return
@@ -203,6 +204,7 @@ class Run:
 
     async def _wait_to_ask_again(self) -> None:
         """PAUSING: wait until the last connection is closed, then for the time in the plan."""
+        self.ledger.note_read()
         await self.requests.wait()
         if self.phase is Phase.PAUSING:
             self._prepare(self.requests.transport())
