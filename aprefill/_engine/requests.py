@@ -18,6 +18,7 @@ from .splice import Splice
 
 if TYPE_CHECKING:
     from .._hosts.refusals import RefusalKey, RefusalMemory
+    from .._hosts.target import Target
     from .._plan.request import Request
     from .._plan.step import AttemptPlan
     from .._transports import Transport
@@ -73,6 +74,11 @@ class Requests:
         self._pause: anyio.CancelScope | None = None
         # The error of the last replaced request. The errors of earlier ones are its `__cause__`.
         self._because: AprefillError | None = None
+
+    @property
+    def target(self) -> Target:
+        """The host and model of the current request, or of the next one once it has been decided on."""
+        return self._way.target if self.plan is None else self.plan.target
 
     def first(self) -> None:
         """Decide on the first request. Raises the same errors as `plan_first`."""
@@ -168,8 +174,8 @@ class Requests:
         return plan_next(self._request, outcome, chance=chance(), token=token)
 
     def _subject(self) -> RefusalKey:
-        """Return the key under which a refusal is remembered."""
-        target = self._way.target
+        """Return the key under which a refusal of the current request is remembered."""
+        target = self.target
         return refusal_key(self._request, target.row, target.base_url, target.model)
 
     def _chain(self, error: AprefillError) -> None:

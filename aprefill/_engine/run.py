@@ -51,7 +51,6 @@ class Run:
         self, request: Request, target: Target, make_transport: Callable[[], Transport], refusals: RefusalMemory
     ) -> None:
         self.request = request
-        self.target = target
         self.state = State()
         self.transcript = Transcript(request.prefill)
         self.readers = Readers(self.state, self.transcript)
@@ -199,7 +198,7 @@ class Run:
         self.state.go("pull", Phase.DONE)
         if self.connection.closed is None:
             # Nobody waits for this, so it may take the time that the caller allows.
-            self.connection.close(drain_s=self.request.limits.drain_s if self.target.keep else None)
+            self.connection.close(drain_s=self.request.limits.drain_s if self.requests.target.keep else None)
         await self.connection.wait_turns(_TURNS)
 
     async def _wait_to_ask_again(self) -> None:
@@ -251,7 +250,7 @@ class Run:
         """End the run now and release its connection. Shielded from cancellation, at most a second. Idempotent."""
         self.close_unsent()
         self.drop("aclose")
-        if self.phase is Phase.CLOSED or not self.target.keep:
+        if self.phase is Phase.CLOSED or not self.requests.target.keep:
             # Do not wait for a connection that is drained to go back to its pool.
             await self.connection.wait()
 

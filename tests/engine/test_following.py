@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import httpx2
 import pytest
 
-from aprefill import AttemptEnded, Reply, StopReason, TextEvent
+from aprefill import AttemptEnded, Limits, Reply, Session, StatusError, StopReason, TextEvent, stream
+from aprefill._engine.connection import live
 from aprefill._engine.transcript import Transcript
 from aprefill._plan.first import Way, plan_first
 from aprefill._plan.next import ANSWERS, Answer, Outcome
+from aprefill.testing import Script, serve
 
 from ..support.bodies import DONE, call, chat, event, host
 from ..support.loopback import chunks_of
@@ -261,3 +265,66 @@ async def test_text_that_only_the_end_shows_has_its_time() -> None:
                 break
         else:
             pytest.fail("the first text did not come")
+
+
+# --- another host -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fail_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[Reply], None]:
+    """Add a rule that goes on with the host of another reply, once a host has failed. Return what sets that reply."""
+    others: list[Way] = []
+
+    def follow(request: Request, outcome: Outcome, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
+        return plan_first(request, outcome.known, others.pop()._replace(token=token))
+
+    def fails(outcome: Outcome) -> bool:
+        return bool(others) and isinstance(outcome.error, StatusError) and outcome.error.status == 503
+
+    monkeypatch.setattr("aprefill._plan.next.ANSWERS", (Answer("fail over", fails, follow), *ANSWERS))
+    return lambda reply: others.append(reply._run.requests._way)
+
+
+async def test_a_refusal_is_remembered_for_the_host_that_refused(fail_over: Callable[[Reply], None]) -> None:
+    """After a fail-over, a refusal and the repr name the second host. The first one still gets native prefills."""
+    refuses = Script(text="one", prefill="refuses", echo_text=PREFILL)
+    eats = Script(text="one", prefill="eats")
+    async with serve([Script(status=503), eats]) as a, serve([refuses, refuses, eats]) as b:
+        async with Session("anthropic:claude-haiku-4-5", base_url=a.url, api_key="k") as session:
+            there: dict[str, Any] = {"model": "anthropic:claude-sonnet-4-5", "base_url": b.url, "api_key": "j"}
+            reply = session.stream("hi", prefill=PREFILL)
+            fail_over(session.stream("hi", **there))
+            assert repr(reply).startswith("<Reply anthropic:claude-haiku-4-5 new")
+            assert await reply.text() == "zero one"
+            assert [attempt.mode for attempt in reply.attempts] == ["native", "native", "emulated"]
+            assert [attempt.model for attempt in reply.attempts[1:]] == ["claude-sonnet-4-5"] * 2
+            assert repr(reply).startswith("<Reply anthropic:claude-sonnet-4-5 done")
+            for options, mode in (({}, "native"), (there, "emulated")):
+                after = session.stream("hi", prefill=PREFILL, **options)
+                await after.text()
+                assert after.mode == mode, options
+        assert (len(a.exchanges), len(b.exchanges)) == (2, 3)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["closes", "keeps"])
+async def test_the_end_is_that_of_the_last_host(keeps: bool, fail_over: Callable[[Reply], None]) -> None:
+    """After a fail-over, the second host decides whether the connection is closed at the end or goes to a pool."""
+    # The end of the body comes later than the end of the reply.
+    late = Script(text="one", hold_open_s=0.05)
+    async with serve(Script(status=503)) as a, serve(late) as b, httpx2.AsyncClient(trust_env=False) as client:
+        options = [{"base_url": a.openai_url}, {"base_url": b.openai_url}]
+        options[keeps]["client"] = client
+        reply = stream("hi", model="vllm:m", limits=Limits(drain_s=5), **options[0])
+        fail_over(stream("hi", model="vllm:m", **options[1]))
+        assert await reply.text() == "one"
+        await reply.aclose()
+        if keeps:
+            with anyio.fail_after(2):
+                while len(live):
+                    await anyio.lowlevel.checkpoint()
+            assert await stream("hi", model="vllm:m", **options[1]).text() == "one"
+            assert (len(b.exchanges), b.connections) == (2, 1)
+        else:
+            # `aclose` has waited.
+            assert reply._run.connection.closed is not None
+            assert reply._run.connection.closed.is_set()
