@@ -100,7 +100,8 @@ class Run:
             self.drop()
             raise
         except BaseException as exc:
-            self.drop()
+            # Everything else, such as a cancellation, is a reader that leaves.
+            self.drop("failed" if isinstance(exc, Exception) else "drop")
             await connection.wait()
             if isinstance(exc, AprefillError):
                 self.transcript.put_on(exc)
@@ -206,13 +207,14 @@ class Run:
         self.ledger.note_read()
         await self.requests.wait()
         if self.phase is Phase.PAUSING:
+            self.requests.check_clock()
             self._prepare(self.requests.transport())
 
     def _replace(self, error: AprefillError | None) -> bool:
         """Replace a request that failed or ended cleanly by another one, if the plan has one."""
         replaced = self.requests.go_on(error)
         if replaced:
-            self.state.go("failed", Phase.PAUSING)
+            self.state.go("read" if error is None else "failed", Phase.PAUSING)
         return replaced
 
     # --- ending -----------------------------------------------------------------------------------------------
@@ -226,10 +228,13 @@ class Run:
         if self.phase is Phase.NEW or self.state.is_over or not self.connection.is_ours:
             return
         self.ledger.note("over")
-        whole = self._is_handed_out()
+        whole = event != "failed" and self._is_handed_out()
         # A reader that left after the last event has got everything. Note this while it can still be determined.
         self.state.told_end = self.ledger.is_whole()
-        self._log.left("at its end" if whole else f"while {self.phase.value}")
+        if event == "failed":
+            self._log.broke(self.phase.value)
+        else:
+            self._log.left("at its end" if whole else f"while {self.phase.value}")
         self.state.go(event, Phase.DONE if whole else Phase.CLOSED)
         self.transcript.forget_rest()
         self.requests.interrupt()
@@ -257,9 +262,9 @@ class Run:
     def cancel(self) -> None:
         """End the run, from any task of its event loop. The reader's loop ends as at the end of the reply.
 
-        A reply whose last text was yielded is not changed.
+        A reply whose last text was yielded is not changed. In a forked child nothing happens.
         """
-        if not self.state.is_over:
+        if self.phase is Phase.NEW or (self.connection.is_ours and not self.state.is_over):
             self.state.cancelled = not self._is_handed_out()
             self.close_unsent("cancel")
             self.drop("cancel")
