@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 import weakref
 from dataclasses import replace
@@ -33,6 +34,7 @@ from aprefill._engine.connection import live
 from aprefill._engine.phases import OVER, TABLE, Phase, State, Transitions
 from aprefill._engine.requests import Requests
 from aprefill._plan.next import ANSWERS, Answer, Outcome
+from aprefill._reply import Cursor
 from aprefill._transports.http import HttpResponse
 from aprefill.testing import Script, serve
 
@@ -41,6 +43,7 @@ from ..support.loopback import server_has
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 PACKAGE = str(Path(aprefill.__file__).parent)
 GOOD = Script(text="one two three four", cuts=4)
@@ -422,3 +425,53 @@ async def test_two_frames_between_the_reader_and_the_transport(events: bool) -> 
     names = [code.co_qualname for code in ours if "_transports" not in code.co_filename]
     assert names[0].endswith("Cursor.__anext__")
     assert names[1:] == ["Run.pull", "Attempt.read"]
+
+
+async def calls_for_a_buffered_chunk(reply: Reply, kind: type[Cursor]) -> list[str]:
+    """Return the names of the Python functions that run while the reader takes a chunk that is there already."""
+    cursor = kind(reply._run)
+    await anext(cursor)
+    transcript = reply._run.transcript
+    assert transcript.next < len(transcript.items)
+    names: list[str] = []
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call":
+            names.append(frame.f_code.co_qualname)
+
+    waiting = cursor.__anext__()
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        waiting.send(None)
+    except StopIteration as done:
+        chunk = done.value
+    finally:
+        sys.setprofile(before)
+    assert chunk == "two "
+    return names
+
+
+class SlowCursor(Cursor):
+    """Calls two functions more for each chunk."""
+
+    __slots__ = ()
+
+    def _check(self) -> None:
+        """Do nothing."""
+
+    async def __anext__(self) -> str:
+        self._check()
+        return await super().__anext__()
+
+
+@pytest.mark.anyio
+async def test_a_buffered_chunk_is_one_call() -> None:
+    """A chunk that came with an earlier one takes one Python call. The control is seen to take more."""
+    async with serve(PLAYED["handing out"][1][0]) as server:
+        async with stream("hi", model="vllm:m", base_url=server.openai_url) as reply:
+            assert await calls_for_a_buffered_chunk(reply, Cursor) == ["Cursor.__anext__"]
+    async with serve(PLAYED["handing out"][1][0]) as server:
+        async with stream("hi", model="vllm:m", base_url=server.openai_url) as reply:
+            names = await calls_for_a_buffered_chunk(reply, SlowCursor)
+            assert names == ["SlowCursor.__anext__", "SlowCursor._check", "Cursor.__anext__"]
