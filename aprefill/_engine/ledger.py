@@ -86,9 +86,9 @@ class Ledger:
         if len(self.transcript.all_text) > entry.start:
             self._earlier.append(entry)
             self._is_unread = True
-            return
-        for moment in ("token", "text"):
-            self._moments.pop(moment, None)
+        elif not self._earlier:
+            for moment in ("token", "text"):
+                self._moments.pop(moment, None)
 
     def note_read(self) -> None:
         """The reader has got everything of the replaced request, and wants more."""
@@ -104,8 +104,9 @@ class Ledger:
     @property
     def verdict(self) -> Verdict:
         """The verdict of the request that the reply's text is from."""
-        if self.entry is not None:
-            return self.entry.splice.verdict
+        entry = self._earlier[-1] if self.entry is None and self._earlier else self.entry
+        if entry is not None:
+            return entry.splice.verdict
         return Verdict.UNDECIDED if self.transcript.prefill_length else Verdict.ABSENT
 
     @property

@@ -18,7 +18,7 @@ class Phase(Enum):
     OPENING = "opening"
     #: The body of the response is being read.
     READING = "reading"
-    #: A request was given up. Its connection is closed, and then the wait before the next request follows.
+    #: Another request follows: after the last connection is closed, and after the wait that the plan asks for.
     PAUSING = "pausing"
     #: Nothing more will come. What has come is being yielded to the reader.
     HANDING_OUT = "handing out"

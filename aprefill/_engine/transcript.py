@@ -87,7 +87,7 @@ class Transcript:
     def all_text(self) -> str:
         """The prefill and the text of all items, whether they have been yielded or not.
 
-        The engine reads ahead of the reader, so that this is what the next request must continue.
+        A whole network read is decoded before its text is yielded. The next request must continue all of this text.
         """
         return self._yielded() + self._text_of(self.next, len(self.items))
 

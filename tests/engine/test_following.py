@@ -88,6 +88,7 @@ def facts(reply: Any, sent: list[Any]) -> dict[str, Any]:
         "message": reply.message,
         "usage": reply.usage,
         "stop_reason": reply.stop_reason,
+        "verdict": reply.verdict,
         "reports": [(a.stop_reason, a.usage, bool(a.error)) for a in reply.attempts],
     }
 
@@ -249,6 +250,20 @@ async def test_the_times_of_the_first_request_are_kept() -> None:
             pass
     assert reply.timing.first_token_s == first.first_token_s is not None
     assert reply.timing.held_s == first.held_s >= 0
+
+
+@pytest.mark.usefixtures("outcomes")
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_failure_in_between_keeps_the_times_too() -> None:
+    """If the continuation itself is sent again after a failure, the times of the first text are still kept."""
+    first = Script(text="one two ", stop_reason="max_tokens", wire_cuts=1 << 16)
+    async with serve([first, Script(status=503), Script(text="three")]) as server:
+        reply = stream("hi", model="vllm:m", base_url=server.openai_url, **OPTIONS)
+        seen = None
+        async for _ in reply:
+            seen = seen or reply.timing.first_token_s
+        assert (reply.text_so_far, len(reply.attempts)) == ("zero one two three", 3)
+        assert reply.timing.first_token_s == seen is not None
 
 
 @pytest.mark.usefixtures("outcomes")
