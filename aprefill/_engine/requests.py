@@ -83,7 +83,7 @@ class Requests:
     def first(self) -> None:
         """Decide on the first request. Raises the same errors as `plan_first`."""
         refused = len(self._refusals) > 0 and self._subject() in self._refusals
-        self.plan = plan_first(self._request, self._request.prefill, self._way, refused=refused)
+        self.plan = plan_first(self._request, self._request.prefill, self._way, is_refused=refused)
 
     def transport(self) -> Transport:
         """Return the transport that sends the planned request."""
