@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-CODECS = {"openai-chat": "openai_chat", "anthropic": "anthropic_messages"}
+CODECS = {"openai-chat": "openai_chat", "anthropic": "anthropic_messages", "ollama": "ollama"}
 
 
 @cache
