@@ -22,7 +22,7 @@ from .._codecs import PROTOCOLS, codec
 from .._errors import UsageError
 from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
-from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert
+from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert, path_of
 
 #: Dialect (the wire form of a prefill) -> the switch that it needs, either on the assistant turn or in the body.
 _TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
@@ -130,6 +130,16 @@ class SupportTable:
     def provider_of_url(self, base_url: str) -> str | None:
         """Return the provider whose host `base_url` names, or None. The whole host name must match."""
         return self._addresses.get(address(base_url))
+
+    def api_of_url(self, provider: str, base_url: str) -> str | None:
+        """Return the api of a provider that has this base URL's path, such as /v1, if its default api has another path.
+
+        None means that the default api is meant: the path is empty, or no api of the provider has it.
+        """
+        path = path_of(base_url)
+        apis = self.apis(provider) if path else ()
+        its = [api for api in apis if path_of(self._rows[provider, api][-1].base_url) == path]
+        return None if not its or apis[0] in its else its[0]
 
 
 def _manner(how: Manner) -> dict[str, Any]:
