@@ -51,6 +51,9 @@ def replies(name: str, wire: WireDecoder, data: bytes, size: int, *, end: str = 
 
     def take(record: Record) -> None:
         nonlocal decoder, deltas, over
+        if over and record.data == b"[DONE]":  # Cohere sends it after its end
+            assert not decoder.decode(record)
+            return
         if over:
             assert not decoder.decode(record), "a delta after the end"
             found.append(Reply(deltas))
