@@ -97,7 +97,7 @@ class _Event(Struct, gc=False):
 
     @staticmethod
     def needs(value: dict[str, Any]) -> tuple[str, ...]:
-        return ("delta",) if value.get("type") in _WITH_CONTENT else ("type",)
+        return ("delta",) if str(value.get("type")) in _WITH_CONTENT else ("type",)
 
 
 #: The events that may contain text of the reply.
