@@ -51,11 +51,10 @@ def replies(name: str, wire: WireDecoder, data: bytes, size: int, *, end: str = 
 
     def take(record: Record) -> None:
         nonlocal decoder, deltas, over
-        if over and record.data == b"[DONE]":  # Cohere sends it after its end
-            assert not decoder.decode(record)
-            return
         if over:
             assert not decoder.decode(record), "a delta after the end"
+            if record.data == b"[DONE]":  # some hosts add it to a reply that has ended already
+                return
             found.append(Reply(deltas))
             decoder, deltas = codec(name).decoder(end=end), []
         deltas += decoder.decode(record)

@@ -35,7 +35,7 @@ KEY = "sk-very-secret-0123456789"
 #: - `error.json`: the body of an answer that is an error.
 #: - `sample.toml`: the content type of a reply, the status of the error, the error's type as the host words it, and the
 #:   header with the id of the request. Both errors are of this type and say `DETAIL`. If the protocol has another form
-#:   for one of the values of `GIVEN`, a table `[translated]` has that form by the name of the argument.
+#:   for one of the values of `GIVEN`, a table `translated` has that form by the name of the argument.
 SAMPLES = Path(__file__).parents[1] / "codecs" / "samples"
 TEXT = "Hello, wörld!"
 COUNTED = (3, 4)
@@ -98,15 +98,6 @@ def values_in(value: Any) -> Iterator[Any]:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for one in inner:
         yield from values_in(one)
-
-
-def at_path(path: str, value: Any) -> dict[str, Any]:
-    """The fields of a body in which `value` is at a path such as "limits.words"."""
-    *outer, last = path.split(".")
-    found = {last: value}
-    for name in reversed(outer):
-        found = {name: found}
-    return found
 
 
 def turn_with(body: Any, text: str, others: tuple[str, ...]) -> Any:
@@ -194,13 +185,20 @@ def lets_extra_win(codec: Codec) -> None:
     assert "top_p" not in codec.encode(model_input(fields={"top_p": 1}, extra={"top_p": None}))
 
 
+def field_at(path: str, value: Any) -> dict[str, Any]:
+    """A body with this value in the field; a path such as "limits.words" is a field inside an object."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
 def finds_what_undoes_an_argument(codec: Codec) -> None:
     """Each spelling that the codec lists, and the argument's own name; nothing in an empty `extra`."""
     for argument, fields in codec.arguments.items():
         assert codec.undone_by(argument, {}) is None
         for name in (argument, *fields):
-            assert codec.undone_by(argument, {"seed": 1, **at_path(name, {"a": 1})}) == name
-            assert codec.undone_by(argument, at_path(name, None)) == name
+            assert codec.undone_by(argument, {"seed": 1, **field_at(name, {"a": 1})}) == name
+            assert codec.undone_by(argument, field_at(name, None)) == name
 
 
 def names_the_settings_in_use(codec: Codec) -> None:
