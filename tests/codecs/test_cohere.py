@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from aprefill import Session, stream
 from aprefill._codecs import codec
 from aprefill._deltas import (
     BlockDelta,
@@ -23,6 +24,7 @@ from aprefill._deltas import (
 from aprefill._errors import ProtocolError, Truncated, UsageError
 from aprefill._types import StopReason
 from aprefill._wire.sse import SseDecoder
+from aprefill.testing import Script, ToolCall, serve
 
 from ..support.contracts import model_input
 from . import calls, decode, feed, only, reasoning, text, turn_of
@@ -340,3 +342,41 @@ def test_half_characters_in_every_channel() -> None:
     assert turn_of("cohere", deltas)["tool_plan"] == "\U0001f600"
     assert calls(deltas)[0][2] == "\U0001f600"
     assert not any("\ud83d" in one.arguments for one in only(ToolDelta, deltas))
+
+
+# --- the whole way --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_prefill_is_asked_for_in_the_prompt() -> None:
+    """Cohere takes a last assistant turn and does not continue it, so there is none; what the reply repeats is left out."""
+    async with serve(Script(text='Ohio"]', asked="obeys")) as server:
+        reply = stream("States?", prefill='["', model="cohere:command-a-03-2025", base_url=server.url, api_key="k")
+        assert await reply.text() == '["Ohio"]'
+    (exchange,) = server.exchanges
+    assert (reply.mode, exchange.path, exchange.prefill) == ("emulated", "/v2/chat", "")
+    assert exchange.headers["authorization"] == "Bearer k"
+
+
+@pytest.mark.anyio
+async def test_the_key_is_in_either_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CO_API_KEY, which Cohere's client reads, before COHERE_API_KEY."""
+    monkeypatch.setenv("COHERE_API_KEY", "second")
+    assert stream("Hi", model="cohere:m")._run.target.headers()["authorization"] == "Bearer second"
+    monkeypatch.setenv("CO_API_KEY", "first")
+    assert stream("Hi", model="cohere:m")._run.target.headers()["authorization"] == "Bearer first"
+
+
+@pytest.mark.anyio
+async def test_a_conversation_with_a_tool() -> None:
+    """The turn of a reply with a call goes into the next request as it is, and the result after it."""
+    scripts = [Script(tools=[ToolCall(name="look", arguments={"at": 1}, id="c1")]), Script(text="A tree.")]
+    async with serve(scripts) as server, Session("cohere:m", base_url=server.url, api_key="k") as session:
+        first = session.stream("Look.", tools=[TOOL])
+        assert await first.text() == ""
+        assert first.stop_reason is StopReason.TOOL_USE
+        assert first.message is not None
+        again = session.stream([{"role": "user", "content": "Look."}, first.message, RESULT], tools=[TOOL])
+        assert await again.text() == "A tree."
+    turns = server.exchanges[1].json["messages"]
+    assert turns[1:] == [{"role": "assistant", "tool_calls": [CALL]}, RESULT]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from aprefill import Session, stream
 from aprefill._codecs import codec
 from aprefill._codecs._neutral import calls_of
 from aprefill._deltas import (
@@ -22,6 +23,7 @@ from aprefill._deltas import (
 )
 from aprefill._errors import ProtocolError, Truncated, UsageError
 from aprefill._types import StopReason
+from aprefill.testing import Script, ToolCall, serve
 
 from ..support.contracts import model_input
 from . import calls, decode, feed, only, reasoning, text, turn_of
@@ -352,3 +354,52 @@ def test_half_characters_in_every_channel() -> None:
     deltas = decode("ollama", *halves)
     assert (reasoning(deltas), text(deltas)) == ("\U0001f600", "\ufffd")
     assert only(ToolDelta, deltas) == [ToolDelta(0, "", "f", '{"a":"\ufffd"}')]
+
+
+# --- the whole way --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_prefill_is_continued_without_thinking() -> None:
+    """As a last assistant turn, which Ollama leaves out of its reply; without a prefill the model may think."""
+    async with serve([Script(text='Ohio"]', prefill="eats"), Script(text="Ohio", reasoning="Hm")]) as server:
+        async with Session("ollama:qwen3:8b", base_url=server.url) as session:
+            reply = session.stream("States?", prefill='["', max_tokens=9)
+            assert await reply.text() == '["Ohio"]'
+            thought = session.stream("A state?", thinking={"type": "enabled"})
+            assert await thought.text() == "Ohio"
+    first, second = server.exchanges
+    assert (reply.mode, first.path, first.prefill) == ("native", "/api/chat", '["')
+    assert (first.json["think"], first.json["options"]) == (False, {"num_predict": 9})
+    assert (thought.message, second.json["think"]) == (
+        {"role": "assistant", "content": "Ohio", "thinking": "Hm"},
+        True,
+    )
+    assert "authorization" not in first.headers
+    assert reply.usage.input_tokens == 10
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", [{"thinking": {"effort": "high"}}, {"extra": {"think": True}}])
+async def test_thinking_and_a_prefill_do_not_go_together(how: dict[str, Any]) -> None:
+    """The caller is told so, and nothing is sent."""
+    async with serve(Script(text="x")) as server:
+        with pytest.raises(UsageError, match="think"):
+            await stream("Hi", prefill="a", model="ollama:qwen3:8b", base_url=server.url, **how).text()
+    assert server.exchanges == []
+
+
+@pytest.mark.anyio
+async def test_a_conversation_with_a_tool() -> None:
+    """The turn of a reply with a call goes into the next request as it is; the result gets the name of the tool."""
+    scripts = [Script(tools=[ToolCall(name="look", arguments={"at": 1}, id="c1")]), Script(text="A tree.")]
+    async with serve(scripts) as server, Session("ollama:m", base_url=server.url) as session:
+        first = session.stream("Look.", tools=[TOOL])
+        assert await first.text() == ""
+        assert first.stop_reason is StopReason.TOOL_USE
+        assert first.message is not None
+        again = session.stream([{"role": "user", "content": "Look."}, first.message, RESULT], tools=[TOOL])
+        assert await again.text() == "A tree."
+    turns = server.exchanges[1].json["messages"]
+    assert turns[1]["tool_calls"] == [{"id": "c1", **called("look", {"at": 1})}]
+    assert turns[2] == {**RESULT, "tool_name": "look"}
