@@ -137,9 +137,9 @@ class SupportTable:
         None means that the default api is meant: the path is empty, or no api of the provider has it.
         """
         path = path_of(base_url)
-        apis = self.apis(provider) if path else ()
-        its = [api for api in apis if path_of(self._rows[provider, api][-1].base_url) == path]
-        return None if not its or apis[0] in its else its[0]
+        apis = self.apis(provider)
+        its = [api for api in apis if path and path_of(self._rows[provider, api][-1].base_url) == path]
+        return its[0] if its and apis[0] not in its else None
 
 
 def _manner(how: Manner) -> dict[str, Any]:
