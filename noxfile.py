@@ -241,8 +241,8 @@ def lowest(session: nox.Session) -> None:
 def sdks(session: nox.Session, versions: str) -> None:
     """Run the tests of the SDKs' clients, with the lowest versions that the extras allow or with the newest ones."""
     install_wheel(session, "openai,anthropic,bedrock,aiohttp")
-    # the clients of Ollama and Google test the testing server, always with their newest versions
-    session.install(*group("test"), "ollama", "google-genai")
+    # the clients of Ollama, Cohere and Google test the testing server, always with their newest versions
+    session.install(*group("test"), "ollama", "cohere", "google-genai")
     extras = PYPROJECT["project"]["optional-dependencies"]
     wanted = [extra for name in ("openai", "anthropic") for extra in extras[name]]
     if versions == "lowest":

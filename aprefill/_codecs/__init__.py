@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Each protocol is the module of that name in this package. The module defines one `CODEC`.
 PROTOCOLS: dict[str, str] = {
     "anthropic_messages": "anthropic",
+    "cohere": "",
+    "ollama": "",
     "openai_chat": "openai",
 }
 

@@ -83,7 +83,10 @@ def calls_of(turn: Message) -> list[Call]:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise UsageError("a tool call of an assistant turn has no function with a name", "pass the whole turn")
-        found.append(Call(str(call.get("id", "")), function["name"], function.get("arguments") or "{}"))
+        arguments = function.get("arguments") or "{}"
+        if not isinstance(arguments, str):  # the form of a host that sends an object
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        found.append(Call(str(call.get("id", "")), function["name"], arguments))
     return found
 
 

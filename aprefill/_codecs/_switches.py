@@ -70,13 +70,13 @@ def settings_in_use(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> d
         return (f"extra[{name!r}]", extra[name]) if name in extra else (name, arguments.get(name))
 
     spelled, thinking = given("thinking")
-    note("thinking", spelled, _thinks(thinking))
+    note("thinking", spelled, thinks(thinking))
     note("thinking", "extra['enable_thinking']", bool(extra.get("enable_thinking")))
     template = extra.get("chat_template_kwargs")
     if isinstance(template, Mapping):
         wants = template.get("enable_thinking") or template.get("thinking")
         note("thinking", "extra['chat_template_kwargs']", bool(wants))
-    note("thinking", "extra['reasoning']", _thinks(extra.get("reasoning")))
+    note("thinking", "extra['reasoning']", thinks(extra.get("reasoning")))
     note("thinking", "extra['reasoning_effort']", extra.get("reasoning_effort") not in {None, "", "none"})
 
     for name in ("tools", "functions"):
@@ -97,7 +97,8 @@ def settings_in_use(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> d
     return on
 
 
-def _thinks(value: Any) -> bool:
+def thinks(value: Any) -> bool:
+    """Whether a value of `thinking`, or of a field like it, switches thinking on."""
     if not isinstance(value, Mapping):
         return bool(value)
     if value.get("enabled") is False or value.get("effort") == "none":  # OpenRouter

@@ -142,6 +142,14 @@ def addresses(host: Host) -> Iterable[str]:
     yield from (address(f"https://{name}") for name in host.hosts)
 
 
+def path_of(url: str) -> str:
+    """Return the path of a URL without a slash at its end. ``""`` also if it is no URL."""
+    try:
+        return urlsplit(url.strip()).path.rstrip("/")
+    except ValueError:
+        return ""
+
+
 def address(url: str) -> str:
     """Return ``host:port`` of a URL in lower case. ``""`` if the URL has no host."""
     try:

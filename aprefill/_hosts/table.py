@@ -23,7 +23,7 @@ from .._codecs._dialects import DIALECTS
 from .._errors import UsageError
 from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
-from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert
+from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert, path_of
 
 # --- the table -----------------------------------------------------------------------------------------------
 
@@ -126,6 +126,16 @@ class SupportTable:
     def provider_of_url(self, base_url: str) -> str | None:
         """Return the provider whose host `base_url` names, or None. The whole host name must match."""
         return self._addresses.get(address(base_url))
+
+    def api_of_url(self, provider: str, base_url: str) -> str | None:
+        """Return the api of a provider that has this base URL's path, such as /v1, if its default api has another path.
+
+        None means that the default api is meant: the path is empty, or no api of the provider has it.
+        """
+        path = path_of(base_url)
+        apis = self.apis(provider)
+        its = [api for api in apis if path and path_of(self._rows[provider, api][-1].base_url) == path]
+        return its[0] if its and apis[0] not in its else None
 
 
 def _manner(how: Manner) -> dict[str, Any]:

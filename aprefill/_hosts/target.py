@@ -125,6 +125,8 @@ def resolve(
         provider = (base_url and table.provider_of_url(base_url)) or "openai-compatible"
     if not bare:
         raise UsageError(Words("{model=name} has no name after the colon", name=repr(name)), "write provider:name")
+    if api is None and base_url is not None:
+        api = table.api_of_url(provider, base_url)
     row = table.row(provider, bare, api)
     token_env, sdk, sdk_alone = row.token_env, row.sdk, row.sdk_alone
     own_url, key_env = base_url, (*row.key_env, *((token_env,) if token_env else ()))

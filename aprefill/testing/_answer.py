@@ -17,6 +17,7 @@ from ._output import ModelOutput, speak, split_at
 from ._wires.anthropic import AnthropicWire
 from ._wires.base import TRAILING_WHITESPACE, Wire
 from ._wires.bedrock import BedrockWire
+from ._wires.cohere import CohereWire
 from ._wires.gemini import GeminiArrayWire, GeminiWire
 from ._wires.ollama import OllamaWire
 from ._wires.openai import OpenAIWire
@@ -35,6 +36,7 @@ _WIRES: dict[WireName, type[Wire]] = {
     "anthropic": AnthropicWire,
     "openai": OpenAIWire,
     "responses": ResponsesWire,
+    "cohere": CohereWire,
     "ollama": OllamaWire,
     "gemini": GeminiWire,
     "gemini-array": GeminiArrayWire,

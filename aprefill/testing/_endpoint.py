@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import parse_qs, unquote
 
-WireName: TypeAlias = Literal["anthropic", "openai", "responses", "ollama", "gemini", "gemini-array", "bedrock"]
+WireName: TypeAlias = Literal[
+    "anthropic", "openai", "responses", "cohere", "ollama", "gemini", "gemini-array", "bedrock"
+]  # fmt: skip
 
 #: (wire, pattern whose groups are the model and the verb, the verb that streams)
 _WITH_MODEL: tuple[tuple[WireName, re.Pattern[str], str], ...] = (
@@ -45,6 +47,7 @@ _BY_END = {
     "/messages": Endpoint(wire="anthropic"),
     "/chat/completions": Endpoint(wire="openai"),
     "/responses": Endpoint(wire="responses"),
+    "/v2/chat": Endpoint(wire="cohere"),
     "/api/chat": Endpoint(wire="ollama", streams_untold=True),
 }
 

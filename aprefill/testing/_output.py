@@ -47,6 +47,9 @@ _REASONS = {
     "STOP": "end_turn",
     "MAX_TOKENS": "max_tokens",
     "SAFETY": "refusal",
+    "COMPLETE": "end_turn",
+    "STOP_SEQUENCE": "stop_sequence",
+    "TOOL_CALL": "tool_use",
 }
 
 

@@ -163,3 +163,44 @@ anthropic_event = fields(
     error=error,
     completion=word,
 )
+
+own_call = fields(id=word, function=fields(name=word, arguments=st.one_of(word, fields(a=word))))
+ollama_piece = fields(
+    message=fields(content=word, thinking=word, tool_calls=st.lists(own_call, max_size=3)),
+    response=word,
+    thinking=word,
+    done=st.booleans(),
+    done_reason=st.one_of(word, st.sampled_from(["stop", "length"])),
+    prompt_eval_count=st.integers(),
+    eval_count=st.integers(),
+    error=st.one_of(st.none(), st.none(), st.none(), error),
+)
+
+COHERE_KINDS = [
+    "message-start",
+    "content-start",
+    "content-delta",
+    "content-end",
+    "tool-plan-delta",
+    "tool-call-start",
+    "tool-call-delta",
+    "tool-call-end",
+    "citation-start",
+    "message-end",
+    "error",
+]
+cohere_event = fields(
+    type=st.sampled_from(COHERE_KINDS),
+    index=index,
+    delta=fields(
+        message=fields(
+            content=fields(type=word, text=word, thinking=word),
+            tool_calls=fields(id=word, function=function),
+            tool_plan=word,
+        ),
+        finish_reason=st.one_of(word, st.sampled_from(["COMPLETE", "ERROR", "TOOL_CALL"])),
+        usage=fields(tokens=usage, billed_units=usage, cached_tokens=st.integers()),
+        error=st.one_of(st.none(), st.none(), error),
+    ),
+    message=word,
+)

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-CODECS = {"openai-chat": "openai_chat", "anthropic": "anthropic_messages"}
+CODECS = {
+    "openai-chat": "openai_chat",
+    "anthropic": "anthropic_messages",
+    "ollama": "ollama",
+    # "cohere-v1" stays out: it is another protocol, with other requests and events, which Cohere has replaced
+    "cohere-v2": "cohere",
+}
 
 
 @cache

@@ -1,6 +1,6 @@
 """Every fault of the table gives a typed error and never silence.
 
-The tests cover both wires, every kind of client and every event loop.
+The tests cover every wire, every kind of client and every event loop.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from aprefill import ConnectFailed, ProviderError, Stalled, Timeouts, Truncated
-from aprefill._codecs.anthropic_messages import AnthropicDecoder
-from aprefill._codecs.openai_chat import OpenAIChatDecoder
+from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import EndDelta
 from aprefill._transports import _foreign
 from aprefill._wire.sse import SseDecoder
@@ -29,6 +28,7 @@ from ..support.fault_runs import (
     CLIENTS,
     KEY,
     check,
+    clients_of,
     options_of,
     own_stream_of,
     places_of_key,
@@ -81,7 +81,7 @@ def through_clients() -> list[Any]:
         )
         for case in cases(fault for fault in FAULTS if not fault.slow)
         for fault in case.values[:1]
-        for client in CLIENTS
+        for client in clients_of(case.values[1])
     ]
 
 
@@ -104,13 +104,12 @@ async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str
         check(fault, await outcome_of(fault, wire, client))
 
     async with anyio.create_task_group() as group:
-        for client in CLIENTS:
+        for client in clients_of(wire):
             group.start_soon(one, client)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:
     """An event in 65,536 pieces is decoded in time. A decoder that starts again with each piece needs over a minute."""
     fault = fault_for(PIECES, wire)
@@ -224,8 +223,7 @@ async def serve_raw(answer: bytes) -> AsyncIterator[str]:
 
 
 @one_loop
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 @pytest.mark.parametrize("where", REFLECTIONS)
 async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str) -> None:
     """If the host sends the key back anywhere, the result is a typed error without the key."""
@@ -243,8 +241,8 @@ async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str
 @pytest.mark.parametrize("wire", WIRES)
 async def test_control_a_cut_that_nobody_notices(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: a codec that takes every end of the body for the end of the reply fails the check."""
-    for decoder in (OpenAIChatDecoder, AnthropicDecoder):
-        monkeypatch.setattr(decoder, "close", lambda self, undispatched=None: (EndDelta(),))
+    for name in PROTOCOLS:
+        monkeypatch.setattr(type(codec(name).decoder()), "close", lambda self, undispatched=None: (EndDelta(),))
     for name in (CLEAN_EOF, "half an event at the end", "FIN in mid-stream"):
         fault = fault_for(name, wire)
         with pytest.raises(AssertionError, match="without an error"):

@@ -285,8 +285,8 @@ def test_every_row_is_whole(found: SupportRow) -> None:
 
 def test_what_is_switched_off_conflicts() -> None:
     """If a row's body switches thinking off, a caller who switches it on gets a conflict and is not overruled."""
-    off = [r for r in support_table() if r.native and "thinking" in json.dumps(dict(r.body_fields))]
-    assert {r.provider for r in off} == {"deepseek", "vllm", "moonshot", "dashscope"}
+    off = [r for r in support_table() if r.native and "think" in json.dumps(dict(r.body_fields))]
+    assert {r.provider for r in off} == {"deepseek", "vllm", "moonshot", "dashscope", "ollama"}
     assert {r.conflicts["thinking"] for r in off} == {"breaks"}
 
 
@@ -300,7 +300,8 @@ def test_the_hosts_that_were_asked_for() -> None:
     assert row("llama_cpp", "x").api == "chat"
     free = {r.provider for r in support_table() if not r.key_required}
     assert free == {"vllm", "sglang", "llama_cpp", "ollama", "openai-compatible", "demo"}
-    assert row("ollama", "x").end == "done"
+    assert row("ollama", "x").api == "native"
+    assert row("ollama", "x", "chat").end == "done"
 
 
 def test_a_strangers_host_gets_no_vendor_s_key() -> None:

@@ -57,7 +57,7 @@ DIALECTS = [
         "continue_final_message",
         b'{"role":"assistant","content":"{"}],"continue_final_message":true,"add_generation_prompt":false}',
     ),
-    ("ollama", "llama3.2:1b", "trailing", b'{"role":"assistant","content":"{"}]}'),
+    ("ollama", "llama3.2:1b", "trailing", b'{"role":"assistant","content":"{"}],"think":false}'),
     ("openrouter", "anthropic/claude-haiku-4.5", "trailing", b'{"role":"assistant","content":"{"}]}'),
     ("groq", "llama-3.3-70b-versatile", "trailing", b'{"role":"assistant","content":"{"}]}'),
     (

@@ -9,13 +9,16 @@ from typing import Any
 
 import anyio
 import httpx2
+import openai
 import pytest
 from anyio.abc import SocketAttribute
 
 from aprefill import AprefillError, ConnectFailed, Reply, Session, StatusError, UsageError, stream
+from aprefill._codecs import codec
 from aprefill._hosts.target import check_url
 from aprefill.testing import Script, serve
 
+from ..support.contracts import model_input
 from ..support.targets import KEY
 
 PROMPT = "the caller's private question"
@@ -394,3 +397,35 @@ def test_a_hosts_words_forge_no_line_of_a_log(words: str) -> None:
     assert str(error).isprintable()
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert "café 🦢" in str(StatusError(500, detail="café 🦢"))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "url"),
+    [
+        ("ollama:llama3.2", {}, "http://localhost:11434/api/chat"),
+        ("ollama:llama3.2", {"api": "chat"}, "http://localhost:11434/v1/chat/completions"),
+        ("llama3.2", {"base_url": "http://localhost:11434"}, "http://localhost:11434/api/chat"),
+        ("llama3.2", {"base_url": "http://localhost:11434/"}, "http://localhost:11434/api/chat"),
+        ("llama3.2", {"base_url": "https://ollama.com"}, "https://ollama.com/api/chat"),
+        # the address of chat completions, which was the default before
+        ("llama3.2", {"base_url": "http://localhost:11434/v1"}, "http://localhost:11434/v1/chat/completions"),
+        ("ollama:llama3.2", {"base_url": "https://gpu.test/v1/"}, "https://gpu.test/v1/chat/completions"),
+        # the caller's word counts, and so does a path that is no api's
+        ("ollama:m", {"base_url": "https://gpu.test/v1", "api": "native"}, "https://gpu.test/v1/api/chat"),
+        ("ollama:m", {"base_url": "https://gpu.test/mine"}, "https://gpu.test/mine/api/chat"),
+        # a host whose default api has that path, or whose other api has none, keeps its default
+        ("llama_cpp:m", {"base_url": "http://localhost:8000"}, "http://localhost:8000/chat/completions"),
+        ("llama_cpp:m", {"base_url": "http://localhost:8000/v1"}, "http://localhost:8000/v1/chat/completions"),
+    ],
+)
+def test_the_path_of_a_base_url_says_which_api(model: str, options: dict[str, str], url: str) -> None:
+    """If it is the path of another api than the default one. So an address that ends in /v1 works as before."""
+    target = stream("hi", model=model, api_key=KEY, **options)._run.requests.target
+    assert target.url(codec(target.row.codec).path(model_input()), with_prefill=False) == url
+
+
+def test_chat_completions_of_ollama_through_openais_client() -> None:
+    """Its client cannot send Ollama's own protocol, so the row of chat completions counts."""
+    client = openai.AsyncOpenAI(base_url="http://localhost:11434/v1", api_key="none")
+    target = stream("hi", model="llama3.2", client=client)._run.requests.target
+    assert (target.row.provider, target.row.api) == ("ollama", "chat")

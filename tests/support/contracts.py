@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -37,7 +37,8 @@ KEY = "sk-very-secret-0123456789"
 #: - `request.json`: what `CONVERSATION` becomes at one host of the table: the `url`, the headers that hold the `key` (written
 #:   as KEY), and the `body`, for a `model` and an `api` of that host.
 #: - `sample.toml`: the media type of a reply, the status of the error, the error's type in the host's words, and the
-#:   header with the request's id. Both errors have this type and the message `DETAIL`.
+#:   header with the request's id. Both errors have this type and the message `DETAIL`. If the protocol has another form
+#:   for one of the values of `GIVEN`, a table `translated` has that form by the argument's name.
 SAMPLES = Path(__file__).parents[1] / "codecs" / "samples"
 TEXT = "Hello, wörld!"
 COUNTED = (3, 4)
@@ -78,6 +79,7 @@ class Sample:
     error_status: int
     error_type: str
     request_id_header: str
+    translated: dict[str, Any] = field(default_factory=dict)
 
 
 def sample_of(name: str) -> Sample:
@@ -184,7 +186,12 @@ def encodes_and_leaves_its_input_alone(codec: Codec) -> None:
     assert body.items() >= dict(codec.streaming).items()
     assert all(fields for argument, fields in codec.arguments.items() if argument != "model")
     inside = list(values_in(body))
+    translated = sample_of(codec.name).translated
+    for argument, value in translated.items():
+        assert any(at_path(path, value).items() <= body.items() for path in codec.arguments[argument]), argument
     for argument, value in known.items():
+        if argument in translated:
+            continue
         for wanted in value if argument == "stop" else [value[0] if isinstance(value, tuple) else value]:
             assert any(one == wanted and type(one) is type(wanted) for one in inside), argument
     assert "Hi" in inside

@@ -28,7 +28,50 @@ from aprefill.testing._answer import answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WIRES = ("chat", "messages")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultWire:
+    """A protocol on which the faults are played, and how it is asked."""
+
+    #: a model that takes a prefill and leaves it out of its reply
+    model: str
+    #: what follows the server's address in the base URL, and what follows that in a request
+    base: str = ""
+    path: str
+    api: str | None = None
+    #: the package whose client can send the protocol; "": no SDK can
+    sdk: str = ""
+    #: what `support=` must say so that the prefill is sent in a last assistant turn; None: the table says it
+    support: str | None = None
+    #: the name of an event with text
+    text_event: str = ""
+    #: how the host words an overload; "": its errors have no type
+    overloaded: str = "overloaded_error"
+    #: whether each line is a record: no comments, no event names, no blank lines
+    is_lines: bool = False
+
+    def framed(self, data: bytes) -> bytes:
+        """The data as one event with text."""
+        if self.is_lines:
+            return data + b"\n"
+        name = f"event: {self.text_event}\n".encode() if self.text_event else b""
+        return name + b"data: " + data + b"\n\n"
+
+
+def wire_of(received: Received) -> FaultWire:
+    """The wire on which a request came."""
+    return next(wire for wire in WIRES.values() if received.path.endswith(wire.path))
+
+
+#: A new protocol adds its line here.
+WIRES = {
+    "chat": FaultWire(model="vllm:m", base="/v1", path="/chat/completions", sdk="openai"),
+    "messages": FaultWire(
+        model="anthropic:claude-haiku-4-5", path="/v1/messages", sdk="anthropic", text_event="content_block_delta"
+    ),
+    "cohere": FaultWire(model="cohere:m", path="/v2/chat", support="eats", text_event="content-delta", overloaded=""),
+    "ollama": FaultWire(model="ollama:llama3.2", path="/api/chat", overloaded="", is_lines=True),
+}
 
 #: The prefill of every request, and the text with which a good host continues it.
 PREFILL = "zero "
@@ -52,7 +95,7 @@ class Fault:
     name: str
     #: what the host sends
     script: Script | Callable[[Received], Script]
-    wires: tuple[str, ...] = WIRES
+    wires: tuple[str, ...] = tuple(WIRES)
     #: the new text of a complete reply; None: the reply is incomplete, and must not look complete
     right: str | None = None
     #: the errors that may be raised
@@ -106,16 +149,25 @@ def _event(data: bytes) -> Callable[[Received], Script]:
     """
 
     def script(received: Received) -> Script:
-        name = b"event: content_block_delta\n" if received.path.endswith("/messages") else b""
-        return replace(GOOD, after=len(BEFORE), insert=name + b"data: " + data + b"\n\n")
+        return replace(GOOD, after=len(BEFORE), insert=wire_of(received).framed(data))
 
     return script
 
 
 def _ends_in_the_line_after_before(received: Received) -> Script:
-    """Return a body that ends after the line with the word after `BEFORE`. The blank line after it is missing."""
+    """Return a body that ends after the line with the word after `BEFORE`. The blank line after it is missing.
+
+    Where each line is a record, the end of the line is missing.
+    """
     body = _body(received)
-    return Script(body=body[: body.index(b"\n", body.index(b"thre")) + 1], framing="chunked")
+    end = body.index(b"\n", body.index(b"thre"))
+    return Script(body=body[: end if wire_of(received).is_lines else end + 1], framing="chunked")
+
+
+def _trickle(received: Received) -> Script:
+    """A line that never ends: a comment, or a record where there are no comments."""
+    start = b'{"x":"' if wire_of(received).is_lines else b":"
+    return Script(body=start + b"x" * 10_000, framing="chunked", wire_cuts=1, pace_s=0.2)
 
 
 @cache
@@ -147,8 +199,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
+        wires=("chat", "messages", "cohere"),
         right=TEXT,
         note="A finish reason is the model's own end. Some gateways leave the terminal record out.",
+    ),
+    Fault(
+        name="finish reason, no terminal event",
+        script=replace(GOOD, no_done=True),
+        wires=("ollama",),
+        errors=(Truncated,),
+        kept=TEXT,
+        note="In Ollama's protocol only the terminal record says why the reply ended.",
     ),
     Fault(
         name="EOF in mid-stream of a body without framing",
@@ -210,12 +271,16 @@ FAULTS: tuple[Fault, ...] = (
         kept=BEFORE,
     ),
     # --- other data in the stream -----------------------------------------------------------------------------
-    Fault(
-        name="error event in the stream",
-        script=replace(GOOD, after=len(BEFORE), error_event=("overloaded_error", "Overloaded")),
-        errors=(StatusError,),
-        kept=BEFORE,
-        facts={"in_band": True, "error_type": "overloaded_error"},
+    *(
+        Fault(
+            name="error event in the stream",
+            script=replace(GOOD, after=len(BEFORE), error_event=("overloaded_error", "Overloaded")),
+            wires=(name,),
+            errors=(StatusError,),
+            kept=BEFORE,
+            facts={"in_band": True, "error_type": wire.overloaded},
+        )
+        for name, wire in WIRES.items()
     ),
     Fault(
         name="text after the terminal event",
@@ -248,7 +313,7 @@ FAULTS: tuple[Fault, ...] = (
     # --- too slow, too much -----------------------------------------------------------------------------------
     Fault(
         name="one byte of comment every 0.2 s, and nothing else",
-        script=Script(body=b":" + b"x" * 10_000, framing="chunked", wire_cuts=1, pace_s=0.2),
+        script=_trickle,
         errors=(Stalled,),
         kept="",
         facts={"clock": "first_token_s", "after_s": 0.5},

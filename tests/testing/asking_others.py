@@ -1,6 +1,6 @@
-"""How these tests send requests in the formats that aprefill itself does not use, and a reader for each format.
+"""How these tests send requests in the formats other than chat completions and Anthropic's, and a reader for each.
 
-The formats are OpenAI's /responses, Ollama's, and Gemini's as server-sent events and as one JSON array.
+The formats are OpenAI's /responses, Ollama's, Cohere's, and Gemini's as server-sent events and as one JSON array.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aprefill.testing import Server
 
-WIRES = ("responses", "ollama", "gemini", "gemini-array")
+WIRES = ("responses", "ollama", "cohere", "gemini", "gemini-array")
 
 MODEL = "some-model"
 PREFILL = '["'
@@ -29,6 +29,7 @@ _GEMINI = f"/v1beta/models/{MODEL}:streamGenerateContent"
 PATHS = {
     "responses": "/v1/responses",
     "ollama": "/api/chat",
+    "cohere": "/v2/chat",
     "gemini": _GEMINI + "?alt=sse&key=any",
     "gemini-array": _GEMINI,
 }
@@ -39,7 +40,7 @@ def turns(wire: str, prefill: str | None) -> dict[str, Any]:
     said = [("user", "Name two states.")] + ([] if prefill is None else [("assistant", prefill)])
     if wire == "responses":
         return {"input": [{"role": role, "content": text} for role, text in said]}
-    if wire == "ollama":
+    if wire in {"ollama", "cohere"}:
         return {"messages": [{"role": role, "content": text} for role, text in said]}
     names = {"user": "user", "assistant": "model"}
     return {"contents": [{"role": names[role], "parts": [{"text": text}]} for role, text in said]}
@@ -90,6 +91,10 @@ def content(record: dict[str, Any], wire: str) -> str:
         return record["delta"] if record["type"] == "response.output_text.delta" else ""
     if wire == "ollama":
         return record.get("message", {}).get("content", "")
+    if wire == "cohere":
+        if "message" in record:  # a whole reply
+            return "".join(part.get("text", "") for part in record["message"]["content"])
+        return record["delta"]["message"]["content"].get("text", "") if record["type"] == "content-delta" else ""
     parts = record["candidates"][0]["content"]["parts"] if "candidates" in record else []
     return "".join(part.get("text", "") for part in parts if not part.get("thought"))
 
@@ -106,6 +111,8 @@ def reason(text: str, wire: str) -> str | None:
             return why["reason"] if why else record["response"]["status"]
         if wire == "ollama" and record.get("done"):
             return record["done_reason"]
+        if wire == "cohere" and record["type"] == "message-end":
+            return None if record["delta"].get("error") else record["delta"]["finish_reason"]
         if "candidates" in record and "finishReason" in record["candidates"][0]:
             return record["candidates"][0]["finishReason"]
     return None
@@ -117,4 +124,6 @@ def is_whole(text: str, wire: str) -> bool:
             json.loads(text)
         except json.JSONDecodeError:
             return False
+    if wire == "cohere" and not text.endswith("data: [DONE]\n\n"):
+        return False
     return reason(text, wire) is not None

@@ -192,7 +192,7 @@ async def test_every_wire_obeys(wire: str, streamed: bool, name: str) -> None:
     path = paths[wire]
     if wire == "responses":
         body = {"model": "any", "stream": streamed, "input": [{"role": "user", "content": text}]}
-    elif wire == "ollama":
+    elif wire in {"ollama", "cohere"}:
         body = {"model": "any", "stream": streamed, "messages": [{"role": "user", "content": text}]}
     elif wire.startswith("gemini"):
         body = {"contents": [{"parts": [{"text": text}]}]}

@@ -19,6 +19,7 @@ ARN = "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude"
     [
         ("/v1/messages", "anthropic", None, None),
         ("/v1/messages?beta=true", "anthropic", None, None),
+        ("/v2/chat", "cohere", None, None),
         ("/openai/deployments/x/chat/completions?api-version=1", "openai", None, None),
         (VERTEX + "claude-haiku-4-5@20251001:streamRawPredict", "anthropic", "claude-haiku-4-5@20251001", True),
         (VERTEX + "claude-haiku-4-5%4020251001:rawPredict?x=1", "anthropic", "claude-haiku-4-5@20251001", False),

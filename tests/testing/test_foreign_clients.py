@@ -1,4 +1,4 @@
-"""Ollama's and Google's own clients take the server for a real host. `nox -s sdks` installs them."""
+"""Ollama's, Cohere's and Google's own clients take the server for a real host. `nox -s sdks` installs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 
 pytest.importorskip("ollama", reason="Ollama's own client is not installed: nox -s sdks")
 pytest.importorskip("google.genai", reason="Google's own client is not installed: nox -s sdks")
+pytest.importorskip("cohere", reason="Cohere's own client is not installed: nox -s sdks")
 
+import cohere
 import ollama
 from anyio import fail_after
 from google import genai
@@ -57,6 +59,10 @@ async def google(server: Server) -> AsyncGenerator[Any, None]:
         yield asked
 
 
+def cohere_client(server: Server) -> Any:
+    return cohere.AsyncClientV2(api_key="any", base_url=server.url)
+
+
 @pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
 async def test_ollama_streams(wire_cuts: int | None) -> None:
     """Ollama's client streams text, thoughts, tool calls, the stop reason and the token counts."""
@@ -93,6 +99,51 @@ async def test_ollama_reads_a_whole_reply_and_the_errors() -> None:
     assert (whole.message.content, whole.message.thinking) == ('["' + TEXT, "Hm, hm.")
     assert told.value.status_code == 404
     assert got == "Alabam"
+
+
+@pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
+async def test_cohere_streams(wire_cuts: int | None) -> None:
+    """Text, thoughts, calls, the reason and the counts."""
+    with fail_after(20):
+        async with serve(replace(GOOD, wire_cuts=wire_cuts)) as server, cohere_client(server) as client:
+            parts = [part async for part in client.chat_stream(model="m", messages=MESSAGES)]
+            assert server.exchanges[0].prefill == '["'
+    said = [part.delta.message.content for part in parts if part.type == "content-delta"]
+    assert "".join(one.text or "" for one in said) == '["' + TEXT
+    assert "".join(one.thinking or "" for one in said) == "Hm, hm."
+    [start] = [part for part in parts if part.type == "tool-call-start"]
+    pieces = [part for part in parts if part.type == "tool-call-delta"]
+    assert start.delta.message.tool_calls.function.name == "look_up"
+    assert "".join(one.delta.message.tool_calls.function.arguments for one in pieces) == CALL.arguments_json
+    last = parts[-1]
+    assert (last.type, last.delta.finish_reason) == ("message-end", "TOOL_CALL")
+    assert (last.delta.usage.tokens.input_tokens, last.delta.usage.tokens.output_tokens) == (21, 7)
+
+
+async def test_cohere_reads_a_whole_reply_and_the_errors() -> None:
+    """As a status, and inside a stream; what keeps it alive is passed over."""
+    scripts = [
+        GOOD,
+        Script(status=404, error=("not_found_error", "model 'm' was removed")),
+        Script(text=TEXT, after=6, error_event=("api_error", "it broke"), insert=b": keep-alive\n\n"),
+    ]
+    got, last = "", None
+    with fail_after(20):
+        async with serve(scripts) as server, cohere_client(server) as client:
+            whole = await client.chat(model="m", messages=MESSAGES)
+            with pytest.raises(cohere.NotFoundError, match="was removed"):
+                await client.chat(model="m", messages=MESSAGES)
+            async for part in client.chat_stream(model="m", messages=MESSAGES):
+                last = part
+                if part.type == "content-delta":
+                    got += part.delta.message.content.text or ""
+    assert [(one.type, getattr(one, one.type)) for one in whole.message.content] == [
+        ("thinking", "Hm, hm."),
+        ("text", '["' + TEXT),
+    ]
+    assert whole.message.tool_calls[0].function.arguments == CALL.arguments_json
+    assert whole.finish_reason == "TOOL_CALL"
+    assert (got, last.type, last.delta.error) == ("Alabam", "message-end", "it broke")
 
 
 @pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])

@@ -1,4 +1,7 @@
-"""The exact records of the formats that aprefill does not use: a rich and an empty reply, streamed and whole."""
+"""The exact records of the formats other than chat completions and Anthropic's.
+
+There are a rich and an empty reply, streamed and whole.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +76,75 @@ async def test_ollama_says_nothing() -> None:
     streamed, whole = await both(EMPTY, "ollama")
     assert objects(streamed.text, "ollama") == [whole]
     assert whole == line(done=True) | durations(prompt_eval_count=10, eval_count=0)
+
+
+# --- Cohere ---------------------------------------------------------------------------------------------------
+
+
+def event(kind: str, delta: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {"type": kind, **more, **({} if delta is None else {"delta": delta})}
+
+
+def ending(reason: str, output_tokens: int, cached: int = 0) -> dict[str, Any]:
+    tokens = {"input_tokens": 10, "output_tokens": output_tokens}
+    return {
+        **({"finish_reason": reason} if reason else {}),
+        "usage": {"billed_units": tokens, "tokens": tokens, "cached_tokens": cached},
+    }
+
+
+async def test_cohere() -> None:
+    """Each content and each call is opened, filled and closed; then the reason and the counts, then [DONE]."""
+    streamed, whole = await both(RICH, "cohere")
+    ids = ["f_000000000000", "own"]
+    calls = [
+        {"id": id_, "type": "function", "function": {"name": name, "arguments": ""}}
+        for id_, name in zip(ids, "fg", strict=True)
+    ]
+    start = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
+
+    def part(**what: str) -> dict[str, Any]:
+        return {"message": {"content": what}}
+
+    def arguments(text: str) -> dict[str, Any]:
+        return {"message": {"tool_calls": {"function": {"arguments": text}}}}
+
+    assert objects(streamed.text, "cohere") == [
+        event("message-start", {"message": start}, id="00000000-0000-4000-8000-000000000000"),
+        event("content-start", part(type="thinking", thinking=""), index=0),
+        event("content-delta", part(thinking="Hm"), index=0),
+        event("content-end", index=0),
+        event("content-start", part(type="text", text=""), index=1),
+        event("content-delta", part(text="Ab"), index=1),
+        event("content-end", index=1),
+        event("tool-call-start", {"message": {"tool_calls": calls[0]}}, index=0),
+        event("tool-call-delta", arguments('{"a":1}'), index=0),
+        event("tool-call-end", index=0),
+        event("tool-call-start", {"message": {"tool_calls": calls[1]}}, index=1),
+        event("tool-call-delta", arguments("{}"), index=1),
+        event("tool-call-end", index=1),
+        event("message-end", ending("MAX_TOKENS", 2, cached=3)),
+    ]
+    assert [name for name, _ in records(streamed.text)][-2:] == ["message-end", ""]
+    assert streamed.text.endswith("\n\ndata: [DONE]\n\n")
+    calls[0]["id"] = "f_000001000000"  # of the second request
+    calls[0]["function"] |= {"arguments": '{"a":1}'}
+    calls[1]["function"] |= {"arguments": "{}"}
+    content = [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Ab"}]
+    assert whole == {
+        "id": "00000001-0000-4000-8000-000000000000",
+        "message": {"role": "assistant", "content": content, "tool_calls": calls},
+        **ending("MAX_TOKENS", 2, cached=3),
+    }
+    assert streamed.headers["content-type"] == "text/event-stream; charset=utf-8"
+
+
+async def test_cohere_says_nothing() -> None:
+    """No content in the stream, an empty one in the whole reply; a reason that is none is left out."""
+    streamed, whole = await both(EMPTY, "cohere")
+    assert [one["type"] for one in objects(streamed.text, "cohere")] == ["message-start", "message-end"]
+    assert objects(streamed.text, "cohere")[-1]["delta"] == ending("", 0)
+    assert whole["message"] == {"role": "assistant", "content": [{"type": "text", "text": ""}]}
 
 
 # --- Gemini ---------------------------------------------------------------------------------------------------

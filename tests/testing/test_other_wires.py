@@ -1,4 +1,4 @@
-"""Good replies in the formats that aprefill itself does not use."""
+"""Good replies in the formats other than chat completions and Anthropic's."""
 
 from __future__ import annotations
 
@@ -84,6 +84,12 @@ async def test_thoughts_and_calls_are_streamed(wire: str) -> None:
         thoughts = [one["message"].get("thinking", "") for one in found]
         calls = [call["function"] for one in found for call in one["message"].get("tool_calls", [])]
         made = [(call["name"], call["arguments"]) for call in calls]
+    elif wire == "cohere":
+        said = [one["delta"]["message"] for one in found if "message" in one.get("delta", {})]
+        pieces = [one["content"] for one in said if one.get("content")]
+        thoughts = [piece.get("thinking", "") for piece in pieces]
+        calls = [one["tool_calls"]["function"] for one in said if one.get("tool_calls")]
+        made = [(calls[0]["name"], json.loads("".join(call["arguments"] for call in calls)))]
     else:
         parts = [part for one in found for part in one["candidates"][0]["content"]["parts"]]
         thoughts = [part["text"] for part in parts if part.get("thought")]
@@ -120,18 +126,19 @@ async def test_a_request_without_a_stream_has_the_same_text(wire: str) -> None:
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        (None, ("completed", "stop", "STOP")),
-        ("length", ("max_output_tokens", "length", "MAX_TOKENS")),
-        ("max_tokens", ("max_output_tokens", "length", "MAX_TOKENS")),
-        ("SAFETY", ("content_filter", "stop", "SAFETY")),
-        ("content_filter", ("content_filter", "stop", "SAFETY")),
-        ("RECITATION", ("completed", "RECITATION", "RECITATION")),
+        (None, ("completed", "stop", "COMPLETE", "STOP")),
+        ("length", ("max_output_tokens", "length", "MAX_TOKENS", "MAX_TOKENS")),
+        ("max_tokens", ("max_output_tokens", "length", "MAX_TOKENS", "MAX_TOKENS")),
+        ("COMPLETE", ("completed", "stop", "COMPLETE", "STOP")),
+        ("SAFETY", ("content_filter", "stop", "COMPLETE", "SAFETY")),
+        ("content_filter", ("content_filter", "stop", "COMPLETE", "SAFETY")),
+        ("RECITATION", ("completed", "RECITATION", "RECITATION", "RECITATION")),
     ],
 )
 async def test_a_reason_is_in_the_words_of_the_wire(wire: str, word: str | None, expected: tuple[str, ...]) -> None:
     """A stop reason in any host's words is sent in the protocol's own word. /responses has none for some reasons."""
     text = await sent(Script(text=TEXT, stop_reason=word), wire)
-    assert reason(text, wire) == expected[min(WIRES.index(wire), 2)]
+    assert reason(text, wire) == expected[min(WIRES.index(wire), 3)]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +146,7 @@ async def test_a_reason_is_in_the_words_of_the_wire(wire: str, word: str | None,
     [
         ("responses", {"max_output_tokens": 2}, None),
         ("ollama", {"options": {"num_predict": 2}}, {"options": {"stop": ["a"]}}),
+        ("cohere", {"max_tokens": 2}, {"stop_sequences": ["a"]}),
         ("gemini", {"generationConfig": {"maxOutputTokens": 2}}, {"generationConfig": {"stopSequences": ["a"]}}),
         ("gemini", {"generation_config": {"max_output_tokens": 2}}, {"generation_config": {"stop_sequences": ["a"]}}),
     ],
@@ -153,7 +161,7 @@ async def test_a_limit_and_a_stop_sequence_are_found_where_the_host_has_them(wir
     assert reason(limited, wire) in {"max_output_tokens", "length", "MAX_TOKENS"}
     if stopped is not None:
         assert "".join(deltas(stopped, wire)) == "Al"
-        assert reason(stopped, wire) in {"stop", "STOP"}
+        assert reason(stopped, wire) in {"stop", "STOP_SEQUENCE", "STOP"}
 
 
 # --- what the host does with the prefill ----------------------------------------------------------------------
@@ -177,7 +185,8 @@ async def test_the_prefill_is_left_out_echoed_or_refused(wire: str) -> None:
     assert (refused.status_code, taken.status_code) == (400, 200)
     words = "Requests ending with a model turn" if "gemini" in wire else "does not support assistant message prefill"
     error = refused.json()
-    error = (error[0] if isinstance(error, list) else error)["error"]
+    error = error[0] if isinstance(error, list) else error
+    error = error if wire == "cohere" else error["error"]
     assert words in (error if isinstance(error, str) else error["message"])
 
 

@@ -1,4 +1,4 @@
-"""Each fault in the formats that aprefill itself does not use."""
+"""Each fault in the formats other than chat completions and Anthropic's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ wires = pytest.mark.parametrize("wire", WIRES)
 
 @wires
 async def test_it_ends_without_its_end(wire: str) -> None:
-    """Both `no_end` and `no_done` omit the stop reason, which these formats have in the terminal record."""
+    """A body without its end has the whole text and is not complete.
+
+    `no_end` omits the stop reason. `no_done` omits the terminal record. This has the stop reason, except at Cohere, where
+    it is `[DONE]`.
+    """
     for script in (Script(text=TEXT, no_end=True), Script(text=TEXT, no_done=True)):
         text = await sent(script, wire)
         assert "".join(deltas(text, wire)) == TEXT
@@ -42,7 +46,7 @@ async def test_it_ends_without_its_end(wire: str) -> None:
 async def test_what_closes_the_last_record_is_missing(wire: str) -> None:
     """With `no_last_blank` only the end of the last record is missing: the blank line, the line end or the bracket."""
     whole, short = await sent(Script(text=TEXT), wire), await sent(Script(text=TEXT, no_last_blank=True), wire)
-    missing = {"responses": "\n", "ollama": "\n", "gemini": "\r\n", "gemini-array": "]"}
+    missing = {"responses": "\n", "ollama": "\n", "cohere": "\n", "gemini": "\r\n", "gemini-array": "]"}
     assert short + missing[wire] == whole
     assert is_whole(whole, wire)
     assert not is_whole(short, wire)
@@ -71,6 +75,8 @@ async def test_an_error_event_is_the_hosts_own(wire: str, after: int | None, bef
         )  # fmt: skip
     elif wire == "ollama":
         assert last == {"error": "Overloaded"}
+    elif wire == "cohere":
+        assert last == {"type": "message-end", "delta": {"error": "Overloaded", "finish_reason": "ERROR"}}
     else:
         assert last == {"error": {"code": 503, "message": "Overloaded", "status": "UNAVAILABLE"}}
     if wire == "gemini-array":
@@ -101,6 +107,9 @@ async def test_an_error_status_has_the_hosts_own_body(wire: str, status: int, ki
     if wire == "ollama":
         assert isinstance(one["error"], str)
         assert other == {"error": "My words"}
+    elif wire == "cohere":
+        assert one.keys() == {"id", "message"}
+        assert other["message"] == "My words"
     elif wire == "responses":
         assert one["error"]["type"] == ("rate_limit_error" if status == 429 else kind)
         assert (other["error"]["type"], other["error"]["message"]) == ("made_up", "My words")
