@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PROTOCOLS: dict[str, str] = {
     "anthropic_messages": "anthropic",
     "openai_chat": "openai",
+    "openai_responses": "openai",
 }
 
 

@@ -82,11 +82,11 @@ def settings_in_use(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> d
         note("tool_choice", f"extra[{name!r}]", _is_forced(extra.get(name)))
 
     spelled, response_format = given("response_format")
-    note("response_format", spelled, _constrains(response_format))
+    note("response_format", spelled, is_constraint(response_format))
     output = extra.get("output_config")
     if isinstance(output, Mapping):
-        note("response_format", "extra['output_config']", _constrains(output.get("format")))
-    note("response_format", "extra['output_format']", _constrains(extra.get("output_format")))
+        note("response_format", "extra['output_config']", is_constraint(output.get("format")))
+    note("response_format", "extra['output_format']", is_constraint(extra.get("output_format")))
     for name in _CONSTRAINTS:
         note("response_format", f"extra[{name!r}]", bool(extra.get(name)))
     note("grammar", "extra['grammar']", bool(extra.get("grammar")))
@@ -107,7 +107,7 @@ def _is_forced(choice: Any) -> bool:
     return choice not in (None, "", "auto", "none")
 
 
-def _constrains(value: Any) -> bool:
+def is_constraint(value: Any) -> bool:
     return bool(value) and not (isinstance(value, Mapping) and value.get("type") == "text")
 
 

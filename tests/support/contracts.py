@@ -183,13 +183,20 @@ def lets_extra_win(codec: Codec) -> None:
     assert "top_p" not in codec.encode(model_input(fields={"top_p": 1}, extra={"top_p": None}))
 
 
+def field_at(path: str, value: Any) -> dict[str, Any]:
+    """A body with this value in the field; a path such as "limits.words" is a field inside an object."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
 def finds_what_undoes_an_argument(codec: Codec) -> None:
     """Each spelling that the codec lists, and the argument's own name; nothing in an empty `extra`."""
     for argument, fields in codec.arguments.items():
         assert codec.undone_by(argument, {}) is None
         for name in (argument, *fields):
-            assert codec.undone_by(argument, {"seed": 1, name: {"a": 1}}) == name
-            assert codec.undone_by(argument, {name: None}) == name
+            assert codec.undone_by(argument, {"seed": 1, **field_at(name, {"a": 1})}) == name
+            assert codec.undone_by(argument, field_at(name, None)) == name
 
 
 def names_the_settings_in_use(codec: Codec) -> None:
