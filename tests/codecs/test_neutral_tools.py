@@ -113,7 +113,7 @@ def test_the_neutral_form_is_translated(name: str) -> None:
     before = copy.deepcopy((HISTORY, TOOL))
     body = codec(name).encode(model_input(messages=tuple(HISTORY), tools=(TOOL,)))
     assert {field: body[field] for field in WANTED[name]} == WANTED[name]
-    assert (HISTORY, TOOL) == before
+    assert before == (HISTORY, TOOL)
 
 
 @pytest.mark.parametrize("name", WANTED)
