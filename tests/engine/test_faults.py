@@ -1,4 +1,4 @@
-"""Every fault of the table, on both wires, through every kind of client, on every loop: never silent, always typed."""
+"""Every fault of the table, on every wire, through every kind of client, on every loop: never silent, always typed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from aprefill import ConnectFailed, ProviderError, Stalled, Timeouts, Truncated
-from aprefill._codecs.anthropic_messages import AnthropicDecoder
-from aprefill._codecs.openai_chat import OpenAIChatDecoder
+from aprefill._codecs import PROTOCOLS, codec
 from aprefill._deltas import EndDelta
 from aprefill._transports import _foreign
 from aprefill._wire.sse import SseDecoder
@@ -26,6 +25,7 @@ from ..support.fault_runs import (
     CLIENTS,
     KEY,
     check,
+    clients_of,
     options_of,
     own_stream_of,
     places_of_key,
@@ -72,7 +72,7 @@ def through_clients() -> list[Any]:
         )
         for case in cases(fault for fault in FAULTS if not fault.slow)
         for fault in case.values[:1]
-        for client in CLIENTS
+        for client in clients_of(case.values[1])
     ]
 
 
@@ -95,13 +95,12 @@ async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str
         check(fault, await outcome_of(fault, wire, client))
 
     async with anyio.create_task_group() as group:
-        for client in CLIENTS:
+        for client in clients_of(wire):
             group.start_soon(one, client)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:
     """An event that comes in 65,536 pieces: a decoder that begins again with each piece needs a minute and more."""
     fault = fault_for(PIECES, wire)
@@ -212,8 +211,7 @@ async def serve_raw(answer: bytes) -> AsyncIterator[str]:
 
 
 @one_loop
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 @pytest.mark.parametrize("where", REFLECTIONS)
 async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str) -> None:
     """A typed error without it, wherever it stands."""
@@ -231,8 +229,8 @@ async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str
 @pytest.mark.parametrize("wire", WIRES)
 async def test_control_a_cut_that_nobody_notices(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec that takes every end of a body for the reply's."""
-    for decoder in (OpenAIChatDecoder, AnthropicDecoder):
-        monkeypatch.setattr(decoder, "close", lambda self, undispatched=None: (EndDelta(),))
+    for name in PROTOCOLS:
+        monkeypatch.setattr(type(codec(name).decoder()), "close", lambda self, undispatched=None: (EndDelta(),))
     for name in (CLEAN_EOF, "half an event at the end", "FIN in mid-stream"):
         fault = fault_for(name, wire)
         with pytest.raises(AssertionError, match="in silence"):

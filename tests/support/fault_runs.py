@@ -22,7 +22,7 @@ import openai
 import aprefill
 from aprefill import AprefillError, stream
 
-from .faults import PREFILL
+from .faults import PREFILL, WIRES
 from .sdk_http import http_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ _TLS = ssl.create_default_context()
 
 #: These runs are of one request each.
 _ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)}
+
+
+def clients_of(wire: str) -> tuple[str, ...]:
+    """The kinds of clients that can send a wire's protocol."""
+    return tuple(client for client in CLIENTS if client != "sdk" or WIRES[wire].sdk)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,20 +85,22 @@ async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
 @asynccontextmanager
 async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str, Any]]:
     """The options of `stream` that lead to the host at `url` through one kind of client, open for the while."""
-    chat = wire == "chat"
-    base_url = f"{url}/v1" if chat else url
-    direct = {"model": "vllm:m" if chat else "anthropic:claude-haiku-4-5", "base_url": base_url, "api_key": KEY}
+    how = WIRES[wire]
+    base_url = url + how.base
+    asked = {"model": how.model, "api": how.api}
+    direct = {**asked, "base_url": base_url, "api_key": KEY}
     if client == "ours":
         yield direct
         return
-    library = httpx if client == "httpx" else http_of(openai if chat else anthropic) if client == "sdk" else httpx2
+    sdk = {"openai": openai, "anthropic": anthropic}.get(how.sdk)
+    library = httpx if client == "httpx" else http_of(sdk) if client == "sdk" else httpx2
     async with library.AsyncClient(verify=_TLS) as http:
         if client != "sdk":
             yield {**direct, "client": http}
             return
-        make: Any = openai.AsyncOpenAI if chat else anthropic.AsyncAnthropic
+        make: Any = openai.AsyncOpenAI if sdk is openai else anthropic.AsyncAnthropic
         # its retries are on, as they are by default: aprefill must switch them off
-        yield {"model": direct["model"], "client": make(base_url=base_url, api_key=KEY, http_client=http)}
+        yield {**asked, "client": make(base_url=base_url, api_key=KEY, http_client=http)}
 
 
 async def through_aprefill(fault: Fault, options: Mapping[str, Any], *, bound_s: float | None = None) -> Outcome:

@@ -28,7 +28,38 @@ from aprefill.testing._answer import answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WIRES = ("chat", "messages")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultWire:
+    """A protocol on which the faults are played, and how it is asked."""
+
+    #: a model that takes a prefill and leaves it out of its reply
+    model: str
+    #: what follows the server's address in the base URL, and what follows that in a request
+    base: str = ""
+    path: str
+    api: str | None = None
+    #: the package whose client can send the protocol; "": no SDK can
+    sdk: str = ""
+    #: the name of an event with text
+    text_event: str = ""
+
+
+#: A new protocol adds its line here.
+WIRES = {
+    "chat": FaultWire(model="vllm:m", base="/v1", path="/chat/completions", sdk="openai"),
+    "messages": FaultWire(
+        model="anthropic:claude-haiku-4-5", path="/v1/messages", sdk="anthropic", text_event="content_block_delta"
+    ),
+    "responses": FaultWire(
+        model="llama_cpp:m",
+        base="/v1",
+        path="/responses",
+        api="responses",
+        sdk="openai",
+        text_event="response.output_text.delta",
+    ),
+}
 
 #: What every request begins the reply with, and what a good host adds to it.
 PREFILL = "zero "
@@ -49,7 +80,7 @@ class Fault:
     name: str
     #: what the host plays
     script: Script | Callable[[Received], Script]
-    wires: tuple[str, ...] = WIRES
+    wires: tuple[str, ...] = tuple(WIRES)
     #: the new text of a whole reply; None: the reply is not whole, and must not look as if it were
     right: str | None = None
     #: what may be raised
@@ -100,7 +131,8 @@ def _event(data: bytes) -> Callable[[Received], Script]:
     """The good reply with one more event behind `BEFORE`, named as the wire names an event with text."""
 
     def script(received: Received) -> Script:
-        name = b"event: content_block_delta\n" if received.path.endswith("/messages") else b""
+        event = next(wire.text_event for wire in WIRES.values() if received.path.endswith(wire.path))
+        name = f"event: {event}\n".encode() if event else b""
         return replace(GOOD, after=len(BEFORE), insert=name + b"data: " + data + b"\n\n")
 
     return script
@@ -141,8 +173,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
+        wires=("chat", "messages"),
         right=TEXT,
         note="A finish reason is the model's own end. Some gateways leave the terminal record out.",
+    ),
+    Fault(
+        name="finish reason, no terminal event",
+        script=replace(GOOD, no_done=True),
+        wires=("responses",),
+        errors=(Truncated,),
+        kept=TEXT,
+        note="In the Responses protocol only the terminal record says why the reply ended.",
     ),
     Fault(
         name="EOF in mid-stream of a body without framing",

@@ -1,4 +1,4 @@
-"""How the tests ask on the wires that aprefill itself does not speak, and a reader of each.
+"""How the tests ask on the wires that most tests leave out, and a reader of each.
 
 OpenAI's /responses, Ollama's, and Gemini's as events and as one array.
 """
