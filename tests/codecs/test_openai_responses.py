@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aprefill import StopReason, Truncated, Usage, UsageError
+from aprefill import (
+    ReasoningEvent,
+    Recovery,
+    StatusError,
+    StopReason,
+    ToolEvent,
+    Truncated,
+    Usage,
+    UsageError,
+    stream,
+)
 from aprefill._codecs import codec
 from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, TextDelta, ToolDelta, UsageDelta
 from aprefill._errors import ProtocolError
 from aprefill._wire.sse import SseDecoder
+from aprefill.testing import Script, ToolCall, serve
 
 from ..support.contracts import model_input
 from . import calls, decode, feed, only, reasoning, record, text, turn_of
 from .items import COMPLETED, NAME, added, arguments, done, end, said, thought, whole
+
+if TYPE_CHECKING:
+    from aprefill import Reply
+    from aprefill.testing import Server
 
 CODEC = codec(NAME)
 
@@ -505,3 +521,84 @@ def test_the_recorded_stream_of_llama_cpp(shared: Any) -> None:
     assert text(deltas) == " makP. than can othcaZ peoplekZ wa"
     assert type(deltas[-1]) is EndDelta
     assert turn_of(NAME, deltas)["content"] == text(deltas)
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------
+
+
+def ask(server: Server, **options: Any) -> Reply:
+    asked = {"model": "openai:gpt-4o", "api": "responses", "base_url": server.openai_url, "api_key": "k"}
+    return stream("Two states.", **{**asked, "recovery": Recovery(retries=0), **options})
+
+
+@pytest.mark.anyio
+@pytest.mark.any_loop
+async def test_an_emulated_prefill_and_a_stop_sequence() -> None:
+    """The prompt asks for the prefill. The sequence is not sent, and the text ends before it."""
+    async with serve(Script(text='Alabama", "Alaska"]', reasoning="Hm.")) as server:
+        reply = ask(server, prefill='["', stop='", "Al', max_tokens=50, system="Be brief.")
+        events = [event async for event in reply.events()]
+    assert reply.text_so_far == '["Alabama'
+    assert (reply.mode, reply.stop_reason, reply.stop_sequence) == ("emulated", StopReason.STOP_SEQUENCE, '", "Al')
+    assert "".join(event.text for event in events if isinstance(event, ReasoningEvent)) == "Hm."
+    sent = server.exchanges[0].json
+    assert sent.keys() == {"model", "instructions", "input", "max_output_tokens", "stream"}
+    assert sent["instructions"] == "Be brief."
+
+
+@pytest.mark.anyio
+@pytest.mark.any_loop
+async def test_a_call_and_the_counts() -> None:
+    """As events, in the message for the next turn, and in the usage."""
+    made = ToolCall(name="look", arguments={"a": 1}, id="c1")
+    script = Script(text="I look.", tools=[made], input_tokens=21, cached_tokens=3)
+    async with serve(script) as server:
+        reply = ask(server)
+        found = [event async for event in reply.events() if isinstance(event, ToolEvent)]
+    assert (found[0].id, found[0].name) == ("c1", "look")
+    assert json.loads("".join(event.arguments for event in found)) == {"a": 1}
+    assert reply.stop_reason is StopReason.TOOL_USE
+    assert [item["type"] for item in reply.message["content"]] == ["message", "function_call"]
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.cache_read_tokens) == (21, 3)
+
+
+@pytest.mark.anyio
+@pytest.mark.any_loop
+async def test_the_token_limit() -> None:
+    """The host's own word is in the report."""
+    async with serve(Script(text="Alabama", stop_reason="max_tokens")) as server:
+        reply = ask(server)
+        assert await reply.text() == "Alabama"
+    assert (reply.stop_reason, reply.attempts[0].raw_stop_reason) == (StopReason.MAX_TOKENS, "max_output_tokens")
+
+
+@pytest.mark.anyio
+@pytest.mark.any_loop
+async def test_errors_of_the_host() -> None:
+    """Inside the stream with the text so far, and as a status with the request's id."""
+    scripts = [
+        Script(text="Alabama", after=4, error_event=("server_error", "It broke.")),
+        Script(status=400, error=("invalid_request_error", "No such field.")),
+    ]
+    async with serve(scripts) as server:
+        with pytest.raises(StatusError, match="It broke") as broken:
+            await ask(server).text()
+        with pytest.raises(StatusError, match="No such field") as refused:
+            await ask(server).text()
+    assert (broken.value.in_band, broken.value.text_so_far, broken.value.status) == (True, "Alab", 500)
+    assert (refused.value.in_band, refused.value.status) == (False, 400)
+    assert refused.value.request_id
+
+
+@pytest.mark.anyio
+@pytest.mark.any_loop
+async def test_a_reply_that_was_cut_is_continued() -> None:
+    """A native host goes on with the text so far, which is the last item of the next request."""
+    scripts = [Script(text="ba", no_end=True, prefill="eats"), Script(text="ma", prefill="eats")]
+    async with serve(scripts) as server:
+        with pytest.raises(Truncated) as cut:
+            await ask(server, model="llama_cpp:m", prefill="Ala").text()
+        assert cut.value.text_so_far == "Alaba"
+        assert await ask(server, model="llama_cpp:m", prefill=cut.value.text_so_far).text() == "Alabama"
+    assert [exchange.prefill for exchange in server.exchanges] == ["Ala", "Alaba"]
