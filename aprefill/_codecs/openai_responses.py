@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from aprefill._codecs._base import JsonCodec
+from aprefill._codecs._dialects import engine_switches
 from aprefill._codecs._host_error import error_delta, error_from, names_error, says_error
 from aprefill._codecs._json import UNREADABLE, Reader, dumps, loads, within_depth
 from aprefill._codecs._responses_items import CALLS, format_in, input_of, tool_in, turn_of
@@ -36,6 +37,7 @@ from aprefill._types import StopReason, Usage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aprefill._codecs._dialects import PrefillSwitch
     from aprefill._deltas import Delta, Message, ModelInput, Record
 
 #: `incomplete_details.reason`, or the status of the reply -> `StopReason` (openai 3.57.0, types/responses/response.py)
@@ -461,6 +463,9 @@ class OpenAIResponses(JsonCodec):
         content = turn.get("content")
         kinds = [part.get("type") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
         return super().is_tool_result(turn) or any(isinstance(kind, str) and kind.endswith("_output") for kind in kinds)
+
+    def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
+        return engine_switches(dialect, eats=eats)
 
     def decoder(self, *, end: str = "strict") -> ResponsesDecoder:
         self.check_end_rule(end)

@@ -44,6 +44,8 @@ _READING = Phase.READING
 class Run:
     """A running reply: reads deltas, joins their text to the known text, and closes the connection.
 
+    The known text is the prefill and all text that was yielded after it.
+
     It refers neither to the `Reply` nor to a cursor, so that dropping these can end it.
     """
 
@@ -249,8 +251,9 @@ class Run:
         """End the run now and release its connection. Shielded from cancellation, at most a second. Idempotent."""
         self.close_unsent()
         self.drop("aclose")
+        # After a complete reply, the rest of the body may still be read, so that the connection can go back to a pool
+        # that outlives the reply. Do not wait for that.
         if self.phase is Phase.CLOSED or not self.target.keep:
-            # Do not wait for a connection that is drained to go back to its pool.
             await self.connection.wait()
 
     def cancel(self) -> None:

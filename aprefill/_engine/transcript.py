@@ -55,9 +55,10 @@ class Transcript:
         self.lead_at = -1
         # How many characters of that item belong to the prefill.
         self._shown = 0
-        # `_text` is the text of the first `_joined` items. `_older` is the previous text, and `_last` is what it lacks.
-        # CPython appends to a string in place if nothing else refers to it. A caller that reads the text in a loop
-        # usually still holds the latest text, but never the one before. So the older string is the one that grows.
+        # `_text` is the text of the first `_joined` items. `_older` is the text before the last change, so that
+        # `_text == _older + _last`. New text is appended to `_older`, because that is faster: CPython appends in place
+        # if nothing else refers to the string. A caller that reads the text in a loop usually still refers to `_text`,
+        # but not to `_older`.
         self._text = self._older = prefill
         self._last = ""
         self._joined = 0

@@ -1,4 +1,4 @@
-"""The table of phases: every event in every phase has its row, and an interrupt has one end in each of them."""
+"""The table of phases has a row for every event in every phase, and an interrupt has one end in each phase."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GOOD = Script(text="one two three four", cuts=4)
 
 
 def test_every_event_in_every_phase_has_its_row() -> None:
-    """Each phase says of each event what may follow, and each phase but the first can be reached."""
+    """Each phase defines what may follow each event, and each phase but the first can be reached."""
     assert set(TABLE) == set(Phase)
     reached = {Phase.NEW}
     for phase, row in TABLE.items():
@@ -45,7 +45,7 @@ def test_every_event_in_every_phase_has_its_row() -> None:
 
 
 def test_nothing_leads_out_of_an_end() -> None:
-    """A reply that is over stays what it is, and cannot fail any more."""
+    """A reply that has ended stays in its phase and cannot fail any more."""
     for phase in OVER:
         row = TABLE[phase]
         assert {following for event in Row._fields for following in getattr(row, event)} == {phase}
@@ -53,7 +53,10 @@ def test_nothing_leads_out_of_an_end() -> None:
 
 
 def test_an_interrupt_ends_every_phase() -> None:
-    """`cancel` and `aclose` lead to an end from everywhere; a dropped reader from everywhere but NEW, where nothing was sent."""
+    """`cancel` and `aclose` end every phase.
+
+    A dropped reader ends every phase but NEW, in which nothing was sent.
+    """
     for phase, event in product(Phase, ("cancel", "aclose", "drop")):
         if (phase, event) != (Phase.NEW, "drop"):
             assert set(getattr(TABLE[phase], event)) <= OVER, (phase, event)
@@ -61,7 +64,7 @@ def test_an_interrupt_ends_every_phase() -> None:
 
 @pytest.mark.parametrize(("phase", "event", "to"), list(product(Phase, Row._fields, Phase)))
 def test_the_state_goes_nowhere_else(phase: Phase, event: str, to: Phase) -> None:
-    """What is not in the table cannot happen."""
+    """A transition that is not in the table is rejected."""
     state = State()
     state.phase = phase
     if to in getattr(TABLE[phase], event):
@@ -73,24 +76,24 @@ def test_the_state_goes_nowhere_else(phase: Phase, event: str, to: Phase) -> Non
         assert state.phase is phase
 
 
-# --- for real -----------------------------------------------------------------------------------------------------
+# --- with a loopback host -----------------------------------------------------------------------------------------
 
-#: Phase -> what the host plays first, so that a reply stays in it.
+#: Phase -> what the host plays first, so that the reply stays in this phase.
 PLAYED = {
     Phase.NEW: [],
     Phase.OPENING: [Script(first_byte_s=math.inf)],
     Phase.READING: [Script(text="one two three four", cuts=4, stall_after=8)],
     Phase.PAUSING: [Script(status=503, retry_after=30)],
-    # all in one read
+    # all records arrive in one read
     Phase.HANDING_OUT: [replace(GOOD, wire_cuts=1 << 16)],
     Phase.DONE: [GOOD],
 }
-#: The only one that sends itself: it comes in the body.
+#: The only error that the host sends itself, inside the body.
 ERROR = [Script(text="one two", cuts=4, error_event=("overloaded_error", "busy"))]
 
 
 async def reach(reply: Reply, phase: Phase) -> Any:
-    """A cursor over the reply, which is in this phase now, or will be as soon as its next chunk is asked for."""
+    """Return a cursor over the reply, which is in this phase now or enters it when the next chunk is pulled."""
     cursor = aiter(reply)
     if phase is Phase.READING:
         assert await anext(cursor) == "one "
@@ -110,7 +113,7 @@ async def wait_for(reply: Reply, phase: Phase) -> None:
 
 
 async def interrupted(server: Any, reply: Reply, phase: Phase, interrupt: str) -> list[object]:
-    """Interrupt it in this phase, while its reader waits if it does there; what the reader got."""
+    """Interrupt the reply in this phase, while its reader waits if the phase has one. Return what the reader got."""
     got: list[object] = []
 
     async def read(cursor: Any, scope: anyio.CancelScope) -> None:
@@ -140,7 +143,7 @@ async def interrupted(server: Any, reply: Reply, phase: Phase, interrupt: str) -
             case "aclose":
                 await reply.aclose()
             case "drop":
-                # a reader that waits is dropped with its task
+                # A reader that waits is dropped together with its task.
                 scope.cancel()
                 cursor = None
     return got
@@ -152,7 +155,7 @@ MATRIX = [(phase, interrupt) for phase, interrupt in product(PLAYED, ("cancel", 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("phase", "interrupt"), MATRIX)
 async def test_an_interrupt_has_one_end(phase: Phase, interrupt: str) -> None:
-    """The connection is closed or free, its only slot is back, and the phase is one that the table allows."""
+    """After an interrupt the connection is closed or free, its only slot is free, and the table allows the phase."""
     limits = httpx2.Limits(max_connections=1)
     async with serve([*PLAYED[phase], GOOD]) as server, httpx2.AsyncClient(limits=limits, trust_env=False) as client:
         session = Session("vllm:m", base_url=server.openai_url, client=client)
@@ -169,7 +172,7 @@ async def test_an_interrupt_has_one_end(phase: Phase, interrupt: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_timeout_and_an_error_in_the_body_end_it_too() -> None:
-    """In each phase that waits, with the slot back."""
+    """A timeout in each waiting phase and an error in the body also end the reply, and the slot is free."""
     limits = httpx2.Limits(max_connections=1)
     cases = [(Phase.OPENING, Stalled), (Phase.READING, Stalled), (Phase.PAUSING, StatusError), (None, StatusError)]
     for phase, error in cases:
@@ -187,12 +190,12 @@ async def test_a_timeout_and_an_error_in_the_body_end_it_too() -> None:
 @pytest.mark.parametrize("anyio_backend", LOOPS[:2])
 @pytest.mark.anyio
 async def test_control_a_slot_that_is_kept_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check, with a connection that nobody closes."""
+    """The control: a connection that nobody closes fails the check."""
     monkeypatch.setattr("aprefill._engine.attempt.Attempt.interrupt", lambda self: None)
     monkeypatch.setattr("aprefill._engine.attempt.Attempt.kill", lambda self: False)
 
     async def aclose(self: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     monkeypatch.setattr("aprefill._engine.attempt.Attempt.aclose", aclose)
     limits = httpx2.Limits(max_connections=1)
@@ -210,7 +213,7 @@ async def test_control_a_slot_that_is_kept_is_seen(monkeypatch: pytest.MonkeyPat
 
 
 def frames(coroutine: Any) -> Iterator[Any]:
-    """The code of each coroutine that waits for the next one, from this one on."""
+    """Yield the code objects of the chain of waiting coroutines, starting with `coroutine`."""
     while coroutine is not None and hasattr(coroutine, "cr_code"):
         yield coroutine.cr_code
         coroutine = coroutine.cr_await
@@ -220,7 +223,7 @@ def frames(coroutine: Any) -> Iterator[Any]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("events", [False, True], ids=["text", "events"])
 async def test_two_frames_between_the_reader_and_the_transport(events: bool) -> None:
-    """While a reader waits for the network, only `Run.pull` and `Attempt.read` stand between it and the transport."""
+    """While a reader waits for the network, only `Run.pull` and `Attempt.read` are between it and the transport."""
     async with serve(PLAYED[Phase.READING][0]) as server:
         async with stream("hi", model="vllm:m", base_url=server.openai_url) as reply:
             cursor: Any = aiter(reply.events() if events else reply)
