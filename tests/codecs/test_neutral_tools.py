@@ -109,7 +109,7 @@ WANTED = {"openai_chat": CHAT, "anthropic_messages": MESSAGES, "openai_responses
 
 @pytest.mark.parametrize("name", WANTED)
 def test_the_neutral_form_is_translated(name: str) -> None:
-    """Calls, results and tools, each in the protocol's own form; the caller's lists stay as they were."""
+    """Each codec translates calls, results and tools to its own form, and does not change the caller's lists."""
     before = copy.deepcopy((HISTORY, TOOL))
     body = codec(name).encode(model_input(messages=tuple(HISTORY), tools=(TOOL,)))
     assert {field: body[field] for field in WANTED[name]} == WANTED[name]
@@ -118,7 +118,7 @@ def test_the_neutral_form_is_translated(name: str) -> None:
 
 @pytest.mark.parametrize("name", WANTED)
 def test_the_own_form_is_sent_unchanged(name: str) -> None:
-    """What is translated above is sent again as it is: each form is the protocol's own, and a second pass adds nothing."""
+    """The form that a codec translates to is its own form, which is sent unchanged."""
     wanted = WANTED[name]
     tools = tuple(wanted["tools"])
     turns: Any = wanted.get("messages") or [{"role": "user", "content": [*wanted["input"]]}]
@@ -133,7 +133,7 @@ def test_the_own_form_is_sent_unchanged(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["anthropic_messages", "openai_responses"])
 def test_parts_of_a_result(name: str) -> None:
-    """Text parts of a result are parts of that protocol; a result without content has none."""
+    """A text part of a result becomes a part of that protocol, and a result may have no content."""
     parts = [{"type": "text", "text": "31"}]
     messages = ({**HISTORY[1]}, {**result("c1", ""), "content": parts}, {**result("c2", ""), "content": None})
     body = codec(name).encode(model_input(messages=messages))
@@ -147,7 +147,7 @@ def test_parts_of_a_result(name: str) -> None:
 
 
 def test_a_call_with_broken_arguments() -> None:
-    """Messages wants an object. The error names the call, and does not quote the arguments."""
+    """Arguments that are no JSON object are an error in Messages. It names the call and does not quote the arguments."""
     broken = {"id": "c9", "function": {"name": "temp", "arguments": '{"city": "Ro'}}
     turn = {"role": "assistant", "content": None, "tool_calls": [broken]}
     with pytest.raises(UsageError, match="'c9'") as error:
@@ -156,7 +156,7 @@ def test_a_call_with_broken_arguments() -> None:
 
 
 def test_an_empty_list_of_calls_is_no_call() -> None:
-    """Some clients leave `tool_calls: null` in a turn; the field is not sent to a host that refuses it."""
+    """An empty `tool_calls` is not sent to a host that would refuse the field."""
     for empty in (None, []):
         turn = {"role": "assistant", "content": "Hi", "tool_calls": empty}
         body = codec("anthropic_messages").encode(model_input(messages=(turn,)))
@@ -182,7 +182,7 @@ HOSTS = {"chat": "openai:gpt-4o", "responses": "openai:gpt-4o", "messages": "ant
 
 
 async def ask(server: Server, api: str, history: Sequence[dict[str, Any]]) -> Any:
-    """One turn on one host: the reply's message, and the calls as they came."""
+    """Send the history to one host and return the message of the reply."""
     async with Session(HOSTS[api], api=api, api_key="k", table=table(server), max_tokens=99) as session:
         reply = session.stream(history, tools=[TOOL])
         await reply.text()
@@ -193,7 +193,7 @@ async def ask(server: Server, api: str, history: Sequence[dict[str, Any]]) -> An
 @pytest.mark.any_loop
 @pytest.mark.parametrize("last", HOSTS)
 async def test_a_history_moves_from_host_to_host(last: str) -> None:
-    """A call that chat completions made is answered, and the whole history is then sent to each protocol."""
+    """A history with a call from chat completions and its result can be sent to a host of each protocol."""
     made = ToolCall(name="temp", arguments={"city": "Rome"}, id="c1")
     async with serve([Script(text="I look.", tools=[made]), Script(text="Warm.")]) as server:
         history: list[dict[str, Any]] = [{"role": "user", "content": "Rome?"}]
@@ -237,7 +237,7 @@ async def test_a_history_moves_from_host_to_host(last: str) -> None:
 @pytest.mark.any_loop
 @pytest.mark.parametrize("api", HOSTS)
 async def test_a_neutral_result_answers_a_reply_of_any_protocol(api: str) -> None:
-    """The reply's own message, whatever its form, and a result in the neutral form after it."""
+    """A result in the neutral form can follow the message of a reply of any protocol."""
     made = ToolCall(name="temp", arguments={"city": "Rome"}, id="c1")
     async with serve([Script(text="I look.", tools=[made]), Script(text="Warm.")]) as server:
         history: list[dict[str, Any]] = [{"role": "user", "content": "Rome?"}]

@@ -1,4 +1,4 @@
-"""The Responses protocol: items, calls, ends, errors, and what its requests look like."""
+"""The Responses protocol: items, calls, ends and errors of replies, the message of a reply, and requests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def encode(*messages: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def test_reasoning_of_both_kinds() -> None:
-    """Summaries, part after part, and plain reasoning."""
+    """Summaries and plain reasoning are both reasoning. The parts of a summary follow each other."""
     deltas = decode(
         NAME, thought("Hm"), thought(", so."), thought("Raw.", "reasoning_text", 1), said("Yes.", 2), COMPLETED
     )
@@ -51,7 +51,7 @@ def test_reasoning_of_both_kinds() -> None:
 
 
 def test_usage() -> None:
-    """All counts, those in the details too, before the end."""
+    """All counts are read, also those in the details, before the end of the reply."""
     counts = {
         "input_tokens": 9,
         "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
@@ -67,7 +67,7 @@ def test_usage() -> None:
 
 
 def test_the_text_of_a_refusal_is_text() -> None:
-    """The reply would be empty without it. The stop reason says that it is a refusal."""
+    """A refusal is text, because the reply would be empty without it. The stop reason says that it is a refusal."""
     refusal = {"type": "response.refusal.delta", "output_index": 0, "delta": "I can't."}
     item = done("message", content=[{"type": "refusal", "refusal": "I can't."}])
     for records in ((refusal, item), (item,)):
@@ -78,14 +78,14 @@ def test_the_text_of_a_refusal_is_text() -> None:
 
 @pytest.mark.parametrize("numbers", [[None, None, None], [5, 3, 3], ["x", -1, 2.5]])
 def test_sequence_numbers_do_not_matter(numbers: list[Any]) -> None:
-    """Records count in the order in which they come: hosts leave numbers out, and gateways leave out records."""
+    """Records are read in the order in which they arrive, whatever their sequence numbers are."""
     records = [said("a"), said("b"), COMPLETED]
     records = [{**one, "sequence_number": n} for one, n in zip(records, numbers, strict=True)]
     assert text(decode(NAME, *records)) == "ab"
 
 
 def test_text_that_came_in_no_delta() -> None:
-    """A gateway that sends a whole reply as a stream puts the text into the item, or into the last record alone."""
+    """Text that came in no delta is read from the complete item, or from the last record. It is never read twice."""
     item = {
         "type": "message",
         "content": [{"type": "output_text", "text": "Hi "}, {"type": "output_text", "text": "you"}],
@@ -106,7 +106,7 @@ def test_text_that_came_in_no_delta() -> None:
 
 
 def test_calls_of_functions() -> None:
-    """Two calls whose pieces come mixed; the id is the call's, not the item's."""
+    """The pieces of two calls may be mixed. The id of a call is its `call_id`, not the id of its item."""
     deltas = decode(
         NAME,
         added("function_call", 0, id="fc_1", call_id="c1", name="f", arguments=""),
@@ -124,7 +124,7 @@ def test_calls_of_functions() -> None:
 @pytest.mark.parametrize("index", [0, None])
 @pytest.mark.parametrize("how", ["done", "arguments.done", "object"])
 def test_arguments_that_came_in_no_delta(how: str, index: int | None) -> None:
-    """They are in the record that ends the arguments, or in the item; as text or as JSON itself."""
+    """Arguments without a delta are read from the record that ends them or from the item, as JSON text or as an object."""
     value = {"a": 1} if how == "object" else '{"a":1}'
     item = {"id": "fc_1", "call_id": "c1", "name": "f"}
     records = [added("function_call", index, **item), done("function_call", index, **item, arguments=value), COMPLETED]
@@ -135,7 +135,7 @@ def test_arguments_that_came_in_no_delta(how: str, index: int | None) -> None:
 
 
 def test_calls_without_an_index() -> None:
-    """llama.cpp sends no `output_index`, and names a call by its item's id or, in older builds, by the call's."""
+    """Without an `output_index`, as with llama.cpp, pieces are matched by the id of the item or of the call."""
     deltas = decode(
         NAME,
         added("function_call", None, call_id="c1", name="f"),
@@ -149,7 +149,7 @@ def test_calls_without_an_index() -> None:
 
 
 def test_ids_that_change_with_each_record() -> None:
-    """GitHub Copilot does so. The index says which item it is."""
+    """GitHub Copilot sends another id in each record. There the `output_index` says which item it is."""
     deltas = decode(
         NAME,
         added("function_call", 3, id="x1", call_id="c1", name="f"),
@@ -162,7 +162,7 @@ def test_ids_that_change_with_each_record() -> None:
 
 
 def test_a_call_that_was_not_announced() -> None:
-    """Its name comes with the whole item. Pieces without any address belong to the last call."""
+    """The name of a call that was not announced comes with its item. Pieces without id and index belong to the last call."""
     deltas = decode(
         NAME, arguments("{", 0), arguments("}", 0), done("function_call", 0, call_id="c", name="f"), COMPLETED
     )
@@ -172,7 +172,7 @@ def test_a_call_that_was_not_announced() -> None:
 
 
 def test_a_custom_tool() -> None:
-    """Its input is plain text, so the arguments are an object with it. The turn has the item in its own form."""
+    """The arguments of a custom tool are an object with its input. The message has the item in the protocol's own form."""
     item = {"id": "ct", "call_id": "c", "name": "sql", "input": 'SELECT "a"'}
     deltas = decode(
         NAME, added("custom_tool_call", **{**item, "input": ""}), done("custom_tool_call", **item), COMPLETED
@@ -196,7 +196,7 @@ def test_a_custom_tool() -> None:
     ],
 )
 def test_only_calls_that_wait_for_the_caller_are_a_tool_use(items: list[Any], reason: StopReason) -> None:
-    """A tool that the host ran itself gives no delta, and needs no answer."""
+    """The stop reason is `TOOL_USE` only if a call waits for the caller. Tools that the host ran itself give no delta."""
     deltas = decode(NAME, *items, said("a", 5), COMPLETED)
     assert only(FinishDelta, deltas)[0].reason is reason
     assert not only(ToolDelta, deltas)
@@ -226,7 +226,7 @@ def test_only_calls_that_wait_for_the_caller_are_a_tool_use(items: list[Any], re
     ],
 )
 def test_why_a_reply_ended(last: dict[str, Any], reason: StopReason, raw: str) -> None:
-    """The status, and for an incomplete reply the host's reason."""
+    """The stop reason comes from the status, and for an incomplete reply from the reason that the host gives."""
     deltas = decode(NAME, said("a"), last)
     assert deltas == [TextDelta("a"), FinishDelta(reason, raw), EndDelta()]
 
@@ -241,13 +241,13 @@ def test_why_a_reply_ended(last: dict[str, Any], reason: StopReason, raw: str) -
     ],
 )
 def test_a_stream_that_just_stops(records: list[Any]) -> None:
-    """Even after the whole message: only the last record says that the reply is whole."""
+    """A stream without its last record was cut, even after a complete message."""
     with pytest.raises(Truncated, match=r"response\.completed"):
         decode(NAME, *records)
 
 
 def test_done_alone_is_no_end() -> None:
-    """Some gateways add it to every stream, also to one that was cut. After the end it is nothing."""
+    """`[DONE]` is no end, because some gateways add it to a stream that was cut. After the end it is ignored."""
     with pytest.raises(Truncated, match="DONE"):
         decode(NAME, said("a"), b"[DONE]")
     assert decode(NAME, said("a"), COMPLETED, b"[DONE]")[-1] == EndDelta()
@@ -263,7 +263,7 @@ def test_done_alone_is_no_end() -> None:
     ],
 )
 def test_a_last_record_without_its_blank_line(last: Any, ends: Any) -> None:
-    """It counts if it is the end itself, and complete."""
+    """A last record without its blank line counts only if it is complete and is the end itself."""
     decoder = CODEC.decoder()
     feed(decoder, [said("a")])
     if ends is None:
@@ -274,7 +274,7 @@ def test_a_last_record_without_its_blank_line(last: Any, ends: Any) -> None:
 
 
 def test_a_type_that_only_the_event_has() -> None:
-    """The event's name is the type then. Without either, the record is no event of this protocol."""
+    """Without a `type`, the event name is the type. A record with neither is an error."""
     decoder = CODEC.decoder()
     assert text(decoder.decode(record({"delta": "Hi"}, "response.output_text.delta"))) == "Hi"
     assert type(decoder.decode(record({"response": {}}, "response.completed"))[-1]) is EndDelta
@@ -285,7 +285,7 @@ def test_a_type_that_only_the_event_has() -> None:
 
 
 def test_a_delta_of_text_needs_its_text() -> None:
-    """Losing text without a word would be worse than an error."""
+    """A text delta without text is an error, because text would be lost otherwise. Empty text is not."""
     for odd in (None, 7, ["a"], {"text": "a"}):
         with pytest.raises(ProtocolError, match="delta"):
             CODEC.decoder().decode(record({**said(""), "delta": odd}))
@@ -307,7 +307,7 @@ def test_a_delta_of_text_needs_its_text() -> None:
     ],
 )  # fmt: skip
 def test_errors_in_the_stream(last: dict[str, Any], status: int, kind: str) -> None:
-    """As a record of its own, flat or nested, or as a reply that failed. What follows gives nothing."""
+    """An error is a record of its own (flat or nested) or a reply that failed. Later records give nothing."""
     decoder = CODEC.decoder()
     deltas = feed(decoder, [said("a"), last, said("b"), COMPLETED])
     assert deltas == [TextDelta("a"), ErrorDelta(status, kind, "slow down")]
@@ -315,7 +315,7 @@ def test_errors_in_the_stream(last: dict[str, Any], status: int, kind: str) -> N
 
 
 def test_a_failure_without_an_error() -> None:
-    """It is an error all the same, with the tokens that were used."""
+    """A reply that failed without an error object is an error too, and its usage is read."""
     deltas = decode(NAME, end("failed", error=None, usage={"input_tokens": 3}))
     assert deltas == [UsageDelta(Usage(input_tokens=3)), ErrorDelta(500, "failed", "")]
 
@@ -328,7 +328,7 @@ CALL = {"id": "fc", "call_id": "c", "name": "f"}
 
 
 def test_a_turn_of_text_is_a_str() -> None:
-    """Also with reasoning that the turn cannot hold, and behind a prefill."""
+    """The content is a str if there is only text. Reasoning without content is left out, and the prefill comes first."""
     deltas = decode(
         NAME,
         done("reasoning", 0, id="rs", summary=[]),
@@ -359,7 +359,7 @@ def words(text: str, **more: Any) -> dict[str, Any]:
 
 
 def test_a_turn_with_encrypted_reasoning_has_every_item() -> None:
-    """With their ids, in the host's order; the prefill is the first text."""
+    """With encrypted reasoning, the message has all items with their ids, in the host's order."""
     turn = turn_of(NAME, decode(NAME, *reply(THOUGHT)), "So: ")
     wanted = [
         THOUGHT,
@@ -375,7 +375,7 @@ def test_a_turn_with_encrypted_reasoning_has_every_item() -> None:
 
 
 def test_a_turn_without_the_reasoning_has_no_ids() -> None:
-    """OpenAI refuses an item with an id whose reasoning is missing, and a tool's item cannot be sent without its id."""
+    """Without the reasoning, calls have no id and items of the host's own tools are left out, because OpenAI refuses both."""
     turn = turn_of(NAME, decode(NAME, *reply({"type": "reasoning", "id": "rs", "summary": []})))
     assert turn["content"] == [
         words("I look.", phase="commentary"),
@@ -386,13 +386,13 @@ def test_a_turn_without_the_reasoning_has_no_ids() -> None:
 
 
 def test_reasoning_at_the_end_is_left_out() -> None:
-    """OpenAI refuses reasoning that nothing follows. That is so if a reply is left early, or reached its token limit."""
+    """Reasoning at the end of a reply is left out, because OpenAI refuses reasoning that nothing follows."""
     assert turn_of(NAME, decode(NAME, whole(THOUGHT), COMPLETED)) == {"role": "assistant", "content": ""}
     assert turn_of(NAME, decode(NAME, whole(THOUGHT), COMPLETED), "a")["content"] == [THOUGHT, words("a")]
 
 
 def test_an_edit_changes_what_the_hosts_tools_said() -> None:
-    """Text and calls were edited on arrival, and reasoning is encrypted."""
+    """An edit changes only the items of the host's own tools."""
     turn = {"role": "assistant", "content": [THOUGHT, SEARCH, words("a"), {"type": "function_call", "name": "f"}]}
     changed = CODEC.edit(turn, lambda item: "changed")
     assert changed["content"] == [THOUGHT, "changed", words("a"), {"type": "function_call", "name": "f"}]
@@ -402,7 +402,7 @@ def test_an_edit_changes_what_the_hosts_tools_said() -> None:
 
 
 def test_what_is_sent() -> None:
-    """Each argument in its field; the text of an assistant turn as a part, which llama.cpp needs."""
+    """Each argument is in its field. The text of an assistant turn is a part, because llama.cpp refuses a str there."""
     body = encode(
         {"role": "developer", "content": "Rules."},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_image", "image_url": "u"}, "b"]},
@@ -437,7 +437,7 @@ def test_what_is_sent() -> None:
 
 
 def test_items_in_a_content_list_are_sent_as_they_are() -> None:
-    """So a result, an approval or a reference in the protocol's own form stands between the parts of a message."""
+    """Items in a content list, such as a result or a reference, are sent unchanged between the parts of the message."""
     output = {"type": "function_call_output", "call_id": "c", "output": "7"}
     reference = {"type": "item_reference", "id": "rs"}
     content = [{"type": "input_text", "text": "a"}, output, reference, {"type": "input_text", "text": "b"}]
@@ -462,19 +462,19 @@ def test_items_in_a_content_list_are_sent_as_they_are() -> None:
     ],
 )
 def test_what_cannot_be_sent(message: dict[str, Any], what: str) -> None:
-    """The caller's error, before anything is sent."""
+    """A role or a part that the protocol does not have is the caller's error."""
     with pytest.raises(UsageError, match=what):
         encode(message)
 
 
 def test_a_stop_sequence_cannot_be_sent() -> None:
-    """The protocol has no field for it; the rows of its hosts say so, and the sequence is applied here."""
+    """The protocol has no field for stop sequences, so the codec refuses one."""
     with pytest.raises(UsageError, match="stop"):
         encode(stop=("x",))
 
 
 def test_a_response_format() -> None:
-    """That of chat completions is translated; another field of `text` stays beside it."""
+    """The format of chat completions is translated. A field of `text` in `extra` is merged with it."""
     inner = {"name": "n", "schema": {}, "strict": True}
     asked: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": inner}}
     assert encode(**asked)["text"] == {"format": {"type": "json_schema", **inner}}
@@ -486,7 +486,7 @@ def test_a_response_format() -> None:
 
 
 def test_a_strict_tool_stays_strict() -> None:
-    """The default differs between the protocols, so it is always sent."""
+    """`strict` is always sent for a translated tool, because its default differs between the protocols."""
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
     assert encode(tools=(tool,))["tools"] == [
         {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}
@@ -506,7 +506,7 @@ def test_a_strict_tool_stays_strict() -> None:
     ],
 )
 def test_settings_in_the_protocols_own_spelling(extra: dict[str, Any], on: dict[str, str]) -> None:
-    """Found in `extra`, with the caller's name for it."""
+    """Settings are found in `extra` in the protocol's own spelling."""
     assert CODEC.settings_in_use({}, extra) == on
 
 
@@ -514,7 +514,7 @@ def test_settings_in_the_protocols_own_spelling(extra: dict[str, Any], on: dict[
 
 
 def test_the_recorded_stream_of_llama_cpp(shared: Any) -> None:
-    """llama-server 0.3.36 sends neither indices nor sequence numbers."""
+    """The recorded stream of llama.cpp, which has neither indices nor sequence numbers, gives its whole text."""
     data = (shared / "recordings" / "_local" / "llama-server-responses-noprefill.sse").read_bytes()
     decoder = CODEC.decoder()
     deltas = [delta for one in SseDecoder().feed(data) for delta in decoder.decode(one)]
@@ -534,7 +534,7 @@ def ask(server: Server, **options: Any) -> Reply:
 @pytest.mark.anyio
 @pytest.mark.any_loop
 async def test_an_emulated_prefill_and_a_stop_sequence() -> None:
-    """The prompt asks for the prefill. The sequence is not sent, and the text ends before it."""
+    """The prompt asks for the prefill. The stop sequence is not sent, and the text ends before it."""
     async with serve(Script(text='Alabama", "Alaska"]', reasoning="Hm.")) as server:
         reply = ask(server, prefill='["', stop='", "Al', max_tokens=50, system="Be brief.")
         events = [event async for event in reply.events()]
@@ -549,7 +549,7 @@ async def test_an_emulated_prefill_and_a_stop_sequence() -> None:
 @pytest.mark.anyio
 @pytest.mark.any_loop
 async def test_a_call_and_the_counts() -> None:
-    """As events, in the message for the next turn, and in the usage."""
+    """A call comes as events and is in the message for the next request. The usage has the counts."""
     made = ToolCall(name="look", arguments={"a": 1}, id="c1")
     script = Script(text="I look.", tools=[made], input_tokens=21, cached_tokens=3)
     async with serve(script) as server:
@@ -566,7 +566,7 @@ async def test_a_call_and_the_counts() -> None:
 @pytest.mark.anyio
 @pytest.mark.any_loop
 async def test_the_token_limit() -> None:
-    """The host's own word is in the report."""
+    """The token limit is the stop reason, and the host's own word for it is in the report."""
     async with serve(Script(text="Alabama", stop_reason="max_tokens")) as server:
         reply = ask(server)
         assert await reply.text() == "Alabama"
@@ -576,7 +576,7 @@ async def test_the_token_limit() -> None:
 @pytest.mark.anyio
 @pytest.mark.any_loop
 async def test_errors_of_the_host() -> None:
-    """Inside the stream with the text so far, and as a status with the request's id."""
+    """An error inside the stream has the text so far. An error response has the request's id."""
     scripts = [
         Script(text="Alabama", after=4, error_event=("server_error", "It broke.")),
         Script(status=400, error=("invalid_request_error", "No such field.")),
@@ -594,7 +594,7 @@ async def test_errors_of_the_host() -> None:
 @pytest.mark.anyio
 @pytest.mark.any_loop
 async def test_a_reply_that_was_cut_is_continued() -> None:
-    """A native host goes on with the text so far, which is the last item of the next request."""
+    """A native host continues the text so far, which is the last item of the next request."""
     scripts = [Script(text="ba", no_end=True, prefill="eats"), Script(text="ma", prefill="eats")]
     async with serve(scripts) as server:
         with pytest.raises(Truncated) as cut:

@@ -80,7 +80,7 @@ def early_finishes(one: dict[str, Any]) -> list[str]:
 
 
 def listed_finishes(one: dict[str, Any]) -> list[str]:
-    """The index keeps the status of a reply of /responses. If it is incomplete, the body says why, and that is the finish."""
+    """Return the finish reasons of the index. For an incomplete reply of /responses, return the reason in the body."""
     whys = re.findall(rb'"incomplete_details":\{"reason":"(\w+)"', one["bytes"])
     return [whys.pop(0).decode() if word == "incomplete" else word for word in one["finish"]]
 

@@ -194,7 +194,7 @@ async def test_what_the_messages_are() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_the_messages_are_in_responses() -> None:
-    """Items in the host's order, as far as they were handed out; the prefill is the first text."""
+    """The message has the items in the host's order, as far as they were handed out. The prefill is the first text."""
     found = [
         message["content"] for _, message, *_ in await play("responses", "break", prefill="> ", support="emulated")
     ]

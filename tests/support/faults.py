@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultWire:
-    """A protocol on which the faults are played, and how it is asked."""
+    """A protocol with which the faults are tested, and how to send a request with it."""
 
     #: a model that takes a prefill and leaves it out of its reply
     model: str
-    #: what follows the server's address in the base URL, and what follows that in a request
+    #: the base URL after the server's address, and the path after the base URL
     base: str = ""
     path: str
     api: str | None = None
-    #: the package whose client can send the protocol; "": no SDK can
+    #: the SDK whose client can send the protocol; "": there is none
     sdk: str = ""
     #: the name of an event with text
     text_event: str = ""

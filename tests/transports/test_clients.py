@@ -76,7 +76,7 @@ def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -
     ids=lambda value: value if isinstance(value, str) else "" if value is None else type(value).__name__,
 )
 def test_which_api_a_client_is_used_for(client: Any, model: str, api: str | None, path: str) -> None:
-    """Chat completions by default, and what `api=` names if the SDK can send it."""
+    """A client of OpenAI's SDK is used for chat completions by default, and for the api that `api=` names."""
     target = stream("x", model=model, client=client, api=api)._run.target
     assert codec(target.row.codec).path(model_input()) == path
     assert target.host == client.base_url.host
@@ -84,7 +84,7 @@ def test_which_api_a_client_is_used_for(client: Any, model: str, api: str | None
 
 @pytest.mark.anyio
 async def test_responses_of_an_unknown_host() -> None:
-    """The prompt asks for the prefill, and the SDK sends the request to its own base URL."""
+    """For an unknown host, the prompt asks for the prefill, and the SDK sends the request to its own base URL."""
     async with serve(STATES) as server, openai.AsyncOpenAI(base_url=server.openai_url, api_key=KEY) as client:
         reply = stream("x", model="m", client=client, api="responses", prefill='["')
         assert await reply.text() == WHOLE
