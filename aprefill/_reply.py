@@ -174,7 +174,7 @@ class ReplyFacts:
 
     def __repr__(self) -> str:
         run = self._run
-        target = run.target
+        target = run.requests.target
         return (
             f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, "
             f"{run.ledger.verdict.value}, {len(run.transcript.text_so_far)} characters>"

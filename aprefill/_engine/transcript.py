@@ -19,8 +19,8 @@ class Transcript:
     >>> reply.show('["')
     >>> reply.items += ["Ala", "bama"]
     >>> reply.next = 2
-    >>> reply.text_so_far
-    '["Ala'
+    >>> reply.text_so_far, reply.all_text
+    ('["Ala', '["Alabama')
     """
 
     __slots__ = (
@@ -82,25 +82,35 @@ class Transcript:
     @property
     def text_so_far(self) -> str:
         """The prefill and the text yielded after it. ``""`` until a host accepts a request or the prefill is shown."""
-        return self.known if self.accepted or self.lead_at >= 0 else ""
+        return self._yielded() if self.accepted or self.lead_at >= 0 else ""
 
     @property
-    def known(self) -> str:
-        """The prefill and the text yielded after it, whether a host has accepted a request or not."""
+    def all_text(self) -> str:
+        """The prefill and the text of all items, whether they have been yielded or not.
+
+        A whole network read is decoded before its text is yielded. The next request must continue all of this text.
+        """
+        return self._yielded() + self._text_of(self.next, len(self.items))
+
+    def _yielded(self) -> str:
         if self._joined < self.next:
-            new = self.items[self._joined : self.next]
-            if self._joined <= self.lead_at < self.next:
-                lead = new[self.lead_at - self._joined]
-                assert isinstance(lead, str)
-                new[self.lead_at - self._joined] = lead[self._shown :]
+            last = self._text_of(self._joined, self.next)
             self._joined = self.next
-            last = "".join([item for item in new if isinstance(item, str)])
             if last:
                 text, self._older = self._older, self._text
                 self._text = ""
                 text += self._last + last
                 self._last, self._text = last, text
         return self._text
+
+    def _text_of(self, start: int, end: int) -> str:
+        """Return the text of these items, without the prefill."""
+        items = self.items[start:end]
+        if start <= self.lead_at < end:
+            lead = items[self.lead_at - start]
+            assert isinstance(lead, str)
+            items[self.lead_at - start] = lead[self._shown :]
+        return "".join([item for item in items if isinstance(item, str)])
 
     def forget_rest(self) -> None:
         """Remove the items that have not been yielded, because the reply was left."""

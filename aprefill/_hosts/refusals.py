@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-from typing import TYPE_CHECKING, NamedTuple
 
 #: How long a refusal is remembered, in seconds. A host may support a prefill later, or another server may answer.
 BELIEVED_S = 3600.0

@@ -40,10 +40,10 @@ class Way(NamedTuple):
         return self.target.model
 
 
-def plan_first(request: Request, known: str, way: Way, *, refused: bool = False) -> AttemptPlan:
+def plan_first(request: Request, known: str, way: Way, *, is_refused: bool = False) -> AttemptPlan:
     """Return the first request for a reply that begins with `known`.
 
-    With `refused`, this host has recently refused a native prefill for this model. Raises `PrefillRefused` if there is
+    With `is_refused`, the host has lately refused a native prefill for this model. Raises `PrefillRefused` if there is
     no native support and emulation is forbidden, and `UsageError` if settings conflict.
     """
     row, model = way.target.row, way.target.model
@@ -65,7 +65,7 @@ def plan_first(request: Request, known: str, way: Way, *, refused: bool = False)
     if row.support is Support.UNSUPPORTED or (not row.native and request.forbids_emulation):
         off = "" if row.support is Support.UNSUPPORTED else request.forbids_emulation
         raise PrefillRefused(model, known_as=f"support table: {row.support.value}, evidence: {row.evidence}", off=off)
-    if not row.native or (refused and not request.forbids_emulation):
+    if not row.native or (is_refused and not request.forbids_emulation):
         return plan_emulated(request, known, way, row)
     unknown = _conflict(request, known, row)
     if unknown is None:

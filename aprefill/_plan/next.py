@@ -33,9 +33,9 @@ class Outcome:
     """The outcome of the last request."""
 
     plan: AttemptPlan
-    #: The prefill and all text that was yielded after it.
+    #: The prefill and all text that came after it, whether it has been yielded or not.
     known: str
-    #: The error, if the request failed before anything new was yielded. None: it ended cleanly.
+    #: The error, if the request failed. None: it ended cleanly.
     error: AprefillError | None
     #: Why the model stopped, if the host said so.
     finish: FinishDelta | None = None

@@ -1,9 +1,9 @@
 """Adds two options to `llm prompt` and `llm chat`, and the command `llm prefill models`.
 
 The options are appended to LLM's commands, and the callbacks of these commands are wrapped. Without `--prefill` and
-without a prefill in a template, a callback is called unchanged. Otherwise `SCOPE` is set while the command runs, and the
-models that LLM looks up in this time take the option `prefill` (see `_models.register_all`). LLM's modules are not
-changed.
+without a prefill in a template, a callback is called unchanged. Otherwise `SCOPE` is set while the command runs, and
+the models that LLM looks up in this time take the option `prefill` (see `_models.register_all`). LLM's modules are
+not changed.
 """
 
 from __future__ import annotations

@@ -262,8 +262,8 @@ def is_limited(found: Any) -> bool:
     return any(str(one).lower() in _LIMITS for one in why) or any(is_limited(found.get(key)) for key in _REPLIES)
 
 
-#: The fields in which hosts say why a reply ended, and the values for a token limit. `response_json` is the host's reply
-#: as LLM stored it, so no codec has decoded it.
+#: The fields in which hosts say why a reply ended, and the values for a token limit. `response_json` is the host's
+#: reply as LLM stored it, so no codec has decoded it.
 _REPLIES = ("choices", "candidates", "chunks")
 _WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason")
 _LIMITS = limit_words()

@@ -356,7 +356,7 @@ async def test_show_now_waits_for_nothing() -> None:
 @pytest.mark.parametrize("show_when", ["now", "accepted"])
 async def test_what_cannot_be_shown_early(options: dict[str, Any], show_when: Any) -> None:
     """A prefill that may turn out to be missing can be shown only with `show_when="decided"`."""
-    with pytest.raises(UsageError, match="decided"):
+    with pytest.raises(UsageError, match="is shown only after"):
         stream("x", prefill="y", model="demo:emulated", show_when=show_when, **options)
 
 

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from aprefill import AttemptStarted, Recovery, ReplyClosed, StatusError, stream
+from aprefill._engine.attempt import Attempt
 from aprefill.testing import Script, serve
 
 from ..support.loopback import STATES, ask
@@ -89,3 +90,21 @@ async def test_attempt_started_comes_before_the_request_is_sent() -> None:
         assert server.exchanges == []
         del events
         assert server.connections == 0
+
+
+async def test_an_unknown_exception_is_told_at_info(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is not ours is logged as a failure with the phase in which it happened, without its text."""
+
+    async def breaks(attempt: Attempt) -> None:
+        raise ZeroDivisionError(PROMPT)
+
+    monkeypatch.setattr(Attempt, "open", breaks)
+    caplog.set_level(logging.DEBUG, "aprefill")
+    async with serve(STATES) as server:
+        with pytest.raises(ZeroDivisionError):
+            await ask(server, "chat").text()
+    assert lines(caplog, logging.INFO) == ["request 1: failed while opening"]
+    assert not [line for line in lines(caplog, logging.DEBUG) if "left" in line]
+    assert PROMPT not in caplog.text

@@ -23,7 +23,7 @@ PREFILL = "my very own prefill"
 
 
 def key_of(reply: Reply) -> str:
-    headers = reply._run.target.headers()
+    headers = reply._run.requests.target.headers()
     return headers.get("authorization", "") or headers.get("x-api-key", "")
 
 
@@ -112,15 +112,15 @@ def test_a_vendors_key_goes_to_no_unknown_host(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_model_is_split_at_the_first_colon(model: str, provider: str, name: str) -> None:
     """A model is split at the first colon only if the left side is a known provider."""
-    target = stream("hi", model=model, api_key=KEY)._run.target
+    target = stream("hi", model=model, api_key=KEY)._run.requests.target
     assert (target.row.provider, target.model) == (provider, name)
 
 
 def test_a_bare_name_with_a_base_url_is_verbatim() -> None:
     """With a base URL, `llama3:8b` is a model name and not a provider. `api=` decides the protocol."""
-    target = stream("hi", model="llama3:8b", base_url="http://localhost:1/v1")._run.target
+    target = stream("hi", model="llama3:8b", base_url="http://localhost:1/v1")._run.requests.target
     assert (target.row.codec, target.model) == ("openai_chat", "llama3:8b")
-    target = stream("hi", model="x", base_url="http://localhost:1", api="messages")._run.target
+    target = stream("hi", model="x", base_url="http://localhost:1", api="messages")._run.requests.target
     assert target.row.codec == "anthropic_messages"
 
 
@@ -207,7 +207,7 @@ def test_wrong_prompts_are_told_at_the_call(prompt: Any) -> None:
 def test_the_environments_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """APREFILL_MODEL is used if no model is given."""
     monkeypatch.setenv("APREFILL_MODEL", "demo:eats")
-    assert stream("hi")._run.target.model == "eats"
+    assert stream("hi")._run.requests.target.model == "eats"
 
 
 def test_a_thinking_prefill_is_a_conflict() -> None:
@@ -285,7 +285,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
         reply = stream(PROMPT, prefill=PREFILL, api_key=KEY, support=support, **options)
         with pytest.raises(AprefillError) as error:
             await reply.text()
-    shown = everything_about(error.value) + repr(reply) + repr(reply._run.target) + caplog.text
+    shown = everything_about(error.value) + repr(reply) + repr(reply._run.requests.target) + caplog.text
     shown += repr(Session("anthropic:m", api_key=KEY))
     error.value.text_so_far = ""
     assert KEY not in shown

@@ -223,6 +223,6 @@ def test_a_refusal_met_lately_is_not_met_again() -> None:
     If emulation is not allowed, the request is native and the host answers again.
     """
     for options, mode in (({}, "emulated"), ({"emulate": False}, "native"), ({"strict": True}, "native")):
-        planned = plan_first(asked(prefill="[", **options), acme(), "m", refused=True)
+        planned = plan_first(asked(prefill="[", **options), acme(), "m", is_refused=True)
         assert planned.mode == mode
-    assert plan_first(asked(), acme(), "m", refused=True).mode == "none"
+    assert plan_first(asked(), acme(), "m", is_refused=True).mode == "none"

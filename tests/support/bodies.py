@@ -38,12 +38,20 @@ class Body(httpx2.AsyncByteStream):
 
 @asynccontextmanager
 async def host(
-    *answers: Sequence[bytes | Exception], headers: dict[str, str] | None = None, status: int = 200
+    *answers: Sequence[bytes | Exception],
+    headers: dict[str, str] | None = None,
+    status: int = 200,
+    sent: list[Any] | None = None,
 ) -> AsyncIterator[Callable[..., Reply]]:
-    """Yield a function like `stream`. Its host answers each request with the next body, and repeats the last one."""
+    """Yield a function like `stream`. Its host answers each request with the next body, and repeats the last one.
+
+    The bodies of the requests are appended to `sent`.
+    """
     left = list(answers)
 
     def answer(request: httpx2.Request) -> httpx2.Response:
+        if sent is not None:
+            sent.append(json.loads(request.content))
         pieces = left.pop(0) if len(left) > 1 else left[0]
         return httpx2.Response(status, headers={"content-type": SSE, **(headers or {})}, stream=Body(pieces))
 

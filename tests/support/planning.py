@@ -37,9 +37,9 @@ def way(row: SupportRow, model: str) -> first.Way:
     return first.Way(Target(row, model, base_url=row.base_url, keep=False), no_transport, token)
 
 
-def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool = False) -> AttemptPlan:
+def plan_first(request: Request, row: SupportRow, model: str, *, is_refused: bool = False) -> AttemptPlan:
     """Return the plan of the first request."""
-    return first.plan_first(request, request.prefill, way(row, model), refused=refused)
+    return first.plan_first(request, request.prefill, way(row, model), is_refused=is_refused)
 
 
 def emulate(how: Emulation, messages: Sequence[dict[str, Any]], known: str, *, again: bool = False) -> EmulatedPrompt:

@@ -45,4 +45,4 @@ class Recorder:
 
 
 def target_of(model: str, **options: Any) -> Any:
-    return stream("hi", model=model, **options)._run.target
+    return stream("hi", model=model, **options)._run.requests.target

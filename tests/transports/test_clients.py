@@ -55,7 +55,7 @@ def some(name: str, **more: Any) -> Any:
 )
 def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -> None:
     """The provider's rules are chosen by the model's name, otherwise by the client's class and base URL."""
-    target = stream("x", model=model, client=client)._run.target
+    target = stream("x", model=model, client=client)._run.requests.target
     assert (target.row.provider, target.model, target.host) == (provider, name, client.base_url.host)
 
 
@@ -173,7 +173,7 @@ async def test_other_doors_are_strangers(make: Any) -> None:
     async with serve(STATES) as server, make(server.url) as client:
         reply = stream(QUESTION, prefill='["', model="some-model", client=client, support="eats")
         assert await reply.text() == WHOLE
-        assert reply._run.target.row.provider == "openai-compatible"
+        assert reply._run.requests.target.row.provider == "openai-compatible"
 
 
 def test_asyncio_only_once_more() -> None:

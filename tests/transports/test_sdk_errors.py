@@ -267,7 +267,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
         reply = kind.stream(client)
         with pytest.raises(AprefillError) as error:
             await reply.text()
-        shown = everything_about(error.value) + repr(reply) + repr(reply._run.target) + repr(describe(client))
+        shown = everything_about(error.value) + repr(reply) + repr(reply._run.requests.target) + repr(describe(client))
     shown += caplog.text
     for secret in (*kind.secrets, QUESTION):
         assert secret not in shown
