@@ -77,7 +77,7 @@ def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -
 )
 def test_which_api_a_client_is_used_for(client: Any, model: str, api: str | None, path: str) -> None:
     """A client of OpenAI's SDK is used for chat completions by default, and for the api that `api=` names."""
-    target = stream("x", model=model, client=client, api=api)._run.target
+    target = stream("x", model=model, client=client, api=api)._run.requests.target
     assert codec(target.row.codec).path(model_input()) == path
     assert target.host == client.base_url.host
 
