@@ -37,9 +37,12 @@ MANY_TIMES = {
 #: The tests that read these numbers; `tests/test_ci.py` checks the list.
 REPEATED = (
     "tests/cli/test_terminal.py",
+    "tests/codecs/test_contract.py",
     "tests/codecs/test_fuzz.py",
     "tests/codecs/test_json.py",
+    "tests/codecs/test_neutral_tools.py",
     "tests/codecs/test_odd_fields.py",
+    "tests/codecs/test_openai_responses.py",
     "tests/codecs/test_recordings.py",
     "tests/engine/test_clocks.py",
     "tests/engine/test_closing.py",

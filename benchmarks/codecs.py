@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from aprefill._codecs import anthropic_messages, codec, openai_chat
+from aprefill._codecs import anthropic_messages, codec, openai_chat, openai_responses
 from aprefill._deltas import Record, TextDelta
 
 if TYPE_CHECKING:
@@ -31,10 +31,15 @@ RECORDS = {
         b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"},'
         b'"p":"as long as the other"}'
     ),
+    "openai_responses": (
+        b'{"type":"response.output_text.delta","sequence_number":9,"item_id":"m","output_index":0,"content_index":0,'
+        b'"delta":" word","logprobs":[]}'
+    ),
 }
 BARE: dict[str, Callable[[bytes], object]] = {
     "openai_chat": openai_chat._READER.fast,
     "anthropic_messages": anthropic_messages._READER.fast,
+    "openai_responses": openai_responses._READER.fast,
 }
 ROUNDS = 9
 CALLS = 100_000

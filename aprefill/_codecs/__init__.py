@@ -27,6 +27,7 @@ PROTOCOLS: dict[str, str] = {
     "cohere": "",
     "ollama": "",
     "openai_chat": "openai",
+    "openai_responses": "openai",
 }
 
 

@@ -34,3 +34,17 @@ class PrefillSwitch(NamedTuple):
     value: Any
     #: Whether a None in `extra`, which removes the field, is allowed.
     may_be_removed: bool = False
+
+
+def engine_switches(dialect: str, *, eats: bool) -> dict[str, PrefillSwitch]:
+    """Return the switches of vLLM, SGLang and llama.cpp. Other hosts of their protocols ignore or refuse them."""
+    switches = {"continue_final_message": PrefillSwitch(True)}
+    if dialect == "prompt":
+        return switches
+    # If `add_generation_prompt` is true, a template opens a new turn, unless the request also says to continue the
+    # last one. A host that needs the field answers with an error if it is removed.
+    opens_turn = dialect == "continue_final_message"
+    switches["add_generation_prompt"] = PrefillSwitch(opens_turn, may_be_removed=True)
+    if eats:
+        switches["echo"] = PrefillSwitch(False, may_be_removed=True)
+    return switches

@@ -35,6 +35,7 @@ STATUS: dict[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
     # OpenAI and compatible hosts, as a type or as a code
+    "invalid_prompt": 400,
     "invalid_api_key": 401,
     "insufficient_quota": 429,
     "rate_limit_exceeded": 429,

@@ -19,8 +19,8 @@ TOKEN_LIMITS = (
 )
 
 #: Words for a reply that reached its token limit, in protocols that no codec decodes. LLM's plugins use such protocols:
-#: `incomplete_details.reason` of OpenAI's Responses, and Gemini's `finishReason` with the prefix of its enum.
-OTHER_LIMIT_WORDS = ("max_output_tokens", "finish_reason_max_tokens")
+#: Gemini's `finishReason` with the prefix of its enum.
+OTHER_LIMIT_WORDS = ("finish_reason_max_tokens",)
 
 #: Body fields, of various hosts, that constrain the reply to a schema, a grammar, a pattern or a choice.
 _CONSTRAINTS = (
@@ -86,11 +86,11 @@ def settings_in_use(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> d
         note("tool_choice", f"extra[{name!r}]", _is_forced(extra.get(name)))
 
     spelled, response_format = given("response_format")
-    note("response_format", spelled, _constrains(response_format))
+    note("response_format", spelled, is_constraint(response_format))
     output = extra.get("output_config")
     if isinstance(output, Mapping):
-        note("response_format", "extra['output_config']", _constrains(output.get("format")))
-    note("response_format", "extra['output_format']", _constrains(extra.get("output_format")))
+        note("response_format", "extra['output_config']", is_constraint(output.get("format")))
+    note("response_format", "extra['output_format']", is_constraint(extra.get("output_format")))
     for name in _CONSTRAINTS:
         note("response_format", f"extra[{name!r}]", bool(extra.get(name)))
     note("grammar", "extra['grammar']", bool(extra.get("grammar")))
@@ -112,7 +112,7 @@ def _is_forced(choice: Any) -> bool:
     return choice not in (None, "", "auto", "none")
 
 
-def _constrains(value: Any) -> bool:
+def is_constraint(value: Any) -> bool:
     return bool(value) and not (isinstance(value, Mapping) and value.get("type") == "text")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from aprefill._codecs._anthropic_tools import tool_in, turns_in
 from aprefill._codecs._anthropic_turn import turn_of
 from aprefill._codecs._base import JsonCodec
 from aprefill._codecs._host_error import error_from, names_error, says_error
@@ -447,7 +448,7 @@ class AnthropicMessages(JsonCodec):
             body["max_tokens"] = model_input.max_tokens
         if system is not None:
             body["system"] = system
-        body["messages"] = messages
+        body["messages"] = turns_in(messages)
         if model_input.stop:
             body["stop_sequences"] = list(model_input.stop)
         if model_input.temperature is not None:
@@ -455,7 +456,7 @@ class AnthropicMessages(JsonCodec):
         if model_input.thinking is not None:
             body["thinking"] = model_input.thinking
         if model_input.tools:
-            body["tools"] = list(model_input.tools)
+            body["tools"] = [tool_in(tool) for tool in model_input.tools]
         if model_input.response_format is not None:
             body["output_config"] = {"format": model_input.response_format}
         return {**body, **self.streaming}

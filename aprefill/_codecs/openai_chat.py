@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 
 from aprefill._codecs._base import JsonCodec
-from aprefill._codecs._dialects import PrefillSwitch
+from aprefill._codecs._dialects import engine_switches
 from aprefill._codecs._host_error import STATUS, error_delta, error_from, names_error, says_error
 from aprefill._codecs._json import UNREADABLE, Reader, loads
 from aprefill._codecs._openai_calls import CallPiece, Calls, FunctionPiece, turn_of
@@ -25,6 +25,7 @@ from aprefill._types import StopReason, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from aprefill._codecs._dialects import PrefillSwitch
     from aprefill._deltas import Delta, Message, ModelInput, Record
 
 #: The host's finish_reason -> `StopReason`
@@ -406,17 +407,7 @@ class OpenAIChat(JsonCodec):
         return body
 
     def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
-        """Return the switches of vLLM, SGLang and llama.cpp. Other hosts of this protocol ignore or refuse them."""
-        switches = {"continue_final_message": PrefillSwitch(True)}
-        if dialect == "prompt":
-            return switches
-        # If `add_generation_prompt` is true, a template opens a new turn, unless the request also says to continue the
-        # last one. A host that needs the field answers with an error if it is removed.
-        opens_turn = dialect == "continue_final_message"
-        switches["add_generation_prompt"] = PrefillSwitch(opens_turn, may_be_removed=True)
-        if eats:
-            switches["echo"] = PrefillSwitch(False, may_be_removed=True)
-        return switches
+        return engine_switches(dialect, eats=eats)
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         self.check_end_rule(end)

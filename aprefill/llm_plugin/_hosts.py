@@ -35,7 +35,7 @@ class Route:
     door: Door = None
     #: "": the plugin's default
     base_url: str = ""
-    #: whether the requests go to /responses, which the table's rows do not cover
+    #: whether the requests go to /responses, where this plugin sends no native prefill
     on_responses: bool = False
 
     @property

@@ -204,3 +204,49 @@ cohere_event = fields(
     ),
     message=word,
 )
+
+RESPONSES_KINDS = [
+    "response.created",
+    "response.output_item.added",
+    "response.output_item.done",
+    "response.output_text.delta",
+    "response.refusal.delta",
+    "response.reasoning_text.delta",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+    "error",
+]
+ITEM_KINDS = ["message", "reasoning", "function_call", "custom_tool_call", "web_search_call", "shell_call_output"]
+output_item = fields(
+    type=st.sampled_from(ITEM_KINDS),
+    id=word,
+    call_id=word,
+    name=word,
+    arguments=word,
+    input=word,
+    phase=word,
+    encrypted_content=word,
+    content=st.lists(fields(type=st.sampled_from(["output_text", "refusal"]), text=word, refusal=word), max_size=2),
+)
+responses_event = fields(
+    type=st.one_of(st.sampled_from(RESPONSES_KINDS), word),
+    output_index=index,
+    item_id=word,
+    delta=word,
+    arguments=word,
+    item=output_item,
+    response=fields(
+        status=st.one_of(st.sampled_from(["completed", "incomplete", "failed"]), word),
+        incomplete_details=fields(reason=word),
+        output=st.lists(output_item, max_size=2),
+        error=error,
+        usage=usage,
+    ),
+    error=error,
+    code=word,
+    message=word,
+    sequence_number=anything,
+)

@@ -16,6 +16,7 @@ CODECS = {
     "ollama": "ollama",
     # "cohere-v1" stays out: it is another protocol, with other requests and events, which Cohere has replaced
     "cohere-v2": "cohere",
+    "openai-responses": "openai_responses",
 }
 
 

@@ -15,7 +15,15 @@ from aprefill._errors import ProtocolError, Truncated
 
 from ..support.thorough import usually
 from . import DELTAS, turn_of
-from .grammar import anthropic_event, anything, awkward, cohere_event, ollama_piece, openai_chunk
+from .grammar import (
+    anthropic_event,
+    anything,
+    awkward,
+    cohere_event,
+    ollama_piece,
+    openai_chunk,
+    responses_event,
+)
 
 if TYPE_CHECKING:
     from aprefill._codecs import Decoder
@@ -26,6 +34,7 @@ SHAPES = {
     "cohere": cohere_event,
     "ollama": ollama_piece,
     "openai_chat": openai_chunk,
+    "openai_responses": responses_event,
 }
 
 events = st.sampled_from(
@@ -38,6 +47,7 @@ events = st.sampled_from(
         "error",
         "ping",
         "message_stop",
+        "response.output_text.delta",
         "throttlingException",
         "other",
     ]
@@ -63,6 +73,7 @@ payloads = {
                 b'{"choices":[{"delta":' * 70_000,
                 b'{"content_block":{"a":' * 100_000,
                 b'{"message":{"tool_calls":[{"function":{"arguments":' * 50_000,
+                b'{"item":{"a":' * 100_000,
             ]
         ),
     )

@@ -43,6 +43,7 @@ NEEDED = {
         *("type", "delta", "delta.type", "delta.text", "delta.stop_reason"),
         *("content_block", "content_block.type", "content_block.text"),
     },
+    "openai_responses": {"type", "delta"},
 }
 
 

@@ -13,7 +13,7 @@ from aprefill._codecs import codec
 from aprefill._deltas import ToolDelta
 from aprefill._engine.ledger import Ledger
 
-from ..support.bodies import DONE, STOP, block, call, chat, end, event, finish, host, piece
+from ..support.bodies import DONE, STOP, block, call, chat, end, event, finish, host, item_delta, item_event, piece
 from ..support.thorough import usually
 
 if TYPE_CHECKING:
@@ -55,7 +55,18 @@ CHAT = [
     event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 30}}),
     DONE,
 ]
-WIRES = {"messages": MESSAGES, "chat": CHAT}
+REASONING = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "opaque"}
+RESPONSES = [
+    *(item_delta("reasoning_summary_text", 0, "Hm"), item_event("done", 0, "reasoning", id="r", summary=[], encrypted_content="opaque")),
+    *(item_event("added", 1, "message", id="m", phase="commentary"), item_delta("output_text", 1, "One")),
+    *(item_event("added", 2, "function_call", id="f", call_id="t", name="look"), item_delta("function_call_arguments", 2, '{"a":')),
+    *(item_delta("function_call_arguments", 2, "1}"), item_event("done", 2, "function_call", id="f", call_id="t", name="look")),
+    *(item_event("added", 3, "message", id="n"), item_delta("output_text", 3, " two"), item_delta("output_text", 3, " three")),
+    item_event("done", 4, "web_search_call", id="w"),
+    item_event("done", 5, "function_call", id="g", call_id="u", name="last", arguments="{}"),
+    event({"type": "response.completed", "response": {"usage": {"input_tokens": 9, "output_tokens": 30}}}),
+]  # fmt: skip
+WIRES = {"messages": MESSAGES, "chat": CHAT, "responses": RESPONSES}
 
 THOUGHT = {"type": "thinking", "thinking": "Hmm.", "signature": "s0"}
 SEARCH = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"q": 1}}
@@ -84,7 +95,9 @@ def cuts(records: Sequence[bytes]) -> list[list[bytes]]:
 
 def text_in(message: dict[str, Any]) -> str:
     content = message["content"] or ""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if isinstance(content, str):
+        return content
+    return "".join(text_in(part) if part["type"] == "message" else part.get("text", "") for part in content)
 
 
 def state(reply: Reply) -> tuple[Any, ...]:
@@ -126,7 +139,7 @@ async def play(wire: str, how: str, **options: Any) -> list[tuple[Any, ...]]:
     for _, message, text, *_ in found:
         assert text_in(message) == text
         if isinstance(message["content"], list):
-            assert message["content"][-1]["type"] not in {"thinking", "redacted_thinking"}
+            assert message["content"][-1]["type"] not in {"thinking", "redacted_thinking", "reasoning"}
     return found
 
 
@@ -144,7 +157,7 @@ async def test_the_message_ends_where_the_reader_did(wire: str, how: str) -> Non
 @pytest.mark.parametrize("wire", WIRES)
 async def test_with_a_stop_sequence_and_a_prefill(wire: str, how: str) -> None:
     """Text that the stages hold back keeps its place before and after the calls."""
-    stop = {"messages": "nd do", "chat": "two th"}[wire]
+    stop = {"messages": "nd do", "chat": "two th", "responses": "two th"}[wire]
     for options in (
         {"prefill": "> ", "support": "emulated", "max_tokens": 99},
         # The prefill ends with the beginning of the sequence, so the sequence is not sent but applied locally.
@@ -180,6 +193,30 @@ async def test_what_the_messages_are() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_the_messages_are_in_responses() -> None:
+    """The message has the items in the host's order, as far as they were handed out. The prefill is the first text."""
+    found = [
+        message["content"] for _, message, *_ in await play("responses", "break", prefill="> ", support="emulated")
+    ]
+
+    def said(text: str, **more: str) -> dict[str, Any]:
+        part = {"type": "output_text", "text": text}
+        return {"type": "message", "role": "assistant", "content": [part], **more}
+
+    one = said("> One", id="m", phase="commentary")
+    look = {"type": "function_call", "call_id": "t", "name": "look", "arguments": '{"a":1}', "id": "f"}
+    last = {"type": "function_call", "call_id": "u", "name": "last", "arguments": "{}", "id": "g"}
+    search = {"type": "web_search_call", "id": "w"}
+    assert found == [
+        "> ",
+        [REASONING, one],
+        [REASONING, one, look, said(" two", id="n")],
+        [REASONING, one, look, said(" two three", id="n")],
+        [REASONING, one, look, said(" two three", id="n"), search, last],
+    ]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_call_that_was_an_event_is_in_the_message() -> None:
     """A call is included as far as its events were handed out. A thinking block without its end is left out."""
     async with host([b"".join(MESSAGES)]) as ask:
@@ -202,7 +239,7 @@ async def test_a_call_that_was_an_event_is_in_the_message() -> None:
 async def test_after_an_error(wire: str, how: str) -> None:
     """After an error, the message includes a call only if an event handed it out or text followed it."""
     records = WIRES[wire]
-    cut = records[: -3 if wire == "messages" else -4]
+    cut = records[: {"messages": -3, "chat": -4, "responses": -1}[wire]]
     for pieces in ([b"".join(cut)], cut):
         async with host(pieces) as ask:
             reply = ask(wire)
@@ -212,7 +249,7 @@ async def test_after_an_error(wire: str, how: str) -> None:
             assert text_in(reply.message) == reply.text_so_far
             names = str(reply.message)
             assert "look" in names
-            if wire == "messages":
+            if wire != "chat":
                 assert ("last" in names) == (how == "events")
 
 

@@ -199,6 +199,16 @@ CASES = {
         echoes=True,
         support="echoes",
     ),
+    "llama-cpp-responses": Case(
+        model="llama_cpp:any",
+        api="responses",
+        key_env="LLAMA_API_KEY",
+        path="/v1/responses",
+        head=b'{"model":"%","input":[{"role":"user","content":"Hi"}',
+        turn=b',{"type":"message","role":"assistant","content":[{"type":"output_text","text":"[\\""}]}',
+        tail=b'],"stream":true,"continue_final_message":true,"add_generation_prompt":false}',
+        plain_tail=b'],"stream":true}',
+    ),
     "ollama": Case(
         model="ollama:llama3.2:1b",
         key_env="OLLAMA_API_KEY",
@@ -378,6 +388,7 @@ async def test_no_text_is_lost_on_the_build_of_llama_server_that_is_there(does: 
         ("sglang:m", None),
         ("llama_cpp:m", None),
         ("llama_cpp:m", "messages"),
+        ("llama_cpp:m", "responses"),
         ("ollama:llama3.2", None),
     ],
 )

@@ -58,8 +58,8 @@ async def host(
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
 
         def ask(wire: str, **options: Any) -> Reply:
-            model = {"messages": "anthropic:claude-haiku-4-5", "chat": "vllm:m"}[wire]
-            options = {"model": model, "api_key": "k", "recovery": Recovery(retries=0), **options}
+            model = {"messages": "anthropic:claude-haiku-4-5", "chat": "vllm:m", "responses": "llama_cpp:m"}[wire]
+            options = {"model": model, "api": wire, "api_key": "k", "recovery": Recovery(retries=0), **options}
             return stream(options.pop("prompt", "hi"), client=client, base_url="https://host.test", **options)
 
         yield ask
@@ -107,3 +107,13 @@ def finish(reason: str, **usage: int) -> bytes:
 
 
 STOP = event({"type": "message_stop"})
+
+
+def item_event(step: str, index: int, kind: str, **item: Any) -> bytes:
+    """The start ("added") or the end ("done") of an item of the Responses protocol."""
+    return event({"type": f"response.output_item.{step}", "output_index": index, "item": {"type": kind, **item}})
+
+
+def item_delta(kind: str, index: int, delta: str) -> bytes:
+    """A piece of an item of the Responses protocol."""
+    return event({"type": f"response.{kind}.delta", "output_index": index, "delta": delta})

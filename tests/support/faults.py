@@ -31,27 +31,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultWire:
-    """A protocol on which the faults are played, and how it is asked."""
+    """A protocol with which the faults are tested, and how to send a request with it."""
 
     #: a model that takes a prefill and leaves it out of its reply
     model: str
-    #: what follows the server's address in the base URL, and what follows that in a request
+    #: the base URL after the server's address, and the path after the base URL
     base: str = ""
     path: str
     api: str | None = None
-    #: the package whose client can send the protocol; "": no SDK can
+    #: the SDK whose client can send the protocol; "": there is none
     sdk: str = ""
-    #: what `support=` must say so that the prefill is sent in a last assistant turn; None: the table says it
+    #: the value of `support=` with which the prefill is sent natively; None: the table's row does that
     support: str | None = None
     #: the name of an event with text
     text_event: str = ""
-    #: how the host words an overload; "": its errors have no type
+    #: the type of the error of an overloaded host; "": its errors have no type
     overloaded: str = "overloaded_error"
-    #: whether each line is a record: no comments, no event names, no blank lines
+    #: whether each line is a record: there are no comments, no event names and no blank lines
     is_lines: bool = False
 
     def framed(self, data: bytes) -> bytes:
-        """The data as one event with text."""
+        """Return the data as one event with text."""
         if self.is_lines:
             return data + b"\n"
         name = f"event: {self.text_event}\n".encode() if self.text_event else b""
@@ -59,7 +59,7 @@ class FaultWire:
 
 
 def wire_of(received: Received) -> FaultWire:
-    """The wire on which a request came."""
+    """Return the protocol of a request."""
     return next(wire for wire in WIRES.values() if received.path.endswith(wire.path))
 
 
@@ -71,6 +71,14 @@ WIRES = {
     ),
     "cohere": FaultWire(model="cohere:m", path="/v2/chat", support="eats", text_event="content-delta", overloaded=""),
     "ollama": FaultWire(model="ollama:llama3.2", path="/api/chat", overloaded="", is_lines=True),
+    "responses": FaultWire(
+        model="llama_cpp:m",
+        base="/v1",
+        path="/responses",
+        api="responses",
+        sdk="openai",
+        text_event="response.output_text.delta",
+    ),
 }
 
 #: The prefill of every request, and the text with which a good host continues it.
@@ -206,10 +214,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
-        wires=("ollama",),
+        wires=("ollama", "responses"),
         errors=(Truncated,),
         kept=TEXT,
-        note="In Ollama's protocol only the terminal record says why the reply ended.",
+        note="In these protocols only the terminal record says why the reply ended.",
     ),
     Fault(
         name="EOF in mid-stream of a body without framing",

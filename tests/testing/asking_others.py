@@ -1,4 +1,4 @@
-"""How these tests send requests in the formats other than chat completions and Anthropic's, and a reader for each.
+"""How these tests send requests in the formats that most tests leave out, and a reader for each format.
 
 The formats are OpenAI's /responses, Ollama's, Cohere's, and Gemini's as server-sent events and as one JSON array.
 """

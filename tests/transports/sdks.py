@@ -98,6 +98,16 @@ KINDS = [
         auth=("authorization", f"Bearer {KEY}"),
     ),
     Kind(
+        name="openai-responses",
+        sdk=openai,
+        cls=openai.AsyncOpenAI,
+        made_with=lambda url: {"base_url": url + "/v1", "api_key": KEY},
+        model="llama_cpp:m",
+        path="/v1/responses",
+        auth=("authorization", f"Bearer {KEY}"),
+        options={"api": "responses"},
+    ),
+    Kind(
         name="azure",
         sdk=openai,
         cls=openai.AsyncAzureOpenAI,
@@ -106,6 +116,16 @@ KINDS = [
         path="/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
         auth=("api-key", KEY),
         options={"support": "eats"},
+    ),
+    Kind(
+        name="azure-responses",
+        sdk=openai,
+        cls=openai.AsyncAzureOpenAI,
+        made_with=lambda url: {"azure_endpoint": url, "api_version": "2025-03-01-preview", "api_key": KEY},
+        model="gpt-4o",
+        path="/openai/responses?api-version=2025-03-01-preview",
+        auth=("api-key", KEY),
+        options={"api": "responses", "support": "eats"},
     ),
     Kind(
         name="azure-entra",

@@ -11,9 +11,11 @@ import openai
 import pytest
 
 from aprefill import UsageError, stream
+from aprefill._codecs import codec
 from aprefill._hosts.clients import describe
 from aprefill.testing import serve
 
+from ..support.contracts import model_input
 from .sdks import BY_NAME, KEY, QUESTION, STATES, WHOLE, needs
 
 pytestmark = pytest.mark.usefixtures("small_ca")
@@ -58,9 +60,44 @@ def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -
 
 
 @pytest.mark.parametrize(
+    ("client", "model", "api", "path"),
+    [
+        (openai.AsyncOpenAI(api_key=KEY), "gpt-4o", None, "/chat/completions"),
+        (openai.AsyncOpenAI(api_key=KEY), "gpt-4o", "chat", "/chat/completions"),
+        (openai.AsyncOpenAI(api_key=KEY), "gpt-4o", "responses", "/responses"),
+        (openai.AsyncOpenAI(api_key=KEY, base_url="https://api.x.ai/v1"), "grok-4", None, "/chat/completions"),
+        (openai.AsyncOpenAI(api_key=KEY, base_url="https://api.x.ai/v1"), "grok-4", "responses", "/responses"),
+        # hosts that the table does not know, or only with another api
+        (some("openai"), "x", "responses", "/responses"),
+        (openai.AsyncOpenAI(api_key=KEY, base_url="https://api.groq.com/openai/v1"), "x", "responses", "/responses"),
+        (some("azure"), "gpt-4o", None, "/chat/completions"),
+        (some("azure"), "gpt-4o", "responses", "/responses"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "" if value is None else type(value).__name__,
+)
+def test_which_api_a_client_is_used_for(client: Any, model: str, api: str | None, path: str) -> None:
+    """A client of OpenAI's SDK is used for chat completions by default, and for the api that `api=` names."""
+    target = stream("x", model=model, client=client, api=api)._run.requests.target
+    assert codec(target.row.codec).path(model_input()) == path
+    assert target.host == client.base_url.host
+
+
+@pytest.mark.anyio
+async def test_responses_of_an_unknown_host() -> None:
+    """For an unknown host, the prompt asks for the prefill, and the SDK sends the request to its own base URL."""
+    async with serve(STATES) as server, openai.AsyncOpenAI(base_url=server.openai_url, api_key=KEY) as client:
+        reply = stream("x", model="m", client=client, api="responses", prefill='["')
+        assert await reply.text() == WHOLE
+        assert (reply.mode, server.exchanges[0].path) == ("emulated", "/v1/responses")
+    assert server.exchanges[0].json["input"][0]["content"].startswith("x\n\n")
+    assert server.exchanges[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"client": some("openai"), "api": "messages"}, "speaks 'chat'"),
+        ({"client": some("openai"), "api": "messages"}, "speaks 'chat', 'responses'"),
+        ({"client": some("openai"), "model": "vllm:m", "api": "responses"}, "vllm has no api 'responses'"),
         ({"client": some("anthropic"), "api": "chat"}, "speaks 'messages'"),
         ({"client": some("openai"), "base_url": "https://host.test"}, "base_url= together with client=AsyncOpenAI"),
         ({"client": some("anthropic"), "api_key": KEY}, "api_key= together with client=AsyncAnthropic"),
