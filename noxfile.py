@@ -37,6 +37,7 @@ MANY_TIMES = {
 #: The tests that read these numbers; `tests/test_ci.py` checks the list.
 REPEATED = (
     "tests/cli/test_terminal.py",
+    "tests/codecs/test_contract.py",
     "tests/codecs/test_fuzz.py",
     "tests/codecs/test_json.py",
     "tests/codecs/test_odd_fields.py",
