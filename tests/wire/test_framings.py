@@ -17,6 +17,7 @@ from ..support.contracts import sample_of
 #: A body of each framing that no codec has a sample of.
 OTHERS = {
     "ndjson": b'{"a":1}\n{"b":"\xc3\xb6"}\n{"c":[2]}\n',
+    "jsonarray": b'[{"a":1}\n,\r\n{"b":"\xc3\xb6 ]} \\" \\\\"},\n[2, {"c": []}]\n]\n',
     "eventstream": b"".join(chunk(json.dumps({"number": number}).encode()) for number in range(3)),
 }
 
