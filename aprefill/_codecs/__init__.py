@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: Each protocol is the module of that name in this package. The module defines one `CODEC`.
 PROTOCOLS: dict[str, str] = {
     "anthropic_messages": "anthropic",
+    "gemini": "",
     "openai_chat": "openai",
 }
 

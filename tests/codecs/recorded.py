@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-CODECS = {"openai-chat": "openai_chat", "anthropic": "anthropic_messages"}
+CODECS = {
+    "openai-chat": "openai_chat",
+    "anthropic": "anthropic_messages",
+    "gemini": "gemini",
+}
 
 
 @cache

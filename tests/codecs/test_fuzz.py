@@ -14,14 +14,18 @@ from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, 
 from aprefill._errors import ProtocolError, Truncated
 
 from ..support.thorough import usually
-from . import BOTH, DELTAS, turn_of
-from .grammar import anthropic_event, anything, awkward, openai_chunk
+from . import DELTAS, turn_of
+from .grammar import anthropic_event, anything, awkward, gemini_record, openai_chunk
 
 if TYPE_CHECKING:
     from aprefill._codecs import Decoder
     from aprefill._deltas import Delta
 
-SHAPES = {"anthropic_messages": anthropic_event, "openai_chat": openai_chunk}
+SHAPES = {
+    "anthropic_messages": anthropic_event,
+    "gemini": gemini_record,
+    "openai_chat": openai_chunk,
+}
 
 events = st.sampled_from(
     [
@@ -57,6 +61,7 @@ payloads = {
                 b'{"delta":' * 200_000,
                 b'{"choices":[{"delta":' * 70_000,
                 b'{"content_block":{"a":' * 100_000,
+                b'{"candidates":[{"content":{"parts":[{"a":' * 40_000,
             ]
         ),
     )
@@ -101,7 +106,7 @@ def check(deltas: list[Delta]) -> None:
             f"{delta.raw}{delta.sequence}".encode()
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", SHAPES)
 @given(st.data())
 @settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 def test_any_records_give_deltas_or_our_errors(name: str, data: st.DataObject) -> None:

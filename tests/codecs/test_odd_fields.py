@@ -34,6 +34,13 @@ NEEDED = {
         *("type", "delta", "delta.type", "delta.text", "delta.stop_reason"),
         *("content_block", "content_block.type", "content_block.text"),
     },
+    "gemini": {
+        *("candidates", "candidates.*", "candidates.*.content", "candidates.*.content.parts"),
+        *("candidates.*.content.parts.*", "candidates.*.content.parts.*.text", "candidates.*.content.parts.*.thought"),
+        *("candidates.*.finishReason", "candidates.*.index"),
+        # without one piece, a tool would be run with other arguments
+        *(f"candidates.*.content.parts.*.functionCall.partialArgs{rest}" for rest in ("", ".*", ".*.jsonPath")),
+    },
 }
 
 
@@ -112,7 +119,7 @@ def fatal(folder: Path, name: str) -> tuple[set[str], int]:
 def test_no_reply_dies_of_a_field_that_no_text_needs(shared: Path, name: str) -> None:
     """Neither an error nor other text, whatever stands in a field that is not listed here."""
     found, tried = fatal(shared / "recordings", name)
-    assert tried > 200
+    assert tried > {"gemini": 80}.get(name, 200)  # its records have few kinds of fields
     assert found <= NEEDED[name]
 
 

@@ -13,6 +13,7 @@ from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta
 from aprefill._errors import AprefillError, Truncated
 from aprefill._hosts.table import builtin_table
 from aprefill._wire.eventstream import EventStreamDecoder
+from aprefill._wire.jsonarray import JsonArrayDecoder
 from aprefill._wire.sse import SseDecoder
 
 from ..support.thorough import usually
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from aprefill._deltas import Delta, Record
     from aprefill._wire import WireDecoder
 
-WIRES: dict[str, type[WireDecoder]] = {"sse": SseDecoder, "eventstream": EventStreamDecoder}
+WIRES: dict[str, type[WireDecoder]] = {
+    "sse": SseDecoder,
+    "eventstream": EventStreamDecoder,
+    "jsonarray": JsonArrayDecoder,
+}
 
 
 class Reply(NamedTuple):
@@ -90,8 +95,8 @@ def wrong_with(one: dict[str, Any], size: int) -> list[str]:
     checks = {
         "text": text(deltas) == one["text"],
         "reasoning": reasoning(deltas) == one["reasoning"],
-        "finish": Counter(finishes) == Counter([*one["finish"], *early_finishes(one)]),
-        "last finish": finishes[-1:] == one["finish"][-1:],
+        "finish": Counter(finishes) == Counter([*map(str, one["finish"]), *early_finishes(one)]),
+        "last finish": finishes[-1:] == [*map(str, one["finish"][-1:])],
         "end": endings == {ending},
         "errors": len(only(ErrorDelta, deltas)) == len(one["in_band_errors"]),
     }

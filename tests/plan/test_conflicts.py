@@ -523,7 +523,7 @@ def test_a_codec_says_what_its_arguments_become(protocol: str) -> None:
         made = it.encode(ModelInput(**{**base, argument: value}))
         changed = {field for field in made if made[field] != plain.get(field)}
         assert changed
-        assert changed <= {*it.arguments[argument]}
+        assert changed <= {path.partition(".")[0] for path in it.arguments[argument]}
 
 
 def test_what_breaks_comes_before_what_is_unknown() -> None:
