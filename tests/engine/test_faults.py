@@ -15,6 +15,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from aprefill import ConnectFailed, ProviderError, Stalled, Timeouts, Truncated
 from aprefill._codecs.anthropic_messages import AnthropicDecoder
+from aprefill._codecs.gemini import GeminiDecoder
 from aprefill._codecs.openai_chat import OpenAIChatDecoder
 from aprefill._deltas import EndDelta
 from aprefill._transports import _foreign
@@ -26,6 +27,7 @@ from ..support.fault_runs import (
     CLIENTS,
     KEY,
     check,
+    clients_of,
     options_of,
     own_stream_of,
     places_of_key,
@@ -71,8 +73,8 @@ def through_clients() -> list[Any]:
             marks=() if is_of_the_network(fault) else pytest.mark.any_loop if client == "ours" else pytest.mark.slow,
         )
         for case in cases(fault for fault in FAULTS if not fault.slow)
-        for fault in case.values[:1]
-        for client in CLIENTS
+        for fault, wire in [case.values]
+        for client in clients_of(wire)
     ]
 
 
@@ -95,13 +97,12 @@ async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str
         check(fault, await outcome_of(fault, wire, client))
 
     async with anyio.create_task_group() as group:
-        for client in CLIENTS:
+        for client in clients_of(wire):
             group.start_soon(one, client)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:
     """An event that comes in 65,536 pieces: a decoder that begins again with each piece needs a minute and more."""
     fault = fault_for(PIECES, wire)
@@ -212,8 +213,7 @@ async def serve_raw(answer: bytes) -> AsyncIterator[str]:
 
 
 @one_loop
-@pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 @pytest.mark.parametrize("where", REFLECTIONS)
 async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str) -> None:
     """A typed error without it, wherever it stands."""
@@ -231,7 +231,7 @@ async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str
 @pytest.mark.parametrize("wire", WIRES)
 async def test_control_a_cut_that_nobody_notices(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec that takes every end of a body for the reply's."""
-    for decoder in (OpenAIChatDecoder, AnthropicDecoder):
+    for decoder in (OpenAIChatDecoder, AnthropicDecoder, GeminiDecoder):
         monkeypatch.setattr(decoder, "close", lambda self, undispatched=None: (EndDelta(),))
     for name in (CLEAN_EOF, "half an event at the end", "FIN in mid-stream"):
         fault = fault_for(name, wire)

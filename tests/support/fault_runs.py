@@ -22,7 +22,7 @@ import openai
 import aprefill
 from aprefill import AprefillError, stream
 
-from .faults import PREFILL
+from .faults import PREFILL, WIRES
 from .sdk_http import http_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ QUESTION = "Count to seven, please."
 
 #: What `stream(client=...)` is given: nothing, or a client of the caller's.
 CLIENTS = ("ours", "httpx2", "httpx", "sdk")
+
+
+def clients_of(wire: str) -> tuple[str, ...]:
+    """The clients with which a wire can be asked."""
+    return tuple(client for client in CLIENTS if client != "sdk" or WIRES[wire].has_sdk)
+
 
 #: Where exceptions keep things beside their `__dict__`.
 _OF_EXCEPTIONS = (
@@ -81,8 +87,8 @@ async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
 async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str, Any]]:
     """The options of `stream` that lead to the host at `url` through one kind of client, open for the while."""
     chat = wire == "chat"
-    base_url = f"{url}/v1" if chat else url
-    direct = {"model": "vllm:m" if chat else "anthropic:claude-haiku-4-5", "base_url": base_url, "api_key": KEY}
+    base_url = url + WIRES[wire].base
+    direct = {"model": WIRES[wire].model, "base_url": base_url, "api_key": KEY}
     if client == "ours":
         yield direct
         return

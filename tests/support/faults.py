@@ -28,7 +28,28 @@ from aprefill.testing._answer import answer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WIRES = ("chat", "messages")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How the tests ask on one wire."""
+
+    model: str
+    #: the path of the base URL
+    base: str = ""
+    #: the wire's word for an overloaded host
+    overloaded: str = "overloaded_error"
+    #: whether an SDK's client can be passed to aprefill
+    has_sdk: bool = False
+    #: whether the model's reason and the protocol's end are two records
+    has_end: bool = True
+
+
+#: The wires on which the faults are played. A new protocol needs one line here.
+WIRES: dict[str, Asked] = {
+    "chat": Asked(model="vllm:m", base="/v1", has_sdk=True),
+    "messages": Asked(model="anthropic:claude-haiku-4-5", has_sdk=True),
+    "gemini": Asked(model="gemini:gemini-2.5-flash", base="/v1beta", overloaded="UNAVAILABLE", has_end=False),
+}
 
 #: What every request begins the reply with, and what a good host adds to it.
 PREFILL = "zero "
@@ -49,7 +70,7 @@ class Fault:
     name: str
     #: what the host plays
     script: Script | Callable[[Received], Script]
-    wires: tuple[str, ...] = WIRES
+    wires: tuple[str, ...] = tuple(WIRES)
     #: the new text of a whole reply; None: the reply is not whole, and must not look as if it were
     right: str | None = None
     #: what may be raised
@@ -141,6 +162,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
+        wires=tuple(name for name, wire in WIRES.items() if wire.has_end),
         right=TEXT,
         note="A finish reason is the model's own end. Some gateways leave the terminal record out.",
     ),
@@ -204,12 +226,16 @@ FAULTS: tuple[Fault, ...] = (
         kept=BEFORE,
     ),
     # --- something else in the stream -------------------------------------------------------------------------
-    Fault(
-        name="error event in the stream",
-        script=replace(GOOD, after=len(BEFORE), error_event=("overloaded_error", "Overloaded")),
-        errors=(StatusError,),
-        kept=BEFORE,
-        facts={"in_band": True, "error_type": "overloaded_error"},
+    *(
+        Fault(
+            name="error event in the stream",
+            script=replace(GOOD, after=len(BEFORE), error_event=("overloaded_error", "Overloaded")),
+            wires=(name,),
+            errors=(StatusError,),
+            kept=BEFORE,
+            facts={"in_band": True, "error_type": wire.overloaded},
+        )
+        for name, wire in WIRES.items()
     ),
     Fault(
         name="text after the terminal event",
