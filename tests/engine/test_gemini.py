@@ -143,3 +143,27 @@ async def test_a_history_with_tools_goes_on() -> None:
         {"role": "model", "parts": [{"functionCall": {"name": "look", "args": {"at": 1}}, "thoughtSignature": "s"}]},
         {"role": "user", "parts": [{"functionResponse": {"name": "look", "response": {"output": "1"}}}]},
     ]
+
+
+PRETTY = '{\r\n  "error": {\r\n    "code": 503,\r\n    "message": "overloaded",\r\n    "status": "UNAVAILABLE"\r\n  }\r\n}\r\n'
+
+
+@pytest.mark.parametrize("after", ["", "\r\n", "\r\n\r\n"])
+async def test_an_error_between_the_events(after: str) -> None:
+    """Google's own client also reads an error that is bare JSON on several lines. The text before it is kept."""
+    event = 'data: {"candidates": [{"content": {"parts": [{"text": "one "}]}}]}\r\n\r\n'
+    body = (event + PRETTY + after).encode()
+    async with serve(Script(body=body, content_type="text/event-stream")) as server, session(server) as gemini:
+        with pytest.raises(StatusError, match="overloaded") as met:
+            await gemini.stream("Hi").text()
+    assert (met.value.status, met.value.error_type, met.value.text_so_far) == (503, "UNAVAILABLE", "one ")
+
+
+async def test_an_error_between_the_events_of_another_protocol() -> None:
+    """A gateway in front of another host gets the same."""
+    event = 'data: {"choices": [{"delta": {"content": "one "}}]}\n\n'
+    async with serve(Script(body=(event + PRETTY).encode(), content_type="text/event-stream")) as server:
+        async with Session("vllm:m", base_url=f"{server.url}/v1", recovery=Recovery(retries=0)) as chat:
+            with pytest.raises(StatusError, match="overloaded") as met:
+                await chat.stream("Hi").text()
+    assert (met.value.status, met.value.text_so_far) == (503, "one ")
