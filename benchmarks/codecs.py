@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from aprefill._codecs import anthropic_messages, codec, openai_chat
+from aprefill._codecs import anthropic_messages, codec, gemini, openai_chat
 from aprefill._deltas import Record, TextDelta
 
 if TYPE_CHECKING:
@@ -31,10 +31,15 @@ RECORDS = {
         b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"},'
         b'"p":"as long as the other"}'
     ),
+    "gemini": (
+        b'{"candidates":[{"content":{"parts":[{"text":" word"}],"role":"model"},"index":0}],'
+        b'"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9},"modelVersion":"m"}'
+    ),
 }
 BARE: dict[str, Callable[[bytes], object]] = {
     "openai_chat": openai_chat._READER.fast,
     "anthropic_messages": anthropic_messages._READER.fast,
+    "gemini": gemini._READER.fast,
 }
 ROUNDS = 9
 CALLS = 100_000
@@ -60,7 +65,7 @@ def main() -> None:
     print(f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'rejected us':>11}")
     for name, data in RECORDS.items():
         decoder, record = codec(name).decoder(), Record(data)
-        assert list(decoder.decode(record)) == [TextDelta(TEXT)]
+        assert list(decoder.decode(record))[0] == TextDelta(TEXT)
         rejected = Record(data.replace(b" ", rb" \ude00", 1))
         ours = best_us(decoder.decode, record)
         bare = best_us(BARE[name], data)

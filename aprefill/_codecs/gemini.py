@@ -21,7 +21,6 @@ from aprefill._codecs._host_error import error_from, names_error, says_error
 from aprefill._codecs._json import UNREADABLE, Reader, loads, within_depth
 from aprefill._codecs._neutral import tool_of
 from aprefill._codecs._surrogates import Joiner, mend, mend_all
-from aprefill._codecs._usage import count
 from aprefill._deltas import BlockDelta, EndDelta, ErrorDelta, FinishDelta, ReasoningDelta, TextDelta, UsageDelta
 from aprefill._errors import ProtocolError, Truncated
 from aprefill._types import StopReason, Usage
@@ -55,15 +54,8 @@ _BY_NUMBER = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
 #: The value of an enum that is not set.
 _UNSET = {"FINISH_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED", "", 0}
 
-#: `Usage` field -> the fields of usageMetadata whose sum it is. The prompt that a host's own tools add is counted
-#: apart from the caller's, and thoughts are counted apart from the reply.
-_SUMS = {
-    "input_tokens": ("promptTokenCount", "toolUsePromptTokenCount"),
-    "output_tokens": ("candidatesTokenCount", "thoughtsTokenCount"),
-    "cache_read_tokens": ("cachedContentTokenCount",),
-    "reasoning_tokens": ("thoughtsTokenCount",),
-}
-_COUNTS = {name: ((name,),) for names in _SUMS.values() for name in names}
+#: A larger number is not a plausible token count.
+_MOST = 2**53
 
 #: Fields that a record without candidates may have.
 _KNOWN = {"candidates", "usageMetadata", "promptFeedback", "modelVersion", "responseId", "createTime"}
@@ -130,7 +122,7 @@ class GeminiDecoder:
         self._finished = False
         self._calls = Calls()
         self._usage: _Usage | None = None
-        self._counts: dict[str, int] = {}
+        self._counts: tuple[int | None, ...] = (None,) * 5
         # set by the first record that msgspec rejects; only such records can contain a lone surrogate
         self._joiner: Joiner | None = None
 
@@ -295,15 +287,30 @@ class GeminiDecoder:
         return BlockDelta("part", value=part if self._joiner is None else within_depth(mend_all, part))
 
     def _count(self, usage: _Usage, deltas: list[Delta]) -> None:
-        self._counts |= count({name: getattr(usage, name) for name in _COUNTS}, _COUNTS)
-        known = self._counts
-        found = {
-            field: sum(known.get(name, 0) for name in names)
-            for field, names in _SUMS.items()
-            if any(name in known for name in names)
-        }
-        if found:
-            deltas.append(UsageDelta(Usage(**found)))
+        """Append the counts so far. A host sends them in most records, and may leave out some.
+
+        The prompt that a host's own tools add is counted apart from the caller's, and thoughts apart from the reply.
+        """
+        old = self._counts
+        prompt = _sane(usage.promptTokenCount, old[0])
+        tools = _sane(usage.toolUsePromptTokenCount, old[1])
+        reply = _sane(usage.candidatesTokenCount, old[2])
+        thoughts = _sane(usage.thoughtsTokenCount, old[3])
+        cached = _sane(usage.cachedContentTokenCount, old[4])
+        counts = (prompt, tools, reply, thoughts, cached)
+        if counts == old:
+            return
+        self._counts = counts
+        deltas.append(
+            UsageDelta(
+                Usage(
+                    input_tokens=prompt if tools is None else (prompt or 0) + tools,
+                    output_tokens=reply if thoughts is None else (reply or 0) + thoughts,
+                    cache_read_tokens=cached,
+                    reasoning_tokens=thoughts,
+                )
+            )
+        )
 
     def _end(self) -> list[Delta]:
         self._over = True
@@ -313,6 +320,11 @@ class GeminiDecoder:
     def _fail(self, error: Delta, deltas: list[Delta]) -> list[Delta]:
         self._over = True
         return [*deltas, error]
+
+
+def _sane(number: int | None, old: int | None) -> int | None:
+    """Return `number` if it is a count; else the last one."""
+    return old if number is None or not 0 <= number <= _MOST else number
 
 
 def _blocked(chunk: _Chunk) -> str:

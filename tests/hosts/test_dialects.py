@@ -383,7 +383,7 @@ async def test_an_engine_without_a_key_is_sent_none(model: str, api: str | None)
 
 
 async def test_gemini_on_vertex() -> None:
-    """The project is in the base URL, and the key is a token. Nobody has tried a prefill there: the caller has to say it."""
+    """The project is in the base URL, and the key is a token. Without the caller's word, a prefill is emulated."""
     base = "/v1/projects/p/locations/us-east5/publishers/google"
     path = f"{base}/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
     async with serve(Script(text='x"]', prefill="eats")) as server:
