@@ -165,9 +165,10 @@ def _put(root: dict[str, Any], steps: list[str | int], value: Any) -> None:
                 holder.append(None)
         else:
             raise ProtocolError("a piece of a function call does not fit the pieces before it")
+        place: Any = holder
         if following is None:
-            old = None if is_new else holder[step]
-            holder[step] = old + value if isinstance(old, str) and isinstance(value, str) else value
+            old = None if is_new else place[step]
+            place[step] = old + value if isinstance(old, str) and isinstance(value, str) else value
         elif is_new:
-            holder[step] = {} if isinstance(following, str) else []
-        holder = holder[step]
+            place[step] = {} if isinstance(following, str) else []
+        holder = place[step]
