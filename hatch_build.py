@@ -1,7 +1,7 @@
-"""Makes the project's description for package indexes of README.md when a wheel or an sdist is built.
+"""Write the description that package indexes show. It is made from README.md when a wheel or an sdist is built.
 
-An index page has no files beside the README, so relative links and images lead nowhere there. With a `Source` among
-`[project.urls]` they become links to that repository; without one they become plain text.
+The page of a package index has no other files of the repository, so relative links and images do not work there. If
+`[project.urls]` has a `Source`, they become links to that repository. If it has none, they become plain text.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-#: A link or an image; its address has no scheme and is no anchor of the page itself.
+#: A link or an image whose address is relative: it has no scheme, and is not an anchor of the same page.
 _RELATIVE = re.compile(r"(!?)\[([^\[\]]*)\]\((?![a-zA-Z][a-zA-Z0-9+.-]*:|#|//)([^()\s]+)\)")
-#: Fenced code, and code in a line: no link is in it.
+#: Fenced code and inline code. Text inside them is not a link.
 _CODE = re.compile(r"(^```.*?^```$|``[^\n]*?``|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 
 
 class DescriptionHook(MetadataHookInterface):
-    """`[tool.hatch.metadata.hooks.custom]`."""
+    """Set the metadata field `readme`. pyproject.toml names this hook: `[tool.hatch.metadata.hooks.custom]`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         readme = Path(self.root, "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ class DescriptionHook(MetadataHookInterface):
 
 
 def description(readme: str, source: str | None) -> str:
-    """`readme` as it can be shown on another site. `source` is the address of the repository, for example on GitHub.
+    """Return `readme` in a form for another site. `source` is the address of the repository, for example on GitHub.
 
     >>> description("See [the docs](docs/web.md), [issue 1](https://example.org/1).", None)
     'See the docs, [issue 1](https://example.org/1).'

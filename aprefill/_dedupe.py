@@ -33,10 +33,11 @@ def dedupe(
 ) -> Deduped:
     """Return an async iterator of `prefill` and the new text in `chunks`, whether or not they repeat the prefill.
 
-    None and empty chunks are skipped, and no empty str is yielded. The rules are those of `Seam`. The prefill is always
-    yielded as a chunk of its own. `show_when` says when: "now" is before the first chunk is requested, "decided" is
-    before the first new text and at the latest at the end, and "never" does not yield the prefill. Wrong arguments
-    raise UsageError at the call.
+    None and empty chunks are skipped, and no empty str is yielded. `echo`, `whitespace`, `fence` and `preamble` say
+    which repetitions of the prefill are recognized. They are the arguments of `Seam`, and `docs/seam.md` has the rules.
+    The prefill is always yielded as a chunk of its own. `show_when` says when: "now" is before the first chunk is
+    requested, "decided" is before the first new text and at the latest at the end, and "never" does not yield the
+    prefill. Wrong arguments raise UsageError at the call.
 
     An exception from `chunks` counts as a cut. Text that may have been a repetition is dropped, nothing more is
     yielded, and the exception is raised to the caller. If no new text came before it, "decided" does not yield the

@@ -1,4 +1,7 @@
-"""Records and deltas: a record is one decoded wire event, and codecs make deltas of it. Also a request's model input.
+"""Records, deltas and `ModelInput`, the values that a codec reads and makes.
+
+A record is one decoded wire event. A codec turns each record into deltas. `ModelInput` is a request before a codec
+encodes it.
 
 A delta is made for every token. So deltas are msgspec structs, most of them without GC tracking.
 """
@@ -63,8 +66,8 @@ class ErrorDelta(Struct, frozen=True, eq=False):
     status: int
     error_type: str
     detail: str
-    #: The host's whole error text, which is searched for known refusals. It may quote the prompt, so the repr leaves it
-    #: out. Equality ignores it.
+    #: The host's whole error text. It is searched for the messages with which hosts are known to refuse a prefill. It
+    #: may quote the prompt, so the repr leaves it out. Equality ignores it.
     body: str = ""
 
     def __eq__(self, other: object) -> bool:
@@ -116,9 +119,9 @@ class ModelInput:
     thinking: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
     response_format: dict[str, Any] | None = None
-    #: Chat completions: the field for `max_tokens`, either "max_tokens" or "max_completion_tokens".
+    #: The name of the field for `max_tokens`, if the hosts of the protocol differ in it. From the host's row.
     token_field: str = "max_tokens"  # noqa: S105 - a field's name
-    #: Chat completions: whether the request asks for usage. False if the host refuses the field for that.
+    #: Whether the request asks for usage, if the protocol has a field for that. False if the host refuses this field.
     asks_usage: bool = True
     #: Text that the reply will probably repeat, for hosts that are faster if they get it.
     prediction: str = ""

@@ -39,6 +39,14 @@ class AprefillError(Exception):
         self.may_pass = may_pass
         self.text_so_far: str = ""
 
+    def _can_continue(self, *, has_new: bool) -> bool:
+        """Whether a new request, with the text so far as its prefill, may continue the reply.
+
+        `has_new` says whether the reply has text after the prefill. The new request then has a longer prefill, so it is
+        a different request.
+        """
+        return self.may_pass
+
     def __reduce__(self) -> Any:
         # Subclasses take facts, not the message. So unpickling (process pools, task queues) must not call __init__.
         return _rebuilt, (type(self), str(self), dict(vars(self)))
@@ -89,6 +97,9 @@ class ReplyClosed(UsageError):
             "`text_so_far` has the text until then; to read a reply in several loops, put them into a `with` block "
             "(`async with` for an asynchronous reply)",
         )
+
+    def _can_continue(self, *, has_new: bool) -> bool:
+        return True
 
 
 class ProviderError(AprefillError):
@@ -240,6 +251,9 @@ class Truncated(ProviderError):
         received = f" ({received_bytes} bytes received)" if received_bytes else ""
         super().__init__(f"the stream was cut: {reason}{received}", remedy, may_pass=may_pass)
 
+    def _can_continue(self, *, has_new: bool) -> bool:
+        return has_new or self.may_pass
+
 
 #: `Stalled.clock` -> what happened. The seconds replace the braces.
 _STALLS = {
@@ -276,6 +290,10 @@ class Stalled(ProviderError):
             may_pass=clock == "connect_s",
         )
 
+    def _can_continue(self, *, has_new: bool) -> bool:
+        # The host may only have been slow.
+        return True
+
 
 class LimitExceeded(ProviderError):
     """The provider sent more than a bound allows. `limit` is the name of the bound, and `bound` is its value.
@@ -306,6 +324,9 @@ class ProtocolError(ProviderError):
         self.status = status
         self.content_type = content_type
         super().__init__(what, Words("check {base_url} and {api}: a proxy or a login page may have answered"))
+
+    def _can_continue(self, *, has_new: bool) -> bool:
+        return has_new or self.may_pass
 
 
 class StatusError(ProviderError):

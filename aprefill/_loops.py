@@ -77,7 +77,8 @@ def _spawn_trio(token: Any, work: Callable[[], Coroutine[Any, Any, None]]) -> No
     import trio
 
     def start() -> None:
-        # A closed system nursery must not crash the trio run from within its entry queue.
+        # When a trio run is ending, it refuses new system tasks with a RuntimeError. An error in a function that was
+        # passed to `run_sync_soon` would crash the whole run.
         with suppress(RuntimeError):
             trio.lowlevel.spawn_system_task(work)
 

@@ -92,7 +92,10 @@ class EndRecord(Struct, tag="end", frozen=True, kw_only=True):
 
 
 class ErrorRecord(Struct, tag="error", frozen=True, kw_only=True, omit_defaults=True):
-    """The reply failed. A continuation would begin at `length`. The host's `status` is only sent with details."""
+    """The reply failed. A continuation would begin at `length`. `status` is the host's HTTP status.
+
+    The status is sent only if the web application allows details of errors (`details=True`).
+    """
 
     error: str
     message: str
@@ -106,7 +109,7 @@ class PingRecord(Struct, tag="ping", frozen=True):
     """The connection is alive, but the model has written nothing new."""
 
 
-Record: TypeAlias = (
+ReplyRecord: TypeAlias = (
     TextRecord | HeldRecord | ReasoningRecord | ToolRecord | AttemptRecord | EndRecord | ErrorRecord | PingRecord
 )
 
@@ -139,7 +142,7 @@ class Records:
         elif isinstance(event, ToolEvent):
             self._has_tool = True
 
-    def of(self, event: Event) -> Record | None:
+    def of(self, event: Event) -> ReplyRecord | None:
         """Return the record of one event, or None if the client did not ask for this kind."""
         match event:
             case TextEvent(text=text, offset=offset, prefill=prefill):
@@ -180,21 +183,12 @@ class Records:
         return ErrorRecord(
             error=type(error).__name__,
             message=str(error) if self._details else public_message(error),
-            can_continue=self._can_continue(error),
+            can_continue=not self._has_tool and error._can_continue(has_new=self._has_new),
             # The length of the text that was sent.
             length=self.offset,
             status=error.status if self._details and isinstance(error, StatusError) else None,
             retry_after_s=error.retry_after_s if isinstance(error, StatusError) else None,
         )
-
-    def _can_continue(self, error: AprefillError) -> bool:
-        """Whether a new request, with the text so far as its prefill, may continue the reply."""
-        if self._has_tool:
-            return False
-        if self._has_new and isinstance(error, ProtocolError | Truncated):
-            # The longer prefill makes it a different request.
-            return True
-        return error.may_pass or isinstance(error, Stalled | ReplyClosed)
 
 
 #: HTTP statuses of an overloaded host.
@@ -247,7 +241,7 @@ def close_code(error: AprefillError | None) -> int:
 _fast = msgspec.json.Encoder().encode
 
 
-def _encode(record: Record) -> bytes:
+def _encode(record: ReplyRecord) -> bytes:
     """Return the record as JSON. No text of a host may prevent the last record from being sent.
 
     msgspec rejects integers beyond 64 bits and lone surrogates. The codecs remove lone surrogates already.
@@ -260,7 +254,7 @@ def _encode(record: Record) -> bytes:
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def as_json(record: Record) -> bytes:
+def as_json(record: ReplyRecord) -> bytes:
     """Return the record as one line of JSON.
 
     >>> as_json(TextRecord("Ala", 2))
@@ -273,7 +267,7 @@ def as_json(record: Record) -> bytes:
 _LINE_ENDS = {char.encode(): f"\\u{ord(char):04x}".encode() for char in "\u0085\u2028\u2029"}
 
 
-def as_event(record: Record, offset: int) -> bytes:
+def as_event(record: ReplyRecord, offset: int) -> bytes:
     r"""Return the record as a server-sent event. Its id is the offset of the end of the text so far.
 
     >>> as_event(TextRecord('["', 0, prefill=True), 2)

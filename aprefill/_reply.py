@@ -159,7 +159,7 @@ class EventCursor(Cursor):
                 return event
 
 
-class Known:
+class ReplyFacts:
     """The attributes of a reply. During the stream they have the values known so far, after it the final ones."""
 
     __slots__ = ("_run",)
@@ -174,7 +174,7 @@ class Known:
 
     def __repr__(self) -> str:
         run = self._run
-        target = run.target
+        target = run.requests.target
         return (
             f"<{type(self).__name__} {target.row.provider}:{target.model} {run.phase.value}, "
             f"{run.ledger.verdict.value}, {len(run.transcript.text_so_far)} characters>"
@@ -253,7 +253,7 @@ class Known:
         return self._run.ledger.message()
 
 
-class Reply(Known):
+class Reply(ReplyFacts):
     """One streamed reply. Iterate it once, or use it as an async context manager to read it in several loops.
 
     Nothing is sent before the first chunk is requested. Leaving the loop early in any way, or cancelling the task,

@@ -32,7 +32,7 @@ from ._engine.run import Run, read_to_end
 from ._errors import ReplyClosed, UsageError
 from ._events import Event
 from ._loops import CLOSE_S, native_loop, spawn
-from ._reply import Events, Known
+from ._reply import Events, ReplyFacts
 from ._session import Session, stream
 from ._words import Words
 
@@ -146,7 +146,8 @@ class LoopThread:
             finally:
                 done.set()
                 if last:
-                    # Without the lock, a call that is just being passed over would wait for a loop that has ended.
+                    # Without the lock, another thread could pass a call to the loop at this moment, and would then wait
+                    # for a loop that has ended.
                     while not self._lock.acquire(blocking=False):
                         await anyio.lowlevel.cancel_shielded_checkpoint()
                     try:
@@ -178,7 +179,7 @@ def _run_loop(begun: Future[tuple[BlockingPortal, Any]]) -> None:
         begun.set_exception(exc)
 
 
-class _Reading:
+class _SyncSide:
     """One run and the thread in which it runs. Refers neither to the `SyncReply` nor to a loop over it."""
 
     __slots__ = ("_lock", "_owns_thread", "run", "thread")
@@ -248,48 +249,48 @@ class _Reading:
             self.leave(wait=run.readers.is_in_thread(get_ident()) and not sys.is_finalizing())
 
 
-def _chunks(reading: _Reading) -> Iterator[str]:
+def _chunks(side: _SyncSide) -> Iterator[str]:
     """The iterator of one `for` loop. Only the loop's stack refers to it, so that leaving the loop ends it."""
-    transcript = reading.run.transcript
+    transcript = side.run.transcript
     reader = object()
-    reading.begin(reader)
+    side.begin(reader)
     try:
         while True:
             at = transcript.next
             try:
                 item = transcript.items[at]
             except IndexError:
-                if reading.pull():
+                if side.pull():
                     continue
                 return
             transcript.next = at + 1
             if type(item) is str:
                 yield item
     finally:
-        reading.end(reader)
+        side.end(reader)
 
 
-def _events(reading: _Reading, events: Events) -> Iterator[Event]:
+def _events(side: _SyncSide, events: Events) -> Iterator[Event]:
     """The iterator of one `for` loop over `events()`."""
-    transcript = reading.run.transcript
+    transcript = side.run.transcript
     reader = object()
-    reading.begin(reader)
+    side.begin(reader)
     events.begin()
     try:
         while True:
             try:
                 event = events.take(transcript.next)
             except IndexError:
-                if reading.pull():
+                if side.pull():
                     continue
                 return
             if event is not None:
                 yield event
     finally:
-        reading.end(reader)
+        side.end(reader)
 
 
-class SyncReply(Known):
+class SyncReply(ReplyFacts):
     """One streamed reply without async. Iterate it once, or use it in a `with` block to read it in several loops.
 
     It works like `Reply`, with `for` instead of `async for`. Nothing is sent before the first chunk is requested.
@@ -301,16 +302,16 @@ class SyncReply(Known):
     begun. A `SyncReply` also works inside a coroutine, but it blocks the event loop there.
     """
 
-    __slots__ = ("_reading",)
+    __slots__ = ("_side",)
 
     def __init__(self, run: Run, thread: LoopThread | None = None) -> None:
         super().__init__(run)
         run.reads_ahead = True
-        self._reading = _Reading(run, thread or LoopThread(run.aclose), owns_thread=thread is None)
+        self._side = _SyncSide(run, thread or LoopThread(run.aclose), owns_thread=thread is None)
 
     def __iter__(self) -> Iterator[str]:
         self._check_fresh()
-        return _chunks(self._reading)
+        return _chunks(self._side)
 
     def events(self, *, coalesce: bool | None = None, held: bool = False) -> Iterator[Event]:
         """Iterate over typed events instead of plain text, like `Reply.events`.
@@ -318,7 +319,7 @@ class SyncReply(Known):
         With `coalesce`, all text that is already there becomes one event.
         """
         self._check_fresh()
-        return _events(self._reading, Events(self._run, coalesce=coalesce, held=held))
+        return _events(self._side, Events(self._run, coalesce=coalesce, held=held))
 
     def text(self) -> str:
         """Return the whole reply, after reading the stream to its end. It has the prefill, whatever `show_when` says.
@@ -331,9 +332,9 @@ class SyncReply(Known):
             # Everything has been yielded.
             return run.transcript.text_so_far
         reader = object()
-        self._reading.begin(reader, joins_thread=True)
+        self._side.begin(reader, joins_thread=True)
         try:
-            text: str = self._reading.perform(partial(read_to_end, run))
+            text: str = self._side.perform(partial(read_to_end, run))
         finally:
             run.readers.let_go(id(reader))
         return text
@@ -344,16 +345,16 @@ class SyncReply(Known):
         A loop that reads the reply ends normally, and `stop_reason` is `StopReason.CANCELLED`. A waiting `text()`
         raises `ReplyClosed`.
         """
-        self._reading.cancel()
+        self._side.cancel()
 
     def close(self) -> None:
         """End the reply and release its connection. Can be called from any thread. Idempotent.
 
         Takes at most about a second. If the reply has not begun, its request is never sent.
         """
-        self._reading.thread.perform_if_begun(self._run.close_unsent)
-        if self._reading.thread.is_running and self._run.phase is not Phase.NEW:
-            self._reading.leave(wait=True)
+        self._side.thread.perform_if_begun(self._run.close_unsent)
+        if self._side.thread.is_running and self._run.phase is not Phase.NEW:
+            self._side.leave(wait=True)
 
     def __enter__(self) -> Self:
         self._run.owned = True
@@ -370,7 +371,7 @@ class SyncReply(Known):
         if run.owned and run.phase not in {Phase.NEW, *OVER}:
             warnings.warn(f"{self!r} was dropped inside its `with`", ResourceWarning, stacklevel=2, source=self)
             run.connection.kill()
-            self._reading.leave(wait=False)
+            self._side.leave(wait=False)
 
 
 # --- the arguments of the asynchronous functions ------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What every test may ask for: the three event loops, the shared recordings, a heap without surprises."""
+"""Fixtures for all tests: the three event loops, the shared recordings, and a clean environment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOOPS = [
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A case marked `any_loop` runs on one of the loops, unless it is asked for by its name."""
+    """Run a case marked `any_loop` on one event loop only, unless a test is selected by its name."""
     if THOROUGH or any("::" in argument for argument in config.args):
         return
     left_out = set(on_one_loop_each(items))
@@ -44,9 +44,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What the tests themselves are made of lives to the end: no collection has to look at it again.
+    """Exclude the collected tests themselves from later garbage collections.
 
-    Thousands of tests are a million objects, a quarter of a second for each of the many collections asked for here.
+    Thousands of tests are a million objects. Each of the many collections in the tests would take 0.25 s longer.
     """
     gc.collect()
     gc.freeze()
@@ -54,13 +54,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Tests marked `anyio` run on asyncio, on uvloop and on trio."""
+    """Run tests marked `anyio` on asyncio, uvloop and trio."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder beside the project that holds recordings and specifications; skips where there is none."""
+    """Return the folder with recordings and specifications. Skips the test if there is none."""
     path = Path(os.environ.get("APREFILL_SHARED", ROOT.parent / "shared"))
     if not (path / "spec").is_dir():
         pytest.skip(f"no shared folder at {path}: set APREFILL_SHARED to the one that holds spec/ and recordings/")
@@ -69,20 +69,20 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def small_ca_file() -> Iterator[str]:
-    """A file with one certificate in it."""
+    """The path of a file with one CA certificate."""
     with trustme.CA().cert_pem.tempfile() as path:
         yield path
 
 
 @pytest.fixture
 def small_ca(small_ca_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the machine's list, which an SDK's client would read for 25 ms when it is made."""
+    """Replace the system's CA certificates by one, because an SDK's client needs 25 ms to load them all."""
     monkeypatch.setenv("SSL_CERT_FILE", small_ca_file)
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Host names for this test: fill it with loopback addresses, or with what looking a name up raises."""
+    """The host names of this test: host name -> a loopback address, or the exception that a lookup raises."""
     found: Names = {}
     resolve_from(found, monkeypatch)
     return found
@@ -90,10 +90,10 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 @pytest.fixture
 def no_gc() -> Iterator[None]:
-    """Without the cyclic collector: what closes here closes by reference counting alone.
+    """Disable the cyclic garbage collector, so that only reference counting closes what the test drops.
 
-    What is alive already, modules above all, is out of the collector's sight from then on: it would be looked at twice a
-    test, for 60 ms.
+    The objects that exist already, mostly modules, are excluded from the collections here. Otherwise each test would
+    take 60 ms longer.
     """
     gc.collect()
     gc.freeze()
@@ -107,26 +107,26 @@ def no_gc() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request is sent again at once: nearly all tests ask what happens, not how long it was waited."""
+    """Make the backoff before a retry short. Only few tests are about the backoff."""
     monkeypatch.setattr("aprefill._plan.next.FIRST_WAIT_S", 0.005)
 
 
 @pytest.fixture(autouse=True)
 def _demo_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo model writes faster than a person reads."""
+    """Make the demo model write without pauses."""
     monkeypatch.setattr("aprefill._transports.demo.PACE_S", 0.0001)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins as a new process would: what another has met is forgotten."""
+    """Forget the refusals that other tests have met, as in a new process."""
     for module in ("_hosts.refusals", "_session"):
         monkeypatch.setattr(f"aprefill.{module}.of_this_process", RefusalMemory())
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, model or proxy of the machine's reaches a test."""
+    """Remove the machine's keys, models and proxies from the environment."""
     for name in list(os.environ):
         if (
             name.endswith(("_API_KEY", "_AUTH_TOKEN", "_BASE_URL"))

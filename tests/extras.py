@@ -1,6 +1,6 @@
-"""Run by `nox -s extras`, outside pytest: what the bare wheel does without an extra, and with it.
+"""Checks the wheel with and without an extra. Run by `nox -s extras`, outside of pytest.
 
-python -P tests/extras.py without bedrock        (-P: tests/typing is not the standard library's)
+python -P tests/extras.py without bedrock        (-P: tests/typing must not hide the standard library's typing)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-#: What each extra brings, by import name.
+#: extra -> the packages that it installs, by import name
 BRINGS = {
     "anthropic": ["anthropic"],
     "openai": ["openai"],
@@ -21,13 +21,13 @@ BRINGS = {
     "llm": ["llm"],
     "web": ["starlette"],
 }
-#: `aiohttp` is for the SDKs' clients, so it is checked beside one of them.
+#: `aiohttp` is for the SDKs' clients, so it is checked together with one of them.
 BESIDE = {"aiohttp": "openai"}
 BRINGS["all"] = [name for names in list(BRINGS.values()) for name in names]
 
 
 def demo() -> None:
-    """The core works whatever is installed."""
+    """Check that the core works, whatever is installed."""
     import anyio
 
     from aprefill import stream
@@ -40,12 +40,12 @@ def demo() -> None:
 
 
 def command() -> subprocess.CompletedProcess[str]:
-    """`aprefill --version`."""
+    """Run `aprefill --version`."""
     return subprocess.run([sys.executable, "-m", "aprefill", "--version"], capture_output=True, text=True, timeout=60)
 
 
 def client_of(name: str) -> Any:
-    """An SDK's client, which a session takes as `client=`."""
+    """Make an SDK's client and check that a session accepts it as `client=`."""
     from aprefill import Session
 
     sdk = importlib.import_module(name)
@@ -55,7 +55,7 @@ def client_of(name: str) -> Any:
 
 
 def over_aiohttp() -> None:
-    """A reply through an OpenAI client whose transport is aiohttp's."""
+    """Check that a reply works over an OpenAI client with aiohttp's transport."""
     import asyncio
 
     from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -73,7 +73,7 @@ def over_aiohttp() -> None:
 
 
 def without(extra: str) -> None:
-    """What the extra brings is not there, the core works, and what needs it says how to get it."""
+    """Check that without the extra its packages are missing, the core works, and the error says what to install."""
     absent = [name for name in BRINGS[extra] if find_spec(name) is None]
     assert absent, f"the bare wheel already brings {BRINGS[extra]}: this check proves nothing"
     demo()
@@ -116,7 +116,7 @@ def without(extra: str) -> None:
 
 
 def with_(extra: str) -> None:
-    """Everything that the extra brings imports, and the core still works."""
+    """Check that with the extra its packages import, and that the core and what needs the extra work."""
     for name in BRINGS[extra]:
         importlib.import_module(name)
     demo()

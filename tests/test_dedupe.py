@@ -1,4 +1,4 @@
-"""`dedupe` and `dedupe_sync`: the prefill exactly once over anyone's stream, and no source left open."""
+"""`dedupe` and `dedupe_sync`: the prefill appears exactly once, over any stream of text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES: list[tuple[list[str | None], str, dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("chunks", "prefill", "rules", "expected"), CASES)
 def test_sync_text(chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]) -> None:
-    """The prefill is a chunk of its own, at the time that show_when says; no chunk is empty."""
+    """The prefill is a separate chunk, at the time of `show_when`, and no chunk is empty."""
     assert list(dedupe_sync(chunks, prefill, **rules)) == expected
     assert list(dedupe_sync(iter(chunks), prefill, **rules)) == expected
 
@@ -46,12 +46,12 @@ def test_sync_text(chunks: list[str | None], prefill: str, rules: dict[str, Any]
 @pytest.mark.anyio
 @pytest.mark.parametrize(("chunks", "prefill", "rules", "expected"), CASES)
 async def test_async_text(chunks: list[str | None], prefill: str, rules: dict[str, Any], expected: list[str]) -> None:
-    """The same over an asynchronous source."""
+    """An asynchronous source gives the same chunks."""
     assert await listed(dedupe(gives(*chunks), prefill, **rules)) == expected
 
 
 def test_every_cut_gives_the_prefill_and_the_batch_rules() -> None:
-    """Joined, it is the prefill and what the rules of the seam leave of the whole text."""
+    """At every cut the joined chunks are the prefill and the new text, as the batch rules of the seam define it."""
     for seed, (known, rules, _, raws) in enumerate(groups(1500, seed=8)):
         ours = {name: value for name, value in rules.items() if name not in {"overlap", "stripped"}}
         for raw in raws:
@@ -64,7 +64,7 @@ def test_every_cut_gives_the_prefill_and_the_batch_rules() -> None:
 
 @pytest.mark.anyio
 async def test_now_shows_the_prefill_before_the_first_pull() -> None:
-    """The source is not even asked for its iterator."""
+    """With `show_when="now"` the prefill comes before the source is asked for its iterator."""
 
     class Untouched:
         def __aiter__(self) -> AsyncIterator[str]:
@@ -75,7 +75,7 @@ async def test_now_shows_the_prefill_before_the_first_pull() -> None:
 
 @pytest.mark.anyio
 async def test_next_and_for_go_together() -> None:
-    """`anext` first and a loop after it lose nothing."""
+    """A first chunk from `anext` or `next` and a loop after it give the complete text."""
     chunks = dedupe(gives("def", "ghi"), "abc")
     assert await anext(chunks) == "abc"
     assert await listed(chunks) == ["def", "ghi"]
@@ -86,7 +86,7 @@ async def test_next_and_for_go_together() -> None:
 
 @pytest.mark.anyio
 async def test_the_verdict_is_told() -> None:
-    """As far as it is known, and afterwards."""
+    """`verdict` is `UNDECIDED` before the text, and the final verdict after it."""
     chunks = dedupe(gives("ab", "cd"), "abc")
     before = chunks.verdict
     await listed(chunks)
@@ -111,7 +111,7 @@ async def test_the_verdict_is_told() -> None:
     ids=str,
 )
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
-    """UsageError at the call, not at the first pull."""
+    """A wrong argument raises `UsageError` at the call, not at the first chunk."""
     rest = {"prefill": "abc"} | arguments
     with pytest.raises(UsageError):
         dedupe(rest.pop("chunks", gives()), **rest)
@@ -121,7 +121,7 @@ def test_wrong_arguments(arguments: dict[str, Any]) -> None:
 
 
 def test_the_wrong_kind_of_iterable() -> None:
-    """Each says which of the two to use."""
+    """For the wrong kind of iterable, the error names the other function."""
     with pytest.raises(UsageError, match="dedupe_sync"):
         dedupe(["abc"], "abc")
     with pytest.raises(UsageError, match=r"dedupe\(\)"):
@@ -130,7 +130,7 @@ def test_the_wrong_kind_of_iterable() -> None:
 
 @pytest.mark.anyio
 async def test_a_chunk_that_is_no_text() -> None:
-    """An SDK's events, handed over whole: UsageError, and the source is closed."""
+    """A chunk that is not a str, such as an SDK's event, raises `UsageError`, and the source is closed."""
     source = Held()
     source.chunks = ["abc", 5]
     with pytest.raises(UsageError, match="map the stream"):

@@ -1,4 +1,4 @@
-"""dedupe(): a source that raises, and closing."""
+"""`dedupe` and `dedupe_sync`: a source that raises, and how the source is closed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ CUTS: list[tuple[list[Any], dict[str, Any], list[str]]] = [
 @pytest.mark.anyio
 @pytest.mark.parametrize(("chunks", "rules", "expected"), CUTS)
 async def test_an_exception_counts_as_a_cut(chunks: list[Any], rules: dict[str, Any], expected: list[str]) -> None:
-    """What is held is dropped, a prefill that is not shown yet stays so, and the same exception goes on."""
+    """An exception of the source is raised unchanged.
+
+    Held text is dropped, and a prefill that is not shown yet is not shown.
+    """
     got: list[str] = []
     with pytest.raises(Boom) as caught:
         async for chunk in dedupe(gives(*chunks), "abc", **rules):
@@ -47,7 +50,7 @@ async def test_an_exception_counts_as_a_cut(chunks: list[Any], rules: dict[str, 
 
 @pytest.mark.anyio
 async def test_after_an_exception_there_is_no_more() -> None:
-    """The iterator has ended, and its verdict says that it was cut."""
+    """After an exception the iterator is exhausted, and its verdict is `TRUNCATED`."""
     chunks = dedupe(gives("ab", Boom()), "abc")
     with pytest.raises(Boom):
         await anext(chunks)
@@ -62,7 +65,7 @@ async def test_after_an_exception_there_is_no_more() -> None:
 
 @pytest.mark.anyio
 async def test_the_first_exception_is_the_one_to_tell() -> None:
-    """A source that fails to close as well does not hide why."""
+    """If the source raises and then fails to close, its first exception is raised."""
 
     class FailsTwice:
         def __aiter__(self) -> FailsTwice:
@@ -82,7 +85,7 @@ async def test_the_first_exception_is_the_one_to_tell() -> None:
 
 
 class LikeAnSdk(Source):
-    """`__aiter__` is an async generator, `close()` a coroutine function, as for the SDKs' `AsyncStream`."""
+    """Like the SDKs' `AsyncStream`: `__aiter__` is an async generator, and `close()` is a coroutine function."""
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         for chunk in self.chunks:
@@ -94,14 +97,14 @@ class LikeAnSdk(Source):
 
 
 class Plain(Source):
-    """`close()` needs no waiting, as for aiohttp's `ClientResponse`."""
+    """Like aiohttp's `ClientResponse`: `close()` is a plain function."""
 
     def close(self) -> None:
         self.note()
 
 
 class Generator:
-    """An async generator, which notes its own end."""
+    """An async generator that records when it is closed."""
 
     def __init__(self) -> None:
         self.closed = anyio.Event()
@@ -148,7 +151,7 @@ async def raise_in_the_body(chunks: AsyncIterator[str]) -> None:
         async for chunk in chunks:
             if chunk == "d":
                 raise Boom
-    assert caught  # with its traceback, which holds this frame
+    assert caught  # its traceback refers to this frame
 
 
 async def close_it(chunks: Any) -> None:
@@ -185,7 +188,7 @@ EXITS = [to_its_end, break_at, raise_in_the_body, close_it, leave_a_with, cancel
 async def test_leaving_closes_the_source(
     make: Callable[[], tuple[Any, Any]], exit_: Callable[[AsyncIterator[str]], Any]
 ) -> None:
-    """However it is left, the source is closed once, although both it and the iterator are still referred to."""
+    """However the loop is left, the source is closed once, although source and iterator are still referenced."""
     source, chunks = make()
     iterator = dedupe(chunks, "abc")
     await exit_(iterator)
@@ -200,7 +203,7 @@ async def test_leaving_closes_the_source(
 @pytest.mark.usefixtures("no_gc")
 @pytest.mark.parametrize("make", [held, like_an_sdk, generator])
 async def test_dropping_closes_the_source(make: Callable[[], tuple[Any, Any]]) -> None:
-    """An iterator that was pulled by hand and is forgotten closes its source too."""
+    """If an iterator that was read with `anext` is dropped, its source is closed."""
     source, chunks = make()
     iterator = dedupe(chunks, "abc")
     assert await anext(iterator) == "abc"
@@ -213,7 +216,7 @@ async def test_dropping_closes_the_source(make: Callable[[], tuple[Any, Any]]) -
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_gc")
 async def test_an_explicit_close_has_closed_when_it_returns() -> None:
-    """Even when the loop inside was left first, which only asks the event loop to close."""
+    """`aclose()` returns after the source is closed, even if a loop over it was left before."""
     source, chunks = like_an_sdk()
     async with contextlib.aclosing(dedupe(chunks, "abc")) as iterator:
         await break_at(iterator)
@@ -222,7 +225,7 @@ async def test_an_explicit_close_has_closed_when_it_returns() -> None:
 
 @pytest.mark.anyio
 async def test_an_iterator_that_was_never_pulled_closes_as_well() -> None:
-    """The source belongs to it from the call on."""
+    """If the iterator was never read, its `aclose()` closes the source."""
     source, chunks = held()
     await close_it_unused(dedupe(chunks, "abc"))
     assert source.closings == 1
@@ -232,7 +235,7 @@ async def test_an_iterator_that_was_never_pulled_closes_as_well() -> None:
 @pytest.mark.usefixtures("no_gc")
 @pytest.mark.parametrize("make", [held, like_an_sdk, generator])
 async def test_cancelled_while_waiting(make: Callable[[], tuple[Any, Any]]) -> None:
-    """A cancel that arrives inside the source's own wait closes it before it goes on."""
+    """A cancellation while the source waits closes the source."""
     source, chunks = make()
     with anyio.CancelScope() as scope:
         async for chunk in dedupe(chunks, "abc"):
@@ -247,7 +250,7 @@ async def test_cancelled_while_waiting(make: Callable[[], tuple[Any, Any]]) -> N
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_gc")
 async def test_a_plain_close_is_called_at_once() -> None:
-    """Where closing needs no waiting it is done by the time the loop has been left."""
+    """If closing the source needs no await, the source is closed when the loop has been left."""
 
     source = Plain()
     await break_at(dedupe(source, "abc"))
@@ -256,21 +259,21 @@ async def test_a_plain_close_is_called_at_once() -> None:
 
 @pytest.mark.anyio
 async def test_a_second_loop_after_a_break_says_so() -> None:
-    """What is left of the text is gone with its source; that is an error, not a silent end."""
+    """A second loop after a `break` raises `UsageError`, because the source is closed."""
     iterator = dedupe(gives("abc", "d", "e"), "abc")
     await break_at(iterator)
-    with pytest.raises(UsageError, match="left before its end"):
+    with pytest.raises(UsageError, match="left early"):
         await listed(iterator)
     sync = dedupe_sync(["abc", "d", "e"], "abc")
     for _ in sync:
         break
-    with pytest.raises(UsageError, match="left before its end"):
+    with pytest.raises(UsageError, match="left early"):
         list(sync)
 
 
 @pytest.mark.anyio
 async def test_a_second_loop_after_the_end_is_empty() -> None:
-    """As for any iterator."""
+    """A second loop after the end gives no chunks."""
     iterator = dedupe(gives("abc", "d"), "abc")
     assert await listed(iterator) == ["abc", "d"]
     assert await listed(iterator) == []
@@ -279,7 +282,7 @@ async def test_a_second_loop_after_the_end_is_empty() -> None:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_gc")
 async def test_control_an_async_generator_leaks() -> None:
-    """The same exit, with a plain async generator in place of `dedupe`: held, it keeps its source open."""
+    """Control: a plain async generator in place of `dedupe` keeps its source open as long as it is referenced."""
 
     async def naive(chunks: AsyncIterator[str]) -> AsyncGenerator[str, None]:
         async for chunk in chunks:
@@ -296,7 +299,7 @@ async def test_control_an_async_generator_leaks() -> None:
 
 
 class PlainSource:
-    """An iterable with a `close()`."""
+    """An iterable with a `close()` method."""
 
     def __init__(self) -> None:
         self.closings = 0
@@ -310,7 +313,7 @@ class PlainSource:
 
 @pytest.mark.usefixtures("no_gc")
 def test_sync_leaving_closes_the_source() -> None:
-    """At the end, on `break`, on an exception, on `close()`, when it is dropped: at once, and once."""
+    """The source is closed at once and only once: at the end, on `break`, an exception, `close()`, or when dropped."""
     source = PlainSource()
     list(dedupe_sync(source, "abc"))
     assert source.closings == 1
@@ -342,7 +345,7 @@ def test_sync_leaving_closes_the_source() -> None:
 
 @pytest.mark.usefixtures("no_gc")
 def test_sync_generators_are_closed_at_once() -> None:
-    """A generator that is still referred to ends when the loop is left."""
+    """A generator that is still referenced is closed when the loop is left."""
     ended = []
 
     def run() -> Iterator[str]:

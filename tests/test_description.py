@@ -1,4 +1,4 @@
-"""The description that package indexes show: no link of it leads nowhere, whether the project has an address or not."""
+"""The description on the package index contains no broken link, with or without a repository URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SOURCE = "https://git.example/somebody/aprefill"
 
 
 def relative(markdown: str) -> list[str]:
-    """The addresses of links and images that lead nowhere on another site."""
+    """Return the targets of links and images that are relative, so that they are broken on another site."""
     return [where for _, where in LINK.findall(markdown) if not re.match(r"https?://|#", where)]
 
 
@@ -41,12 +41,12 @@ def built(hook: Any, source: str | None) -> str:
 
 
 def test_control_that_the_readme_has_relative_links() -> None:
-    """In the repository they are right, and this is what finds them."""
+    """Control: the README itself has relative links, and the check finds them."""
     assert "docs/support.md" in relative((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def test_links_without_an_address(hook: Any) -> None:
-    """Without `Source` among the project's URLs their words are left, and whole links stay links."""
+    """Without a `Source` URL of the project, relative links become plain text and absolute links stay."""
     text = built(hook, None)
     assert relative(text) == []
     assert "The whole table, with its evidence, is in docs/support.md." in text
@@ -54,7 +54,7 @@ def test_links_without_an_address(hook: Any) -> None:
 
 
 def test_links_with_an_address(hook: Any) -> None:
-    """With it they lead into the repository; each of them names a file that is there."""
+    """With a `Source` URL relative links lead into the repository, to files that exist."""
     text = built(hook, SOURCE)
     assert relative(text) == []
     paths = re.findall(re.escape(f"]({SOURCE}/blob/HEAD/") + r"([^)#]+)", text)
@@ -63,7 +63,7 @@ def test_links_with_an_address(hook: Any) -> None:
 
 
 def test_images_and_code(hook: Any) -> None:
-    """An image is shown from the repository's own bytes; what looks like a link in code is none."""
+    """An image gets a URL of its raw file. Text in code that looks like a link is unchanged."""
     image = "![A page](docs/page.png) `[x](y)`\n```python\na[0](b)\n```\n"
     assert hook.description(image, SOURCE).startswith(f"![A page]({SOURCE}/raw/HEAD/docs/page.png) `[x](y)`")
     assert hook.description(image, None) == image.replace("![A page](docs/page.png)", "A page")
@@ -71,14 +71,14 @@ def test_images_and_code(hook: Any) -> None:
 
 
 def test_the_code_of_the_readme_is_as_it_was(hook: Any) -> None:
-    """Not a letter of a code block differs."""
+    """Code blocks are unchanged."""
     block = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert block.findall(built(hook, None)) == block.findall(readme) == block.findall(built(hook, SOURCE))
 
 
 class _Addresses(HTMLParser):
-    """The addresses of a page's links and images."""
+    """Collects the targets of a page's links and images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,8 +89,10 @@ class _Addresses(HTMLParser):
 
 
 def rendered(markdown: str) -> list[str]:
-    """The addresses on the page that an index makes of a description, which no pattern of ours has to find."""
-    renderer = pytest.importorskip("readme_renderer.markdown", reason="readme-renderer[md] is in the test group")
+    """Render Markdown as a package index does, and return the targets of its links and images."""
+    renderer = pytest.importorskip(
+        "readme_renderer.markdown", reason="readme-renderer[md] is not installed: it is in the dependency group test"
+    )
     html = renderer.render(markdown)
     assert html
     assert html.count("<h2 ") == len(re.findall("^## ", markdown, re.MULTILINE)) > 5
@@ -101,16 +103,16 @@ def rendered(markdown: str) -> list[str]:
 
 @pytest.mark.parametrize("source", [None, SOURCE])
 def test_as_an_index_page_shows_it(hook: Any, source: str | None) -> None:
-    """Rendered by the library that package indexes use: every link and image leads to a site or to the page itself."""
+    """On the rendered page every link and image leads to another site or to the page itself."""
     addresses = rendered(built(hook, source))
     assert [one for one in addresses if not one.startswith(("https://", "#user-content-"))] == []
     assert "https://llm.datasette.io/" in addresses
-    # control: the README as it is
+    # control: the README itself
     assert "docs/support.md" in rendered((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def test_the_built_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """METADATA has that description, and no extra that is not there."""
+    """The METADATA of the built wheel has this description and the right extras."""
     from email import message_from_bytes
     from zipfile import ZipFile
 

@@ -1,4 +1,4 @@
-"""The documents tell the truth: every code block runs, generated pages are fresh, docstring examples hold."""
+"""The documentation is true: every code block runs, generated pages are up to date, and docstring examples pass."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PAGES = [
     "docs/web.md",
     "CONTRIBUTING.md",
 ]
-#: Pages whose blocks of Python have tests of their own, which look at what each of them does.
+#: Pages whose Python blocks are run by another test file, which also checks what they do.
 RUN_ELSEWHERE = {"docs/recipes.md": "tests/test_recipes.py"}
 
 
@@ -53,7 +53,7 @@ def params(language: str) -> list[Any]:
 
 
 def reply_to(received: Received) -> Script:
-    """A host that goes on from whatever the documents prefill."""
+    """Return the reply to a request of the documentation, which continues the prefill."""
     if received.last_user_text.endswith('\n\n["'):
         return Script(text='Alabama", "Alaska"]', prefill="echoes", echo_text='["')
     texts = {'["': 'Alabama", "Alaska"]', "country: ": "France\ncapital: Paris\n\nAnd more"}
@@ -62,7 +62,7 @@ def reply_to(received: Received) -> Script:
 
 @pytest.fixture
 def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Every provider that the documents name answers on loopback, so that the blocks run as they are printed."""
+    """Serve every provider of the documentation on loopback, so that its code blocks run unchanged."""
     with serve_in_thread(reply_to) as server:
         over = "".join(
             f'[[host]]\nprovider = "{provider}"\napi = "{api}"\nbase_url = "{url}"\n'
@@ -77,7 +77,7 @@ def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         real_resolve = importlib.import_module("aprefill._hosts.target").resolve
 
         def resolve(table: SupportTable, *, base_url: str | None, **rest: Any) -> Any:
-            # a testing server that a block started itself is asked as it stands there
+            # a testing server that the block has started itself is used as it is
             moved = (
                 base_url if base_url and base_url.startswith("http://127.0.0.1:") else base_url and server.openai_url
             )
@@ -91,7 +91,7 @@ def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def move_sdk_clients(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
-    """The SDKs' clients that the documents make ask the loopback host as well."""
+    """Make the SDK clients of the documentation use the loopback host too."""
     for variable in ("ANTHROPIC", "ANTHROPIC_VERTEX", "ANTHROPIC_BEDROCK", "ANTHROPIC_FOUNDRY"):
         monkeypatch.setenv(f"{variable}_BASE_URL", server.url)
     monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", server.url)
@@ -107,7 +107,7 @@ def move_sdk_clients(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
 
 
 def test_pages_that_run_elsewhere_do() -> None:
-    """Their blocks are left out here, so the test file that is named has to run them."""
+    """The test file that is listed for a page names this page."""
     for page, test_file in RUN_ELSEWHERE.items():
         assert page in PAGES
         assert page in (ROOT / test_file).read_text(encoding="utf-8")
@@ -115,7 +115,7 @@ def test_pages_that_run_elsewhere_do() -> None:
 
 @pytest.mark.parametrize("code", params("python"))
 def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each block of Python is a program of its own and runs as printed."""
+    """Each Python block is a complete program that runs as printed."""
     space = {"__name__": "__main__"}
     exec(compile(code, "block", "exec"), space)
     printed = capsys.readouterr().out
@@ -136,7 +136,10 @@ def test_python_blocks_run(code: str, loopback_for_all: str, capsys: pytest.Capt
 
 
 def talk_to(app: Any, code: str) -> None:
-    """The example streams a reply to a browser, over a WebSocket or as server-sent events; over a kept one, two replies."""
+    """Check that the example streams a reply, as server-sent events or over a WebSocket.
+
+    With `keep_open` it streams two.
+    """
     from fastapi.testclient import TestClient
 
     prompt = "JSON list of US state names"
@@ -144,7 +147,8 @@ def talk_to(app: Any, code: str) -> None:
         if any(isinstance(route, WebSocketRoute) for route in app.routes):
             with client.websocket_connect("/chat") as ws:
                 if "while True" in code:
-                    ws.send_json({"type": "stop"})  # too late for the last reply: asks nothing, as what follows
+                    # this stop is too late for a reply, and the next messages are no valid questions either
+                    ws.send_json({"type": "stop"})
                     ws.send_text("[" * 5000)
                     ws.send_bytes(b"x")
                     ws.send_json({"prompt": ""})
@@ -162,12 +166,12 @@ def talk_to(app: Any, code: str) -> None:
     assert records[-1]["type"] == "end"
 
 
-#: Commands that set a machine up or run this very suite: tried in a fresh clone, not from inside the tests.
+#: Commands that install something or run this test suite. They are not run here.
 SET_UP = ("python3 -m venv", ".venv/bin/pip", ".venv/bin/pytest", "git clone", "pip install")
 
 
 def commands(block: str) -> list[str]:
-    """The commands of a console block: its `$ ` lines, continued ones joined."""
+    """Return the commands of a console block: its lines that begin with `$ `, with continued lines joined."""
     return [line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ ")]
 
 
@@ -184,7 +188,7 @@ def demo_commands() -> list[Any]:
 
 @pytest.mark.parametrize("command", demo_commands())
 def test_command_lines_run(command: str) -> None:
-    """Each `aprefill` command of the documents runs on the demo model, or says in one line what it lacks."""
+    """Each `aprefill` command of the documentation runs on the demo model, or says in one line what is missing."""
     command = command.replace(".venv/bin/aprefill", "aprefill")
     command = re.sub(r"\baprefill ", f"{shlex.quote(sys.executable)} -P -m aprefill ", command, count=1)
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH"}}
@@ -201,19 +205,19 @@ def test_command_lines_run(command: str) -> None:
 
 
 def test_the_readme_has_its_two_commands() -> None:
-    """One runs the main job on the demo model, one runs the tests; continuous integration runs the second."""
+    """The README has a command for the demo model and one for the tests. Continuous integration runs the second."""
     found = [command for _, block in blocks("README.md", "console") for command in commands(block)]
     assert found[0].endswith("""aprefill -m demo: 'US states' --prefill '["'""")
     ci = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith((".venv", "python3"))]
     steps = [step.replace("--quiet ", "") for step in found[1].split(" && ")]
     assert steps[-1].endswith("/nox")
-    # continuous integration runs more behind them
+    # continuous integration runs more commands after these
     assert [line.replace("--quiet ", "") for line in ci][: len(steps)] == steps
 
 
 @pytest.mark.parametrize("script", ["_support_table.py", "_reference.py"])
 def test_generated_pages_are_fresh(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The committed page is what its generator writes now."""
+    """The committed page is what its generator writes."""
     monkeypatch.setattr(sys, "argv", [script, "--check"])
     with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as done:
         runpy.run_path(str(ROOT / "docs" / script), run_name="__main__")
@@ -223,12 +227,12 @@ def test_generated_pages_are_fresh(script: str, monkeypatch: pytest.MonkeyPatch)
 def modules() -> list[str]:
     found = pkgutil.walk_packages(aprefill.__path__, "aprefill.")
     names = [m.name for m in found if not m.name.endswith("__main__")]
-    # LLM is an extra of its own: see `nox -s llm`
+    # LLM is a separate extra: see `nox -s llm`
     return names if importlib.util.find_spec("llm") else [name for name in names if "llm_plugin" not in name]
 
 
 def test_docstring_examples_hold() -> None:
-    """Every doctest of the package passes, and the pure stages have one."""
+    """Every doctest of the package passes, and each pure stage has one."""
     tried = {}
     for name in modules():
         result = doctest.testmod(importlib.import_module(name))
@@ -238,24 +242,24 @@ def test_docstring_examples_hold() -> None:
         assert tried[f"aprefill.{stage}"] > 0, stage
 
 
-#: A link of Markdown, inline or by reference, and what it leads to.
+#: A Markdown link, inline or by reference, with its target.
 LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)", re.MULTILINE)
-#: A file of the repository that a sentence names, such as `docs/web.md`.
+#: A file of the repository that is named in the text, such as `docs/web.md`.
 NAMED = re.compile(r"`((?:docs|tests|benchmarks|aprefill)/[\w./-]+\.(?:md|py|toml|html|svg))`")
 
 
 def slug(heading: str) -> str:
-    """The anchor that a forge gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def prose(text: str) -> str:
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     return re.sub(r"^(`{3,})[^`\n]*\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def dead_links(pages: dict[Path, str]) -> list[str]:
-    """What the links of these pages, and the files that they name, lead to in vain."""
+    """Return the links, and the names of files, that lead nowhere."""
     dead = []
     for page, text in pages.items():
         for match in LINK.finditer(prose(text)):
@@ -278,7 +282,7 @@ def dead_links(pages: dict[Path, str]) -> list[str]:
 
 
 def test_no_link_is_dead() -> None:
-    """Every link in every page leads to a file of the repository, and to a heading that is there."""
+    """Every link of every page leads to an existing file and heading of the repository."""
     pages = {path: path.read_text("utf-8") for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
     assert len(pages) > 15
     assert dead_links(pages) == []
@@ -296,20 +300,20 @@ def test_no_link_is_dead() -> None:
     ],
 )
 def test_control_a_dead_link_is_found(text: str) -> None:
-    """Each kind of link that leads nowhere; one that leads somewhere is not found."""
+    """Control: each kind of broken link is found, and a correct link is not reported."""
     page = ROOT / "docs" / "web.md"
     assert len(dead_links({page: f"# A heading\n\n[y](#a-heading) [z](../README.md) {text}"})) == 1
 
 
 def test_it_is_the_installed_wheel_that_is_tested() -> None:
-    """Under nox the package comes from site-packages, not from the checkout."""
+    """Under nox the package is imported from site-packages, not from the checkout."""
     if os.environ.get("APREFILL_INSTALLED") != "1":
         pytest.skip("not under nox: the checkout itself is tested")
     assert "site-packages" in Path(aprefill.__file__).parts
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_pages() -> None:
-    """CPU for each chunk, and faults that pass in silence: the README has the numbers of the pages that it links to."""
+    """The README's numbers for CPU and for silent faults are those of the pages that it links to."""
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     cpu = (ROOT / "docs/benchmarks.md").read_text("utf-8").partition("### CPU")[2].partition("### Time")[0]
     lines = [line for line in cpu.splitlines() if "x)" in line]
@@ -327,12 +331,12 @@ def test_the_numbers_of_the_readme_are_those_of_the_pages() -> None:
         r"^\| \*silent\* \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE
     )
     assert aprefill_ == "0"
-    assert f"of {faults} faults of a host, {openai_} end the openai SDK's stream as if the reply were whole" in readme
-    assert f"{anthropic_} the anthropic SDK's, and none aprefill's" in readme
+    assert f"after {openai_} of {faults} host faults, the openai SDK's stream ends as if the reply were whole" in readme
+    assert f"With the anthropic SDK it is {anthropic_}, with aprefill none" in readme
 
 
 def test_the_readme_is_short() -> None:
-    """Under 700 words outside code, and no line of any page has more than 120 characters."""
+    """The README has fewer than 700 words outside of code, and no line of any page is longer than 120 characters."""
     assert len(prose((ROOT / "README.md").read_text("utf-8")).split()) < 700
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     long = [f"{page.name}:{number}" for page in pages for number, line in lines_of(page) if len(line) > 120]
@@ -340,7 +344,7 @@ def test_the_readme_is_short() -> None:
 
 
 def lines_of(page: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a page that can be broken: a link's address, alone on its line, cannot."""
+    """Yield the lines of a page that can be wrapped. A reference link alone on its line cannot."""
     for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
         if not re.fullmatch(r"\[[^\]]+\]: \S+", line):
             yield number, line

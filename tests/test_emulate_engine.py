@@ -1,4 +1,4 @@
-"""The starter of a real engine (`tests/support/engine.py`), with a stand-in for the wheel that it needs."""
+"""The starter of a real inference engine (`tests/support/engine.py`), with a stand-in for the engine's package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ import http.server, json, sys, threading, types
 class CommonParams:
     def __init__(self):
         self.__dict__.update(model=types.SimpleNamespace(), cpuparams=types.SimpleNamespace(),
-                             cpuparams_batch=types.SimpleNamespace(), n_ctx=0, n_parallel=0, hostnames=[], port=1, api_keys=[])
+                             cpuparams_batch=types.SimpleNamespace(), n_ctx=0, n_parallel=0, hostnames=[], port=1,
+                             api_keys=[])
 
 looks = 0
 
@@ -66,7 +67,7 @@ def is_alive(pid: int | None) -> bool:
 
 
 def test_it_is_ready_when_it_is_started_and_gone_afterwards() -> None:
-    """The health endpoint answered before; settings arrive; the child ends with the context."""
+    """The engine is healthy when the context begins, it has its settings, and its process ends with the context."""
     with Engine(Path("m"), api_keys=["k"], n_ctx=99) as engine:
         pid = engine.pid
         assert is_alive(pid)
@@ -78,7 +79,7 @@ def test_it_is_ready_when_it_is_started_and_gone_afterwards() -> None:
 
 
 def test_a_child_ends_with_its_standard_input() -> None:
-    """Also while it still loads the model, and before it has its settings."""
+    """The process ends when its standard input is closed, even while it loads the model or waits for its settings."""
     path = str(Path(engine_module.__file__))
     settings = {"model": "m", "threads": 1, "life_s": 60, "params": {}}
     for model, first in (("m", True), ("hangs", True), ("", False)):
@@ -96,7 +97,7 @@ def test_a_child_ends_with_its_standard_input() -> None:
 
 
 def test_what_does_not_start_says_why() -> None:
-    """The last lines of its log; in time; and no child is left."""
+    """If the engine does not start, an error has the last lines of its log, and no process is left."""
     for model, settings, says in (("breaks", {}, "no such model"), ("hangs", {"start_s": 1.5}, "exit code -9")):
         engine = Engine(Path(model), **settings)
         with pytest.raises(EngineFailed, match=says):
@@ -105,7 +106,10 @@ def test_what_does_not_start_says_why() -> None:
 
 
 def test_there_are_pairs_to_ask() -> None:
-    """At least thirty; each of the long ones is longer than what is asked for whole."""
+    """There are at least 30 pairs.
+
+    The long prefills have more than 200 characters, the limit for asking for all of it.
+    """
     assert len({*SHORT, *LONG}) >= 30
     assert all(len(prefill) <= 200 for _, prefill in SHORT)
     assert all(len(prefill) > 200 for _, prefill in LONG)

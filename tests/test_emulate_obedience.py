@@ -1,4 +1,7 @@
-"""The judge of `docs/_obedience.py` sees text that was lost or came twice; it must, for its zeros to mean anything."""
+"""The checker of `docs/_obedience.py` finds lost and repeated text.
+
+Otherwise its counts of zero would prove nothing.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ LONG = "A line of some length, and then another. " * 5 + "The last of these line
     ],
 )
 def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: str) -> None:
-    """Of each reply: as it is spliced; with its first or last characters missing; with the repetition left in."""
+    """A correct text passes.
+
+    A text fails if its first or last characters are missing, or if the repetition is left in.
+    """
     one = answer(page, prefill, raw)
     new, verdict = page.spliced(one)
     assert not page.is_wrong(one, new, verdict)
@@ -64,7 +70,7 @@ def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: s
     assert len(new) > 5
     assert page.is_wrong(one, new[:-2], verdict)
     assert page.is_wrong(one, new[3:], verdict)
-    # a fence alone has no ink that could come twice
+    # a fence alone has no letters that could be repeated
     if verdict is not Verdict.ABSENT and not prefill.startswith("```"):
         assert page.is_wrong(one, one.clean, verdict)
     if verdict is Verdict.ECHOED and not prefill.startswith("```"):
@@ -73,7 +79,7 @@ def test_right_texts_pass_and_broken_ones_do_not(page: Any, prefill: str, raw: s
 
 @pytest.mark.parametrize(("end", "left"), [(7, True), (8, False), (20, False)])
 def test_a_beginning_of_a_marker_is_judged_as_the_stage_takes_it(page: Any, end: int, left: bool) -> None:
-    """Of 8 characters or more, an opening bracket included, it is no text of the model's."""
+    """An incomplete marker of 8 or more characters, with its bracket, does not count as the model's text."""
     for opening in ("", "<", "</"):
         one = answer(page, LONG, "")
         tail = (opening + one.asked.marker)[:end]
@@ -83,7 +89,10 @@ def test_a_beginning_of_a_marker_is_judged_as_the_stage_takes_it(page: Any, end:
 
 
 def test_obedience_is_judged_on_the_models_own_text(page: Any) -> None:
-    """In a fence and over other white space it counts; behind a marker only when that was taken out."""
+    """A reply in a fence or with other white space obeys.
+
+    A reply after a marker obeys only if the marker was removed.
+    """
     assert answer(page, "a b", "a  bc").begins_with("a b", raw=True)
     assert answer(page, '["', '```json\n["x').begins_with('["', raw=True)
     assert not answer(page, "abc", "xabc").begins_with("abc", raw=True)

@@ -1,4 +1,4 @@
-"""What every error knows: the problem, the remedy, and whether the same request may succeed a little later."""
+"""Every error has a problem, a remedy, and whether the same request may succeed later."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_the_message_is_the_problem_and_the_remedy(error: AprefillError) -> None:
-    """Both are attributes of every error, and so is whether it may pass."""
+    """Every error has `problem`, `remedy` and `may_pass`. Its message is the problem and the remedy."""
     assert error.problem
     assert str(error) == f"{error.problem}; {error.remedy}" if error.remedy else error.problem
     assert type(error.may_pass) is bool
 
 
 def test_every_class_is_tried() -> None:
-    """No public error is missing above."""
+    """The list above contains every public error class."""
     public = {value for name in aprefill.__all__ if inspect.isclass(value := getattr(aprefill, name))}
     assert {type(error) for error in ERRORS} == {value for value in public if issubclass(value, AprefillError)}
 
@@ -76,7 +76,7 @@ def test_every_class_is_tried() -> None:
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
 def test_a_copy_knows_the_same(error: AprefillError, again: object) -> None:
-    """Pickled and copied, with its notes, and with the settings that its remedy names."""
+    """A pickled or copied error has the same attributes, notes and remedy."""
     noted = copy.copy(error)
     noted.add_note("a note")
     noted.text_so_far = "text"
@@ -105,18 +105,36 @@ def test_a_copy_knows_the_same(error: AprefillError, again: object) -> None:
     ],
 )
 def test_what_may_pass(error: AprefillError, passes: bool) -> None:
-    """The classes decide it, once for all that ask."""
+    """`may_pass` is decided by the error classes."""
     assert error.may_pass is passes
 
 
+ALWAYS = {Stalled, ReplyClosed}
+WITH_NEW_TEXT = {Truncated, ProtocolError}
+
+
+@pytest.mark.parametrize(
+    "error", [*ERRORS, Truncated("the token limit", may_pass=False)], ids=lambda error: type(error).__name__
+)
+def test_what_can_continue(error: AprefillError) -> None:
+    """The error classes decide whether a request with the text so far may continue the reply.
+
+    Without new text it is the same request, so it depends on `may_pass`. After a timeout, or if the reply was closed,
+    the host may answer the next time.
+    """
+    for has_new in (False, True):
+        expected = type(error) in ALWAYS or (has_new and type(error) in WITH_NEW_TEXT) or error.may_pass
+        assert error._can_continue(has_new=has_new) is expected
+
+
 def test_a_hosts_words_are_never_a_template() -> None:
-    """Braces in what a host said stay as they were."""
+    """Braces in a host's text are not treated as a template."""
     error = PrefillRefused("{model}", status=400, quote="{base_url}")
     assert error.problem == "{model} refused the prefill with HTTP 400: '{base_url}'"
     assert Words("no {host}", host="{base_url}") == "no {base_url}"
 
 
-# --- the settings that are named ---------------------------------------------------------------------------------
+# --- the settings that messages name -----------------------------------------------------------------------------
 
 
 def named(ways: list[str], facts: set[str]) -> Iterator[str]:
@@ -127,7 +145,7 @@ def named(ways: list[str], facts: set[str]) -> Iterator[str]:
 
 
 def settings_in(source: str) -> Iterator[str]:
-    """What the `Words` of a module name."""
+    """Yield the settings that the `Words` calls of a module name."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Words":
             ways = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
@@ -142,7 +160,7 @@ def unknown(settings: set[str]) -> set[str]:
 
 
 def test_every_setting_that_a_message_names_is_one() -> None:
-    """A misspelt or removed argument in a remedy is found."""
+    """Every setting that a remedy names exists."""
     sources = [path.read_text("utf-8") for path in Path(aprefill.__file__).parent.rglob("*.py")]
     found = {setting for source in sources for setting in settings_in(source)}
     found |= {setting for ways in _REMEDIES.values() for setting in named(list(ways), set())}
@@ -151,12 +169,12 @@ def test_every_setting_that_a_message_names_is_one() -> None:
 
 
 def test_control_a_setting_that_is_none_is_found() -> None:
-    """The same look finds a misspelt one."""
+    """Control: the same check finds a misspelt setting."""
     assert unknown(set(settings_in('Words("pass {base_ulr}, {host}", host=1)'))) == {"base_ulr"}
 
 
 def test_a_value_stands_behind_its_setting() -> None:
-    """As a literal that was written here, or as what the caller gave, which is never a template."""
+    """A setting is shown with its value: a literal of the message, or the caller's value, which is not a template."""
     given = Words("{support=given} is unknown", given=repr("{api}"))
     assert given == "support='{api}' is unknown"
     assert pickle.loads(pickle.dumps(given)).facts == {"given": "'{api}'"}

@@ -1,4 +1,4 @@
-"""Every type of ours that a public name returns or takes is public itself."""
+"""Every type that a public name returns or takes is public too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .support.public import MODULES, public
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Methods that users do not call -> who does.
+#: method that users do not call -> what calls it
 NOT_CALLED = {
     "Reply.__init__": "stream() and Session.stream() make replies",
     "Deduped.__init__": "dedupe() makes them",
@@ -30,7 +30,7 @@ NOT_CALLED = {
 
 
 def names_in(annotation: Any) -> Iterator[str]:
-    """The names that stand in an annotation."""
+    """Yield the names in an annotation."""
     if not isinstance(annotation, str):
         if inspect.isclass(annotation):
             yield annotation.__name__
@@ -47,7 +47,7 @@ def home_of(thing: Any) -> dict[str, Any]:
 
 
 def hints_of(thing: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each name in the annotations of a function, a class or its fields, and where it is looked up."""
+    """Yield each name in the annotations of a function or class, with the module's names that it is looked up in."""
     thing = inspect.unwrap(thing)
     for annotation in getattr(thing, "__annotations__", {}).values():
         for name in names_in(annotation):
@@ -55,7 +55,7 @@ def hints_of(thing: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def aliases_of(package: Path) -> set[str]:
-    """The aliases of types that the modules of a package define."""
+    """Return the type aliases that the modules of a package define."""
     return {
         node.target.id
         for path in package.rglob("*.py")
@@ -71,14 +71,14 @@ ALIASES = aliases_of(Path(aprefill.__file__).parent)
 
 
 def is_ours(name: str, value: Any) -> bool:
-    """Whether what an annotation names is a type or an alias of this package's."""
+    """Return whether the value of an annotation is a type or alias of this package."""
     if inspect.isclass(value):
         return value.__module__.partition(".")[0] in {"aprefill", __name__.partition(".")[0]}
     return value is not None and name in ALIASES
 
 
 def not_public(things: Iterator[tuple[str, Any]]) -> dict[str, str]:
-    """Types and aliases of ours that are not exported -> a public name that has one in its hints."""
+    """Return type or alias of this package that is not exported -> a public name that has it in its hints."""
     found: dict[str, str] = {}
     for where, thing in things:
         if where in NOT_CALLED or (inspect.isclass(thing) and not dataclasses.is_dataclass(thing)):
@@ -97,27 +97,27 @@ def is_exported(name: str, value: Any) -> bool:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_what_is_returned_and_taken_is_public(name: str) -> None:
-    """Of all functions, methods, properties and fields that are public."""
+    """The types in the hints of all public functions, methods, properties and fields are exported."""
     assert len(ALIASES) > 5
     assert not_public(public(import_module(name))) == {}
 
 
 @pytest.mark.parametrize("made", sorted(NOT_CALLED))
 def test_what_is_not_called_by_users_is_there(made: str) -> None:
-    """Each exception is about a method that there is."""
+    """Each method in `NOT_CALLED` exists."""
     assert any(made == where for name in MODULES for where, _ in public(import_module(name)))
 
 
 def test_control_a_hidden_type_is_found() -> None:
-    """The same look finds a class and an alias of ours that nobody exports, as an argument, a result and a field."""
+    """Control: the same check finds an unexported class and alias, as an argument, a result and a field."""
     from aprefill._deltas import Delta, Record
 
     def taker(one: Record | None) -> list[Delta]:  # type: ignore[empty-body]
-        """Takes and gives what is not public."""
+        """Takes and returns types that are not public."""
 
     @dataclasses.dataclass
     class Holder:
-        """Has it as a field."""
+        """Has a field of a type that is not public."""
 
         one: Record
 

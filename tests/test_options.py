@@ -1,4 +1,4 @@
-"""The options of a reply are said once, and the public signatures agree with that."""
+"""The options of a reply are defined once, and the public signatures agree with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULTS = {field.name: field.default for field in fields(Options)}
 
 
 def signature(function: Any, *without: str) -> dict[str, tuple[Any, Any]]:
-    """Argument -> its type and its default."""
+    """Return argument -> its type and its default."""
     hints = get_type_hints(function)
     parameters = inspect.signature(function).parameters
     return {name: (hints[name], one.default) for name, one in parameters.items() if name not in {"self", *without}}
@@ -28,19 +28,19 @@ def signature(function: Any, *without: str) -> dict[str, tuple[Any, Any]]:
     ids=["stream", "Session"],
 )
 def test_signatures_have_the_options_and_their_defaults(function: Any, without: tuple[str, ...]) -> None:
-    """Each name, in this order, with this type and this default."""
+    """`stream` and `Session` have each option, in this order, with this type and this default."""
     found = signature(function, *without)
     assert list(found.items()) == [(name, (HINTS[name], DEFAULTS[name])) for name in DEFAULTS]
 
 
 def test_a_sessions_stream_takes_each_as_not_given() -> None:
-    """All but the client, which is the session's."""
+    """`Session.stream` has each option with the default `UNSET`, except `client`, which is the session's."""
     found = signature(Session.stream, "prompt", "prefill")
     assert list(found.items()) == [(name, (HINTS[name] | Unset, UNSET)) for name in DEFAULTS if name != "client"]
 
 
 def test_what_is_given_wins_and_nothing_else() -> None:
-    """Also a None and a value that is as much as false; what is no option is left alone."""
+    """A given value overrides the session's, also None and falsy values. Arguments that are no option are ignored."""
     session = Options(model="m", max_tokens=5, stop="x", strict=True)
     given = {"max_tokens": None, "stop": (), "strict": False, "system": UNSET, "prompt": "p", "self": None}
     assert merged(session, given) == Options(model="m")
@@ -48,7 +48,7 @@ def test_what_is_given_wins_and_nothing_else() -> None:
 
 
 def test_every_option_gets_from_the_call_to_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through `stream()`, through a session's defaults, and through a session's call."""
+    """Every option is passed on by `stream()`, by a session's defaults, and by a session's `stream()`."""
     seen: list[Options] = []
 
     def look(prompt: object, prefill: str, options: Options, *more: object) -> None:
@@ -67,5 +67,5 @@ def test_every_option_gets_from_the_call_to_the_options(monkeypatch: pytest.Monk
 
 
 def test_no_key_in_a_repr() -> None:
-    """Nor a prompt."""
+    """The repr of the options contains no key and no prompt."""
     assert "hidden" not in repr(Options(api_key="hidden", system="hidden"))

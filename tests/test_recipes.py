@@ -1,4 +1,4 @@
-"""docs/recipes.md: each recipe does what the page says of it. Beside each test stands a control, a recipe that is wrong."""
+"""docs/recipes.md: each recipe does what the page says. Controls show that the checks find a wrong recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRONG = pytest.raises(AssertionError)
 
 
 class Hosts:
-    """Starts model hosts on loopback, and leads the providers that the recipes name to them."""
+    """Starts model hosts on loopback, and makes the recipes' providers use them."""
 
     def __init__(self, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
         self._stack = stack
@@ -38,14 +38,14 @@ class Hosts:
         self._urls: dict[str, str] = {}
 
     def play(self, *scripts: Script, of: Callable[[Received], Script] | None = None) -> Server:
-        """One host, which is Anthropic's and OpenAI's."""
+        """Start one host, for Anthropic and OpenAI."""
         played: Scripts = of or scripts
         server = self._stack.enter_context(serve_in_thread(played))
         self._lead(anthropic=server.url, openai=server.openai_url)
         return server
 
     def play_mistral(self, *scripts: Script) -> Server:
-        """Another host, which is Mistral's."""
+        """Start another host, for Mistral."""
         server = self._stack.enter_context(serve_in_thread(scripts))
         self._lead(mistral=server.openai_url)
         return server
@@ -62,7 +62,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
 
 
 def run(code: str) -> dict[str, Any]:
-    """Run a recipe as a program; what it defines."""
+    """Run a recipe as a program, and return the names that it defines."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(code, "recipe", "exec"), space)
     return space
@@ -74,7 +74,7 @@ def only(heading: str) -> str:
 
 
 def test_every_recipe_has_a_test() -> None:
-    """Each block of Python on the page is under a heading that a test file names."""
+    """Each Python block of the page is under a heading that a test file names."""
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
     tests = [Path(__file__), Path(__file__).parent / "web" / "test_chat_recipe.py"]
@@ -111,7 +111,7 @@ OSLO, MANY = Script(text="Oslo."), Script(text="About 700,000.")
 
 
 def test_the_second_turn_holds_the_first(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """Question, answer and question are sent; both answers are printed."""
+    """The second request contains the first question and its answer, and both answers are printed."""
     check_turns(hosts, TURNS, "Oslo.", OSLO, MANY)
     assert capsys.readouterr().out == "Oslo.\nAbout 700,000.\n"
     with WRONG:
@@ -119,7 +119,7 @@ def test_the_second_turn_holds_the_first(hosts: Hosts, capsys: pytest.CaptureFix
 
 
 def test_a_turn_that_was_cut_keeps_its_text(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was shown before the error is the assistant's turn."""
+    """If a reply is cut, the text that was shown becomes the assistant's turn."""
     cut = Script(text="Oslo, the", cuts=5, no_end=True)
     check_turns(hosts, TURNS, "Oslo, the", cut, MANY)
     assert capsys.readouterr().out == "Oslo, the [Truncated]\nAbout 700,000.\n"
@@ -128,7 +128,7 @@ def test_a_turn_that_was_cut_keeps_its_text(hosts: Hosts, capsys: pytest.Capture
 
 
 def test_a_turn_that_was_left_keeps_its_text(hosts: Hosts) -> None:
-    """A loop that is left after its first chunk: that chunk is the turn."""
+    """If a loop is left after its first chunk, that chunk becomes the assistant's turn."""
     left = changed(TURNS, CHUNK, "break")
     check_turns(hosts, left, "Oslo,", Script(text="Oslo, the capital", cuts=5), MANY)
     with WRONG:
@@ -136,7 +136,7 @@ def test_a_turn_that_was_left_keeps_its_text(hosts: Hosts) -> None:
 
 
 def test_a_turn_without_text_is_left_out(hosts: Hosts) -> None:
-    """A request that failed leaves no empty turn behind, and no question without an answer."""
+    """A failed request adds no turn, and its question is removed."""
     refused = Script(status=400)
     check_turns(hosts, TURNS, "", refused, MANY)
     with WRONG:
@@ -144,7 +144,7 @@ def test_a_turn_without_text_is_left_out(hosts: Hosts) -> None:
 
 
 def test_the_prefill_is_in_the_turn(hosts: Hosts) -> None:
-    """`reply.message` has the prefill at its front, and the next request has it once."""
+    """`reply.message` begins with the prefill, and the next request contains the prefill once."""
     code = changed(
         TURNS, "session.stream(messages)", 'session.stream(messages, prefill="Oslo" if len(messages) == 1 else "")'
     )
@@ -160,7 +160,7 @@ SUNNY = Script(text="It is sunny.")
 
 
 def check_tools(hosts: Hosts, code: str, call: ToolCall, result: str) -> str:
-    """One loop on both protocols; the second request of each holds the call and its result. What was printed is in `ask`."""
+    """Check that the loop works on both protocols, and that each second request contains the call and its result."""
     asks = Script(text="I look.", tools=[call])
     server = hosts.play(asks, SUNNY, asks, SUNNY)
     run(code)
@@ -196,7 +196,7 @@ IN_OSLO = ToolCall(name="weather", arguments={"city": "Oslo"})
 
 
 def test_one_loop_calls_the_tool_on_both_protocols(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """The function's result goes back in each protocol's own form, and the answer after it is printed."""
+    """The function's result is sent back in each protocol's form, and the answer is printed."""
     check_tools(hosts, TOOLS, IN_OSLO, "18 degrees and sunny in Oslo")
     assert capsys.readouterr().out == "I look.It is sunny.\n" * 2
 
@@ -212,7 +212,7 @@ def test_one_loop_calls_the_tool_on_both_protocols(hosts: Hosts, capsys: pytest.
     ],
 )
 def test_control_tools(line: str, by: str, hosts: Hosts) -> None:
-    """A loop that loses the turn, the call's id, its arguments or the schema is seen."""
+    """Control: a loop that loses the turn, the call's id, its arguments or the schema is found."""
     with WRONG:
         check_tools(hosts, changed(TOOLS, line, by), IN_OSLO, "18 degrees and sunny in Oslo")
 
@@ -225,14 +225,14 @@ def test_control_tools(line: str, by: str, hosts: Hosts) -> None:
     ],
 )
 def test_a_tool_that_fails_is_told_to_the_model(call: ToolCall, error: str, hosts: Hosts) -> None:
-    """An unknown tool and wrong arguments are results too."""
+    """An unknown tool and wrong arguments give a result with the error."""
     check_tools(hosts, TOOLS, call, f"the call failed: {error}")
     with WRONG:
         check_tools(hosts, changed(TOOLS, "the call failed: {error}", ""), call, f"the call failed: {error}")
 
 
 def test_several_calls_in_one_turn(hosts: Hosts) -> None:
-    """Each has its result, all of them in one turn with Anthropic and in one turn each with OpenAI."""
+    """Each call has its result: all in one turn for Anthropic, and one turn per result for OpenAI."""
     both = Script(tools=[IN_OSLO, ToolCall(name="weather", arguments={"city": "Bergen"})])
 
     def check(code: str) -> None:
@@ -249,7 +249,7 @@ def test_several_calls_in_one_turn(hosts: Hosts) -> None:
 
 
 def test_a_model_that_calls_for_ever(hosts: Hosts) -> None:
-    """The loop ends after its rounds."""
+    """If the model calls tools without end, the loop ends after 8 rounds."""
     server = hosts.play(Script(tools=[IN_OSLO]))
     with pytest.raises(RuntimeError, match="still called tools after 8 rounds"):
         run(TOOLS)
@@ -273,7 +273,7 @@ def check_structured(hosts: Hosts, code: str, out: Callable[[], str], *texts: st
 
 
 def test_a_reply_that_fits_is_asked_for_once(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """The prefill and the reply are one JSON object, which becomes the model."""
+    """If the reply is valid, there is one request, and the prefill and the reply are one JSON object."""
     out = lambda: capsys.readouterr().out  # noqa: E731
     check_structured(hosts, STRUCTURED, out, WHOLE_CITY)
     with pytest.raises(ValidationError):
@@ -290,7 +290,7 @@ def test_a_reply_that_fits_is_asked_for_once(hosts: Hosts, capsys: pytest.Captur
     ids=["type", "chatter", "cut"],
 )
 def test_one_more_try_has_the_error(wrong: str, told: str, hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """The second request holds the wrong object and pydantic's words about it, and its reply is taken."""
+    """If the reply is invalid, the second request contains the wrong object and pydantic's error."""
 
     def check(code: str) -> None:
         messages = check_structured(hosts, code, lambda: capsys.readouterr().out, wrong, WHOLE_CITY)
@@ -310,7 +310,10 @@ def test_one_more_try_has_the_error(wrong: str, told: str, hosts: Hosts, capsys:
 def test_a_model_that_takes_no_prefill(
     echo: Any, requests: int, hosts: Hosts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The object is taken out of a code fence; a sentence before it costs the second try."""
+    """With a model that takes no prefill, a code fence is removed.
+
+    A sentence before the fence causes the second request.
+    """
     code = changed(STRUCTURED, "claude-haiku-4-5", "claude-opus-4-6")
     wordy = Script(text=WHOLE_CITY, prefill="refuses", asked="obeys", echo=echo)
     plain = Script(text=WHOLE_CITY, asked="obeys")
@@ -327,7 +330,7 @@ def test_a_model_that_takes_no_prefill(
 
 
 def test_two_wrong_replies_are_an_error(hosts: Hosts) -> None:
-    """Pydantic's, after exactly two requests."""
+    """Two invalid replies raise pydantic's error after exactly two requests."""
     server = hosts.play(Script(text=NO_NUMBER))
     with pytest.raises(ValidationError):
         run(STRUCTURED)
@@ -348,7 +351,7 @@ sights: ['Frogner', 'Munch']
 
 
 def test_fields_are_shown_as_they_come(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """A string when it is complete, a number and a list as they grow; nothing waits for the end."""
+    """A string is shown when it is complete, a number and a list as they grow."""
 
     def check(code: str) -> None:
         hosts.play(Script(cuts=PIECES, pace_s=0.03))
@@ -366,7 +369,7 @@ def test_fields_are_shown_as_they_come(hosts: Hosts, capsys: pytest.CaptureFixtu
 
 
 def test_partial_objects_as_printed(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """The block itself, with one step for each read: the last state of each field is right."""
+    """The block as printed, with one step per read: the last state of each field is right."""
     hosts.play(Script(cuts=PIECES))
     run(PARTIAL)
     last = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
@@ -387,7 +390,7 @@ def check_batch(hosts: Hosts, code: str, capsys: pytest.CaptureFixture[str], cou
         return Script(status=400) if number % 100 == 7 else Script(text=f"number {number}", first_token_s=0.005)
 
     server = hosts.play(of=reply_to)
-    # the results are to be looked at as well
+    # makes the results visible to the test
     code = changed(code, "    failed = [", "    globals()['kept'] = results\n    failed = [")
     space = run(changed(code, "range(500)", f"range({count})"))
     printed = capsys.readouterr()
@@ -403,7 +406,7 @@ def check_batch(hosts: Hosts, code: str, capsys: pytest.CaptureFixture[str], cou
             assert result == f"number {number}"
 
 
-#: Enough for a control.
+#: Enough replies for a control.
 FEW = 60
 
 
@@ -413,13 +416,13 @@ def number_in(prompt: str) -> int:
 
 @pytest.fixture
 def _bar_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bar's watchdog would outlive its test, and other tests count threads."""
+    """Switch off the progress bar's thread, because it would outlive its test, and other tests count threads."""
     monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
 
 
 @pytest.mark.usefixtures("_bar_without_a_thread")
 def test_a_batch_of_500(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """500 results in order, five of them errors; 20 at once and never more; a bar that came to its end."""
+    """A batch gives 500 results in order, five of them errors, with at most 20 at the same time, and a full bar."""
     check_batch(hosts, BATCH, capsys)
 
 
@@ -434,14 +437,14 @@ def test_a_batch_of_500(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> Non
     ids=["more at once", "a bar that stands", "results lost"],
 )
 def test_control_batch(line: str, by: str, hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """Too many at once, a bar that does not move, results in the wrong place."""
+    """Control: too many replies at the same time, a bar that does not move and misplaced results are found."""
     with WRONG:
         check_batch(hosts, changed(BATCH, line, by), capsys, FEW)
 
 
 @pytest.mark.usefixtures("_bar_without_a_thread")
 def test_control_one_error_would_end_the_batch(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without its `except` the first error cancels all others."""
+    """Control: without its `except` the first error cancels all other replies."""
     code = changed(BATCH, "except ProviderError as error:", "except KeyError as error:")
     with pytest.RaisesGroup(StatusError):
         check_batch(hosts, code, capsys, FEW)
@@ -474,7 +477,7 @@ FAILING = {
 
 @pytest.mark.parametrize("name", FAILING)
 def test_the_next_provider_goes_on(name: str, hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the very place, whatever became of the first one; the text is shown once."""
+    """The second provider continues exactly where the first has failed, and the text is shown once."""
     failing, begun = FAILING[name]
     check_another(hosts, ANOTHER, lambda: capsys.readouterr().out, failing, begun)
 
@@ -488,7 +491,7 @@ def test_the_next_provider_goes_on(name: str, hosts: Hosts, capsys: pytest.Captu
     ],
 )
 def test_control_another_provider(line: str, by: str, hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """The text shown twice, or begun anew."""
+    """Control: text that is shown twice, or that begins again, is found."""
     code = changed(ANOTHER, line, by)
     if 'prefill=""' in by:
         code = changed(code, "show_from=len(text)", "show_from=0")
@@ -497,7 +500,7 @@ def test_control_another_provider(line: str, by: str, hosts: Hosts, capsys: pyte
 
 
 def test_what_came_before_is_kept_over_a_second_failure(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """A provider that never accepted the request does not take away what the one before it had written."""
+    """If the second provider fails without any text, the text of the first is kept."""
     three = 'MODELS = ("mistral:mistral-large-latest", "anthropic:claude-haiku-4-5", "openai:gpt-4.1")'
     code = re.sub(r"^MODELS = .*$", three, ANOTHER, flags=re.MULTILINE)
 
@@ -515,7 +518,7 @@ def test_what_came_before_is_kept_over_a_second_failure(hosts: Hosts, capsys: py
 
 
 def test_no_provider_is_left(hosts: Hosts) -> None:
-    """The program says so."""
+    """If no provider is left, the program exits with a message."""
     hosts.play(Script(status=529))
     hosts.play_mistral(Script(status=529))
     with pytest.raises(SystemExit, match="no provider could finish"):
@@ -540,13 +543,13 @@ GOES_ON = Script(text=CODE + "```\nThis function is slow.", asked="obeys")
 
 @pytest.mark.parametrize("model", ["anthropic:claude-haiku-4-5", "anthropic:claude-opus-4-6", "openai:gpt-4.1"])
 def test_the_code_alone(model: str, hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither fence nor the sentence after it, with a native prefill and with one that the prompt asks for."""
+    """The output has neither the fence nor the sentence after it, with a native and with an emulated prefill."""
     code = changed(FENCED, "anthropic:claude-haiku-4-5", model)
     out = lambda: capsys.readouterr().out  # noqa: E731
     asked = check_fence(hosts, code, out, GOES_ON)
     if "haiku" in model:
         assert (asked.prefill, asked.json["stop_sequences"]) == ("```python", ["```"])
-        # its own line end after a prefill whose line end such a host does not take
+        # the model writes a line end of its own, because the host does not take the one at the end of the prefill
         check_fence(hosts, code, out, Script(text="\n" + CODE + "```"))
     for line in ("show_from=len(FENCE),", 'stop="```",'):
         with pytest.raises(SyntaxError):
@@ -554,7 +557,7 @@ def test_the_code_alone(model: str, hosts: Hosts, capsys: pytest.CaptureFixture[
 
 
 def test_code_that_is_not_complete(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
-    """Half a program that would compile is not taken."""
+    """An incomplete program is rejected, even if it compiles."""
     half = Script(text=CODE, stop_reason="max_tokens")
     hosts.play(half)
     with pytest.raises(SystemExit, match="not complete"):
@@ -569,7 +572,7 @@ LOGGING = only("Logging and metrics")
 
 
 def process(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A Python of its own, with the package that is tested here."""
+    """Run Python in a new process, with the tested package."""
     package = str(Path(aprefill.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": package, "NO_COLOR": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
@@ -578,7 +581,7 @@ def process(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def lines_of(log: str) -> list[str]:
-    """Lines of the library and of the recipe, with what differs from run to run made alike."""
+    """Return the log lines of the library and of the recipe, with times, hosts and token counts replaced."""
     lines = [line for line in log.splitlines() if re.match(r"\w+ (aprefill|metrics|root): ", line)]
     alike = [(r"\b\d+\.\d{2,}(e-\d+)?\b", "S"), (r"127\.0\.0\.1", "api.anthropic.com"), (r"tokens=\d+", "tokens=N")]
     for pattern, by in alike:
@@ -587,7 +590,7 @@ def lines_of(log: str) -> list[str]:
 
 
 def logged(hosts: Hosts, code: str, folder: Path, *scripts: Script) -> subprocess.CompletedProcess[str]:
-    """The recipe in a process of its own, whose log is set up by nobody else."""
+    """Run the recipe in a new process, so that only the recipe configures logging."""
     server = hosts.play(*scripts)
     code = changed(code, "Session(", f'Session(base_url="{server.url}", api_key="secret", model=')
     return process("-c", code, folder=folder)
@@ -601,7 +604,7 @@ def check_log(hosts: Hosts, code: str, folder: Path) -> None:
 
 
 def test_the_log_is_what_the_page_shows(hosts: Hosts, tmp_path: Path) -> None:
-    """Line by line, but for times and the host's name: each attempt is logged and counted."""
+    """The log is the one on the page, except for times and host names. Each attempt is logged and counted."""
     check_log(hosts, LOGGING, tmp_path)
     with WRONG:
         check_log(hosts, changed(LOGGING, 'logging.getLogger("aprefill").setLevel(logging.DEBUG)', ""), tmp_path)
@@ -610,7 +613,7 @@ def test_the_log_is_what_the_page_shows(hosts: Hosts, tmp_path: Path) -> None:
 
 
 def test_a_reply_that_failed_is_counted_too(hosts: Hosts, tmp_path: Path) -> None:
-    """Its attempts and its error are in the log; the key and the prompt are not."""
+    """The log of a failed reply has its attempts and its error, but not the key and the prompt."""
     done = logged(hosts, LOGGING, tmp_path, Script(status=400))
     lines = lines_of(done.stderr)
     assert "INFO aprefill: reply 1, request 1: failed: StatusError, HTTP 400" in lines
@@ -633,7 +636,7 @@ def pytest_says(service: str, folder: Path, *arguments: str) -> subprocess.Compl
 
 
 def test_the_services_tests_pass(tmp_path: Path) -> None:
-    """All four of them, as the page prints them."""
+    """The four tests of the service pass as printed."""
     done = pytest_says(SERVICE, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^4 passed", done.stdout, re.MULTILINE), done.stdout
@@ -648,7 +651,7 @@ def test_the_services_tests_pass(tmp_path: Path) -> None:
     ],
 )
 def test_control_the_services_tests_find_a_defect(line: str, by: str, failing: str, tmp_path: Path) -> None:
-    """A service that forgets the prefill, asks once, or begins its response before the host has answered."""
+    """Control: a service without a prefill, without retries, or with an early response fails the service's tests."""
     service = changed(SERVICE, line, by).replace("import Session", "import Recovery, Session")
     done = pytest_says(service, tmp_path, "-k", failing)
     assert done.returncode == 1, done.stdout + done.stderr

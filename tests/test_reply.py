@@ -1,4 +1,4 @@
-"""One reply, one loop: iterating twice, leaving, cancelling, owning, and what is known meanwhile."""
+"""One reply: a second iteration, leaving, cancelling, `async with`, and its attributes in the meantime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_nothing_is_sent_before_the_first_chunk_is_asked_for() -> None:
-    """`stream()` is lazy."""
+    """Nothing is sent before the first chunk is requested."""
     async with serve(STATES) as server:
         reply = ask(server, "chat", prefill='["')
         await anyio.lowlevel.checkpoint()
@@ -31,7 +31,7 @@ async def test_nothing_is_sent_before_the_first_chunk_is_asked_for() -> None:
 
 
 async def test_a_second_iteration_says_what_happened() -> None:
-    """After the end `ReplyConsumed`, after a `break` `ReplyClosed`; both carry the text."""
+    """A second loop raises `ReplyConsumed` after the end and `ReplyClosed` after a `break`. Both have the text."""
     async with serve(STATES) as server:
         done = ask(server, "chat", prefill='["')
         await done.text()
@@ -50,7 +50,7 @@ async def test_a_second_iteration_says_what_happened() -> None:
 
 
 async def test_a_cursor_that_asked_for_nothing_leaves_the_reply_fresh() -> None:
-    """An iterator made and dropped before its first chunk has begun nothing; after `now`'s chunk it has."""
+    """An iterator that was never read does not begin the reply. With `show_when="now"` the first chunk begins it."""
     async with serve(STATES) as server:
         reply = ask(server, "chat", prefill='["')
         aiter(reply)
@@ -64,7 +64,7 @@ async def test_a_cursor_that_asked_for_nothing_leaves_the_reply_fresh() -> None:
 
 
 async def test_async_with_keeps_it_over_several_loops() -> None:
-    """`break` does not close an owned reply; a loop after its end finds nothing more."""
+    """In `async with`, a `break` does not close the reply, and a loop after its end gives no chunks."""
     async with serve(Script(text="abcdef", cuts=1, prefill="eats")) as server:
         async with ask(server, "chat", prefill=">") as reply:
             text = ""
@@ -81,7 +81,7 @@ async def test_async_with_keeps_it_over_several_loops() -> None:
 
 
 async def test_events_can_be_asked_for_in_the_middle_of_an_owned_reply() -> None:
-    """Text first, then events: what had not come yet arrives as events."""
+    """In `async with`, `events()` after a loop over text gives the rest as events."""
     script = Script(text="abcd", cuts=1, tools=[ToolCall(name="f")], prefill="eats", pace_s=0.01)
     async with serve(script) as server, ask(server, "chat", prefill=">") as reply:
         async for _ in reply:
@@ -95,7 +95,10 @@ async def test_events_can_be_asked_for_in_the_middle_of_an_owned_reply() -> None
 @pytest.mark.parametrize("made", [True, False])
 @pytest.mark.parametrize("asked", [True, False, None])
 async def test_events_can_join_the_text_of_one_read(made: bool, asked: bool | None) -> None:
-    """By their own `coalesce`, or with None as the reply was made; the prefill stays one of its own."""
+    """`events(coalesce=)` joins the text of one read.
+
+    None means as for the reply. The prefill always is a separate event.
+    """
     script = Script(text="abcd", cuts=1, tools=[ToolCall(name="f")], prefill="eats", wire_cuts=100_000)
     async with serve(script) as server:
         reply = ask(server, "chat", prefill=">", coalesce=made)
@@ -110,7 +113,7 @@ async def test_events_can_join_the_text_of_one_read(made: bool, asked: bool | No
 
 @pytest.mark.parametrize("leave", ["break", "cancel", "aclose"])
 async def test_what_was_buffered_when_it_was_left_is_not_handed_out(leave: str) -> None:
-    """One read brought ten chunks, the caller left after the third: there are no more, and the text stays."""
+    """After the reply is left, buffered text of the same read is not handed out, and is not in `text_so_far`."""
     async with serve(Script(text="abcdefghij", cuts=1, wire_cuts=100_000, prefill="eats")) as server:
         reply = ask(server, "chat", prefill=">")
         got = ""
@@ -136,7 +139,7 @@ async def test_what_was_buffered_when_it_was_left_is_not_handed_out(leave: str) 
 
 
 async def test_a_reply_left_after_its_last_text_is_whole() -> None:
-    """`break`, `cancel()` or `aclose()` once everything was handed out change nothing about the outcome."""
+    """A reply that is left after its last text counts as complete."""
     async with serve(Script(text="abc", cuts=3, wire_cuts=100_000, prefill="eats", hold_open_s=30)) as server:
         for leave in (Reply.cancel, Reply.aclose, None):
             reply = ask(server, "chat")
@@ -151,7 +154,7 @@ async def test_a_reply_left_after_its_last_text_is_whole() -> None:
 
 
 async def test_reading_the_text_so_far_in_the_loop_is_cheap() -> None:
-    """20,000 chunks, with the whole text looked at after each: no second pass over what was joined already."""
+    """Reading `text_so_far` after each of 20,000 chunks takes linear time."""
     async with serve(Script(text="ab" * 20_000, cuts=2, wire_cuts=65_536)) as server:
         reply = ask(server, "chat")
         began = time.process_time()
@@ -159,11 +162,11 @@ async def test_reading_the_text_so_far_in_the_loop_is_cheap() -> None:
             length = len(reply.text_so_far)
         spent = time.process_time() - began
     assert length == 40_000
-    assert spent < 3  # joined anew each time it took minutes
+    assert spent < 3  # joining the whole text each time took minutes
 
 
 async def test_an_owned_reply_dropped_unclosed_warns() -> None:
-    """A ResourceWarning, and the connection is closed all the same."""
+    """A reply that is dropped inside its `async with` gives a ResourceWarning, and its connection is closed."""
     async with serve(Script(text="abc", stall_after=1, prefill="eats")) as server:
         reply = await ask(server, "chat", prefill=">").__aenter__()
         await anext(aiter(reply))
@@ -174,7 +177,7 @@ async def test_an_owned_reply_dropped_unclosed_warns() -> None:
 
 
 async def test_two_tasks_reading_one_reply_is_an_error_at_once() -> None:
-    """The second reader is told, the first goes on."""
+    """A second task that reads the same reply gets a `UsageError` at once. The first continues."""
     async with serve(Script(text="abc", stall_after=1, prefill="eats")) as server:
         async with ask(server, "chat") as reply:
             async with anyio.create_task_group() as group:
@@ -189,7 +192,7 @@ async def test_two_tasks_reading_one_reply_is_an_error_at_once() -> None:
 
 
 async def test_cancel_ends_a_loop_quietly_and_text_with_an_error() -> None:
-    """From another task; also while the host has not even answered."""
+    """`cancel()` from another task ends a loop silently, also before the host has answered. `text()` then raises."""
     for script in (Script(text="abc", stall_after=1, prefill="eats"), Script(text="abc", first_byte_s=math.inf)):
         async with serve(script) as server:
             reply = ask(server, "chat", prefill=">")
@@ -214,7 +217,7 @@ async def test_cancel_ends_a_loop_quietly_and_text_with_an_error() -> None:
 
 
 async def test_cancel_before_it_began() -> None:
-    """Nothing is ever sent."""
+    """If `cancel()` comes before the first chunk, nothing is sent."""
     async with serve(STATES) as server:
         reply = ask(server, "chat")
         reply.cancel()
@@ -223,7 +226,7 @@ async def test_cancel_before_it_began() -> None:
 
 
 async def beats_during(reply: Reply) -> tuple[int, int]:
-    """(chunks, turns that another task got meanwhile)."""
+    """Read the reply. Return the number of chunks, and how often another task ran meanwhile."""
     beats = 0
 
     async def heartbeat() -> None:
@@ -243,12 +246,12 @@ async def beats_during(reply: Reply) -> tuple[int, int]:
 
 
 BURST = Script(text="abcd" * 10_000, cuts=4, prefill="eats", wire_cuts=65_536)
-#: Bytes of the burst on the wire, and so the network reads that it takes at least.
+#: Minimum number of network reads for the burst, computed from its size on the wire.
 BURST_READS = len(BURST.text) // 4 * 150 // 65_536
 
 
 async def test_a_burst_does_not_starve_a_heartbeat() -> None:
-    """At least one checkpoint a network read: 10,000 buffered chunks let another task run all the while."""
+    """While 10,000 buffered chunks are read, another task runs at least once per network read."""
     async with serve(BURST) as server:
         count, beats = await beats_during(ask(server, "chat"))
     assert count == 10_000
@@ -256,7 +259,7 @@ async def test_a_burst_does_not_starve_a_heartbeat() -> None:
 
 
 def source_without_checkpoints(records: int) -> httpx2.MockTransport:
-    """A transport that hands out everything one by one, without ever waiting."""
+    """Return a transport that returns one record at a time, without ever waiting."""
     record = b'data: {"choices":[{"index":0,"delta":{"content":"abcd"}}]}\n\n'
 
     class Body(httpx2.AsyncByteStream):
@@ -282,7 +285,10 @@ def source_without_checkpoints(records: int) -> httpx2.MockTransport:
 async def test_a_source_that_never_waits_does_not_starve_a_heartbeat(
     gives_turns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other tasks have a turn at least once in 32 reads. The control is a reader that leaves that to its source."""
+    """With a source that never waits, other tasks run at least once in 32 reads.
+
+    Control: without that rule they do not.
+    """
     if not gives_turns:
         monkeypatch.setattr("aprefill._engine.attempt.READS_A_TURN", 1 << 30)
     async with httpx2.AsyncClient(transport=source_without_checkpoints(10_000)) as client:

@@ -1,4 +1,4 @@
-"""History, sessions, and clients of the caller's."""
+"""Message history, sessions, and the caller's own clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_trailing_assistant_turn_is_the_prefill(wire: str) -> None:
-    """In a list of messages; with prefill= as well it is a usage error."""
+    """If the last message is the assistant's, it is the prefill. With `prefill=` as well, it is a `UsageError`."""
     prompt = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": '["'}]
     async with serve(STATES) as server:
         assert await ask(server, wire, prompt=prompt).text() == WHOLE
@@ -32,7 +32,7 @@ async def test_a_trailing_assistant_turn_is_the_prefill(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_the_second_turn_carries_the_first_whole(wire: str) -> None:
-    """`message` is the assistant turn for the next request, hidden prefill or not."""
+    """`message` is the assistant's turn for the next request, with the whole prefill even if it was hidden."""
     async with serve(STATES) as server:
         for show_when in ("accepted", "never"):
             first = ask(server, wire, prefill='["', show_when=show_when)
@@ -47,7 +47,7 @@ async def test_the_second_turn_carries_the_first_whole(wire: str) -> None:
 
 
 async def test_a_session_has_one_pool_and_the_same_defaults() -> None:
-    """Its defaults apply, an argument wins over them, and None is an argument."""
+    """A session has one connection pool. Its defaults apply unless an argument is given; None is an argument too."""
     async with serve(STATES) as server:
         session = Session("openai:m", base_url=server.openai_url, support="eats", max_tokens=9, system="be brief")
         async with session:
@@ -67,7 +67,7 @@ async def test_a_session_has_one_pool_and_the_same_defaults() -> None:
 
 
 def test_a_session_belongs_to_one_loop() -> None:
-    """In another loop its connections are dead: a UsageError says so before anything is sent."""
+    """Using a session in another event loop raises `UsageError` before anything is sent."""
     session = Session("demo:eats")
 
     async def ask_once() -> str:
@@ -79,7 +79,7 @@ def test_a_session_belongs_to_one_loop() -> None:
 
 
 async def test_closing_a_session_ends_its_replies() -> None:
-    """A reader that is waiting then gets `ReplyClosed`, with the text so far."""
+    """When a session is closed, a waiting reader gets `ReplyClosed` with the text so far."""
     async with serve(Script(text="abcd", stall_after=4)) as server:
         session = Session("openai:m", base_url=server.openai_url)
         errors: list[ReplyClosed] = []
@@ -105,7 +105,7 @@ async def test_closing_a_session_ends_its_replies() -> None:
 
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 async def test_a_callers_client_is_used_and_stays_open(library: Any) -> None:
-    """Both httpx2's and httpx's; its own timeouts do not apply."""
+    """A client of httpx2 or httpx is used and stays open. Its timeouts do not apply."""
     async with serve(STATES) as server, library.AsyncClient(timeout=0.000001) as client:
         reply = stream("hi", prefill='["', model="m", client=client, base_url=server.openai_url, support="eats")
         assert await reply.text() == WHOLE
@@ -116,7 +116,7 @@ async def test_a_callers_client_is_used_and_stays_open(library: Any) -> None:
 
 
 async def test_a_mock_transport_has_no_socket_to_shut_down() -> None:
-    """The reply still streams, and leaving it closes the response a moment later."""
+    """With a mock transport, which has no socket, leaving the reply closes the response soon after."""
     closed: list[bool] = []
 
     class Body(httpx2.AsyncByteStream):
@@ -143,7 +143,7 @@ async def test_a_mock_transport_has_no_socket_to_shut_down() -> None:
 
 
 async def test_the_demo_model_needs_no_network() -> None:
-    """Both kinds of demo give the same text."""
+    """The demo models give the same text without a network."""
     for model in ("demo:eats", "demo:echoes"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

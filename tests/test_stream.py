@@ -1,4 +1,4 @@
-"""The promise end to end: one clean stream with the prefill exactly once, on both wires and three event loops."""
+"""End to end: one stream with the prefill exactly once, with both protocols, on three event loops."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .support.loopback import STATES, WHOLE, WIRES, ask, chunks_of
 
 pytestmark = pytest.mark.anyio
 
-# --- the promise ------------------------------------------------------------------------------------------------------
+# --- the prefill exactly once -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("cuts", [1, 3, 1000])
 async def test_a_host_that_leaves_the_prefill_out(wire: str, cuts: int) -> None:
-    """The prefill comes first, once, and the model's text after it."""
+    """A host that leaves the prefill out: the prefill comes first, once, and then the model's text."""
     async with serve(Script(text='Alabama", "Alaska"]', prefill="eats", cuts=cuts)) as server:
         reply = ask(server, wire, prefill='["')
         chunks = await chunks_of(reply)
@@ -46,7 +46,7 @@ async def test_a_host_that_leaves_the_prefill_out(wire: str, cuts: int) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("echo", ["split", "joined"])
 async def test_a_host_that_repeats_the_prefill(wire: str, echo: Any) -> None:
-    """The repetition is dropped, in deltas of its own or in one delta with the first token."""
+    """A host that repeats the prefill: the repetition is dropped, in its own deltas or joined with the first token."""
     async with serve(Script(text='Alabama", "Alaska"]', prefill="echoes", echo=echo)) as server:
         reply = ask(server, wire, prefill='["', support="echoes")
         assert "".join(await chunks_of(reply)) == WHOLE
@@ -55,7 +55,7 @@ async def test_a_host_that_repeats_the_prefill(wire: str, echo: Any) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_without_a_prefill_it_is_a_plain_stream(wire: str) -> None:
-    """No prefill: the model's text as it comes, on a host of which nothing is known."""
+    """Without a prefill the model's text is unchanged, on a host without support data."""
     async with serve(Script(text="Hello, world")) as server:
         reply = ask(server, wire, support=None)
         assert "".join(await chunks_of(reply)) == "Hello, world"
@@ -63,7 +63,10 @@ async def test_without_a_prefill_it_is_a_plain_stream(wire: str) -> None:
 
 
 async def test_white_space_at_the_end_is_sent_stripped_and_joined_exactly() -> None:
-    """Anthropic refuses trailing white space: it is not sent, and the one the model writes again is dropped."""
+    """Anthropic refuses white space at the end of a prefill.
+
+    It is not sent, and if the model writes it, it is not doubled.
+    """
     for text in (" forty-two.", "forty-two."):
         script = Script(text=text, prefill="eats", refuse_trailing_whitespace=True)
         async with serve(script) as server:
@@ -78,7 +81,7 @@ async def test_white_space_at_the_end_is_sent_stripped_and_joined_exactly() -> N
 
 
 async def test_accepted_shows_the_prefill_ahead_of_the_first_token() -> None:
-    """With the 2xx, while the model is still silent."""
+    """With `"accepted"` the prefill is shown after the 2xx status, before the first token."""
     async with serve(Script(text="x", prefill="eats", first_token_s=math.inf)) as server:
         async with ask(server, "chat", prefill="ab") as reply:
             with anyio.fail_after(2):
@@ -88,7 +91,7 @@ async def test_accepted_shows_the_prefill_ahead_of_the_first_token() -> None:
 
 
 async def test_now_shows_it_before_the_request() -> None:
-    """Nothing has been sent when the first chunk is there."""
+    """With `"now"` the prefill is shown before the request is sent."""
     async with serve(STATES) as server:
         async with ask(server, "chat", prefill='["', show_when="now") as reply:
             cursor = aiter(reply)
@@ -98,7 +101,7 @@ async def test_now_shows_it_before_the_request() -> None:
 
 
 async def test_decided_shows_it_with_the_first_new_text() -> None:
-    """An error before any text leaves nothing on the screen; a reply without text still ends with its prefill."""
+    """With `"decided"` the prefill is shown with the first new text, or at the end of a reply without text."""
     broken = Script(text="abc", prefill="eats", after=0, error_event=("overloaded_error", "busy"))
     async with serve([broken, Script(text="", prefill="eats"), STATES]) as server:
         shown: list[str] = []
@@ -113,7 +116,7 @@ async def test_decided_shows_it_with_the_first_new_text() -> None:
 
 
 async def test_never_hides_it_but_the_history_has_it() -> None:
-    """Hidden from the loop, whole in `text()`, `text_so_far` and `message`."""
+    """With `"never"` the prefill is hidden from the loop, but is in `text()`, `text_so_far` and `message`."""
     async with serve(STATES) as server:
         reply = ask(server, "chat", prefill='["', show_when="never")
         assert "".join(await chunks_of(reply)) == 'Alabama", "Alaska"]'
@@ -124,7 +127,7 @@ async def test_never_hides_it_but_the_history_has_it() -> None:
 @pytest.mark.any_loop
 @pytest.mark.parametrize(("show_from", "shown"), [(0, 'Sure: {"a'), (6, '{"a'), ("{", '{"a'), (9, "")])
 async def test_show_from_shows_the_tail_of_the_prefill(show_from: Any, shown: str) -> None:
-    """From an offset or a marker; the history has it whole."""
+    """`show_from=` shows the prefill from an offset or a marker. `message` has all of it."""
     async with serve(Script(text='": 1}', prefill="eats")) as server:
         reply = ask(server, "chat", prefill='Sure: {"a', show_from=show_from)
         assert "".join(await chunks_of(reply)) == shown + '": 1}'
@@ -132,7 +135,7 @@ async def test_show_from_shows_the_tail_of_the_prefill(show_from: Any, shown: st
 
 
 async def test_coalesce_gives_one_chunk_a_read() -> None:
-    """Deltas that came in one network read are one chunk; the text is the same."""
+    """With `coalesce` the deltas of one network read are one chunk, and the text is the same."""
     script = Script(text="abcdefghij" * 20, cuts=1, prefill="eats", wire_cuts=100_000)
     async with serve(script) as server:
         separate = await chunks_of(ask(server, "chat", prefill="> "))
@@ -150,7 +153,7 @@ async def test_coalesce_gives_one_chunk_a_read() -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_events_are_typed_and_carry_offsets(wire: str) -> None:
-    """Attempt started, reasoning, text with offsets into the whole reply, a tool call, attempt ended."""
+    """The events are: attempt started, reasoning, text with its offset in the whole reply, tool call, attempt ended."""
     script = Script(
         text="hello", reasoning="hm", tools=[ToolCall(name="f", arguments='{"a":1}')], prefill="eats", cuts=2
     )
@@ -176,7 +179,7 @@ async def test_events_are_typed_and_carry_offsets(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_reply_of_tool_calls_only_gives_the_prefill_alone(wire: str) -> None:
-    """No text at all must not crash anything."""
+    """A reply with tool calls but no text gives the prefill as its only chunk."""
     async with serve(Script(text="", tools=[ToolCall(name="f")], prefill="eats")) as server:
         reply = ask(server, wire, prefill="ok ")
         assert await chunks_of(reply) == ["ok "]
@@ -188,7 +191,7 @@ async def test_a_reply_of_tool_calls_only_gives_the_prefill_alone(wire: str) -> 
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_the_fence_recipe(wire: str) -> None:
-    """Prefill ```python, stop ``` : the most cited recipe, applied by the host where it may be sent."""
+    """Prefill "```python" with stop "```", a common recipe. The host gets the stop sequence where that is safe."""
     async with serve(Script(text="\nx = 1\n```\nDone", prefill="eats")) as server:
         reply = ask(server, wire, prefill="```python", stop="```")
         assert "".join(await chunks_of(reply)) == "```python\nx = 1\n"
@@ -199,11 +202,11 @@ async def test_the_fence_recipe(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_stop_across_the_joint_is_ours_and_applies_to_the_new_text(wire: str) -> None:
-    """A host could match it over known and new text together: it is not sent, and the reply says which one fired."""
+    """A stop sequence that could match across the joint is not sent. It is applied to the new text here."""
     async with serve(Script(text="\none\n\ntwo", prefill="eats", cuts=1)) as server:
         reply = ask(server, wire, prefill="zero\n.\n", stop=["\n\n", "never"])
         text = "".join(await chunks_of(reply))
-        assert text in {"zero\n.\n\none", "zero\n.\none"}  # Anthropic's stripped newline is written once
+        assert text in {"zero\n.\n\none", "zero\n.\none"}  # for Anthropic the stripped newline is written once
         assert (reply.stop_reason, reply.stop_sequence) == (StopReason.STOP_SEQUENCE, "\n\n")
         sent = server.exchanges[0].option("stop_sequences" if wire == "messages" else "stop")
         assert sent == ["never"]
@@ -213,9 +216,9 @@ async def test_a_stop_across_the_joint_is_ours_and_applies_to_the_new_text(wire:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_usage_timing_and_stop_reason(wire: str) -> None:
-    """What the host counted, and clocks in their order; the prefill is nobody's first token."""
+    """The usage is the host's, the times are in order, and the prefill does not count as the first token."""
     async with serve(
-        Script(text="one two", prefill="eats", input_tokens=7, output_tokens=5, first_token_s=0.05)
+        Script(text="one two", prefill="eats", input_tokens=7, output_tokens=5, first_token_s=0.15)
     ) as server:
         reply = ask(server, wire, prefill="zero ")
         assert reply.usage is None
@@ -226,13 +229,13 @@ async def test_usage_timing_and_stop_reason(wire: str) -> None:
     assert reply.stop_reason is StopReason.END
     t = reply.timing
     assert None not in {t.accepted_s, t.first_token_s, t.first_text_s, t.held_s, t.total_s}
-    assert t.accepted_s < 0.05 <= t.first_token_s <= t.first_text_s <= t.total_s
+    assert t.accepted_s < 0.15 <= t.first_token_s <= t.first_text_s <= t.total_s
     assert t.held_s is not None
-    assert 0 <= t.held_s < 0.05
+    assert 0 <= t.held_s < 0.15
 
 
 async def test_held_time_is_reported_apart() -> None:
-    """The echo arrives first: the text is held from the first text delta to the first new text."""
+    """`held_s` is the time from the first text delta, which is an echo, to the first new text."""
     async with serve(Script(text="new", prefill="echoes", cuts=4, pace_s=0.02)) as server:
         reply = ask(server, "chat", prefill="abcdefgh", support="echoes")
         await reply.text()

@@ -1,4 +1,4 @@
-"""Without async: `stream_sync()` and `SyncSession` in every place where there is no `async for`."""
+"""`stream_sync()` and `SyncSession`: the same replies without async, in scripts, threads and running event loops."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from .support.sync import (
 
 
 def facts(reply: Any) -> dict[str, Any]:
-    """What a reply tells of itself, without the times."""
+    """Return the attributes of a reply, without the times."""
     names = (
         "text_so_far",
         "verdict",
@@ -82,7 +82,7 @@ SCRIPTS: list[Any] = [
 
 @pytest.mark.parametrize(("script", "options"), SCRIPTS)
 def test_chunks_and_attributes_are_those_of_stream(script: Script, options: dict[str, Any]) -> None:
-    """The same text, and after the end the same attributes, as the asynchronous reply to the same script."""
+    """The text, and the attributes after the end, are those of `stream` for the same script."""
 
     async def asynchronous(server: Any) -> tuple[str, dict[str, Any]]:
         reply = ask(server, "chat", **options)
@@ -102,7 +102,7 @@ def test_chunks_and_attributes_are_those_of_stream(script: Script, options: dict
 
 
 def test_attributes_after_each_chunk_are_those_of_stream() -> None:
-    """After n chunks `text_so_far`, `usage`, `message` and `stop_reason` are of these n chunks, though more is here."""
+    """After each chunk the attributes are those of `stream`, although more has been received."""
 
     def now(reply: Any) -> Any:
         return (reply.text_so_far, reply.usage, reply.message, reply.stop_reason, reply.stop_sequence)
@@ -118,7 +118,7 @@ def test_attributes_after_each_chunk_are_those_of_stream() -> None:
         for chunk in reply:
             found.append((chunk, now(reply)))
             if len(found) == 2:
-                # the host has sent all of the answer before the third chunk is asked for
+                # the host has sent the whole answer before the third chunk is requested
                 until = time.monotonic() + 5
                 while server.exchanges[1].outcome == "open" and time.monotonic() < until:
                     time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_attributes_after_each_chunk_are_those_of_stream() -> None:
 
 @pytest.mark.parametrize("coalesce", [False, True])
 def test_events_are_those_of_stream(coalesce: bool) -> None:
-    """The same events; with `coalesce` the same text in them."""
+    """The events are those of `stream`. With `coalesce` they have the same text."""
 
     async def asynchronous(server: Any) -> list[Any]:
         return [event async for event in ask(server, "chat", prefill='["').events(held=True)]
@@ -159,7 +159,7 @@ def test_events_are_those_of_stream(coalesce: bool) -> None:
     ids=["truncated", "ignored"],
 )
 def test_events_before_an_error_are_handed_out(script: Script, options: Any, error: Any) -> None:
-    """An error in what is here comes behind the events that are before it, as asynchronously."""
+    """The events before an error are handed out before it is raised, as with `stream`."""
 
     async def asynchronous(server: Any) -> list[Any]:
         events = []
@@ -176,12 +176,12 @@ def test_events_before_an_error_are_handed_out(script: Script, options: Any, err
                 found.append(event)
     assert sum(isinstance(event, ReasoningEvent) for event in found) == 4
     assert [type(event) for event in found] == [type(event) for event in expected]
-    # each request has an id of its own
+    # the ids of the requests differ
     assert [e for e in found if type(e) is not AttemptEnded] == [e for e in expected if type(e) is not AttemptEnded]
 
 
 def test_the_arguments_are_those_of_stream_and_session() -> None:
-    """Signatures are the same; type hints resolve; every public attribute of `Reply` has its counterpart."""
+    """The signatures are the same, the type hints resolve, and every public attribute of `Reply` has a counterpart."""
     for ours, theirs in (
         (stream_sync, stream),
         (SyncSession.__init__, Session.__init__),
@@ -198,7 +198,7 @@ def test_the_arguments_are_those_of_stream_and_session() -> None:
 
 
 def test_wrong_arguments_raise_at_once() -> None:
-    """As with `stream`: a `UsageError` before anything is sent. A client is one, and the message says what to do."""
+    """A wrong argument raises `UsageError` at once. For `client=` the message says what to pass instead."""
     with pytest.raises(UsageError, match="prompt is empty"):
         stream_sync("")
     for call in (lambda: stream_sync("hi", client=object()), lambda: SyncSession("m", client=object())):
@@ -207,7 +207,7 @@ def test_wrong_arguments_raise_at_once() -> None:
 
 
 def test_nothing_is_sent_and_no_thread_begins_before_the_first_chunk_is_asked_for() -> None:
-    """A reply that nobody reads costs nothing, also in a `with` block; after that it is closed."""
+    """A reply that is never read sends nothing and starts no thread, also in a `with` block."""
     with serve_in_thread(GOOD) as server:
         before = threading.enumerate()
         with ask_sync(server) as reply, SyncSession("vllm:m", base_url=server.openai_url) as session:
@@ -225,7 +225,7 @@ def test_nothing_is_sent_and_no_thread_begins_before_the_first_chunk_is_asked_fo
 
 
 def test_a_session_keeps_its_connection_and_its_thread() -> None:
-    """Three replies over one connection and one thread, in one `with` block; both end with it."""
+    """A session uses one connection and one thread for its replies. Both end with the `with` block."""
     with serve_in_thread(GOOD) as server, nothing_left(server):
         before = threading.enumerate()
         with SyncSession("vllm:m", base_url=server.openai_url) as session:
@@ -253,7 +253,10 @@ print(len(threading.enumerate()))
 
 
 def test_a_plain_script() -> None:
-    """In a process of its own: the text, one thread while a session is open, and none after it."""
+    """A script in its own process gets the text.
+
+    It has one more thread while a session is open, and none afterwards.
+    """
     with serve_in_thread(GOOD) as server:
         done = run_script(PLAIN, server.openai_url)
     assert done.stderr == ""
@@ -261,7 +264,7 @@ def test_a_plain_script() -> None:
 
 
 def test_a_worker_thread() -> None:
-    """Several threads side by side, each with a reply of its own, and several over one session."""
+    """Several threads can each read a reply, also from one session."""
     with serve_in_thread(GOOD) as server, nothing_left(server):
         found: list[str] = []
         with SyncSession("vllm:m", base_url=server.openai_url) as session:
@@ -280,7 +283,7 @@ def test_a_worker_thread() -> None:
 
 @pytest.mark.anyio
 async def test_inside_a_running_loop() -> None:
-    """Called by a coroutine, as in a notebook, it works, and leaves the running loop as it was."""
+    """Called inside a running event loop, as in a notebook, it works and does not change that loop."""
     with serve_in_thread([GOOD, PAUSING, GOOD, GOOD]) as server:
         with nothing_left(server):
             assert list(ask_sync(server)) == ["one ", "two ", "thre", "e fo", "ur"]
@@ -302,9 +305,9 @@ print(next(first), next(second))
 
 @pytest.mark.parametrize("kept", ["", "def keeps_the_globals(): pass"])
 def test_no_thread_keeps_the_interpreter_from_exiting(kept: str) -> None:
-    """A script that leaves two replies and a session open ends at once, and quietly.
+    """A script that leaves two replies and a session open exits without delay or error output.
 
-    With a function in it, the script's globals live until nothing can be imported any more.
+    If the script defines a function, its globals live until nothing can be imported any more.
     """
     with serve_in_thread(PAUSING) as server:
         began = time.monotonic()
@@ -338,7 +341,7 @@ session.close()
 
 
 def test_a_forked_child_gets_an_error_and_leaves_the_connection_alone() -> None:
-    """The child is told to make a new session; the parent's reply goes on to its end."""
+    """After a fork the child gets an error that says to make a new session. The parent's reply continues."""
     with serve_in_thread(Script(text="one two three four", cuts=4, pace_s=0.1, prefill="eats")) as server:
         done = run_script(FORKED, server.openai_url)
     said = "child: this reply or session was begun in another process; make a new one after a fork"
@@ -370,7 +373,7 @@ def test_a_forked_child_gets_an_error_and_leaves_the_connection_alone() -> None:
     ids=["cut", "idle", "total", "limit", "ignored"],
 )
 def test_errors_are_those_of_stream(script: Script, options: dict[str, Any], error: type[Exception], text: str) -> None:
-    """The same class, message and `text_so_far`, after the same text; nothing is left."""
+    """Errors have the class, message and `text_so_far` of `stream`, after the same text, and leave nothing behind."""
 
     async def asynchronous(server: Any) -> tuple[str, Any]:
         chunks = []
@@ -393,7 +396,7 @@ def test_errors_are_those_of_stream(script: Script, options: dict[str, Any], err
 
 
 def test_a_host_that_is_not_there() -> None:
-    """`ConnectFailed`, and no thread is left."""
+    """If no connection is possible, `ConnectFailed` is raised and no thread is left."""
     before = threading.enumerate()
     with pytest.raises(ConnectFailed):
         stream_sync("hi", model="vllm:m", base_url="http://127.0.0.1:1/v1", recovery=NO_RETRY).text()
@@ -401,7 +404,10 @@ def test_a_host_that_is_not_there() -> None:
 
 
 def test_the_clocks_do_not_run_while_the_caller_is_busy() -> None:
-    """A caller that takes longer than `idle_s` for a chunk, while the host is silent as well, gets the whole reply."""
+    """The timeouts do not run while the caller is busy.
+
+    So a caller that needs more than `idle_s` gets the whole reply.
+    """
     script = Script(text="one two three four", cuts=4, pace_s=0.1, prefill="eats")
     with serve_in_thread(script) as server:
         chunks = []
@@ -413,7 +419,7 @@ def test_the_clocks_do_not_run_while_the_caller_is_busy() -> None:
 
 
 def test_one_reader_at_a_time() -> None:
-    """A second loop, or `text()` of another thread, is a `UsageError`; `text()` in the loop's own body is not."""
+    """A second loop, or `text()` in another thread, raises `UsageError`. `text()` in the loop's own body does not."""
     with serve_in_thread(GOOD) as server, nothing_left(server):
         reply = ask_sync(server)
         ends: list[Any] = []
@@ -436,7 +442,7 @@ def test_one_reader_at_a_time() -> None:
 
 
 def test_text_is_judged_by_the_thread_that_reads_now() -> None:
-    """A loop's iterator was handed to another thread: `text()` there reads on, and `text()` in the first one is refused."""
+    """If an iterator is passed to another thread, `text()` works in that thread, and raises in the first thread."""
     script = Script(text=GOOD.text, cuts=4, pace_s=0.02, prefill="eats")
     with serve_in_thread(script) as server, nothing_left(server), ask_sync(server) as reply:
         chunks = iter(reply)
@@ -462,7 +468,7 @@ def test_text_is_judged_by_the_thread_that_reads_now() -> None:
 
 
 def test_close_before_it_began_sends_nothing() -> None:
-    """Of a session's reply too, whose thread runs already; and while another thread is about to begin it."""
+    """A session's reply that is closed before it began sends nothing, and reading it raises `ReplyClosed`."""
     with serve_in_thread(GOOD) as server, SyncSession("vllm:m", base_url=server.openai_url) as session:
         assert session.stream("hi").text() == GOOD.text
         for reads in (SyncReply.text, list):

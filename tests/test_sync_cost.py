@@ -1,4 +1,4 @@
-"""Without async: what a chunk costs that is there already, and how far the body is read ahead."""
+"""Without async: the cost of a chunk that is already received, and the limit on reading ahead."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_US = 20.0
 
 @contextmanager
 def burst_host() -> Iterator[str]:
-    """The URL of a host that sends many chunks at once."""
+    """Yield the URL of a host that sends many chunks at once."""
     command = [sys.executable, "-P", str(Path(__file__).parent / "support/burst_host.py"), str(CHUNKS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -41,7 +41,7 @@ def burst_host() -> Iterator[str]:
 
 
 def more_a_chunk_us(url: str, looks: int = 12) -> tuple[float, float]:
-    """What a chunk costs more than asynchronously, in microseconds: CPU of all threads, and time that passes."""
+    """Return the additional cost per chunk compared with async, in microseconds: CPU of all threads, and wall time."""
 
     async def asynchronous() -> tuple[float, float]:
         reply = stream("hi", model="vllm:m", base_url=url)
@@ -69,7 +69,7 @@ def more_a_chunk_us(url: str, looks: int = 12) -> tuple[float, float]:
 
 
 def test_a_chunk_that_is_there_costs_little_more() -> None:
-    """At most 20 microseconds more than asynchronously, in CPU and in time, though each comes in an HTTP chunk of its own."""
+    """A chunk that is already received costs at most 20 microseconds more than with async, in CPU and in wall time."""
     with burst_host() as url:
         cpu, passed = more_a_chunk_us(url)
     assert cpu < MOST_US
@@ -78,7 +78,7 @@ def test_a_chunk_that_is_there_costs_little_more() -> None:
 
 @pytest.mark.perf
 def test_control_of_what_a_chunk_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one question to the other thread for each chunk the same measurement finds more than that."""
+    """Control: with one switch to the other thread per chunk, the same measurement is above the limit."""
     monkeypatch.setattr(aprefill._engine.run, "_ITEMS_A_PULL", 1)
     with burst_host() as url:
         assert max(more_a_chunk_us(url, looks=3)) > MOST_US
@@ -89,7 +89,7 @@ def test_control_of_what_a_chunk_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.anyio
 async def test_reading_ahead_is_bounded() -> None:
-    """Of a body without end, no more is received than the bound and one piece, as long as nobody takes it."""
+    """While nobody reads an endless body, at most the limit and one piece more are received."""
     received = 0
 
     async def receive() -> bytes:
@@ -119,7 +119,7 @@ async def test_reading_ahead_is_bounded() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("failure", [StopAsyncIteration(), OSError("gone")])
 async def test_the_end_of_reading_ahead_comes_behind_what_was_received(failure: BaseException) -> None:
-    """Each piece is handed out before the body's end or its error is raised."""
+    """The end or the error of the body is raised after every received piece was handed out."""
     pieces = [b"a", b"b"]
 
     async def receive() -> bytes:

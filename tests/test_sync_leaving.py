@@ -1,4 +1,4 @@
-"""Without async: leaving a reply closes its connection, and nothing is left of many replies."""
+"""Without async: leaving a reply closes its connection, and many replies leave nothing behind."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WAYS = ["break", "exception", "with", "close", "cancel", "drop"]
 
 
 def leave(server: Any, way: str, **options: Any) -> SyncReply:
-    """Read the first chunk, and leave in one way."""
+    """Read the first chunk, and leave the reply in one way."""
     reply = ask_sync(server, **options)
     if way == "break":
         for _ in reply:
@@ -67,7 +67,7 @@ def leave(server: Any, way: str, **options: Any) -> SyncReply:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_leaving_closes_the_provider_at_once(way: str, no_gc: None) -> None:
-    """The provider sees the close within a second, no thread is left, and the reply knows that it was left."""
+    """When a reply is left, the provider sees the close within a second, and no thread is left."""
     with serve_in_thread(PAUSING) as server, nothing_left(server):
         reply = leave(server, way)
         assert closed_within(server.exchanges[0], 1)
@@ -84,8 +84,8 @@ def test_leaving_closes_the_provider_at_once(way: str, no_gc: None) -> None:
 
 
 def test_control_of_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that ends nothing when it is left leaves the connection and the thread, and the same checks find both."""
-    monkeypatch.setattr(aprefill._sync._Reading, "end", lambda *_: None)
+    """Control: if leaving a loop ends nothing, the same checks find the open connection and the thread."""
+    monkeypatch.setattr(aprefill._sync._SyncSide, "end", lambda *_: None)
     with serve_in_thread(PAUSING) as server:
         before = threading.enumerate()
         reply = leave(server, "break")
@@ -99,7 +99,10 @@ def test_control_of_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("how", ["cancel", "close"])
 @pytest.mark.parametrize("reads", ["loop", "text"])
 def test_another_thread_ends_a_reply_that_waits(how: str, reads: str) -> None:
-    """`cancel()` ends a waiting loop quietly; `close()` and a waiting `text()` raise `ReplyClosed`."""
+    """From another thread, `cancel()` ends a waiting loop silently.
+
+    `close()`, and any waiting `text()`, raise `ReplyClosed`.
+    """
     with serve_in_thread(PAUSING) as server, nothing_left(server):
         reply = ask_sync(server)
         ends: list[Any] = []
@@ -125,7 +128,7 @@ def test_another_thread_ends_a_reply_that_waits(how: str, reads: str) -> None:
 
 @pytest.mark.parametrize("how", ["cancel", "close"])
 def test_a_session_reply_that_is_ended_keeps_the_session(how: str) -> None:
-    """The next reply of the session is whole."""
+    """After a reply of a session was ended, the next reply is whole."""
     with serve_in_thread([PAUSING, GOOD]) as server, nothing_left(server):
         with SyncSession("vllm:m", base_url=server.openai_url) as session:
             for _ in (reply := session.stream("hi")):
@@ -136,7 +139,7 @@ def test_a_session_reply_that_is_ended_keeps_the_session(how: str) -> None:
 
 
 def test_closing_a_session_ends_its_replies() -> None:
-    """A reply under way raises `ReplyClosed` when it is asked for more."""
+    """When a session is closed, its reply raises `ReplyClosed` at the next chunk."""
     with serve_in_thread(PAUSING) as server, nothing_left(server):
         session = SyncSession("vllm:m", base_url=server.openai_url)
         chunks = iter(session.stream("hi"))
@@ -149,7 +152,10 @@ def test_closing_a_session_ends_its_replies() -> None:
 
 
 def test_a_reply_and_a_session_that_are_dropped_end_their_thread(no_gc: None) -> None:
-    """A reply that is dropped inside its `with` says so; a session's thread ends with the last reference to it."""
+    """A reply that is dropped inside its `with` warns.
+
+    Dropped replies and sessions end their threads and connections.
+    """
     with serve_in_thread(PAUSING) as server:
         before = threading.enumerate()
         reply = ask_sync(server).__enter__()
@@ -184,7 +190,7 @@ def tell_when_the_main_thread_waits():
     main = threading.main_thread().ident
     names = []
     until = time.monotonic() + 20
-    # a thread that is being started is waited for as well, and that is no work of the reply's
+    # the start of a thread is a wait too, but it does not run the reply
     while "wait" not in names or "perform" not in names:
         if time.monotonic() > until:
             print("the main thread never waited for the reply", flush=True)
@@ -218,7 +224,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("where", ["waiting", "body", "text", "session", "kept"])
 def test_ctrl_c_closes_the_provider_at_once(where: str) -> None:
-    """While it waits and in the loop's body: the provider sees the close within a second, then `KeyboardInterrupt` goes on."""
+    """Ctrl-C closes the provider within a second, and then `KeyboardInterrupt` is raised."""
     script = Script(text="one two three four", cuts=4, stall_after=4, prefill="eats")
     with serve_in_thread(script) as server:
         command = [sys.executable, "-c", INTERRUPTED, server.openai_url, where]
@@ -232,7 +238,7 @@ def test_ctrl_c_closes_the_provider_at_once(where: str) -> None:
                 time.sleep(0.001)
             process.send_signal(signal.SIGINT)
             said = process.stdout.readline()
-            # the process still runs: it is not its exit that closes the connection
+            # the process still runs, so its exit cannot have closed the connection
             assert closed_within(server.exchanges[0], 1)
             assert process.poll() is None
             out, err = process.communicate("\n", timeout=10)
@@ -248,7 +254,7 @@ TIMES = int(os.environ.get("APREFILL_SYNC_TIMES", "100"))
 
 
 def many(server: Any, times: int) -> int:
-    """So many replies, whole ones and left ones in turn; gives how many threads they have left."""
+    """Read many replies, every second pair of them only partly. Return how many threads are left."""
     before = threading.enumerate()
     with SyncSession("vllm:m", base_url=server.openai_url) as session:
         for number in range(times):
@@ -261,7 +267,7 @@ def many(server: Any, times: int) -> int:
 
 
 def test_a_thousand_replies_leave_no_thread_and_no_connection() -> None:
-    """Half of them over a session, half of them left after the first chunk."""
+    """Many replies, half of them in a session and half of them left early, leave no thread and no connection."""
     with serve_in_thread(GOOD) as server:
         assert many(server, TIMES) == 0
         assert len(server.exchanges) == TIMES
@@ -269,7 +275,7 @@ def test_a_thousand_replies_leave_no_thread_and_no_connection() -> None:
 
 
 def test_control_of_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With threads that do not end the same count finds each of them."""
+    """Control: if threads do not end, the same count finds each of them."""
     kept: list[aprefill._sync.LoopThread] = []
     end = aprefill._sync.LoopThread.end
     monkeypatch.setattr(aprefill._sync.LoopThread, "end", lambda thread, **_: kept.append(thread))

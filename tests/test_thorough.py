@@ -1,4 +1,4 @@
-"""Which cases stay where a case runs on one of the loops only: each of them, and all three loops."""
+"""The selection of cases that run on one event loop only: each case runs, and each loop has some."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOPS = ("asyncio", "uvloop", "trio")
 
 @dataclass(frozen=True)
 class Item:
-    """As much of a test as is asked for."""
+    """A stand-in for a pytest item."""
 
     nodeid: str
     any_loop: bool = True
@@ -31,7 +31,7 @@ def stay(items: list[Item]) -> list[str]:
 
 @pytest.mark.parametrize("shape", ["t.py::t[{loop}-{case}]", "t.py::t[{case}-{loop}]", "t.py::t[{case}-{loop}-x]"])
 def test_each_case_stays_once_and_all_loops_have_some(shape: str) -> None:
-    """Wherever the loop stands in the name."""
+    """Each case runs once, and each loop has some of the cases, wherever the loop is in the test's name."""
     names = [shape.format(loop=loop, case=case) for case in range(60) for loop in LOOPS]
     kept = stay([Item(name) for name in names])
     assert sorted(map(case_of, kept)) == sorted({case_of(name) for name in names})
@@ -41,7 +41,7 @@ def test_each_case_stays_once_and_all_loops_have_some(shape: str) -> None:
 
 
 def test_what_else_is_there_does_not_matter() -> None:
-    """A case stays on the same loop alone and among others, in any process; what has no mark stays on all."""
+    """The loop of a case does not depend on the other cases. Cases without the mark run on every loop."""
     one = [Item(f"t.py::t[{loop}-a]") for loop in LOOPS]
     other = [Item(f"t.py::u[{loop}]") for loop in LOOPS]
     assert stay([*one, *other]) == [*stay(one), *stay(other)]

@@ -1,4 +1,4 @@
-"""The values that a caller sees: one kind of object, which JSON, web frameworks and type readers can use."""
+"""The values that a caller gets are dataclasses that JSON, web frameworks and type readers can use."""
 
 from __future__ import annotations
 
@@ -71,20 +71,20 @@ def kind(value: object) -> str:
 
 
 def test_every_kind_is_tried() -> None:
-    """Every event, the report, the usage and the timing are in the list of this file's tests."""
+    """The list above contains every event, the report, the usage and the timing."""
     assert {type(value) for value in VALUES} == {Usage, Timing, AttemptReport, *get_args(Event)}
 
 
 @pytest.mark.parametrize("value", VALUES, ids=kind)
 def test_a_value_as_a_dict(value: Any) -> None:
-    """`as_dict()` has every field, also those that are None, in terms that JSON can hold."""
+    """`as_dict()` has every field, also those that are None, as values that JSON can hold."""
     found = value.as_dict()
     assert list(found) == [field.name for field in dataclasses.fields(value)]
     assert json.loads(json.dumps(found)) == found
 
 
 def test_what_a_dict_holds() -> None:
-    """Enums are plain words, values inside are dicts, and None stays None."""
+    """In `as_dict()`, enums are strings, nested values are dicts, and None is kept."""
     report = REPORT.as_dict()
     assert report["support"] == "eats"
     assert type(report["support"]) is type(report["verdict"]) is type(report["stop_reason"]) is str
@@ -103,7 +103,7 @@ def test_what_a_dict_holds() -> None:
 
 @pytest.mark.parametrize("value", VALUES, ids=kind)
 def test_a_value_is_a_frozen_dataclass(value: Any) -> None:
-    """It cannot be changed, it is equal to its copies, and other libraries see the same fields."""
+    """A value is immutable, hashable and equal to its copies, and other libraries see the same fields."""
     name = dataclasses.fields(value)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, name, None)
@@ -117,7 +117,7 @@ def test_a_value_is_a_frozen_dataclass(value: Any) -> None:
 
 @pytest.mark.parametrize("words", [Verdict, Support, StopReason])
 def test_the_enums_are_words(words: type[StrEnum]) -> None:
-    """A member is its word: equal to it, printed as it, and JSON without help."""
+    """A member of an enum is equal to its string, is printed as it, and can be encoded as JSON."""
     for member in words:
         assert member == member.value
         assert f"{member}" == str(member) == member.value
@@ -126,7 +126,7 @@ def test_the_enums_are_words(words: type[StrEnum]) -> None:
 
 
 async def whole(**options: Any) -> tuple[Reply, list[Event]]:
-    """A reply with something of everything, read to its end, and its events."""
+    """Read a reply with text, reasoning and a tool call to its end. Return the reply and its events."""
     script = Script(
         text="abcd", cuts=1, reasoning="hm", tools=[ToolCall(name="f")], prefill="eats", input_tokens=7, output_tokens=5
     )
@@ -136,7 +136,7 @@ async def whole(**options: Any) -> tuple[Reply, list[Event]]:
 
 
 def test_fastapi_returns_them() -> None:
-    """A path operation may return the usage, timing, reports, events and words as they are, or name one as its result."""
+    """A FastAPI path operation may return the values, and may have one as its return type."""
     reply, events = anyio.run(whole)
     assert reply.usage is not None
     app = FastAPI()
@@ -181,7 +181,7 @@ def test_fastapi_returns_them() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("made", [True, False])
 async def test_events_follow_the_reply(made: bool) -> None:
-    """Without a word of their own they join the text of one read as `coalesce` of the reply says."""
+    """`events()` joins the text of one read if the reply was made with `coalesce`."""
     async with serve(Script(text="abcd", cuts=1, prefill="eats", wire_cuts=100_000)) as server:
         reply = ask(server, "chat", prefill=">", coalesce=made)
         texts = [event.text async for event in reply.events() if isinstance(event, TextEvent)]
@@ -192,7 +192,7 @@ async def test_events_follow_the_reply(made: bool) -> None:
 
 
 def without_hints(things: Iterator[tuple[str, Any]]) -> dict[str, str]:
-    """The names whose hints cannot be read, and why."""
+    """Return the names whose type hints cannot be resolved, and why."""
     found = {}
     for name, thing in things:
         try:
@@ -204,7 +204,7 @@ def without_hints(things: Iterator[tuple[str, Any]]) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_type_hints_of_all_that_is_public_can_be_read(name: str) -> None:
-    """`typing.get_type_hints` works on every public function, class, method and property, as frameworks call it."""
+    """`typing.get_type_hints` works on every public function, class, method and property."""
     module = import_module(name)
     names = [found for found, _ in public(module)]
     assert len(names) >= len(module.__all__) / 2
@@ -212,7 +212,7 @@ def test_type_hints_of_all_that_is_public_can_be_read(name: str) -> None:
 
 
 def test_the_hints_that_people_ask_for() -> None:
-    """Those of `stream`, `Session` and `Reply` are real types."""
+    """The hints of `stream`, `Session` and `Reply` are real types."""
     hints = get_type_hints(aprefill.stream)
     assert hints["return"] is Reply
     assert hints["support"] == Support | str | None
@@ -222,9 +222,9 @@ def test_the_hints_that_people_ask_for() -> None:
 
 
 def test_control_a_name_for_type_checkers_alone_is_found() -> None:
-    """The same look finds a hint whose name is not there at run time."""
+    """Control: the same check finds a hint whose name exists only for type checkers."""
 
     def function(argument: OnlyForTypeCheckers) -> None:  # type: ignore[name-defined]  # noqa: F821
-        """Says nothing."""
+        """Does nothing."""
 
     assert list(without_hints(iter([("function", function)]))) == ["function"]

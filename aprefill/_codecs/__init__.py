@@ -9,12 +9,14 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aprefill._codecs._switches import OTHER_LIMIT_WORDS
 from aprefill._errors import UsageError
 from aprefill._types import TOKEN_LIMIT_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from aprefill._codecs._dialects import PrefillSwitch
     from aprefill._deltas import Delta, ErrorDelta, Message, ModelInput, Record
     from aprefill._types import StopReason
 
@@ -42,7 +44,9 @@ class Decoder(Protocol):
     def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
         """End the stream, because the body ended. Return the last deltas.
 
-        Raises `Truncated` unless the protocol's end was seen, or the host's row of the support table is lenient.
+        Raises `Truncated` unless the protocol's end was seen. A decoder that was made with another end rule than
+        "strict" also accepts other ends (see `Codec.decoder`).
+
         `undispatched` is the last record if the blank line after it is missing. This record counts only if it is the
         protocol's end itself. `Truncated.received_bytes` is 0, because only the caller knows the number.
         """
@@ -53,7 +57,8 @@ class Codec(Protocol):
     """One protocol: the form of a request, the path of its URL, and a `decoder` for its response.
 
     Everything that is specific to a protocol is behind this interface, so that no other module names a protocol.
-    `_base.JsonCodec` implements what most protocols have in common.
+    `_base.JsonCodec` implements what most protocols have in common. Hosts of one protocol differ in details. These are
+    in the support table (`_hosts/models.toml`). One entry of this table, for one host and some models, is called a row.
     """
 
     #: the protocol's name in `models.toml`, one of `PROTOCOLS`
@@ -81,9 +86,14 @@ class Codec(Protocol):
     def end_rules(self) -> tuple[str, ...]: ...
 
     #: argument of `stream()` -> the body fields that carry it, in every spelling that a host of this protocol accepts.
-    #: A field inside an object is a path such as "limits.words". The protocol has no field for an argument that is missing.
+    #: A field inside an object is written with dots, such as "limits.words". If the model's name is in the URL and not
+    #: in the body, `model` has `()`. The protocol has no field for an argument that is missing here.
     @property
     def arguments(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    #: roles of the messages that do the same as `system=`
+    @property
+    def system_roles(self) -> frozenset[str]: ...
 
     #: the protocol's stop reasons -> `StopReason`
     @property
@@ -100,9 +110,13 @@ class Codec(Protocol):
     def encode(self, model_input: ModelInput) -> dict[str, Any]:
         """Return the request body as a JSON object that switches streaming on.
 
-        A message is `{"role": ..., "content": ...}`. Its role is system, user, assistant or tool. Its content is a str, or a
-        list of parts that the caller wrote for this protocol. Raises `UsageError` for a role, a part or an argument that
-        the protocol has no place for, and if a field is missing that it needs.
+        A message is `{"role": ..., "content": ...}`. Its role is system, user, assistant or tool. Its content is a str,
+        or a list of parts that the caller wrote for this protocol. A native prefill is the last message, with the role
+        assistant. Other fields of a message are sent unchanged. So a row of the support table can add fields to the
+        message with the prefill (`turn_fields`).
+
+        Raises `UsageError` for a role, a part or an argument that the protocol has no field for, and if a required
+        field is missing.
         """
         ...
 
@@ -123,7 +137,18 @@ class Codec(Protocol):
         ...
 
     def undone_by(self, argument: str, extra: Mapping[str, Any]) -> str | None:
-        """Return the field of `extra` that overrides an argument, in the spelling of this protocol or of any host."""
+        """Return the name of the field of `extra` that overrides an argument, or None.
+
+        Every name that this protocol or any of its hosts has for the argument is looked for.
+        """
+        ...
+
+    def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
+        """Return the body fields that decide whether a host continues a prefill, with the values that it needs.
+
+        `extra` must not set another value. `dialect` is that of the host's row, "prompt" without native support. With
+        `eats`, the host leaves the prefill out of its reply. The fields of the row itself are not included.
+        """
         ...
 
     def text_part(self, text: str) -> dict[str, Any]:
@@ -147,7 +172,10 @@ class Codec(Protocol):
         ...
 
     def edit(self, message: Message, change: Callable[[Any], Any]) -> Message:
-        """Return `message` with `change` applied to each part, except to text and to signed parts."""
+        """Return `message` with `change` applied to each part, except to text and to the model's thinking.
+
+        A host may sign thinking. It then refuses thinking that was changed.
+        """
         ...
 
     def error(self, status: int, body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
@@ -164,9 +192,13 @@ class Codec(Protocol):
 
 
 def limit_words() -> frozenset[str]:
-    """Return the stop reasons, of all protocols, that mean that a reply reached a token limit."""
+    """Return the words, of all protocols, that mean that a reply reached a token limit. They are in lower case.
+
+    Protocols without a codec are included.
+    """
     reasons = [item for name in PROTOCOLS for item in codec(name).stop_reasons.items()]
-    return frozenset(word for word, reason in reasons if reason in TOKEN_LIMIT_REASONS)
+    words = [word.lower() for word, reason in reasons if reason in TOKEN_LIMIT_REASONS]
+    return frozenset([*words, *OTHER_LIMIT_WORDS])
 
 
 @cache

@@ -64,7 +64,9 @@ class _Block:
         They are not JSON if a token limit cut them.
         """
         joined = mend("".join(self.parts))
-        if self.is_call:  # the input in the first record counts only if it was handed out, as a part
+        if self.is_call:
+            # Input in the call's first record is not taken from `start`: the decoder yields it as a `ToolDelta` too.
+            # So it is in `parts` if the caller received it.
             value = loads(joined) if joined else {}
         else:
             value = loads(joined) if joined else self.start.get("input") or {}
@@ -114,7 +116,10 @@ def _blocks(parts: Sequence[str | Delta]) -> list[str | _Block]:
     more: dict[str, Any] = {}
 
     def begin(block: _Block | None) -> None:
-        """Start a block, or other content if None. This ends the last block: some hosts do not send its end."""
+        """End the last block, because some hosts do not send its end. Then start `block`, unless it is None.
+
+        None is for text and for the end of the reply, which are not a `_Block`.
+        """
         nonlocal last
         if last is not None:
             last.has_ended = True

@@ -15,6 +15,7 @@ from aprefill._words import Words
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aprefill._codecs._dialects import PrefillSwitch
     from aprefill._deltas import ErrorDelta, Message, ModelInput
 
 #: Headers with a request's id. The first that is present is used. Gateways pass on the headers of their upstream host.
@@ -33,6 +34,7 @@ class JsonCodec:
     max_stop: int | None = None
     end_rules: tuple[str, ...] = ("strict",)
     arguments: Mapping[str, tuple[str, ...]] = {}
+    system_roles = frozenset({"system", "developer"})
     #: Body fields that combine several settings. An object that the caller passes for one is merged, not replaced.
     nested: frozenset[str] = frozenset()
 
@@ -50,6 +52,9 @@ class JsonCodec:
     def undone_by(self, argument: str, extra: Mapping[str, Any]) -> str | None:
         own = (argument, *self.arguments.get(argument, ()))
         return next((name for name in own if self._has(extra, name)), None) or same_setting(argument, extra)
+
+    def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
+        return {}
 
     def _has(self, extra: Mapping[str, Any], field: str) -> bool:
         """Whether `extra` sets a field of the body. `field` may be a path such as `limits.words`."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Our role -> Gemini's. Its own names are accepted too; older models call the one who sends results "function".
 _ROLES = {"user": "user", "assistant": "model", "model": "model", "tool": "user", "function": "function"}
 _SYSTEM = ("system", "developer")
+#: The fields of a message that become a role and parts.
+_OWN_FIELDS = {"role", "content", "tool_calls"}
 
 #: Gemini 3 and later answer 400 to a call without the signature that came with it. The documented signature for a call
 #: that another model has made (https://ai.google.dev/gemini-api/docs/thought-signatures). Only the first call of a
@@ -74,7 +76,10 @@ def contents_of(messages: Iterable[Message], model: str) -> list[dict[str, Any]]
     """Return Gemini's `contents`. Raises `UsageError` for a role or a part that has no place there.
 
     The results of one turn's calls become one content, because Gemini wants as many results in it as there were calls.
+    Other fields are kept only in a last message of the assistant, where a row of the support table may have added them.
+    In other messages they come from other hosts, and Google answers 400 to a field that it does not know.
     """
+    messages = list(messages)
     contents: list[dict[str, Any]] = []
     # id of a call -> the name of its function, and whether the host knows the id
     calls: dict[str, tuple[str, bool]] = {}
@@ -97,6 +102,8 @@ def contents_of(messages: Iterable[Message], model: str) -> list[dict[str, Any]]
             parts = [part for part in parts if part != {"text": ""}] + made if made else parts
             calls |= _named(parts)
         contents.append({"role": _ROLES[role], "parts": parts})
+    if messages and messages[-1].get("role") == "assistant":
+        contents[-1] |= {name: value for name, value in messages[-1].items() if name not in _OWN_FIELDS}
     return contents
 
 

@@ -110,8 +110,9 @@ def said(value: Any, depth: int = _DEPTH) -> tuple[str, str]:
 
 
 # For a malformed request, vLLM's message is the repr of pydantic's errors, or pydantic's text. LiteLLM's message is a
-# few words and then the JSON or repr from its upstream host. All of these quote the request. So only the messages of a
-# JSON or repr are kept, and the value is removed from pydantic's text.
+# few words and then the JSON or repr from its upstream host. All of these quote the request. So if the text contains
+# such a JSON or repr, only the words before it and the values of its `msg` fields are kept. From pydantic's text, the
+# value of `input_value` is removed.
 _INPUT = re.compile(r"""['"]input['"]\s*:""")
 _MSG = re.compile(r"""['"]msg['"]\s*:\s*(?:'([^']*)'|"([^"]*)")""")
 _INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=|$)", re.DOTALL)

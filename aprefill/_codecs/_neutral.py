@@ -1,9 +1,10 @@
-"""The neutral form of tools: that of OpenAI's chat completions. Each codec also accepts it and translates it to its own.
+"""The neutral form of tools: that of OpenAI's chat completions. Each codec accepts it and translates it to its own.
 
 So a history with tool calls can move from one host to another:
 
 - a tool is `{"type": "function", "function": {"name", "description", "parameters"}}`
-- a call is an item of `tool_calls` in an assistant turn: `{"id", "function": {"name", "arguments"}}`, arguments as JSON text
+- a call is an item of `tool_calls` in an assistant turn: `{"id", "function": {"name", "arguments"}}`, with the
+  arguments as JSON text
 - a result is a turn of its own: `{"role": "tool", "tool_call_id", "content"}`
 """
 

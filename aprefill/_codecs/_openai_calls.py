@@ -41,8 +41,8 @@ class Calls:
     """Numbers the calls in the order in which they arrive.
 
     Hosts use `index` in different ways: some omit it, and some send 0 for every call. So a piece with a name begins a
-    new call if its id is new, whatever its index, or if it has neither an id nor an index. Any other piece without an
-    index belongs to the last call.
+    new call in two cases. Either its id is new (its index does not matter then), or it has no id and no index. Any
+    other piece without an index belongs to the last call.
     """
 
     def __init__(self) -> None:

@@ -18,6 +18,10 @@ TOKEN_LIMITS = (
     "num_predict",
 )
 
+#: Words for a reply that reached its token limit, in protocols that no codec decodes. LLM's plugins use such protocols:
+#: `incomplete_details.reason` of OpenAI's Responses, and Gemini's `finishReason` with the prefix of its enum.
+OTHER_LIMIT_WORDS = ("max_output_tokens", "finish_reason_max_tokens")
+
 #: Body fields, of various hosts, that constrain the reply to a schema, a grammar, a pattern or a choice.
 _CONSTRAINTS = (
     "format",  # Ollama

@@ -324,7 +324,8 @@ class AnthropicDecoder:
         return [*deltas, EndDelta()]
 
     def _completion(self, event: _Event) -> Sequence[Delta]:
-        # The text is text of the reply. That API has no message_stop, so such a stream ends with `Truncated`.
+        # A `completion` event is from Anthropic's retired Text Completions API. Its text is text of the reply. That API
+        # never sends a message_stop event, so a stream with these events ends with `Truncated`.
         return self._text(_needed(event.completion, "completion", "completion"))
 
     # --- values -----------------------------------------------------------------------------------------------

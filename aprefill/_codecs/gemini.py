@@ -379,7 +379,7 @@ class Gemini(JsonCodec):
     stop_reasons = STOP_REASONS
     nested = frozenset(_CONFIGS)
     arguments: Mapping[str, tuple[str, ...]] = {
-        "model": ("model",),
+        "model": (),
         "prompt": ("contents",),
         "system": ("systemInstruction", "system_instruction"),
         "max_tokens": _in_config("maxOutputTokens"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 
 from aprefill._codecs._base import JsonCodec
+from aprefill._codecs._dialects import PrefillSwitch
 from aprefill._codecs._host_error import STATUS, error_delta, error_from, names_error, says_error
 from aprefill._codecs._json import UNREADABLE, Reader, loads
 from aprefill._codecs._openai_calls import CallPiece, Calls, FunctionPiece, turn_of
@@ -190,7 +191,9 @@ class OpenAIChatDecoder:
         try:
             chunk = _READER.slow(data)
         except ProtocolError:
-            if says_error(loads(data)):  # inside a list (Google), or beside a field of a wrong type
+            # The record cannot be read as a chunk, but it may contain an error. Google sends the error inside a list.
+            # In other records, a field next to the error has a wrong type.
+            if says_error(loads(data)):
                 return self._fail(error_from(record), [])
             raise
         if self._joiner is None:
@@ -401,6 +404,19 @@ class OpenAIChat(JsonCodec):
         if model_input.prediction and not _NO_PREDICTION & {*body, *own}:
             body["prediction"] = {"type": "content", "content": model_input.prediction}
         return body
+
+    def prefill_switches(self, dialect: str, *, eats: bool) -> Mapping[str, PrefillSwitch]:
+        """Return the switches of vLLM, SGLang and llama.cpp. Other hosts of this protocol ignore or refuse them."""
+        switches = {"continue_final_message": PrefillSwitch(True)}
+        if dialect == "prompt":
+            return switches
+        # If `add_generation_prompt` is true, a template opens a new turn, unless the request also says to continue the
+        # last one. A host that needs the field answers with an error if it is removed.
+        opens_turn = dialect == "continue_final_message"
+        switches["add_generation_prompt"] = PrefillSwitch(opens_turn, may_be_removed=True)
+        if eats:
+            switches["echo"] = PrefillSwitch(False, may_be_removed=True)
+        return switches
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         self.check_end_rule(end)

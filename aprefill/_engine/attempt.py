@@ -32,8 +32,8 @@ DRAIN_BYTES = 65_536
 #: Timeout for reading the body of an error response, in seconds.
 ERROR_BODY_S = 5.0
 
-#: Other tasks may run at least once per this many reads. An HTTP library returns small chunks that arrived together one
-#: by one, without ever waiting.
+#: Other tasks may run at least once per this many reads. If many small chunks have arrived together, an HTTP library
+#: returns one chunk per read and never waits, so that no other task could run.
 READS_A_TURN = 32
 
 
@@ -72,9 +72,11 @@ class Attempt:
         # Start of the waiting time that has not been counted yet.
         self._since = 0.0
         self._reads = 0
-        # `open()` is running; `aclose()` was called; this event is set when both are done.
+        # Whether `open()` is running.
         self._opening = False
+        # Whether `aclose()` was called.
         self._closing = False
+        # If `aclose()` was called while `open()` was running: an event that is set when the attempt is closed.
         self._opened: anyio.Event | None = None
         #: Whether `kill()` shuts down the connection. None before the host has accepted the request.
         self.closes_at_once: bool | None = None

@@ -140,11 +140,18 @@ class Connection:
         if self.attempt is not None:
             self.attempt.forget_failure()
 
-    async def wait(self) -> None:
-        """Wait until the connection is closed, at most a second, even if the task is being cancelled."""
+    async def wait(self, within_s: float = CLOSE_S) -> None:
+        """Wait until the connection is closed, at most a second, even if the task is being cancelled.
+
+        With `within_s`, wait at most this many seconds.
+        """
         if self.closed is not None:
-            with anyio.move_on_after(CLOSE_S, shield=True):
+            with anyio.move_on_after(min(within_s, CLOSE_S), shield=True):
                 await self.closed.wait()
+
+    def wait_no_more(self) -> None:
+        """Do not wait any longer for the close of an attempt that was given up. It continues in its own task."""
+        self.closed = None
 
     async def wait_turns(self, turns: int) -> None:
         """Wait until the connection is closed, at most this many turns of the event loop."""

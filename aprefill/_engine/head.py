@@ -115,11 +115,11 @@ class Head:
         plan = self._plan
         if not plan.sends_prefill:
             return None
-        self.refusal = known = known_refusal(plan.row, status, said, self._request.fields())
-        if known is None:
+        self.refusal = refusal = known_refusal(plan.row, status, said, self._request.fields())
+        if refusal is None:
             return None
         off = self._request.forbids_emulation
-        return PrefillRefused(plan.model_input.model, status=status, quote=quote, why=known.why, off=off)
+        return PrefillRefused(plan.model_input.model, status=status, quote=quote, why=refusal.why, off=off)
 
     # --- texts without secrets --------------------------------------------------------------------------------
 

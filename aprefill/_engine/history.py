@@ -1,4 +1,4 @@
-"""The deltas of a host other than text, each with its position: which of them came before any character of the text."""
+"""The deltas of a request other than text, each with its position in the text. Deltas are what a codec decodes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class History:
         self._places = [min(one, place) for one in self._places]
 
     def drop(self, place: int, length: int) -> None:
-        """Remove `length` characters after `place`, which turned out not to be new text, from the later places."""
+        """Move the later places forward: `length` characters after `place` turned out not to be new text."""
         self._places = [max(place, one - length) if one > place else one for one in self._places]
 
     @property
@@ -76,7 +76,10 @@ class History:
         return None
 
     def parts(self, text: str, handed_out: int, count: int | None = None) -> list[str | Delta]:
-        """Return `text`, which was yielded, and the first `count` deltas in their places. None: see `count()`."""
+        """Return `text`, which was yielded, and the first `count` deltas in their places.
+
+        If `count` is None, the method `count` calculates it.
+        """
         if count is None:
             count = self.count(len(text), handed_out)
         out: list[str | Delta] = []

@@ -48,5 +48,8 @@ class Log:
     def complete(self, characters: int) -> None:
         self._write(logging.DEBUG, "complete, %d characters", characters)
 
+    def broke(self, when: str) -> None:
+        self._write(logging.INFO, "failed while %s", when)
+
     def left(self, when: str) -> None:
         self._write(logging.DEBUG, "left %s", when)

@@ -18,7 +18,7 @@ class Phase(Enum):
     OPENING = "opening"
     #: The body of the response is being read.
     READING = "reading"
-    #: A request was given up. Its connection is closed, and then the wait before the next request follows.
+    #: Another request follows: after the last connection is closed, and after the wait that the plan asks for.
     PAUSING = "pausing"
     #: Nothing more will come. What has come is being yielded to the reader.
     HANDING_OUT = "handing out"
@@ -28,14 +28,14 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
-class Row(NamedTuple):
+class Transitions(NamedTuple):
     """For one phase: each possible event and the phases to which it may lead. (): the event is not allowed."""
 
     #: The reader wants more, and everything so far has been yielded.
     pull: tuple[Phase, ...]
     #: A request was accepted.
     opened: tuple[Phase, ...]
-    #: A part of the body was read.
+    #: A part of the body was read. After the last part, the plan may have another request.
     read: tuple[Phase, ...]
     #: The request or the whole reply failed.
     failed: tuple[Phase, ...]
@@ -49,8 +49,9 @@ _NEW, _OPENING, _READING, _PAUSING, _HANDING_OUT, _DONE, _CLOSED = Phase
 
 #: In every phase, `cancel`, `aclose` and `drop` close the connection and free its slot in the pool. The reply is DONE
 #: if it was yielded completely, otherwise CLOSED. A reply that has sent nothing stays NEW when its reader is dropped.
+#: In a forked child these events do not happen, because the connection belongs to the parent.
 TABLE = {
-    Phase.NEW: Row(
+    Phase.NEW: Transitions(
         pull=(_OPENING,),
         opened=(),
         read=(),
@@ -59,7 +60,7 @@ TABLE = {
         aclose=(_CLOSED,),
         drop=(_NEW,),
     ),
-    Phase.OPENING: Row(
+    Phase.OPENING: Transitions(
         pull=(_OPENING,),
         opened=(_READING,),
         read=(),
@@ -68,16 +69,16 @@ TABLE = {
         aclose=(_CLOSED,),
         drop=(_CLOSED,),
     ),
-    Phase.READING: Row(
+    Phase.READING: Transitions(
         pull=(_READING,),
         opened=(),
-        read=(_READING, _HANDING_OUT),
+        read=(_READING, _PAUSING, _HANDING_OUT),
         failed=(_PAUSING, _HANDING_OUT, _CLOSED),
         cancel=(_CLOSED,),
         aclose=(_CLOSED,),
         drop=(_CLOSED,),
     ),
-    Phase.PAUSING: Row(
+    Phase.PAUSING: Transitions(
         pull=(_OPENING,),
         opened=(),
         read=(),
@@ -86,7 +87,7 @@ TABLE = {
         aclose=(_CLOSED,),
         drop=(_CLOSED,),
     ),
-    Phase.HANDING_OUT: Row(
+    Phase.HANDING_OUT: Transitions(
         pull=(_DONE,),
         opened=(),
         read=(),
@@ -95,7 +96,7 @@ TABLE = {
         aclose=(_DONE, _CLOSED),
         drop=(_DONE, _CLOSED),
     ),
-    Phase.DONE: Row(
+    Phase.DONE: Transitions(
         pull=(_DONE,),
         opened=(),
         read=(),
@@ -104,7 +105,7 @@ TABLE = {
         aclose=(_DONE,),
         drop=(_DONE,),
     ),
-    Phase.CLOSED: Row(
+    Phase.CLOSED: Transitions(
         pull=(_CLOSED,),
         opened=(),
         read=(),

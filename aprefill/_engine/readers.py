@@ -30,8 +30,9 @@ class Readers:
         self.now = 0
         # Id of the cursor whose loop body called the `text()` that reads now. 0: none.
         self._before = 0
-        #: Returns the task or thread that reads. It is set before each pull, because a cursor may be passed to another
-        #: task. It is not an id: the id of an ended task may be reused.
+        #: A weak reference to the task or thread that reads. Call it to get the object. This attribute is set before
+        #: each pull, because a cursor may be passed to another task. A reference is stored and not the task's id,
+        #: because the id of an ended task may be reused.
         self.task: Callable[[], object] = _nobody
         #: Whether the reader is waiting for more.
         self.wait = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .._errors import AprefillError, PrefillIgnored, PrefillRefused
+from .._errors import AprefillError, PrefillIgnored, PrefillRefused, Stalled
 from .._events import AttemptEnded, AttemptStarted
 from .._plan.first import Way, plan_first, refusal_key
 from .._plan.next import Outcome, plan_next, teaches
@@ -18,6 +18,7 @@ from .splice import Splice
 
 if TYPE_CHECKING:
     from .._hosts.refusals import RefusalKey, RefusalMemory
+    from .._hosts.target import Target
     from .._plan.request import Request
     from .._plan.step import AttemptPlan
     from .._transports import Transport
@@ -74,6 +75,11 @@ class Requests:
         # The error of the last replaced request. The errors of earlier ones are its `__cause__`.
         self._because: AprefillError | None = None
 
+    @property
+    def target(self) -> Target:
+        """The host and model of the current request, or of the next one once it has been decided on."""
+        return self._way.target if self.plan is None else self.plan.target
+
     def first(self) -> None:
         """Decide on the first request. Raises the same errors as `plan_first`."""
         refused = len(self._refusals) > 0 and self._subject() in self._refusals
@@ -111,16 +117,29 @@ class Requests:
             self._transcript.show(self._request.shown)
 
     async def wait(self) -> None:
-        """Wait until the last connection is closed, then for the time in the plan."""
+        """Wait until the last connection is closed, then for the time in the plan. `Timeouts.total_s` ends both."""
         plan = self.plan
         assert plan is not None
         try:
             with anyio.CancelScope() as self._pause:
-                await self._connection.wait()
-                if plan.wait_s:
-                    await anyio.sleep(plan.wait_s)
+                await self._connection.wait(self._left_s())
+                wait_s = min(plan.wait_s, self._left_s())
+                if wait_s > 0:
+                    await anyio.sleep(wait_s)
         finally:
             self._pause = None
+
+    def check_clock(self) -> None:
+        """Raise `Stalled` if `Timeouts.total_s` has expired, so that no further request is sent."""
+        total_s = self._request.timeouts.total_s
+        if total_s is not None and self._left_s() <= 0:
+            self._connection.wait_no_more()
+            # No variable here may keep the error, because its traceback has this frame: that would be a cycle.
+            raise self._chain(Stalled("total_s", total_s))
+
+    def _left_s(self) -> float:
+        """Return the seconds left of `Timeouts.total_s`."""
+        return self._total_at - self._connection.now()
 
     def interrupt(self) -> None:
         """End the wait between two requests."""
@@ -157,30 +176,30 @@ class Requests:
             self._refusals.add(self._subject())
         outcome = Outcome(
             plan=entry.plan,
-            known=self._transcript.known,
+            known=self._transcript.all_text,
             error=error,
             finish=entry.splice.finish,
             has_token=entry.splice.has_token,
             has_tool=entry.splice.has_tool,
             retries=self._retries,
-            left_s=self._total_at - self._connection.now(),
+            left_s=self._left_s(),
         )
         return plan_next(self._request, outcome, chance=chance(), token=token)
 
     def _subject(self) -> RefusalKey:
-        """Return the key under which a refusal is remembered."""
-        target = self._way.target
+        """Return the key under which a refusal of the current request is remembered."""
+        target = self.target
         return refusal_key(self._request, target.row, target.base_url, target.model)
 
-    def _chain(self, error: AprefillError) -> None:
+    def _chain(self, error: AprefillError) -> AprefillError:
         """Add the error of the previous request to `error`: as its cause if it has none, and as a note.
 
         Only our own errors are changed. A client may raise the same exception object several times.
         """
         earlier, self._because = self._because, None
-        if earlier is None:
-            return
-        if error.__cause__ is None:
-            error.__cause__ = earlier
-        for note in (f"Before it: {type(earlier).__name__}: {earlier}", *getattr(earlier, "__notes__", ())):
-            error.add_note(note)
+        if earlier is not None:
+            if error.__cause__ is None:
+                error.__cause__ = earlier
+            for note in (f"Before it: {type(earlier).__name__}: {earlier}", *getattr(earlier, "__notes__", ())):
+                error.add_note(note)
+        return error

@@ -44,6 +44,8 @@ _READING = Phase.READING
 class Run:
     """A running reply: reads deltas, joins their text to the known text, and closes the connection.
 
+    The known text is the prefill and all text that was yielded after it.
+
     It refers neither to the `Reply` nor to a cursor, so that dropping these can end it.
     """
 
@@ -51,7 +53,6 @@ class Run:
         self, request: Request, target: Target, make_transport: Callable[[], Transport], refusals: RefusalMemory
     ) -> None:
         self.request = request
-        self.target = target
         self.state = State()
         self.transcript = Transcript(request.prefill)
         self.readers = Readers(self.state, self.transcript)
@@ -101,7 +102,8 @@ class Run:
             self.drop()
             raise
         except BaseException as exc:
-            self.drop()
+            # Everything else, such as a cancellation, is a reader that leaves.
+            self.drop("failed" if isinstance(exc, Exception) else "drop")
             await connection.wait()
             if isinstance(exc, AprefillError):
                 self.transcript.put_on(exc)
@@ -160,6 +162,7 @@ class Run:
                 splice.close(cut=True)
             elif attempt.ended or splice.stopped:
                 splice.close(cut=False)
+                self.ledger.note_progress(splice)
                 failure = splice.exceeded
                 if self._replace(failure):
                     return
@@ -198,20 +201,22 @@ class Run:
         self.state.go("pull", Phase.DONE)
         if self.connection.closed is None:
             # Nobody waits for this, so it may take the time that the caller allows.
-            self.connection.close(drain_s=self.request.limits.drain_s if self.target.keep else None)
+            self.connection.close(drain_s=self.request.limits.drain_s if self.requests.target.keep else None)
         await self.connection.wait_turns(_TURNS)
 
     async def _wait_to_ask_again(self) -> None:
         """PAUSING: wait until the last connection is closed, then for the time in the plan."""
+        self.ledger.note_read()
         await self.requests.wait()
         if self.phase is Phase.PAUSING:
+            self.requests.check_clock()
             self._prepare(self.requests.transport())
 
     def _replace(self, error: AprefillError | None) -> bool:
         """Replace a request that failed or ended cleanly by another one, if the plan has one."""
         replaced = self.requests.go_on(error)
         if replaced:
-            self.state.go("failed", Phase.PAUSING)
+            self.state.go("read" if error is None else "failed", Phase.PAUSING)
         return replaced
 
     # --- ending -----------------------------------------------------------------------------------------------
@@ -225,10 +230,13 @@ class Run:
         if self.phase is Phase.NEW or self.state.is_over or not self.connection.is_ours:
             return
         self.ledger.note("over")
-        whole = self._is_handed_out()
+        whole = event != "failed" and self._is_handed_out()
         # A reader that left after the last event has got everything. Note this while it can still be determined.
         self.state.told_end = self.ledger.is_whole()
-        self._log.left("at its end" if whole else f"while {self.phase.value}")
+        if event == "failed":
+            self._log.broke(self.phase.value)
+        else:
+            self._log.left("at its end" if whole else f"while {self.phase.value}")
         self.state.go(event, Phase.DONE if whole else Phase.CLOSED)
         self.transcript.forget_rest()
         self.requests.interrupt()
@@ -249,16 +257,17 @@ class Run:
         """End the run now and release its connection. Shielded from cancellation, at most a second. Idempotent."""
         self.close_unsent()
         self.drop("aclose")
-        if self.phase is Phase.CLOSED or not self.target.keep:
-            # Do not wait for a connection that is drained to go back to its pool.
+        # After a complete reply, the rest of the body may still be read, so that the connection can go back to a pool
+        # that outlives the reply. Do not wait for that.
+        if self.phase is Phase.CLOSED or not self.requests.target.keep:
             await self.connection.wait()
 
     def cancel(self) -> None:
         """End the run, from any task of its event loop. The reader's loop ends as at the end of the reply.
 
-        A reply whose last text was yielded is not changed.
+        A reply whose last text was yielded is not changed. In a forked child nothing happens.
         """
-        if not self.state.is_over:
+        if self.phase is Phase.NEW or (self.connection.is_ours and not self.state.is_over):
             self.state.cancelled = not self._is_handed_out()
             self.close_unsent("cancel")
             self.drop("cancel")

@@ -1,6 +1,13 @@
 """Turns the deltas of one attempt into what the caller receives, and records where in the text other deltas came.
 
-The text passes the markers stage, the seam (which drops the repetition of the known text) and the stop sequences.
+The text passes three stages:
+
+- The markers stage. A prompt that asks for the prefill may put markers around it (tags with a random name), and a model
+  may copy them into its reply. This stage removes them.
+- The seam. A model may repeat the known text, which is the prefill and the text shown so far, before it continues. This
+  repetition is called the echo, and the seam drops it. The seam is *decided* once it is certain whether there is an
+  echo. Before that it holds all text. After that it may still hold white space or a possible end of a code fence.
+- The stop sequences, which end the text.
 """
 
 from __future__ import annotations
@@ -83,8 +90,8 @@ class Splice:
         self._taken = 0
         # the same stage for other deltas: one for each tool call, by its index, and one for the reasoning
         self._sides: dict[int, Markers] = {}
-        # Whether another delta came while the seam, although decided, held text. The place of the delta is uncertain
-        # until the seam drops or shows that text.
+        # Whether a delta other than text came while the seam was decided and still held text. The place of that delta
+        # is uncertain until the seam drops or shows the text.
         self._doubtful = False
         self._history = History()
         # reports the held text, if the reader asked for that
@@ -159,8 +166,9 @@ class Splice:
         before = len(self._transcript.items)
         self._end_sides()
         if self._markers is not None and not self.stopped:
-            # Here a token limit does not count as a cut. A long beginning of a marker is removed, and a short one is
-            # the model's own text.
+            # At a token limit, the text may end with the beginning of a marker. If that has at least 8 characters, it
+            # is removed. A shorter one is kept, because it is probably the model's own text. So a token limit does not
+            # count as a cut here: after a cut, all held text is dropped.
             markers = self._markers
             start = self._place() - markers.held - markers.passed
             markers.taken_at = sys.maxsize
@@ -174,8 +182,9 @@ class Splice:
         self.settle_held()
         stage = self._stage
         if not stage.over:
-            # At a token limit, the seam is closed as after a cut, because the text that it holds is an incomplete
-            # repetition or fence. The exception is the model's own text.
+            # At a token limit, the seam is closed as after a cut, so the held text is dropped. It is an incomplete
+            # repetition or fence. In one case it is not dropped: the prompt asked for the repetition, and the held text
+            # has no part of a repetition or fence. Then the model wrote something else, and that is shown.
             limited = self.finish is not None and self.finish.reason in TOKEN_LIMIT_REASONS
             is_asked = self._plan.mode == "emulated"
             own_text = limited and is_asked and stage.holds_own_text
@@ -255,9 +264,11 @@ class Splice:
         return piece
 
     def _feed_slowly(self, piece: str) -> str:
-        """Feed the seam by character until the places are known of the deltas that came while it held text.
+        """Feed the seam one character at a time, to find the places of deltas that came while it held text.
 
-        Text that one character makes the seam drop is before everything that the seam then shows or holds.
+        Such a place depends on how much of the held text the seam drops. If the seam drops text after a character, the
+        dropped text is at the front: everything that the seam then shows or still holds comes after it. Once all places
+        are known, the rest of `piece` is fed at once.
         """
         stage, seam, history = self._stage, self._stage.seam, self._history
         out: list[str] = []

@@ -19,8 +19,8 @@ class Transcript:
     >>> reply.show('["')
     >>> reply.items += ["Ala", "bama"]
     >>> reply.next = 2
-    >>> reply.text_so_far
-    '["Ala'
+    >>> reply.text_so_far, reply.all_text
+    ('["Ala', '["Alabama')
     """
 
     __slots__ = (
@@ -55,9 +55,10 @@ class Transcript:
         self.lead_at = -1
         # How many characters of that item belong to the prefill.
         self._shown = 0
-        # `_text` is the text of the first `_joined` items. `_older` is the previous text, and `_last` is what it lacks.
-        # CPython appends to a string in place if nothing else refers to it. A caller that reads the text in a loop
-        # usually still holds the latest text, but never the one before. So the older string is the one that grows.
+        # `_text` is the text of the first `_joined` items. `_older` is the text before the last change, so that
+        # `_text == _older + _last`. New text is appended to `_older`, because that is faster: CPython appends in place
+        # if nothing else refers to the string. A caller that reads the text in a loop usually still refers to `_text`,
+        # but not to `_older`.
         self._text = self._older = prefill
         self._last = ""
         self._joined = 0
@@ -81,25 +82,35 @@ class Transcript:
     @property
     def text_so_far(self) -> str:
         """The prefill and the text yielded after it. ``""`` until a host accepts a request or the prefill is shown."""
-        return self.known if self.accepted or self.lead_at >= 0 else ""
+        return self._yielded() if self.accepted or self.lead_at >= 0 else ""
 
     @property
-    def known(self) -> str:
-        """The prefill and the text yielded after it, whether a host has accepted a request or not."""
+    def all_text(self) -> str:
+        """The prefill and the text of all items, whether they have been yielded or not.
+
+        A whole network read is decoded before its text is yielded. The next request must continue all of this text.
+        """
+        return self._yielded() + self._text_of(self.next, len(self.items))
+
+    def _yielded(self) -> str:
         if self._joined < self.next:
-            new = self.items[self._joined : self.next]
-            if self._joined <= self.lead_at < self.next:
-                lead = new[self.lead_at - self._joined]
-                assert isinstance(lead, str)
-                new[self.lead_at - self._joined] = lead[self._shown :]
+            last = self._text_of(self._joined, self.next)
             self._joined = self.next
-            last = "".join([item for item in new if isinstance(item, str)])
             if last:
                 text, self._older = self._older, self._text
                 self._text = ""
                 text += self._last + last
                 self._last, self._text = last, text
         return self._text
+
+    def _text_of(self, start: int, end: int) -> str:
+        """Return the text of these items, without the prefill."""
+        items = self.items[start:end]
+        if start <= self.lead_at < end:
+            lead = items[self.lead_at - start]
+            assert isinstance(lead, str)
+            items[self.lead_at - start] = lead[self._shown :]
+        return "".join([item for item in items if isinstance(item, str)])
 
     def forget_rest(self) -> None:
         """Remove the items that have not been yielded, because the reply was left."""

@@ -112,7 +112,7 @@ def _secrets(client: Any, name: str) -> tuple[str, ...]:
         value = getattr(client, attribute, None)
         if isinstance(value, str) and value and value != _NO_KEY:
             if value != value.strip() or not value.isprintable():
-                # The HTTP libraries would quote it in their own error.
+                # The HTTP libraries would quote the secret in their own error.
                 raise UsageError(
                     f"the {attribute.lstrip('_')} of client={name} has white space around it or a control character in "
                     "it (often a trailing newline)",

@@ -75,13 +75,13 @@ def meant_by(name: str, providers: Sequence[str]) -> str | None:
     >>> meant_by("gpt-4o", ["openai"]), meant_by("antropic/claude-haiku-4-5", ["anthropic"])
     ('openai:gpt-4o', 'anthropic:claude-haiku-4-5')
     """
-    known = {alias: provider for alias, provider in ALIASES.items() if provider in providers}
-    known |= {provider: provider for provider in providers}
+    provider_of = {alias: provider for alias, provider in ALIASES.items() if provider in providers}
+    provider_of |= {provider: provider for provider in providers}
     for sign in ":/":
         left, _, model = name.partition(sign)
-        close = get_close_matches(left.lower(), known, n=1, cutoff=_ALIKE) if model else ()
+        close = get_close_matches(left.lower(), provider_of, n=1, cutoff=_ALIKE) if model else ()
         if close:
             # Suggest the alias itself if it has its own URL.
-            return f"{close[0] if close[0] in _URLS else known[close[0]]}:{model}"
+            return f"{close[0] if close[0] in _URLS else provider_of[close[0]]}:{model}"
     provider = next((provider for begins, provider in _FAMILIES.items() if name.lower().startswith(begins)), "")
     return f"{provider}:{name}" if provider in providers else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Attached(NamedTuple):
-    """A request with a prefill: the messages, the body fields to add, the part of the prefill that is sent, and its seam.
+    """A request with a prefill: its messages, the body fields to add, the part of the prefill that is sent, the seam.
 
     ``sent + stripped`` is the prefill. If `sent` is empty, no assistant turn was added.
     """
@@ -29,7 +29,7 @@ class Attached(NamedTuple):
     stripped: str
     #: what the reply is spliced with
     seam: SeamPlan
-    #: the host repeats what was sent: a reply without that shows that the host has ignored it
+    #: whether the host repeats a prefill that it takes. A reply without the repetition then shows that it was ignored
     must_echo: bool
 
 

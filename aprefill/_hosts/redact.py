@@ -39,9 +39,11 @@ _ESCAPE = re.compile(
     rf"\\+(?:[uU]([dD][89abAB]{_HEX}{{2}})\\+[uU]([dD][c-fC-F]{_HEX}{{2}})|U({_HEX}{{8}})|[uU]({_HEX}{{4}})"
     rf"|([xX]{_HEX}{{2}}(?:\\+[xX]{_HEX}{{2}})*)|([0abfnrtvABFNRTV]))?"
 )
-# An escape whose beginning or end was cut off by a limit. A character may be two escapes, or up to four bytes.
+# An escape whose beginning or end was cut off by a limit. `_ESCAPE` only matches whole escapes. So here each surrogate
+# and each byte counts by itself. A whole character is written as two surrogates or as up to four bytes.
 _PART = rf"(?:\\+(?:[uU][dD][89a-fA-F]{_HEX}{{2}}|[xX][89a-fA-F]{_HEX}))"
-# After a blank, digits alone may be a number from the host.
+# Digits without a backslash are part of an escape only directly before the text that was found. If white space is in
+# between, they may be a number from the host, so they are kept.
 _CUT_BEFORE = re.compile(rf"(?<![0-9A-Za-z\\])(?:(?:[uUxX]?{_HEX}{{1,8}})?{_PART}{{1,3}}\s?|[uUxX]?{_HEX}{{1,8}})\Z")
 _CUT_AFTER = re.compile(
     rf"\s?(?:{_PART}{{1,3}}(?:\\+(?:[uU]{_HEX}{{0,7}}|[xX]{_HEX}?)?)?"
@@ -176,8 +178,8 @@ def _replaced(text: str, spans: list[tuple[int, int, str]]) -> str:
     merged: list[tuple[int, int, str]] = []
     for start, end, name in sorted(spans):
         if merged and start < merged[-1][1]:
-            first, last, known = merged[-1]
-            merged[-1] = (first, max(last, end), min(known, name))
+            first, last, label = merged[-1]
+            merged[-1] = (first, max(last, end), min(label, name))
         else:
             merged.append((start, end, name))
     for start, end, name in merged:
@@ -328,14 +330,17 @@ class _Haystack:
                     del grams[gram]
 
     def _is_long(self, needle: _Needle, first: int, last: int, start: int) -> bool:
-        """Whether a run of the needle has `MATCH_MIN` characters in either text. It begins at `start` here."""
+        """Whether a run of the needle has `MATCH_MIN` characters, as written in the needle's text or in this text.
+
+        `start` is the position at which the run begins in this text.
+        """
         # An escape at the start of the run counts with its written length, like an escape inside.
         length = last - first + needle.ends[first] - needle.starts[first] - 1
         blanks = bisect_left(self._words, start + length) - bisect_right(self._words, start)
         return length + max(blanks, needle.gaps[last - 1] - needle.gaps[first]) >= MATCH_MIN
 
     def _widest(self, ink: str, place: int, start: int) -> tuple[int, int]:
-        """Return the longest run around `place` in the needle that also exists around `start` here."""
+        """Return the longest run around `place` in the needle that also exists around `start` in this text."""
         hay = self._ink
         back = 0
         while back < place and back < start and ink[place - back - 1] == hay[start - back - 1]:

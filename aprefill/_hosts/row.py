@@ -63,11 +63,11 @@ class SupportRow:
     headers: Mapping[str, str]
     #: Sent if the caller gives no limit, for an API that requires one.
     max_tokens: int | None
-    #: The body field for the limit, "max_tokens" or "max_completion_tokens".
+    #: The name of the body field for the token limit, if the hosts of the protocol differ in it.
     token_field: str
     #: The name of the codec's rule for a complete reply, such as "strict".
     end: str
-    #: Chat completions: whether the request asks for usage. False if the host refuses the field for that.
+    #: Whether the request asks for usage, if the protocol has a field for that. False if the host refuses this field.
     asks_usage: bool
     #: Whether the host takes stop sequences.
     sends_stop: bool = True

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from .._codecs._dialects import Dialect  # noqa: TC001 - msgspec needs it at run time
 from .._errors import UsageError
 from .._json import flat
 from .._types import Support
@@ -22,7 +23,7 @@ _Date: TypeAlias = Date  # msgspec needs it at run time
 
 
 class Manner(Struct, kw_only=True, forbid_unknown_fields=True):
-    dialect: Literal["trailing", "prefix", "partial", "continue_final_message"] = "trailing"
+    dialect: Dialect = "trailing"
     turn_fields: dict[str, Any] = {}
     body_fields: dict[str, Any] = {}
     prefill_base_url: str | None = None
@@ -57,7 +58,10 @@ class Model(Manner, kw_only=True, forbid_unknown_fields=True):
         if not self.source.strip():
             raise ValueError("source is empty; say where this is known from")
         if self.whitespace_echo and self.support is Support.EATS:
-            raise ValueError('whitespace_echo needs an echo, but support = "eats" means that there is none')
+            raise ValueError(
+                'whitespace_echo is for hosts that repeat the prefill, but support = "eats" means that the host leaves '
+                "the prefill out of its reply"
+            )
 
 
 class Host(Manner, kw_only=True, forbid_unknown_fields=True):

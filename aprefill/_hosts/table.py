@@ -19,15 +19,11 @@ from types import MappingProxyType
 from typing import Any
 
 from .._codecs import PROTOCOLS, codec
+from .._codecs._dialects import DIALECTS
 from .._errors import UsageError
 from .._types import Support
 from .row import KnownRefusal, SupportRow, _believing
 from .schema import File, Host, Manner, Model, RefusalText, address, addresses, convert
-
-#: Dialect (the wire form of a prefill) -> the switch that it needs, either on the assistant turn or in the body.
-_TURN_SWITCH: dict[str, dict[str, Any]] = {"prefix": {"prefix": True}, "partial": {"partial": True}}
-_BODY_SWITCH: dict[str, dict[str, Any]] = {"continue_final_message": {"continue_final_message": True}}
-
 
 # --- the table -----------------------------------------------------------------------------------------------
 
@@ -42,8 +38,8 @@ class SupportTable:
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         file = convert(raw, File)
-        known = {name: convert(one, RefusalText, f"refusal {name}") for name, one in file.refusal.items()}
-        refusals = {name: KnownRefusal(one.status, one.text, one.why, tuple(one.unless)) for name, one in known.items()}
+        texts = {name: convert(one, RefusalText, f"refusal {name}") for name, one in file.refusal.items()}
+        refusals = {name: KnownRefusal(one.status, one.text, one.why, tuple(one.unless)) for name, one in texts.items()}
         #: (provider, api) -> its rows, in the order in which they are tried. The last one covers all other models.
         self._rows: dict[tuple[str, str], tuple[SupportRow, ...]] = {}
         self._addresses: dict[str, str] = {}
@@ -133,10 +129,11 @@ class SupportTable:
 
 
 def _manner(how: Manner) -> dict[str, Any]:
+    fields = DIALECTS[how.dialect]
     return {
         "native_dialect": how.dialect,
-        "turn_fields": MappingProxyType(_TURN_SWITCH.get(how.dialect, {}) | how.turn_fields),
-        "body_fields": MappingProxyType(_BODY_SWITCH.get(how.dialect, {}) | how.body_fields),
+        "turn_fields": MappingProxyType(fields.turn | how.turn_fields),
+        "body_fields": MappingProxyType(fields.body | how.body_fields),
         "prefill_base_url": how.prefill_base_url,
         "whitespace": how.whitespace,
         "whitespace_echo": how.whitespace_echo,
@@ -208,11 +205,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 f"support table, {_name(one)}: nothing says which host this is", "set the keys `provider` and `api`"
             )
-        known = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
+        existing = hosts.get(key := (str(one["provider"]), str(one["api"])), {})
         models = one.get("model", [])
         if isinstance(models, list):  # otherwise the schema reports the error
-            models = [*models, *known.get("model", [])]
-        hosts[key] = {**known, **one, "model": models}
+            models = [*models, *existing.get("model", [])]
+        hosts[key] = {**existing, **one, "model": models}
     return {"host": list(hosts.values()), "refusal": base["refusal"] | over.get("refusal", {})}
 
 
@@ -243,11 +240,11 @@ def support_table() -> tuple[SupportRow, ...]:
 # --- use -----------------------------------------------------------------------------------------------------------
 
 
-def split_model(text: str, known: Iterable[str]) -> tuple[str | None, str]:
-    """Split ``"provider:name"`` into ``(provider, name)``. The provider is None unless it is in `known`.
+def split_model(text: str, providers: Iterable[str]) -> tuple[str | None, str]:
+    """Split ``"provider:name"`` into ``(provider, name)``. The provider is None unless it is in `providers`.
 
     >>> split_model("ollama:llama3.2:1b", ["ollama"]), split_model("llama3.2:1b", ["ollama"])
     (('ollama', 'llama3.2:1b'), (None, 'llama3.2:1b'))
     """
     left, colon, right = text.partition(":")
-    return (left, right) if colon and left in known else (None, text)
+    return (left, right) if colon and left in providers else (None, text)

@@ -116,7 +116,9 @@ def resolve(
                 f'did you mean "{meant}"?'
                 if meant
                 else Words(
-                    "write provider:name with one of {known}", "pass {base_url}", known=", ".join(table.providers)
+                    "write provider:name with one of {providers}",
+                    "pass {base_url}",
+                    providers=", ".join(table.providers),
                 )
             )
             raise UsageError(Words("{model=name} names no known provider", name=repr(name)), instead)
@@ -129,7 +131,8 @@ def resolve(
     if base_url is None:
         own_url = _url_from_environment(row, allow_http=allow_http)
         if own_url is not None:
-            # The row of the host at this URL counts. As with the SDK, that host gets the key of the SDK's variable.
+            # The environment names another URL for this provider, so the row of the host at that URL is used. That
+            # host gets the key from the provider's own variable (such as OPENAI_API_KEY), as it does from its SDK.
             named = table.provider_of_url(own_url) or "openai-compatible"
             row = table.row(named if row.api in table.apis(named) else "openai-compatible", bare, row.api)
             key_env = tuple(dict.fromkeys((*key_env, *row.key_env)))
@@ -234,9 +237,9 @@ def _of_sdk(
 def _spoken(table: SupportTable, client: Client, provider: str, api: str | None) -> list[str]:
     """Return the apis of the provider that an SDK's client can use, the default first. With `api`, only that one."""
     return [
-        known
-        for known in table.apis(provider)
-        if api in {None, known} and PROTOCOLS[table.row(provider, "", known).codec] == client.sdk
+        one
+        for one in table.apis(provider)
+        if api in {None, one} and PROTOCOLS[table.row(provider, "", one).codec] == client.sdk
     ]
 
 

@@ -28,8 +28,7 @@ def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
     given: dict[str, object] = {
         "model": True,
         "prompt": True,
-        "system": request.system is not None
-        or any(turn["role"] in {"system", "developer"} for turn in request.messages),
+        "system": request.system is not None or any(turn["role"] in codec.system_roles for turn in request.messages),
         "max_tokens": request.max_tokens is not None,
         "stop": request.stop,
         "temperature": request.temperature is not None,
@@ -55,23 +54,19 @@ def check_extra(request: Request, codec: Codec, row: SupportRow) -> None:
 def _check_switches(request: Request, codec: Codec, row: SupportRow) -> None:
     """Raise `UsageError` if a field of `extra` would undo a switch that a native prefill needs.
 
-    These are allowed: a switch with the value that it has anyway, and switches with which a caller sends a prefill to a
-    host whose row in the support table has none. A None may remove `add_generation_prompt` or `echo`. A host that needs
-    `add_generation_prompt` then answers with an error. `switched_on` finds the settings that conflict with a prefill.
+    The switches are those of the codec, and the fields of the row, which override them. These are allowed: a switch
+    with the value that it has anyway, and switches with which a caller sends a prefill to a host that takes no native
+    prefill according to the support table. `switched_on` finds the settings that conflict with a prefill.
     """
     extra = request.extra
-    wanted: dict[str, Any] = {"continue_final_message": True}
-    if row.native:
-        # If it is true, a template opens a new turn, unless the request also says to continue the last one.
-        wanted["add_generation_prompt"] = row.dialect == "continue_final_message"
-        wanted |= row.body_fields
-        if row.support is Support.EATS:
-            wanted["echo"] = False
+    switches = codec.prefill_switches(row.dialect, eats=row.support is Support.EATS)
+    removable = {name for name, switch in switches.items() if switch.may_be_removed}
+    wanted = {name: switch.value for name, switch in switches.items()} | (dict(row.body_fields) if row.native else {})
     named = switched_on(request, codec).values()
     for name, value in wanted.items():
         if name not in extra or f"extra[{name!r}]" in named:
             continue
-        if extra[name] is None and name in {"add_generation_prompt", "echo"}:
+        if extra[name] is None and name in removable:
             continue
         given = codec.merge({name: value}, {name: extra[name]}).get(name)
         if not _agrees(given, value):
@@ -96,10 +91,10 @@ def switched_on(request: Request, codec: Codec) -> dict[str, str]:
 
 
 def conflict(row: SupportRow, on: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """The setting among those that are `on` which decides whether a native prefill is sent; None if all go together with one.
+    """Return the setting in `on` that prevents a native prefill; None if no setting conflicts with a native prefill.
 
-    Returns its word in the row ("breaks" or "unknown"), its name, and what the caller calls it. One that breaks comes before
-    one of which nothing is known.
+    Returns the row's entry for the setting ("breaks" or "unknown"), the setting's name, and the caller's name for it.
+    If there are several such settings, a setting with the entry "breaks" is preferred to one with "unknown".
     """
     found = [(word, name, spelled) for name, spelled in on.items() if (word := rule(row.conflicts, name))]
     return min(found, key=lambda one: one[0] != "breaks", default=None)

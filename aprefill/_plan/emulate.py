@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 WHOLE_MAX = 200
 #: Length of the end of a longer text that the model is asked to repeat, in characters. The minimum is also the shortest
 #: overlap that the seam accepts.
-END_MIN = 16
-END_MAX = 120
+TAIL_MIN = 16
+TAIL_MAX = 120
 #: How much chatter before the echo the seam accepts, in characters. In 1,400 real replies it was at most 73.
 PREAMBLE = 120
 
@@ -74,7 +74,7 @@ class Emulation:
     again: str = AGAIN
 
     def __post_init__(self) -> None:
-        known = {"open", "close", "text", "end"}
+        allowed = {"open", "close", "text", "end"}
         needed = {"begin": {"text"}, "continued": {"text", "end"}, "again": {"text"}}
         for field in fields(self):
             template = getattr(self, field.name)
@@ -83,7 +83,7 @@ class Emulation:
             try:
                 parts = [part for part in Formatter().parse(template) if part[1] is not None]
                 used = {name for _, name, _, _ in parts}
-                template.format(**dict.fromkeys(known, ""))
+                template.format(**dict.fromkeys(allowed, ""))
                 if any(spec or conversion for _, _, spec, conversion in parts):
                     raise ValueError("a field is replaced by its text, without a format or a conversion")
             except (ValueError, KeyError, IndexError, AttributeError) as exc:
@@ -139,10 +139,10 @@ def emulate(
     if not text:
         return EmulatedPrompt(tuple(messages), "", SeamPlan(known, {"stripped": known}, asked=True))
     stripped = known[len(text) :]
-    is_short = len(known) <= WHOLE_MAX or len(text) <= END_MAX
+    is_short = len(known) <= WHOLE_MAX or len(text) <= TAIL_MAX
     # If the end of `known` repeats itself, new text that equals old text would be taken for a short overlap.
-    repeats = safe_overlap(known if is_short else text, END_MIN) != END_MIN
-    overlap = {} if repeats else {"overlap": END_MIN}
+    repeats = safe_overlap(known if is_short else text, TAIL_MIN) != TAIL_MIN
+    overlap = {} if repeats else {"overlap": TAIL_MIN}
     asked_whole: dict[str, Any] = {"whitespace": True, "fence": True, "preamble": PREAMBLE}
     opening, closing = markers([known, how.begin, how.continued, how.again, *texts_of(messages)], token)
     template = how.again if again else how.begin if is_short else how.continued
@@ -153,13 +153,14 @@ def emulate(
         request = template.format(open=opening, close=closing, text=text)
         echo, seam = text, SeamPlan(known, asked_whole | overlap | {"stripped": stripped}, asked=True)
     else:
-        end = end_of(text)
-        request = template.format(open=opening, close=closing, text=text, end=end)
-        # Without a preamble: looking for the whole text after chatter would hold back every reply that begins with the
-        # end of the text. The second seam looks for the end after chatter.
+        tail = tail_of(text)
+        request = template.format(open=opening, close=closing, text=text, end=tail)
+        # The reply passes two seams (`FallbackSeam`). The first looks for the whole text, and the second for its end.
+        # Chatter is a sentence that a model writes before the repetition. Only the second seam allows chatter
+        # (`preamble`). If the first one did, it would hold back every reply that begins with the end of the text.
         rules: dict[str, Any] = {"whitespace": True, "fence": True, "stripped": stripped} | overlap
-        end_rules = asked_whole | overlap | {"stripped": stripped}
-        echo, seam = end, SeamPlan(known, rules, end + stripped, end_rules, asked=True)
+        tail_rules = asked_whole | overlap | {"stripped": stripped}
+        echo, seam = tail, SeamPlan(known, rules, tail + stripped, tail_rules, asked=True)
     name = closing[2:-1]
     told = (*messages[:-1], _told(messages[-1], request, codec))
     return EmulatedPrompt(told, echo, seam, marker=name if name in request else "")
@@ -172,8 +173,8 @@ def _uses(template: str, name: str) -> bool:
 def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
     """Return an opening and a closing marker that occur in none of `texts`.
 
-    No marker can appear across the border of a text and a marker either, because neither marker begins with the
-    characters that it ends with.
+    If a text is next to a marker, the two together do not contain a further marker at the border. The reason is that
+    neither marker begins with the characters that it ends with.
     """
     texts = list(texts)
     while True:
@@ -182,25 +183,26 @@ def markers(texts: Iterable[str], token: Callable[[], str]) -> tuple[str, str]:
             return f"<{name}>", f"</{name}>"
 
 
-def end_of(text: str) -> str:
+def tail_of(text: str) -> str:
     """Return the end of `text` that the model is asked to repeat: its last lines, at most 120 characters.
 
-    As far as 120 characters allow, they are enough lines for two conditions. They have at least 16 characters other
-    than white space, so that the seam can recognize them after chatter. And they occur only once in `text`: the seam
-    takes the longest overlap, so in a text of equal lines it would drop new lines that are equal to old ones.
+    Lines are added from the end of `text` until two conditions are met, or until there are 120 characters. First, they
+    have at least 16 characters other than white space, so that the seam can recognize them after chatter. Second, they
+    occur only once in `text`. The seam takes the longest overlap, so in a text of equal lines it would otherwise drop
+    new lines that are equal to old ones.
 
-    >>> end_of("One line.\\n" * 30 + "The last line of them all")
+    >>> tail_of("One line.\\n" * 30 + "The last line of them all")
     'The last line of them all'
     """
-    start = text.rfind("\n", 0, max(0, len(text) - END_MIN)) + 1
-    while len(text) - start <= END_MAX:
+    start = text.rfind("\n", 0, max(0, len(text) - TAIL_MIN)) + 1
+    while len(text) - start <= TAIL_MAX:
         piece = text[start:]
         if not start or (len(ink(piece)) >= INK_PLAIN and text.find(piece) == start):
             return piece
         start = text.rfind("\n", 0, start - 1) + 1
-    start = len(text) - END_MAX
+    start = len(text) - TAIL_MAX
     # Begin at a word if one begins nearby: models copy half a word badly.
-    blank = text.find(" ", start, len(text) - END_MIN)
+    blank = text.find(" ", start, len(text) - TAIL_MIN)
     piece = text[blank + 1 :]
     return piece if blank >= 0 and len(ink(piece)) >= INK_PLAIN else text[start:]
 

@@ -33,9 +33,9 @@ class Outcome:
     """The outcome of the last request."""
 
     plan: AttemptPlan
-    #: The prefill and all text that was yielded after it.
+    #: The prefill and all text that came after it, whether it has been yielded or not.
     known: str
-    #: The error, if the request failed before anything new was yielded. None: it ended cleanly.
+    #: The error, if the request failed. None: it ended cleanly.
     error: AprefillError | None
     #: Why the model stopped, if the host said so.
     finish: FinishDelta | None = None
@@ -95,7 +95,7 @@ def _rescue(request: Request, outcome: Outcome, chance: float, token: Callable[[
         return None
 
 
-def _ask_again(request: Request, outcome: Outcome, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
+def _emulated_again(request: Request, outcome: Outcome, chance: float, token: Callable[[], str]) -> AttemptPlan | None:
     """The reply did not begin with the prefill: ask once more with another wording, if the caller wants that."""
     plan = outcome.plan
     if plan.absent != "retry" or outcome.has_tool:
@@ -109,16 +109,17 @@ def _retry(request: Request, outcome: Outcome, chance: float, token: Callable[[]
     if outcome.has_token or outcome.retries >= recovery.retries:
         return None
     wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * GROWTH**outcome.retries) * (1 - JITTER * chance)
-    asked_s = outcome.error.retry_after_s if isinstance(outcome.error, StatusError) else None
-    if asked_s is not None and asked_s > recovery.max_wait_s:
+    error = outcome.error
+    retry_after_s = error.retry_after_s if isinstance(error, StatusError) else None
+    if retry_after_s is not None and retry_after_s > recovery.max_wait_s:
         return None
-    wait_s = asked_s or min(wait_s, recovery.max_wait_s)
+    wait_s = retry_after_s or min(wait_s, recovery.max_wait_s)
     return replace(outcome.plan, wait_s=wait_s) if wait_s < outcome.left_s else None
 
 
 #: The order matters. None of them applies to a clean end.
 ANSWERS = (
     Answer("rescue", lambda outcome: isinstance(outcome.error, PrefillRefused), _rescue),
-    Answer("ask again", lambda outcome: isinstance(outcome.error, PrefillIgnored), _ask_again),
+    Answer("emulate again", lambda outcome: isinstance(outcome.error, PrefillIgnored), _emulated_again),
     Answer("retry", lambda outcome: outcome.error is not None and outcome.error.may_pass, _retry),
 )

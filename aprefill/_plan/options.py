@@ -37,8 +37,8 @@ UNSET: Final = Unset.UNSET
 class Options:
     """All options of a reply besides its prompt and prefill. It has no repr: it may contain a key and a system prompt.
 
-    `stream()` documents the options. Its signature and those of `Session` repeat these lines, for type checkers and
-    readers. A test checks that they agree.
+    `stream()` documents the options. Its signature and those of `Session` repeat the fields below and their defaults,
+    for type checkers and readers. A test checks that they agree.
     """
 
     model: str | None = None

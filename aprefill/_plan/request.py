@@ -144,7 +144,8 @@ def _check_values(options: Options) -> None:
     if show_when in {"now", "accepted"} and (options.strict or absent != "join"):
         why = "strict=True" if options.strict else f"absent={absent!r}"
         raise UsageError(
-            f"{why} shows the prefill only once the model's text is decided, so show_when={show_when!r} is impossible",
+            f"with {why} the prefill is shown only after the start of the model's text has been checked, so "
+            f"show_when={show_when!r} is impossible",
             Words("leave {show_when} out"),
         )
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):

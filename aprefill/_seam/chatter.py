@@ -8,7 +8,8 @@ class Chatter:
 
     Chatter is at most one line with ink (characters other than white space), and any number of blank lines. The line
     with ink must not begin with three backticks. `fences` is for a known text that begins with three backticks itself.
-    Then the line may begin with them, and lines that consist of three backticks are not counted.
+    Then the line with ink may begin with them. And lines that have no other ink than three backticks are allowed in any
+    number, like blank lines.
 
     >>> chatter = Chatter(fences=False)
     >>> [chatter.feed(line) for line in ("Sure", ":\\n", "\\n", "It is")], chatter.alive
@@ -21,8 +22,13 @@ class Chatter:
         self._fences = fences
         # whether a line with ink is complete
         self._has_line = False
-        # What matters of the current line, from its first ink on: "`" and "``" may become three backticks, "``` " is
-        # three backticks and white space, "```x" is three backticks and other ink, "x" begins with any other ink.
+        # The kind of the current line. It depends on the text of the line from its first ink on:
+        #   ""           no ink yet
+        #   "`", "``"    one or two backticks so far, which may become three
+        #   "```"        three backticks
+        #   "``` "       three backticks, then white space
+        #   "```x"       three backticks, then other ink
+        #   "x"          anything else
         self._shape = ""
         #: whether the text may still be chatter at a later line end
         self.alive = True

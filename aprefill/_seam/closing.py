@@ -127,7 +127,9 @@ class Closing:
         if self._state is _INNER and len(piece) - at > self._bound:
             for span in _SPACE_OR_TICKS.finditer(piece, at):
                 if span.end() - span.start() > self._bound:
-                    return span.start()  # this may be more than can be held; then the watch begins anew
+                    # This run of white space and backticks is longer than the bound. So it may not be possible to hold
+                    # all of it. Then it is released, and the search for a closing fence starts again (`_overflow`).
+                    return span.start()
         return len(piece.rstrip(_SOFT))
 
     def _space(self, span: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Finders: they find where the repetition at the start of a stream ends (`docs/seam.md`, rules 1, 2, 4, 5 and 6).
 
 The three finders `Start`, `Search` and `Overlap` are tried one after the other, each on all of the stream's text, which
-is called raw. Each is fed pieces. `feed` returns how many characters of the piece belong to the match, or None without
-a match. Once `alive` is False, the finder can never match. `text` is what the finder was fed, without the piece that
-ended its last chance to match.
+is called raw. They look for `want`: the known text as it was sent to the provider. Each finder is fed pieces. `feed`
+returns how many characters of the piece belong to the match, or None without a match. Once `alive` is False, the finder
+can never match. `text` is what the finder was fed, without the piece that ended its last chance to match.
 
 The cost of all finders is linear in the text fed, however it is cut. So no text is compared twice from its beginning.
 If one candidate fails, the next one is taken from the borders of the text that matched (Knuth, Morris and Pratt).
@@ -170,7 +170,9 @@ class Search:
 
     The echo may begin at several *places*: after an opener, and where chatter ends within the first `plain` characters.
     An opener may begin at the start of raw (if `fence`), and where chatter ends within the first `fenced` characters.
-    The first place that matches is the first p of rule 5, because a match at an earlier place is never completed later.
+    Rule 5 asks for the first place at which an echo begins. That is the place at which an echo is complete first: the
+    echo is the same text at every place, so an echo that begins earlier also ends earlier.
+
     After a match, `match` says what came before the echo: (chatter, an opener).
     """
 
@@ -269,7 +271,8 @@ class _Places:
         self._pattern = pattern
         self._borders = _Borders(pattern)
         self._at = 0  # number of characters fed
-        self._q = 0  # number of characters of the pattern that follow the first place that may still match
+        # The current place is the first one that may still match. This is the number of characters that agree there.
+        self._q = 0
         #: the later places, as 4 * place + label; an array, because every second character may be a place
         self._later = array("Q")
         self._first = 0  # index of the first of them that may still match
@@ -325,8 +328,9 @@ class _Places:
 
 
 class Overlap:
-    """Rule 6, while the overlap may still grow: raw so far occurs in want, and want continues after it.
+    """Rule 6: says whether the overlap may still grow (`alive`).
 
+    It may grow while raw so far occurs somewhere in `want` after its start, and does not reach the end of `want` there.
     Once `alive` is False, `longest_tail` says how much of raw is dropped.
     """
 
@@ -349,8 +353,10 @@ class Overlap:
         last = min(len(want) - n - 1, len(want) - self._least)
         at = self._at
         if at > last or not (at and want.startswith(piece, at + self._n)):
-            # The cost of all calls together is linear. The next position is at least one period of raw further on, and
-            # raw is shorter than two periods, except in one call each time that the period breaks.
+            # The cost of all calls together is linear, although each search reads all of raw again. The period of raw
+            # is the smallest number p > 0 for which every character of raw equals the one p characters before it. The
+            # next position where raw occurs is at least p characters further on. This pays for a search while raw is
+            # shorter than 2 * p. A longer raw is searched only in one call each time that new text ends its period.
             at = want.find(self.text + piece, at + 1, last + n) if at < last else -1
         self.alive = at > 0
         if self.alive:

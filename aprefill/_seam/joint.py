@@ -8,7 +8,9 @@ from .finders import agree
 
 
 class Joint:
-    r"""Drops white space after the repetition that known already ends with: `feed` pieces until it is `over`. Pure.
+    r"""Drops white space after the repetition if known already ends with the same white space. Pure.
+
+    `feed` pieces until it is `over`.
 
     `space` is the white space at the end of known. It is dropped as far as the text begins with it. With `lines`, line
     ends are matched with line ends instead, and the blanks around them may differ. For this, white space is held as

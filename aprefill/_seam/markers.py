@@ -1,4 +1,8 @@
-"""Removes from a reply the markers that its prompt put around a text. Pure."""
+"""Removes from a reply the markers that its prompt put around a text. Pure.
+
+A prompt that asks the model to repeat a text may put the text between two markers, which are tags with a random name. A
+model may copy the markers into its reply.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +163,11 @@ class Markers:
         self.taken_at = min(self.taken_at, self.passed + sum(map(len, self._chain)))
 
     def _begin_again(self, text: str, out: list[str]) -> None:
-        """Look for a beginning at the end of `text`, which was a beginning until its last character; or pass it on."""
+        """Handle held text that cannot become a marker any more, because of its last character.
+
+        If some of the last characters of `text` can begin another marker, all held text stays held. If not, all of it
+        is passed on.
+        """
         for at in range(1, len(text)):
             if text[at:] in self._beginnings:
                 self._chain[-1] = text[:at]

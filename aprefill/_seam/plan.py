@@ -23,16 +23,16 @@ class SeamPlan:
     #: keyword arguments of `Seam`
     rules: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"echo": "never"}))
     #: For a long prefill, the prompt asks only for its last lines: these lines, and the rules of a second seam for them
-    end: str = ""
-    end_rules: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    tail: str = ""
+    tail_rules: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     #: whether the prompt asked the model to repeat the known text
     asked: bool = False
 
     def seam(self) -> Seam | FallbackSeam:
         """Return a new seam."""
         seam = Seam(self.known, **self.rules)
-        if self.end:
-            return FallbackSeam(seam, Seam(self.end, **self.end_rules))
+        if self.tail:
+            return FallbackSeam(seam, Seam(self.tail, **self.tail_rules))
         if self.asked and is_opener(self.known):
             return FallbackSeam(seam, FenceOpenerSeam(self.known, self.rules.get("preamble", 0)))
         return seam

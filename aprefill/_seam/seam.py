@@ -87,7 +87,8 @@ class Seam:
         self._whitespace = whitespace
         # the white space that rule 3 calls T
         self._known_space = known[len(known.rstrip()) :] if whitespace else stripped
-        #: whether an opener followed by the echo ends with white space that contains a line end
+        #: Whether the white space at the end of the echo contains a line end. If the echo is only white space, the line
+        #: end of the opener before it counts too. With `whitespace`, the echo ends with ink, so this is False.
         text = "\n" + ("|" if whitespace else want)
         self._line_end = "\n" in text[len(text.rstrip()) :]
 

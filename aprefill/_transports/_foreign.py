@@ -239,7 +239,10 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _causes_and_groups(exc: BaseException) -> Iterator[BaseException]:
-    """Yield `exc`, its causes, or else its contexts (also suppressed ones, as httpcore's), and the members of groups.
+    """Yield `exc` and all exceptions that are linked to it, directly or through others.
+
+    An exception is linked to its cause. If it has no cause, it is linked to its context, also to a suppressed one,
+    because httpcore suppresses contexts. An exception group is also linked to the exceptions in it.
 
     aprefill's own errors are not followed: a caller may ask another host while it handles the error of the first host.
     """

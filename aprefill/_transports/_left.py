@@ -30,8 +30,9 @@ def close_left(exc: BaseException) -> None:
         stream = frames["start_tls"].f_locals["self"]
         spawn_closing(stream.aclose, native_loop())
     elif "handle_async_request" in frames:
-        # The innermost function with this name is the connection's. The variable `kwargs` exists only after the request
-        # has begun to be sent; before that, the connection may be in use by another request.
+        # The pool and the connection both have a method `handle_async_request`. The frame in `frames` is the innermost
+        # one, which is the connection's. The variable `kwargs` exists only after the request has begun to be sent.
+        # Before that, the connection may be in use by another request.
         values = frames["handle_async_request"].f_locals
         connection: Any = values["self"]
         if (

@@ -97,6 +97,7 @@ def _is_stale_http2(frames: dict[str, FrameType]) -> bool:
     if stream is None or stream.state_machine.headers_received:
         return False
     buffer = vars(state.incoming_buffer)
-    # a part of a frame, in newer and in older versions of h2; or headers that continue in the next frame
+    # What h2 has received but not processed: a part of a frame (`_data`, in older versions of h2 `data`), or headers
+    # that continue in the next frame.
     part = buffer.get("_data") or buffer.get("data") or buffer["_headers_buffer"]
     return connection._request_count > 1 and not part

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class WireDecoder(Protocol):
     """Splits a response body into records.
 
-    For bytes that are not a stream of this kind, `feed` raises `ProtocolError`, or `has_begun` is False. A record that is
-    no record of the protocol is for the codec to refuse.
+    For bytes that are not a stream of this kind, `feed` raises `ProtocolError`, or `has_begun` is False. A decoder does
+    not check the content of a record. If the protocol has no such record, the codec raises the error.
     """
 
     @property

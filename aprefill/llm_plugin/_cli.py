@@ -1,9 +1,9 @@
 """Adds two options to `llm prompt` and `llm chat`, and the command `llm prefill models`.
 
 The options are appended to LLM's commands, and the callbacks of these commands are wrapped. Without `--prefill` and
-without a prefill in a template, a callback is called unchanged. Otherwise `RUN` is set while the command runs, and the
-models that LLM looks up in this time take the option `prefill` (see `_models.register_all`). LLM's modules are not
-changed.
+without a prefill in a template, a callback is called unchanged. Otherwise `SCOPE` is set while the command runs, and
+the models that LLM looks up in this time take the option `prefill` (see `_models.register_all`). LLM's modules are
+not changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._scope import LISTING, RUN, TELL, CommandScope
+from ._scope import LISTING, SCOPE, TELL, CommandScope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def install(cli: click.Group) -> None:
             click.Option(["--prefill"], metavar="TEXT", help=text),
             click.Option(["--hide-prefill"], is_flag=True, help=_HIDE),
         ]
-        command.callback = _carrying(command.callback, is_chat=is_chat)
+        command.callback = _attaching(command.callback, is_chat=is_chat)
     for name in ("models", "aliases"):
         group = cli.commands.get(name)
         listing = group.commands.get("list") if isinstance(group, click.Group) else None
@@ -63,13 +63,13 @@ def install_notice(cli: click.Group, notice: str) -> None:
     cli.add_command(group)
 
 
-def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., Any]:
+def _attaching(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., Any]:
     @functools.wraps(callback)
     def run(*args: Any, **kwargs: Any) -> Any:
         with _telling(at_once=is_chat):
-            return carry(*args, **kwargs)
+            return attach(*args, **kwargs)
 
-    def carry(*args: Any, prefill: str | None = None, hide_prefill: bool = False, **kwargs: Any) -> Any:
+    def attach(*args: Any, prefill: str | None = None, hide_prefill: bool = False, **kwargs: Any) -> Any:
         chosen: Any = kwargs.get("options")
         options: tuple[tuple[str, Any], ...] = tuple(chosen) if chosen else ()
         if prefill is not None:
@@ -91,24 +91,24 @@ def _carrying(callback: Callable[..., Any], *, is_chat: bool) -> Callable[..., A
         if hide_prefill:
             if prefill and "```" in prefill and (kwargs.get("extract") or kwargs.get("extract_last")):
                 raise click.ClickException(
-                    "-x searches the printed text for a code fence, and --hide-prefill hides its first line; "
+                    "-x searches the printed text for a code fence, and --hide-prefill hides the fence's first line; "
                     "leave one of them out"
                 )
             options = (*(pair for pair in options if pair[0] != "hide_prefill"), ("hide_prefill", "true"))
-        with _running(CommandScope(first_only=is_chat)):
+        with _within(CommandScope(first_only=is_chat)):
             return callback(*args, **{**kwargs, "options": options})
 
     return run
 
 
 @contextmanager
-def _running(run: CommandScope) -> Iterator[None]:
-    token = RUN.set(run)
+def _within(scope: CommandScope) -> Iterator[None]:
+    token = SCOPE.set(scope)
     try:
         with _errors_in_a_line():
             yield
     finally:
-        RUN.reset(token)
+        SCOPE.reset(token)
 
 
 @contextmanager

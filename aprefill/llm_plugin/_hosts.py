@@ -73,7 +73,7 @@ def route_of(model: Any) -> Route:
 
 def _plugin_of(model: Any) -> str:
     """Return the package of the model's first known class; "llm" is LLM's own OpenAI plugin; "" if none is known."""
-    known = {
+    name_attribute = {
         "llm_anthropic": "claude_model_id",
         "llm_groq": "groq_model_id",
         "llm_mistral": "mistral_model_id",
@@ -83,8 +83,10 @@ def _plugin_of(model: Any) -> str:
     before = {"llm_ollama": "build_messages"}
     for base in type(model).__mro__:
         root = base.__module__.partition(".")[0]
-        if root in known and (hasattr(model, known[root]) or hasattr(model, before.get(root, known[root]))):
-            return root
+        if root in name_attribute:
+            name = name_attribute[root]
+            if hasattr(model, name) or hasattr(model, before.get(root, name)):
+                return root
         if base.__module__ == "llm.default_plugins.openai_models" and hasattr(model, "api_base"):
             return "llm"
     return ""

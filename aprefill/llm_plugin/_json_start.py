@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NUMBER_BEGUN = re.compile(r"-?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:(?<=\d)[eE][+-]?\d*)?)?")
 _ESCAPES = frozenset('"\\/bfnrt')
 _HEX = frozenset("0123456789abcdefABCDEF")
-#: With one of these keywords, the other keywords of a schema may not be all of its rules.
+#: A schema with one of these keywords has rules that are not checked here. So it counts as allowing everything.
 _OTHER = ("$ref", "$dynamicRef", "allOf", "if")
 
 

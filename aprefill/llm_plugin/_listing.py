@@ -42,12 +42,12 @@ def listing(queries: Sequence[str], *, async_: bool, as_json: bool) -> Iterator[
         return
     width = max((len(row["model_id"]) for row in rows), default=0)
     for row in rows:
-        known = f" ({row['host']}, {row['evidence']})" if row["host"] else ""
-        yield f"{row['model_id']:<{width}}  {row['mode']:<8}  {row['what']}{known}"
+        evidence = f" ({row['host']}, {row['evidence']})" if row["host"] else ""
+        yield f"{row['model_id']:<{width}}  {row['mode']:<8}  {row['what']}{evidence}"
 
 
 def _row(model_id: str, host: Route) -> dict[str, Any]:
-    known = f"{host.provider}:{host.name}" if host.provider else None
+    host_name = f"{host.provider}:{host.name}" if host.provider else None
     if host.native:
         repeats = "repeats it" if host.row.support is Support.ECHOES else "leaves it out"
         what = f"sent {_HOW[host.door or 'message']}; the host {repeats}"
@@ -62,8 +62,8 @@ def _row(model_id: str, host: Route) -> dict[str, Any]:
         what = "asked for in the prompt"
     return {
         "model_id": model_id,
-        "host": known,
+        "host": host_name,
         "mode": "native" if host.native else "emulated",
         "what": what,
-        "evidence": host.row.evidence if known else "unknown",
+        "evidence": host.row.evidence if host_name else "unknown",
     }

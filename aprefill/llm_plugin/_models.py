@@ -14,7 +14,7 @@ from llm.models import ModelWithAliases
 from pydantic import Field, create_model
 from pydantic.json_schema import SkipJsonSchema
 
-from ._scope import LISTING, RUN
+from ._scope import LISTING, SCOPE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
 PREFIX = "prefill/"
 
 
-def register_all(register: Callable[..., None], known: list[Any]) -> None:
-    """Register `prefill/<id>` for each model in `known`.
+def register_all(register: Callable[..., None], models_with_aliases: list[Any]) -> None:
+    """Register `prefill/<id>` for each model in `models_with_aliases`.
 
-    While a command runs with a prefill (`RUN`), the models in `known` are replaced by models that take a prefill.
+    While a command runs with a prefill (`SCOPE`), the models in this list are replaced by models that take a prefill.
     """
     if LISTING.get():
         return
-    run = RUN.get()
-    for i, one in enumerate(list(known)):
+    scope = SCOPE.get()
+    for i, one in enumerate(list(models_with_aliases)):
         models = [one.model, one.async_model]
         if any(isinstance(model, Prefill) for model in models) or one.model is None:
             continue
         register(
-            *(model and wrap(model, run=run) for model in models), aliases=[PREFIX + alias for alias in one.aliases]
+            *(model and wrap(model, scope=scope) for model in models), aliases=[PREFIX + alias for alias in one.aliases]
         )
-        if run is not None:
-            same = [model and wrap(model, run=run, model_id=model.model_id) for model in models]
-            known[i] = ModelWithAliases(*same, one.aliases)
+        if scope is not None:
+            same = [model and wrap(model, scope=scope, model_id=model.model_id) for model in models]
+            models_with_aliases[i] = ModelWithAliases(*same, one.aliases)
 
 
-def wrap(model: Any, *, run: CommandScope | None = None, model_id: str | None = None) -> Any:
+def wrap(model: Any, *, scope: CommandScope | None = None, model_id: str | None = None) -> Any:
     """Return a model that takes a prefill. Raises `TypeError` if `model` is not a model of LLM."""
     if isinstance(model, Prefill):
         return model
     for kind, ours in _KINDS.items():
         if isinstance(model, kind):
-            return ours(model, run=run, model_id=model_id or PREFIX + model.model_id)
+            return ours(model, scope=scope, model_id=model_id or PREFIX + model.model_id)
     raise TypeError(f"with_prefill() takes a model of LLM, not a {type(model).__name__}")
 
 
@@ -70,9 +70,9 @@ class Prefill:
     needs_key = _of_inner("needs_key")
     key_env_var = _of_inner("key_env_var")
 
-    def __init__(self, inner: Any, *, run: CommandScope | None, model_id: str) -> None:
+    def __init__(self, inner: Any, *, scope: CommandScope | None, model_id: str) -> None:
         self._inner = inner
-        self._run = run
+        self._scope = scope
         self._options: Any = None
         self.model_id = model_id
 
@@ -117,7 +117,8 @@ def _options(base: Any) -> Any:
         prefill=option(str, "Begin the reply with this text"),
         hide_prefill=option(bool, "Omit the prefill from the text; the log and the conversation contain it"),
         prefill_strict=option(bool, "Fail unless the model takes the prefill natively"),
-        # not set by the caller: the result, for `llm logs`
+        # The plugin sets these two options, not the caller. They hold the mode and the verdict of the reply, so that
+        # `llm logs` shows them.
         prefill_mode=logged,
         prefill_verdict=logged,
     )

@@ -60,8 +60,8 @@ def plain(model: Any, prompt: Any) -> Any:
     """Return the prompt as the plugin would get it without aprefill."""
     inner = copy.copy(prompt)
     inner.model = model
-    known = model.Options.model_fields
-    given = {name: value for name, value in dict(prompt.options).items() if name in known and name not in OURS}
+    fields = model.Options.model_fields
+    given = {name: value for name, value in dict(prompt.options).items() if name in fields and name not in OURS}
     # The values were validated already, by a subclass. They are not validated again, because this could fail: for
     # example, a JSON text was replaced by its parsed value.
     options = model.Options.model_construct(_fields_set=prompt.options.model_fields_set & set(given), **given)
@@ -81,7 +81,7 @@ def is_delivered(messages: Sequence[Any], prefill: str) -> bool:
     )
 
 
-def refused(host: Route, prompt: Any) -> RefusalKey:
+def refusal_key_of(host: Route, prompt: Any) -> RefusalKey:
     """Return the key under which a refusal of this prompt's prefill is remembered."""
     return RefusalKey("llm", f"{host.provider} {host.base_url}", host.name, "thinking" in _switched_on(prompt))
 

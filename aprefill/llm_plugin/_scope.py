@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CommandScope:
-    """One run of `llm prompt` or `llm chat` with a prefill."""
+    """One call of `llm prompt` or `llm chat` with a prefill."""
 
     #: whether only the first reply begins with the prefill
     first_only: bool
@@ -20,8 +20,8 @@ class CommandScope:
     delivered: bool = False
 
 
-#: set while such a run lasts
-RUN: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_run", default=None)
+#: set while such a command runs
+SCOPE: ContextVar[CommandScope | None] = ContextVar("aprefill_llm_scope", default=None)
 
 
 #: set while `llm prompt` or `llm chat` runs: prints a note about a reply on stderr

@@ -21,7 +21,7 @@ from .._plan.next import LASTING, is_quoted
 from .._types import Verdict
 from ._errors import PrefillError
 from ._hosts import route_of
-from ._prepare import OURS, is_delivered, plain, prepared, refused
+from ._prepare import OURS, is_delivered, plain, prepared, refusal_key_of
 from ._scope import TELL
 from ._splice import ChunkSplicer, Cut, Ignored
 
@@ -46,37 +46,37 @@ class _Turn:
         #: the index of the prefill among the reply's events
         self._at = 0
         self._host: Route | None = None
-        self._carried: Any = None
+        self._prepared: Any = None
         self._prefill: Any = prompt.options.prefill
-        run = owner._run
+        scope = owner._scope
         if self._prefill and (
-            (run and run.first_only and run.delivered) or is_delivered(prompt.messages, self._prefill)
+            (scope and scope.first_only and scope.delivered) or is_delivered(prompt.messages, self._prefill)
         ):
             self._prefill = None
         if self._prefill:
             self._host = route_of(owner._inner)
-            known = refused(self._host, prompt) in _refusals.of_this_process
-            self._carried = prepared(owner._inner, self._host, prompt, natively=not known)
+            is_refused = refusal_key_of(self._host, prompt) in _refusals.of_this_process
+            self._prepared = prepared(owner._inner, self._host, prompt, natively=not is_refused)
 
     @property
     def request(self) -> tuple[Any, Any]:
         """The model and the prompt to execute."""
-        if self._carried is None:
+        if self._prepared is None:
             return self._owner._inner, plain(self._owner._inner, self._prompt)
-        return self._carried.model, self._carried.prompt
+        return self._prepared.model, self._prepared.prompt
 
     @property
     def stopped(self) -> bool:
-        return self._carried is not None and self._carried.splice.stopped
+        return self._prepared is not None and self._prepared.splice.stopped
 
     def take(self, chunk: Any) -> list[Any]:
         """Return what to yield for a chunk that the plugin yielded."""
         self._started = True
-        return [chunk] if self._carried is None else self._spliced(lambda splice: splice.take(chunk))
+        return [chunk] if self._prepared is None else self._spliced(lambda splice: splice.take(chunk))
 
     def end(self) -> list[Any]:
         """Return what to yield at the end of the plugin's output."""
-        if self._carried is None:
+        if self._prepared is None:
             return []
         said = self._response.response_json
         # LLM's own models store the host's last event in `response_json`. Its /responses models store nothing if the
@@ -88,15 +88,15 @@ class _Turn:
 
     def cut(self) -> list[Any]:
         """Return what to yield before an error is raised."""
-        return [] if self._carried is None else self._spliced(ChunkSplicer.cut)
+        return [] if self._prepared is None else self._spliced(ChunkSplicer.cut)
 
     @property
     def clients(self) -> list[Any]:
         """The clients that were opened for this reply."""
-        return [] if self._carried is None else self._carried.clients
+        return [] if self._prepared is None else self._prepared.clients
 
     def _spliced(self, step: Callable[[ChunkSplicer], list[Any]]) -> list[Any]:
-        splice = self._carried.splice
+        splice = self._prepared.splice
         was_delivered = splice.delivered
         try:
             out = step(splice)
@@ -118,20 +118,20 @@ class _Turn:
     def note(self) -> None:
         """Set what is logged and what the conversation contains. Call this after LLM has received the last chunk."""
         options = self._prompt.options
-        if self._carried is None:
+        if self._prepared is None:
             if any(getattr(options, name, None) is not None for name in OURS):
                 self._prompt.options = options.model_copy(update=dict.fromkeys(OURS))
             return
-        splice = self._carried.splice
-        noted = {"prefill_mode": self._carried.mode, "prefill_verdict": splice.verdict.value}
+        splice = self._prepared.splice
+        noted = {"prefill_mode": self._prepared.mode, "prefill_verdict": splice.verdict.value}
         self._prompt.options = options.model_copy(update=noted)
         tell = TELL.get()
-        if tell is not None and splice.verdict is Verdict.ABSENT and self._carried.is_asked:
+        if tell is not None and splice.verdict is Verdict.ABSENT and self._prepared.is_asked:
             tell(f"{self._owner._inner.model_id} did not begin its reply with the prefill, so the prefill was added")
         if not splice.delivered:
             return
-        if self._owner._run is not None:
-            self._owner._run.delivered = True
+        if self._owner._scope is not None:
+            self._owner._scope.delivered = True
         if options.hide_prefill:
             self._response._loaded_messages = _with_hidden(self._response, self._at, self._prefill)
             _keep_when_logged(self._response)
@@ -144,7 +144,7 @@ class _Turn:
 
         Return whether a new request was prepared.
         """
-        if self._carried is None or self._carried.mode != "native" or self._started:
+        if self._prepared is None or self._prepared.mode != "native" or self._started:
             return False
         if self._prompt.options.prefill_strict or self._host is None:
             return False
@@ -155,16 +155,16 @@ class _Turn:
             return False
         opened = self.clients
         try:
-            self._carried = prepared(self._owner._inner, self._host, self._prompt, natively=False)
+            self._prepared = prepared(self._owner._inner, self._host, self._prompt, natively=False)
         except PrefillError:
             return False  # the refusal is the better error
         self.clients.extend(opened)
         if found.why in LASTING:
-            _refusals.of_this_process.add(refused(self._host, self._prompt))
+            _refusals.of_this_process.add(refusal_key_of(self._host, self._prompt))
         return True
 
     def _ignored(self) -> PrefillError:
-        strict = self._carried is not None and self._carried.mode == "native"
+        strict = self._prepared is not None and self._prepared.mode == "native"
         why = "prefill_strict was given" if strict else "the prefill cannot be added to JSON that is complete by itself"
         return PrefillError(f"{self._owner._inner.model_id} did not begin its reply with the prefill, and {why}")
 
@@ -200,7 +200,8 @@ def _with_hidden(response: Any, at: int, prefill: str) -> list[Any]:
         del events[at]
 
 
-#: The attribute of a response with a hidden prefill that holds the chunks of its text including the prefill.
+#: Name of an attribute that is set on a response if its prefill is hidden. It holds the chunks of the whole text, with
+#: the prefill among them.
 _WHOLE = "_aprefill_whole"
 
 
@@ -261,11 +262,11 @@ def is_limited(found: Any) -> bool:
     return any(str(one).lower() in _LIMITS for one in why) or any(is_limited(found.get(key)) for key in _REPLIES)
 
 
-#: The fields in which hosts say why a reply ended, and the values for a token limit: those of aprefill's protocols, and
-#: two of other protocols.
+#: The fields in which hosts say why a reply ended, and the values for a token limit. `response_json` is the host's
+#: reply as LLM stored it, so no codec has decoded it.
 _REPLIES = ("choices", "candidates", "chunks")
 _WHY = ("finish_reason", "stop_reason", "done_reason", "finishReason")
-_LIMITS = {*limit_words(), "max_output_tokens", "finish_reason_max_tokens"}
+_LIMITS = limit_words()
 
 
 def events(owner: Prefill, prompt: Any, response: Any, run: Callable[[Any, Any], Any]) -> Iterator[Any]:

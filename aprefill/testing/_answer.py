@@ -94,7 +94,8 @@ def answer(script: Script, received: Received) -> Answer:
     headers |= {name.lower(): value for name, value in script.headers.items()}
 
     def body() -> Iterator[Step]:
-        # a new wire for each call: a wire remembers which block is open
+        # A wire is an object that writes one reply in one protocol (`_wires/`). It remembers which block of the reply
+        # is open, so each call makes a new wire.
         if script.body is not None:
             return iter([script.body])
         if script.gzip_bomb is not None:
@@ -219,7 +220,8 @@ def _error_event(wire: Wire, kind: str, message: str) -> Iterator[Step]:
 
 
 def _bad_event(wire: Wire, *, utf8: bool) -> Iterator[Step]:
-    # a character that no request contains: a host repeats the model's name in each event
+    # The event is damaged at the first place of this character. So the character must not be elsewhere in the event,
+    # for example in the model's name, which comes from the request. No request contains this character.
     marker = "\ufdd0"
 
     def damage(data: bytes) -> bytes:

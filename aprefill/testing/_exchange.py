@@ -134,7 +134,8 @@ class Exchange(Received):
     #: bytes of the body that were written to the socket so far, without the framing
     sent_bytes: int = 0
     #: "open": the answer is being sent. "complete": everything was sent, with the end of the framing. "client_closed":
-    #: the client closed first. "dropped", "reset": the server ended the connection, by script or because it was left
+    #: the client closed first. "dropped": the server closed the connection, because the script says so or because the
+    #: `async with` of the server ended. "reset": the server sent a RST, because the script says so
     outcome: Outcome = "open"
     #: set when the answer is over, in any way
     done: Event = field(default_factory=Event)

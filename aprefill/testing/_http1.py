@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ._script import Framing
 
-#: The response for which a client waits that sent `Expect: 100-continue`.
+#: A client that sends `Expect: 100-continue` waits for this response before it sends the body.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from .. import Event
-    from .._records import Record, Records
+    from .._records import Records, ReplyRecord
 
 log = logging.getLogger("aprefill.web")
 
@@ -67,13 +67,13 @@ class Channel(Protocol):
     async def begin(self) -> None:
         """Begin the response without a record."""
 
-    async def send(self, record: Record) -> None:
+    async def send(self, record: ReplyRecord) -> None:
         """Send one record."""
 
     async def ping(self) -> None:
         """Send a heartbeat."""
 
-    async def finish(self, record: Record, error: AprefillError | None) -> None:
+    async def finish(self, record: ReplyRecord, error: AprefillError | None) -> None:
         """Send the last record and end the response."""
 
     async def listen(self) -> None:
@@ -109,7 +109,7 @@ class Flow:
         self._is_ours = True
         # whether a send was cancelled: then it is not known how much of it was sent
         self._interrupted = False
-        self._last: tuple[Record, AprefillError | None] | None = None
+        self._last: tuple[ReplyRecord, AprefillError | None] | None = None
 
     async def run(self) -> bool:
         """Send the complete reply, then close it. Return True if the client is still connected."""
@@ -210,7 +210,7 @@ class Flow:
         if not self._gone:
             await self._finish(failure)
 
-    async def _send(self, event: Event, record: Record) -> None:
+    async def _send(self, event: Event, record: ReplyRecord) -> None:
         self._records.note(event)
         await self._channel.send(record)
 

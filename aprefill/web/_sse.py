@@ -19,7 +19,7 @@ from ._flow import ClientGone, Clocks, Flow, check_reply
 
 if TYPE_CHECKING:
     from .. import AprefillError
-    from .._records import Record
+    from .._records import ReplyRecord
 
 log = logging.getLogger("aprefill.web")
 
@@ -115,11 +115,12 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response (ASGI)."""
-        asked_again = not self._reconnects and any(name == b"last-event-id" for name, _ in scope["headers"])
-        if asked_again or scope["method"] == "HEAD":
-            # Do not request a reply, which costs money: neither of these responses has a body.
+        is_reconnect = not self._reconnects and any(name == b"last-event-id" for name, _ in scope["headers"])
+        if is_reconnect or scope["method"] == "HEAD":
+            # The response to a HEAD request has no body, and a 204 has none either. So do not ask the model for a
+            # reply, which would cost money.
             await send({
-                "type": "http.response.start", "status": 204 if asked_again else 200, "headers": self.raw_headers,
+                "type": "http.response.start", "status": 204 if is_reconnect else 200, "headers": self.raw_headers,
             })  # fmt: skip
             await send({"type": "http.response.body", "body": b""})
             return
@@ -156,7 +157,7 @@ class _EventChannel:
             await self._send(_part(b"".join(self._early)))
             self._early.clear()
 
-    async def send(self, record: Record) -> None:
+    async def send(self, record: ReplyRecord) -> None:
         block = as_event(record, self._records.offset)
         if not self.begun:
             if isinstance(record, AttemptRecord | HeldRecord):
@@ -168,7 +169,7 @@ class _EventChannel:
     async def ping(self) -> None:
         await self._send(_part(_PING))
 
-    async def finish(self, record: Record, error: AprefillError | None) -> None:
+    async def finish(self, record: ReplyRecord, error: AprefillError | None) -> None:
         if error is not None and not self.begun:
             assert isinstance(record, ErrorRecord)
             await self._send_error(record, http_status(error))

@@ -19,7 +19,7 @@ from ._origin import Origins, origin_allowed
 
 if TYPE_CHECKING:
     from .. import AprefillError
-    from .._records import Record
+    from .._records import ReplyRecord
 
 log = logging.getLogger("aprefill.web")
 
@@ -125,13 +125,13 @@ class _SocketChannel:
     async def begin(self) -> None:
         """Do nothing: a WebSocket is open already."""
 
-    async def send(self, record: Record) -> None:
+    async def send(self, record: ReplyRecord) -> None:
         await self._send({"type": "websocket.send", "text": as_json(record).decode()})
 
     async def ping(self) -> None:
         await self.send(PING)
 
-    async def finish(self, record: Record, error: AprefillError | None) -> None:
+    async def finish(self, record: ReplyRecord, error: AprefillError | None) -> None:
         await self.send(record)
         if not self._keep_open:
             reason = "" if error is None else type(error).__name__

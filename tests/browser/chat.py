@@ -1,4 +1,4 @@
-"""The chat example, the loopback host that it asks, and what the tests in the browser do on the page."""
+"""The chat example, the loopback host that it asks, and the actions of the browser tests on the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ CHAT = ROOT / "docs" / "examples" / "chat"
 HTML = '<b>bold</b> & <img src="/seen.png" onerror="document.title = \'taken\'"><script>document.title = "taken"</script>\n'
 STATES = '["Alabama", "Alaska", "Arizona", '
 
-#: By the prompt's first word. A bare model name is asked in the prompt, so `echo_text` is what it repeats.
+#: The script for a prompt, by its first word. A model without a provider gets the prefill in the prompt, so `echo_text`
+#: is repeated.
 SCRIPTS = {
     "slow": Script(
         text="one\n  two\tthree 🦢 end", prefill="echoes", echo_text="Zero, ", pace_s=0.05, first_token_s=0.2
@@ -52,7 +53,7 @@ SCRIPTS = {
     "away": Script(hang_up=True),
     "ten": Script(status=429, retry_after=600),
 }
-#: What becomes of a reply that is continued: its first request, and the one that asks for its text as the prefill.
+#: A reply that is continued: the text of the first request, and that of the request with this text as the prefill.
 CUT, CONTINUED = "one two three", " four five"
 
 
@@ -64,7 +65,7 @@ def reply_to(received: Received) -> Script:
 
 
 class Provider:
-    """The loopback host, whose events are waited for in its own loop."""
+    """The loopback host. Its events are waited for in its own event loop."""
 
     def __init__(self, server: Any, portal: Any) -> None:
         self.server = server
@@ -72,7 +73,7 @@ class Provider:
         self._number = len(server.exchanges)
 
     def exchange(self) -> Any:
-        """The test's first one."""
+        """Return the test's first exchange."""
         return self._call(self.server.wait_exchange, self._number)
 
     def wait(self, event: Any) -> None:
@@ -85,7 +86,7 @@ class Provider:
 
 @contextmanager
 def started(base_url: str) -> Iterator[str]:
-    """The example as its README starts it, on a free port; its URL."""
+    """Start the example as its README does, on a free port. Yield its URL."""
     command = [sys.executable, str(CHAT / "app.py"), "--port", "0"]
     env = {**os.environ, "CHAT_BASE_URL": base_url, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -109,7 +110,7 @@ def started(base_url: str) -> Iterator[str]:
 
 
 class Asked:
-    """What the browser has asked for: requests and WebSockets."""
+    """The URLs of the requests and WebSockets of the browser."""
 
     def __init__(self) -> None:
         self.urls: list[str] = []
@@ -119,7 +120,7 @@ class Asked:
 
 
 def send(page: Page, prompt: str, *, prefill: str = "", model: str = "") -> Any:
-    """Ask, and the turn that is made of it. Without a model of the list it is the loopback host's."""
+    """Send a prompt and return its turn. Without a model of the list, the loopback host's model is used."""
     page.fill("#prompt", prompt)
     page.fill("#prefill", prefill)
     page.select_option("#model", model)
@@ -130,7 +131,10 @@ def send(page: Page, prompt: str, *, prefill: str = "", model: str = "") -> Any:
 
 
 def wait_for(page: Page, condition: str, timeout_s: float = 10) -> None:
-    """Wait until a JavaScript expression is true, looked at in each frame. The page's policy forbids Playwright's own way."""
+    """Wait until a JavaScript expression is true.
+
+    It is checked in each frame, because the page's policy forbids Playwright's own way.
+    """
     page.evaluate(
         """([source, ms]) => new Promise((done, fail) => {
           const holds = CONDITION, until = performance.now() + ms;
@@ -146,7 +150,7 @@ def wait_for(page: Page, condition: str, timeout_s: float = 10) -> None:
 
 
 def milliseconds(turn: Any) -> dict[str, float]:
-    """The time line, when it is the server's own."""
+    """Return the times of the time line, which must be those from the server."""
     found = {}
     for name in ("accepted", "first-token", "hold-time", "shown"):
         number, unit = turn.locator(f".{name}:not(.live)").text_content().split()

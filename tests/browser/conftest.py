@@ -1,4 +1,4 @@
-"""One Chromium and one chat example for all tests of a file; a page of its own for each test."""
+"""One Chromium and one chat example for all tests of a file, and a new page for each test."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def provider(site: tuple[str, Any, Any]) -> Provider:
 def chromium() -> Iterator[Any]:
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     assert path, "no chromium here: apt-get install chromium, or name one in CHROMIUM"
-    # not even a name is looked up elsewhere
+    # other host names are not even looked up
     args = ["--no-sandbox", "--headless=new", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     from playwright.sync_api import sync_playwright
 
@@ -59,7 +59,10 @@ def asked() -> Asked:
 
 @pytest.fixture
 def page(chromium: Any, url: str, asked: Asked) -> Iterator[Page]:
-    """The page in a browser of its own; afterwards: nothing but loopback was asked, and no script has failed."""
+    """The page in a new browser context.
+
+    Afterwards only loopback may have been asked, and no script may have failed.
+    """
     context = chromium.new_context(viewport={"width": 760, "height": 620}, color_scheme="light")
     context.on("request", lambda request: asked.urls.append(request.url))
     page = context.new_page()

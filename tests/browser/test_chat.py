@@ -1,4 +1,4 @@
-"""The chat example in a real Chromium, against a loopback host. `nox -s browser` runs it, and writes the screenshot."""
+"""The chat example in a real Chromium, with a loopback host. `nox -s browser` runs it and writes the screenshot."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ECHOED = "the model repeated it, and it is shown once"
 
 
 def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
-    """It is there at once, greyed while the model repeats it, and text like any other when new text has come."""
+    """The prefill is shown at once. It is grey while the model repeats it, and normal when new text has come."""
     turn = send(page, "slow", prefill="Zero, ")
     prefill = turn.locator(".reply span").first
     expect(turn.locator(".reply .open")).to_have_text("Zero, ", use_inner_text=False)
@@ -52,7 +52,7 @@ def test_a_prefill_is_grey_until_the_seam_has_decided(page: Page) -> None:
     expect(turn.locator(".error")).to_be_hidden()
 
 
-#: What stood in the held text of the last turn, at each change.
+#: Records the held text of the last turn at each change.
 WATCH = """() => {
   window.held = [];
   new MutationObserver(() => {
@@ -73,7 +73,7 @@ WATCH = """() => {
 def test_what_the_model_wrote_and_the_seam_holds(
     page: Page, prompt: str, prefill: str, text: str, held: list[str]
 ) -> None:
-    """It is there as it comes, and goes when it was the prefill again, or becomes text when it was not."""
+    """Held text is shown as it comes. It is removed if it is the prefill again, and otherwise it becomes text."""
     page.evaluate(WATCH)
     turn = send(page, prompt, prefill=prefill)
     expect(turn.locator(".note")).to_contain_text("Complete.")
@@ -82,7 +82,10 @@ def test_what_the_model_wrote_and_the_seam_holds(
 
 
 def test_the_time_line_is_the_servers(page: Page) -> None:
-    """Live by the page's clock, then what the end record says: in order, and as slow as the host was."""
+    """The time line uses the page's clock at first, and then the times of the end record.
+
+    They are in order and as slow as the host was.
+    """
     turn = send(page, "slow", prefill="Zero, ")
     expect(turn.locator(".first-token.live")).to_have_text(re.compile(r"^\d.* ms$"))
     expect(turn.locator(".accepted.live")).to_have_text("\N{EN DASH}")  # the page cannot know it yet
@@ -108,7 +111,7 @@ def test_the_time_line_is_the_servers(page: Page) -> None:
     ],
 )
 def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
-    """Every one that the page offers comes to its end with the prefill first, once, and a time line."""
+    """Each demo model of the page completes its reply, with the prefill first and once, and with a time line."""
     turn = send(page, "JSON list of US state names", prefill='["', model=model)
     expect(turn.locator(".note")).to_contain_text(f"Complete. {verdict}")
     text = turn.locator(".reply").text_content()
@@ -121,7 +124,7 @@ def test_the_demo_models(page: Page, model: str, verdict: str) -> None:
 
 
 def test_stop_while_the_prefill_is_held(page: Page, provider: Provider) -> None:
-    """The provider sees the close, the prefill stays grey, and the next question can be asked."""
+    """After Stop the provider sees the close, the prefill stays grey, and the next question can be asked."""
     turn = send(page, "stuck", prefill=STATES)
     exchange = provider.exchange()
     provider.wait(exchange.waiting)
@@ -144,7 +147,7 @@ def test_stop_while_the_prefill_is_held(page: Page, provider: Provider) -> None:
 def test_leaving_a_reply_that_goes_on_closes_the_providers_connection(
     page: Page, provider: Provider, leave: str
 ) -> None:
-    """By the button, by loading the page again, and by closing the tab."""
+    """Stop, reloading the page and closing the tab each close the provider's connection."""
     turn = send(page, "endless")
     expect(turn.locator(".reply")).to_contain_text("word word")
     exchange = provider.exchange()
@@ -170,7 +173,7 @@ def test_leaving_a_reply_that_goes_on_closes_the_providers_connection(
     ],
 )
 def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error: str) -> None:
-    """Not a piece of the text; what was there stays, and a prefill that nothing followed stays grey."""
+    """An error is a line of its own. The text so far stays, and a prefill without text after it stays grey."""
     turn = send(page, prompt, prefill="Zero, " if prompt == "error" else "")
     expect(turn.locator(".what")).to_contain_text(error)
     assert turn.locator(".reply").text_content() == text
@@ -182,7 +185,7 @@ def test_an_error_is_a_line_of_its_own(page: Page, prompt: str, text: str, error
 
 
 def test_what_no_host_accepted_has_no_such_time(page: Page) -> None:
-    """Three requests were sent, and each was refused."""
+    """If each of the three requests was refused, the time line shows no time of acceptance."""
     turn = send(page, "busy", prefill="Zero, ")
     expect(turn.locator(".what")).to_contain_text("The model's server is busy.")
     expect(turn.locator(".note")).to_contain_text("Request 3 failed: the model's server answered with HTTP 429.")
@@ -190,7 +193,7 @@ def test_what_no_host_accepted_has_no_such_time(page: Page) -> None:
 
 
 def test_coming_back_to_the_page(page: Page, url: str) -> None:
-    """The browser restores the choice of another model, and the field for it is there."""
+    """If the browser restores the choice of another model, the field for its name is visible."""
     page.select_option("#model", "")
     page.fill("#other", "swan")
     page.goto("about:blank")
@@ -202,7 +205,7 @@ def test_coming_back_to_the_page(page: Page, url: str) -> None:
 
 
 def test_an_error_before_the_reply(page: Page) -> None:
-    """A model without a key is said in words, without what only a program can do about it."""
+    """A missing key is reported in words, without advice that only a programmer can follow."""
     page.select_option("#model", "")
     page.fill("#other", "anthropic:claude-haiku-4-5")
     page.click("#send")
@@ -213,7 +216,7 @@ def test_an_error_before_the_reply(page: Page) -> None:
 
 
 def test_html_is_text(page: Page, asked: Asked) -> None:
-    """In the prompt, the prefill and the model's text: shown as written, nothing run, nothing loaded."""
+    """HTML in the prompt, the prefill and the model's text is shown as written. Nothing runs and nothing is loaded."""
     turn = send(page, f"html {HTML}", prefill=HTML)
     expect(turn.locator(".note")).to_contain_text(f"Complete. {EMULATED}; {ECHOED}.")
     assert turn.locator(".reply").text_content() == HTML + HTML
@@ -224,7 +227,7 @@ def test_html_is_text(page: Page, asked: Asked) -> None:
 
 
 def test_a_conversation_goes_on(page: Page, provider: Provider) -> None:
-    """The next request has what came to its end, prefill included, and nothing of what failed or was only held."""
+    """The next request has the complete replies with their prefill, and nothing of failed replies."""
     for prompt in ("slow", "error", "html"):
         turn = send(page, prompt, prefill="Zero, " if prompt == "slow" else "")
         done = turn.locator(".error" if prompt == "error" else ".note")
@@ -234,7 +237,7 @@ def test_a_conversation_goes_on(page: Page, provider: Provider) -> None:
 
 
 def test_the_page_may_load_nothing(page: Page, chromium: Any, asked: Asked) -> None:
-    """Its policy refuses an image, a request, an inline script and HTML; on a page without one the recorder sees them."""
+    """The page's policy refuses an image, a request, an inline script and HTML. Without a policy the test sees them."""
     tries = """async () => {
       const refused = [];
       document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
@@ -249,10 +252,10 @@ def test_the_page_may_load_nothing(page: Page, chromium: Any, asked: Asked) -> N
     }"""
     assert {"img-src", "connect-src", "require-trusted-types-for"} <= set(page.evaluate(tries))
     assert page.title() == "aprefill: a chat"
-    # the recorder sees what was refused as well
+    # the recorder sees refused requests too
     assert asked.elsewhere() == ["http://elsewhere.example/image.png"]
     asked.urls.remove("http://elsewhere.example/image.png")
-    # the control
+    # control
     context = chromium.new_context()
     seen = Asked()
     context.on("request", lambda request: seen.urls.append(request.url))
@@ -264,7 +267,7 @@ def test_the_page_may_load_nothing(page: Page, chromium: Any, asked: Asked) -> N
 
 
 def test_another_page_may_not_use_it(page: Page, url: str, chromium: Any) -> None:
-    """A page of another origin is refused the WebSocket; a control: its own is not."""
+    """A page of another origin is refused the WebSocket, and the page itself is not."""
     opens = """(url) => new Promise((done) => {
       const socket = new WebSocket(url);
       socket.onopen = () => done("open");
@@ -279,7 +282,7 @@ def test_another_page_may_not_use_it(page: Page, url: str, chromium: Any) -> Non
 
 
 def test_it_listens_on_loopback_alone(url: str) -> None:
-    """Not on 127.0.0.2, which a server on all addresses would answer at as well."""
+    """The example does not listen on 127.0.0.2, where a server on all addresses would answer."""
     port = urlsplit(url).port
     for host, answer in (("127.0.0.1", 0), ("127.0.0.2", errno.ECONNREFUSED)):
         with socket.socket() as client:
@@ -287,7 +290,7 @@ def test_it_listens_on_loopback_alone(url: str) -> None:
 
 
 def test_the_screenshot(page: Page, provider: Provider, tmp_path: Path) -> None:
-    """A finished reply, and one whose prefill is held: what the README shows."""
+    """The screenshot for the README has a finished reply, and a reply whose prefill is held."""
     turn = send(page, "JSON list of the first US states", prefill=STATES, model="demo:echoes")
     expect(turn.locator(".note")).to_contain_text(f"Complete. {NATIVE}; {ECHOED}.")
     turn = send(page, "stuck on purpose: the same from a slow model", prefill=STATES)

@@ -1,4 +1,4 @@
-"""What a reader sees and hears of the chat example: nothing cut off, enough contrast, the text followed."""
+"""What a reader sees and hears of the chat example: nothing cut off, enough contrast, and the text is followed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDE = "W" * 200
 
 
 def filled(page: Page) -> None:
-    """Turns of every kind: one that went well, long words, an error with its details open, and one that is held now."""
+    """Fill the page with turns of every kind: complete, with long words, with an error and its details, and held."""
     turn = send(page, "JSON list of US state names", prefill='["', model="demo:echoes")
     expect(turn.locator(".note")).to_contain_text("Complete.")
     turn = send(page, f"error {WIDE}", prefill=f"Zero, {WIDE}")
@@ -34,14 +34,14 @@ def filled(page: Page) -> None:
     page.evaluate("window.kept = document.querySelectorAll('.turn')[2].cloneNode(true)")
     turn = send(page, "stuck", prefill=STATES)
     expect(turn.locator(".held")).to_have_text(STATES[:15])
-    # asking again takes the button away, which is looked at as well
+    # the next question removes the button, which is checked too
     page.evaluate("document.getElementById('turns').prepend(window.kept)")
 
 
 # --- nothing is cut off ---------------------------------------------------------------------------------------------
 
-#: What is outside of the page's width, or does not fit into its own box. A select does not tell, so that it is compared
-#: with the width that its longest choice wants.
+#: Elements that reach beyond the page's width, or whose content does not fit. A select does not report this, so its
+#: width is compared with the width of its longest choice.
 CUT_OFF = """() => {
   const found = [];
   const wide = document.documentElement.clientWidth;
@@ -70,7 +70,7 @@ MODELS = ["demo:eats", "demo:emulated", "", "swan", "anthropic:claude-haiku-4-5"
 
 @pytest.mark.parametrize("width", [320, 390, 760])
 def test_nothing_is_cut_off(page: Page, width: int) -> None:
-    """Whatever the model field holds: a demo model, nothing but its example, a short name, a long one."""
+    """Nothing is cut off with any model in the field: a demo model, none, a short name or a long one."""
     page.set_viewport_size({"width": width, "height": 640})
     assert page.evaluate(CUT_OFF) == []
     filled(page)
@@ -83,7 +83,7 @@ def test_nothing_is_cut_off(page: Page, width: int) -> None:
 
 
 def test_control_what_is_cut_off_is_found(page: Page) -> None:
-    """The same look finds a row, a field and a text that do not fit."""
+    """The check can fail: it finds a row, a field and a text that do not fit."""
     page.set_viewport_size({"width": 320, "height": 640})
     page.select_option("#model", "")
     page.fill("#other", LONG_NAME)
@@ -102,7 +102,7 @@ def test_control_what_is_cut_off_is_found(page: Page) -> None:
 
 # --- contrast -------------------------------------------------------------------------------------------------------
 
-#: [text, ratio] of all text that is visible, with opacity counted, by WCAG's formula.
+#: [text, ratio] of all visible text, with its opacity, by WCAG's formula.
 CONTRASTS = """() => {
   const parse = (color) => {
     const found = color.match(/^rgba?\\((.+)\\)$/);
@@ -147,7 +147,7 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(page: Page, scheme: Any) -> None:
-    """At least 4.5 to 1 for every text, what is greyed, disabled or an example included; 3 to 1 for the bar's colours."""
+    """All text has a contrast of at least 4.5 to 1, also if it is grey or disabled. The bar's colours have 3 to 1."""
     page.emulate_media(color_scheme=scheme)
     filled(page)
     page.fill("#other", "")
@@ -168,7 +168,7 @@ def test_contrast(page: Page, scheme: Any) -> None:
     assert any("refused the request" in text for text in texts)
     assert any("Complete." in text for text in texts)
     assert [one for one in found if one[1] < (3 if one[0].startswith("bar ") else 4.5)] == []
-    # the control: the same look finds a colour that is too pale, and an opacity
+    # control: the check finds a colour that is too pale, and an opacity
     note = page.locator(".turn").first.locator(".asked")
     for style in ("color: " + {"light": "#888", "dark": "#666"}[scheme], "opacity: 0.4"):
         note.evaluate("(part, style) => { part.style.cssText = style; }", style)
@@ -178,7 +178,7 @@ def test_contrast(page: Page, scheme: Any) -> None:
 
 
 def test_the_two_schemes_are_two(page: Page) -> None:
-    """The reader's choice of light or dark is followed."""
+    """The page follows the reader's choice of light or dark."""
     grounds = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -186,9 +186,9 @@ def test_the_two_schemes_are_two(page: Page) -> None:
     assert grounds == ["rgb(255, 255, 255)", "rgb(18, 20, 23)"]
 
 
-# --- what is read aloud ---------------------------------------------------------------------------------------------
+# --- what a screen reader reads -------------------------------------------------------------------------------------
 
-#: Changes of the page while a reply comes: which class they are in, and whether that is a live region.
+#: Changes of the page while a reply comes: the class of the element, and whether it is in a live region.
 LIVE = """() => {
   window.changes = [];
   const live = "[aria-live]:not([aria-live=off]), [role=alert], [role=status], [role=log]";
@@ -203,7 +203,7 @@ LIVE = """() => {
 
 
 def test_the_time_line_is_not_read_aloud(page: Page) -> None:
-    """It changes in every frame, and lies in no live region; the text and the line about the end do."""
+    """The time line, which changes in every frame, is in no live region. The text and the line about the end are."""
     page.evaluate(LIVE)
     turn = send(page, "slow", prefill="Zero, ")
     expect(turn.locator(".note")).to_contain_text("Complete.")
@@ -213,27 +213,27 @@ def test_the_time_line_is_not_read_aloud(page: Page) -> None:
 
 
 def test_what_is_held_is_read_aloud_only_as_text(page: Page, provider: Provider) -> None:
-    """It may go again: it is hidden from what reads aloud until it is text."""
+    """Held text is hidden from screen readers until it is text, because it may be removed again."""
     turn = send(page, "stuck", prefill=STATES)
     provider.wait(provider.exchange().waiting)
     expect(turn.locator(".held")).to_have_attribute("aria-hidden", "true")
     page.click("#stop")
 
 
-# --- the text is followed -------------------------------------------------------------------------------------------
+# --- the page follows the text --------------------------------------------------------------------------------------
 
 BOTTOM = "scrollY + innerHeight >= document.documentElement.scrollHeight - 1"
 
 
 def grown(page: Page, pixels: int = 500) -> None:
-    """Wait until the page has become so much longer."""
+    """Wait until the page is this many pixels longer."""
     height = page.evaluate("document.documentElement.scrollHeight")
     wait_for(page, f"document.documentElement.scrollHeight > {height + pixels}", 30)
 
 
 @pytest.mark.parametrize("way", ["wheel", "key"])
 def test_the_page_follows_the_text(page: Page, way: str) -> None:
-    """To its end as it grows; not while the reader has scrolled up; again when the reader is back at the end."""
+    """The page follows the text to its end, unless the reader has scrolled up, and again after scrolling to the end."""
     send(page, "long")
     grown(page)
     assert page.evaluate("document.documentElement.scrollHeight > innerHeight + 400")
@@ -247,7 +247,7 @@ def test_the_page_follows_the_text(page: Page, way: str) -> None:
         page.mouse.wheel(0, -200)
     else:
         page.keyboard.press("PageUp")
-    # a scroll is drawn over some frames: the place is that at which it has stopped
+    # scrolling takes some frames, so wait until it has stopped
     page.evaluate("""() => new Promise((done) => {
       let last = -1, same = 0;
       const look = () => { same = scrollY === last ? same + 1 : 0; last = scrollY; same > 20 ? done() : requestAnimationFrame(look); };
@@ -259,7 +259,7 @@ def test_the_page_follows_the_text(page: Page, way: str) -> None:
     assert not page.evaluate(BOTTOM)
     assert place < before + 400
 
-    # the text grows while the page moves, so that one move may end above the new end
+    # the text grows while the page moves, so one move may end above the new end
     for _ in range(20):
         if way == "wheel":
             page.mouse.wheel(0, 100_000)
@@ -275,7 +275,7 @@ def test_the_page_follows_the_text(page: Page, way: str) -> None:
 
 
 def test_a_new_question_is_followed_again(page: Page) -> None:
-    """Whoever asks wants to see the answer, wherever the page was."""
+    """After a new question the page follows the text again, wherever it was."""
     turn = send(page, "long")
     grown(page)
     page.mouse.move(300, 100)

@@ -1,4 +1,4 @@
-"""Stopping, continuing and reading what happened: the chat example in a real Chromium."""
+"""Stopping, continuing and reading what happened, in the chat example in a real Chromium."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def focused(page: Page) -> str:
 
 @pytest.mark.parametrize("way", ["click", "Enter on the button", "Escape in the prompt", "Escape elsewhere"])
 def test_stop(page: Page, provider: Provider, way: str) -> None:
-    """The button and the Escape key close the provider's connection, and the focus is on the prompt then."""
+    """The Stop button and the Escape key close the provider's connection, and then the focus is on the prompt."""
     turn = send(page, "endless")
     expect(turn.locator(".reply")).to_contain_text("word word")
     exchange = provider.exchange()
@@ -56,7 +56,7 @@ def test_stop(page: Page, provider: Provider, way: str) -> None:
 
 
 def test_control_other_keys_do_not_stop(page: Page, provider: Provider) -> None:
-    """The same reply goes on while other keys are pressed."""
+    """Control: a reply continues while other keys are pressed."""
     turn = send(page, "endless")
     expect(turn.locator(".reply")).to_contain_text("word word")
     for key in ("Tab", "a", "ArrowUp"):
@@ -68,7 +68,7 @@ def test_control_other_keys_do_not_stop(page: Page, provider: Provider) -> None:
 
 
 def test_escape_without_a_reply_does_nothing(page: Page) -> None:
-    """What is being written stays, and the next question can be asked."""
+    """Escape without a running reply keeps the half-written question. The next question can be sent."""
     page.fill("#prompt", "half a question")
     page.keyboard.press("Escape")
     assert page.locator("#prompt").input_value() == "half a question"
@@ -77,7 +77,7 @@ def test_escape_without_a_reply_does_nothing(page: Page) -> None:
 
 
 def test_a_reply_that_ends_by_itself_gives_the_focus_back(page: Page) -> None:
-    """It was on the Stop button, which cannot have it any more."""
+    """When a reply ends, the focus moves from the Stop button, which is then disabled, to the prompt."""
     turn = send(page, "own")
     assert focused(page) == "stop"
     expect(turn.locator(".note")).to_contain_text("Complete.")
@@ -88,7 +88,7 @@ def test_a_reply_that_ends_by_itself_gives_the_focus_back(page: Page) -> None:
 
 
 def test_continue(page: Page, provider: Provider) -> None:
-    """A reply that was cut off goes on in its own place, from where it stopped; then the conversation has it whole."""
+    """A reply that was cut off continues in its own turn, and then the conversation has all of it."""
     turn = send(page, "cut")
     expect(turn.locator(".what")).to_have_text("The reply was cut off.")
     assert turn.locator(".reply").text_content() == CUT
@@ -105,7 +105,7 @@ def test_continue(page: Page, provider: Provider) -> None:
 
 
 def test_what_was_text_stays_text_while_it_is_continued(page: Page) -> None:
-    """Only a prefill that nothing has followed yet is grey, before and after."""
+    """Text that was shown stays normal while it is continued. Only a prefill without text after it is grey."""
     page.evaluate("""() => {
       window.grey = [];
       new MutationObserver(() => {
@@ -117,14 +117,14 @@ def test_what_was_text_stays_text_while_it_is_continued(page: Page) -> None:
     turn.locator(".continue").click()
     expect(turn.locator(".note")).to_contain_text("Complete.")
     assert page.evaluate("window.grey") == []
-    # the control: the same observer sees a prefill that is grey
+    # control: the same observer sees a grey prefill
     turn = send(page, "slow", prefill="Zero, ")
     expect(turn.locator(".note")).to_contain_text("Complete.")
     assert "Zero, " in page.evaluate("window.grey")
 
 
 def test_a_prefill_that_nothing_followed_is_grey_until_it_is_continued(page: Page) -> None:
-    """The host was busy before it accepted the request: continuing asks for the same reply again."""
+    """If no text came, the prefill stays grey, and Continue requests the same reply again."""
     turn = send(page, "ten", prefill=STATES)
     expect(turn.locator(".continue")).to_be_visible()
     expect(turn.locator(".open")).to_have_text(STATES.strip())
@@ -134,7 +134,7 @@ def test_a_prefill_that_nothing_followed_is_grey_until_it_is_continued(page: Pag
 
 
 def test_only_the_last_reply_can_be_continued(page: Page) -> None:
-    """The conversation has gone on without the others."""
+    """Only the last reply can be continued, because the conversation has gone on without the others."""
     send(page, "broken")
     first = page.locator(".turn").first
     expect(first.locator(".continue")).to_be_visible()
@@ -145,7 +145,7 @@ def test_only_the_last_reply_can_be_continued(page: Page) -> None:
 
 
 def test_the_connection_to_the_pages_own_server_is_lost(page: Page) -> None:
-    """The page says so, and can go on when the server is back."""
+    """If the connection to the page's own server is lost, the page says so, and the reply can be continued."""
     page.route_web_socket(re.compile("/reply$"), lambda socket: socket.close())
     page.reload()
     turn = send(page, "own", prefill="Zero, ")
@@ -158,7 +158,7 @@ def test_the_connection_to_the_pages_own_server_is_lost(page: Page) -> None:
 
 # --- messages for people --------------------------------------------------------------------------------------------
 
-#: The classes of errors, which mean nothing to a reader.
+#: The classes of errors. Their names mean nothing to a reader.
 CLASSES = sorted(
     name
     for name in aprefill.__all__
@@ -167,7 +167,7 @@ CLASSES = sorted(
 
 
 def unreadable(text: str) -> list[str]:
-    """Names of classes, and what looks like JSON or HTML."""
+    """Return the names of classes, and parts that look like JSON or HTML."""
     names = [name for name in [*CLASSES, "ValidationError", "Error:"] if re.search(rf"\b{name}", text)]
     return names + re.findall(r"[{\[]\s*[\"{\[].*|<html.*", text)
 
@@ -189,7 +189,7 @@ def unreadable(text: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_errors_are_told_in_words(page: Page, prompt: str, says: str, can_continue: bool) -> None:
-    """What happened and what to do; nothing on the page is a class's name or JSON, the details included."""
+    """An error says what happened and what to do. Neither it nor its details contain a class's name or JSON."""
     turn = send(page, prompt)
     expect(turn.locator(".what")).to_be_visible(timeout=15_000)
     assert turn.locator(".what").text_content().startswith(says)
@@ -203,7 +203,7 @@ def test_errors_are_told_in_words(page: Page, prompt: str, says: str, can_contin
 
 
 def test_control_what_no_person_reads_is_found() -> None:
-    """The same check, on what 0.1.0 showed."""
+    """The check can fail: it finds what 0.1.0 showed."""
     assert unreadable("StatusError: the provider answered with HTTP 400") == ["StatusError"]
     assert unreadable("1 validation error for Asked: ValidationError") == ["ValidationError"]
     assert unreadable('upstream said {"error": {"code": 7}}') == ['{"error": {"code": 7}}']
@@ -213,16 +213,16 @@ def test_control_what_no_person_reads_is_found() -> None:
     "name", [name for name in CLASSES if issubclass(getattr(aprefill, name), aprefill.ProviderError)]
 )
 def test_every_error_of_a_provider_has_its_sentence(page: Page, name: str) -> None:
-    """A class that the page does not know gets a sentence that helps nobody: new ones are added here."""
+    """Every error of a provider has a sentence of its own on the page, because the default sentence helps nobody."""
     explain = "(error) => explained({error, message: ''})"
     unknown = page.evaluate(explain, "Unknown")
     assert unknown == "The reply has failed."
-    if name != "ProviderError":  # the base of the others
+    if name != "ProviderError":  # the base class of the others
         assert page.evaluate(explain, name) != unknown
 
 
 def test_the_page_asks_for_a_models_name(page: Page) -> None:
-    """White space is none: nothing is sent, and the browser points at the field."""
+    """A model's name of white space is not accepted: nothing is sent, and the browser points at the field."""
     page.select_option("#model", "")
     page.fill("#other", "   ")
     page.click("#send")
@@ -232,7 +232,7 @@ def test_the_page_asks_for_a_models_name(page: Page) -> None:
 
 
 def test_what_the_demo_says_is_readable(page: Page) -> None:
-    """The line under a reply that went well, too."""
+    """The line under a complete reply is readable too."""
     for model in ("demo:eats", "demo:emulated", "demo:ignores"):
         turn = send(page, "JSON list of US state names", prefill='["', model=model)
         expect(turn.locator(".note")).to_contain_text("Complete.")

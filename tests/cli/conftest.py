@@ -1,4 +1,7 @@
-"""The command line in this process: arguments and standard input in, an exit code and two streams out."""
+"""Runs the command line in this process, with arguments and standard input.
+
+The result is the exit code and the output.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def anyio_backend() -> Any:
-    """The command line has a loop of its own, so one loop of the test's is enough."""
+    """Use one event loop, because the command line runs its own."""
     return "asyncio"
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left."""
+    """The exit code and the output of one run."""
 
     code: int
     out: bytes
@@ -31,7 +34,7 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The one line on standard error."""
+        """The one line on standard error, without its beginning `aprefill: `."""
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("aprefill: ")
@@ -39,7 +42,7 @@ class Done:
 
 
 class Screen(io.BytesIO):
-    """A terminal, as far as the command line looks at it."""
+    """Standard output that is a terminal."""
 
     @property
     def buffer(self) -> Screen:
@@ -50,7 +53,7 @@ class Screen(io.BytesIO):
 
 
 class Keyboard:
-    """Standard input that is a terminal; reading it fails the test."""
+    """Standard input that is a terminal. Reading it fails the test."""
 
     def isatty(self) -> bool:
         return True
@@ -66,7 +69,10 @@ class Cli(Protocol):
 
 @pytest.fixture
 def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    """Run the command line. `stdin=None` is a keyboard; `screen` makes standard output a terminal."""
+    """Return a function that runs the command line.
+
+    `stdin=None`: a terminal; `screen`: standard output is a terminal.
+    """
 
     def run(*arguments: str, stdin: bytes | None = None, screen: bool = False) -> Done:
         terminal = Screen()

@@ -1,4 +1,4 @@
-"""`aprefill models`: the support table, printed."""
+"""`aprefill models`, which prints the support table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_line_a_pattern(cli: Cli) -> None:
 
 
 def test_one_provider(cli: Cli) -> None:
-    """Only its rows."""
+    """With a provider's name, only the rows of this provider are printed."""
     assert cli("models", "demo").out.decode().splitlines()[1:3] == [
         "demo      chat  eats      eats      trailing  engine",
         "demo      chat  echoes    echoes    trailing  engine",
@@ -33,12 +33,12 @@ def test_one_provider(cli: Cli) -> None:
 
 
 def test_a_provider_by_another_of_its_names(cli: Cli) -> None:
-    """An alias that `-m` takes is taken here."""
+    """The aliases of a provider that `-m` accepts are accepted here too."""
     assert cli("models", "llama.cpp").out == cli("models", "llama_cpp").out != b""
 
 
 def test_as_json(cli: Cli) -> None:
-    """A list of rows, with what the columns have no room for."""
+    """With `--json` the output is a list of rows that have more fields than the columns."""
     found = json.loads(cli("models", "anthropic", "--json").out)
     assert [row["provider"] for row in found] == ["anthropic"] * len(found)
     assert found[0]["models"][0] == "claude-haiku-4-5"

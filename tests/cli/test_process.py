@@ -1,4 +1,4 @@
-"""The command as a process of its own: signals, pipes, a terminal, and what it loads."""
+"""The command as a separate process: signals, pipes, a terminal, and which modules it imports."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ PELICAN = ["a function about a pelican", "--prefill", "def pelican(", "--stop", 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    """Options for a process that runs the copy under test, whose Ctrl-C works wherever the tests were started."""
-    # a shell starts background jobs with SIGINT ignored, which children inherit; a handler is not inherited
+    """Options for a process that runs the tested copy of the package and receives Ctrl-C."""
+    # A shell starts background jobs with SIGINT ignored, and child processes inherit that. They do not inherit a
+    # handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     env = {**os.environ, "PYTHONPATH": str(Path(aprefill.__file__).parents[1])}
-    # it would hide a write that is not flushed
+    # With this variable a missing flush would not be noticed.
     env.pop("PYTHONUNBUFFERED", None)
     yield {
         "cwd": tmp_path,
@@ -51,13 +52,13 @@ def run(start: Any, *arguments: str, **options: Any) -> subprocess.CompletedProc
 
 
 def to(server: Any, *more: str) -> list[str]:
-    """A question to the loopback host."""
+    """Return the arguments of a run that asks the loopback host."""
     return ["q", "-m", "m", "--base-url", server.openai_url, *more]
 
 
 @asynccontextmanager
 async def command(*arguments: str, **options: Any) -> AsyncGenerator[anyio.abc.Process, None]:
-    """The command, running. It is killed on leaving, and what hangs is an error."""
+    """Run the command. It is killed at the end, and after 15 s a timeout is raised."""
     process = await anyio.open_process([*COMMAND, *arguments], **options)
     try:
         with anyio.fail_after(15):
@@ -70,7 +71,7 @@ async def command(*arguments: str, **options: Any) -> AsyncGenerator[anyio.abc.P
 
 
 async def read(fd: int, size: int | None = None) -> bytes:
-    """`size` bytes of a pipe or a terminal, or what comes until the other side is closed."""
+    """Return `size` bytes from a pipe or terminal, or everything up to its end."""
 
     def wait() -> bytes:
         got = b""
@@ -79,7 +80,7 @@ async def read(fd: int, size: int | None = None) -> bytes:
                 part := os.read(fd, 4096 if size is None else size - len(got))
             ):
                 got += part
-        except OSError:  # EIO is how Linux says that nobody has a terminal's other side open
+        except OSError:  # EIO: on Linux, the other side of the terminal is closed
             pass
         return got
 
@@ -90,7 +91,7 @@ async def read(fd: int, size: int | None = None) -> bytes:
 
 
 def test_exact_bytes(start: Any) -> None:
-    """The reply and nothing else, as UTF-8 whatever the locale's encoding, and the note on standard error."""
+    """Standard output is exactly the reply, as UTF-8 in every locale. A note about the demo is on standard error."""
     env = {**start["env"], "PYTHONIOENCODING": "ascii"}
     done = run(start, *PELICAN, env=env)
     assert (done.returncode, done.stdout) == (0, b"def pelican():")
@@ -101,14 +102,17 @@ def test_exact_bytes(start: Any) -> None:
 
 
 def test_piped_input(start: Any) -> None:
-    """A prompt from a real pipe."""
+    """The prompt can come from a real pipe."""
     options = {name: value for name, value in start.items() if name != "stdin"}
     done = run(options, *PELICAN[1:], "-m", "demo:", input=b"a pelican\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"def pelican():", b"")
 
 
 async def test_exit_codes(start: Any) -> None:
-    """1 for the provider, 2 for the caller; the key is in neither message."""
+    """The exit code is 1 for an error of the provider and 2 for an error of the caller.
+
+    Neither message contains the key.
+    """
     env = {**start["env"], "APREFILL_API_KEY": "sk-secret"}
     async with serve(Script(status=401, error=("auth", "bad key sk-secret"))) as server:
         failed = await anyio.run_process([*COMMAND, *to(server)], check=False, cwd=start["cwd"], env=env)
@@ -133,7 +137,7 @@ STALLS = Script(text="Alabama, Alaska", stall_after=7)
     ids=["text", "json", "no answer yet"],
 )
 async def test_ctrl_c(start: Any, script: Script, option: list[str], shown: bytes) -> None:
-    """Quiet, 130, within a second, and the host sees the connection close."""
+    """Ctrl-C ends the command silently with exit code 130 within a second, and the host sees the connection close."""
     async with serve(script) as server, command(*to(server, *option), **start) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -152,7 +156,7 @@ async def test_ctrl_c(start: Any, script: Script, option: list[str], shown: byte
 
 
 async def fill(pipe: int) -> None:
-    """Wait until nothing more fits into a pipe."""
+    """Wait until the pipe is full."""
     import fcntl
     import termios
 
@@ -163,14 +167,14 @@ async def fill(pipe: int) -> None:
             fcntl.ioctl(pipe, termios.FIONREAD, waiting)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into the pipe as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses calls of Linux to see whether a pipe is full")
 @pytest.mark.parametrize(
     ("script", "option"),
     [(Script(text="x" * 200_000, cuts=8192, stall_after=199_000), []), (Script(text="x" * 200_000), ["--json"])],
     ids=["text", "json"],
 )
 async def test_ctrl_c_while_nobody_reads(start: Any, script: Script, option: list[str]) -> None:
-    """As in `aprefill ... | less`, whose pipe is full: one Ctrl-C, 130, within two seconds, and the host sees the close."""
+    """If the pipe is full because nobody reads it, one Ctrl-C ends the command within two seconds."""
     ours, theirs = os.pipe()
     async with serve(script) as server, command(*to(server, *option), **start, stdout=theirs) as process:
         os.close(theirs)
@@ -184,9 +188,9 @@ async def test_ctrl_c_while_nobody_reads(start: Any, script: Script, option: lis
     os.close(ours)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into the pipe as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses calls of Linux to see whether a pipe is full")
 async def test_ctrl_c_that_is_ignored(start: Any) -> None:
-    """A job in the background of a shell script, whose SIGINT is ignored, goes on writing."""
+    """If SIGINT is ignored, as for a background job of a shell script, the command continues."""
     ours, theirs = os.pipe()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     async with (
@@ -202,7 +206,10 @@ async def test_ctrl_c_that_is_ignored(start: Any) -> None:
 
 
 async def test_a_reader_that_leaves(start: Any) -> None:
-    """`aprefill ... | head -c 1`: no word on standard error, 141, and the host sees the connection close."""
+    """If the reader leaves, as in `aprefill ... | head -c 1`, the command ends silently with 141.
+
+    The host sees the close.
+    """
     ours, theirs = os.pipe()
     async with (
         serve(Script(text="x" * 10_000, cuts=1, pace_s=0.002)) as server,
@@ -219,7 +226,7 @@ async def test_a_reader_that_leaves(start: Any) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk(start: Any) -> None:
-    """One line, 1, and no second complaint when the interpreter ends."""
+    """A full disk gives one error line and exit code 1, without a second error at the exit of the interpreter."""
     with open("/dev/full", "wb") as full:
         done = run(start, *PELICAN, "-m", "demo:", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
@@ -230,7 +237,7 @@ def test_a_full_disk(start: Any) -> None:
 
 
 async def test_on_a_terminal(start: Any) -> None:
-    """The clipboard sequence of the model's text does not arrive, cut in any way; the line is ended."""
+    """A clipboard sequence in the model's text is not written to the terminal. A line end is added."""
     ours, theirs = os.openpty()
     terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     async with (
@@ -238,14 +245,14 @@ async def test_on_a_terminal(start: Any) -> None:
         command(*to(server), **{**start, **terminal}) as process,
     ):
         os.close(theirs)
-        # the terminal's own line discipline writes \r\n
+        # The terminal itself writes \r\n for \n.
         assert await read(ours) == b"one two\r\n"
         assert await process.wait() == 0
     os.close(ours)
 
 
 async def test_ctrl_c_on_a_terminal_leaves_a_fresh_line(start: Any) -> None:
-    """The shell's prompt comes below the unfinished text."""
+    """After Ctrl-C a line end is written, so that the shell's prompt is on a new line."""
     ours, theirs = os.openpty()
     async with (
         serve(STALLS) as server,
@@ -263,7 +270,7 @@ async def test_ctrl_c_on_a_terminal_leaves_a_fresh_line(start: Any) -> None:
 
 
 def test_without_click_it_says_what_to_install(start: Any) -> None:
-    """One line, 2."""
+    """Without click, one line says what to install, and the exit code is 2."""
     code = "import sys; sys.modules['click'] = None; from aprefill.__main__ import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "q"], capture_output=True, timeout=20, check=False, **start)
     assert (done.returncode, done.stdout) == (2, b"")
@@ -271,7 +278,7 @@ def test_without_click_it_says_what_to_install(start: Any) -> None:
 
 
 def test_it_loads_little(start: Any) -> None:
-    """Help needs click alone; the demo no HTTP client; rich is not used at all."""
+    """`--help` imports only click, the demo imports no HTTP client, and rich is never imported."""
     code = """
 import json, sys
 from aprefill.cli import main

@@ -1,4 +1,4 @@
-"""`aprefill run` in this process: what is written, byte for byte, and how errors end."""
+"""`aprefill run` in this process: the exact output, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ DEMO = ("-m", "demo:eats")
 
 @pytest.mark.parametrize("name", ["demo:", "demo:eats", "demo:echoes"])
 def test_the_text_and_nothing_else(cli: Cli, name: str) -> None:
-    """Into a pipe go the bytes of the reply, the prefill once, whichever way the demo host has it."""
+    """The output is the bytes of the reply, with the prefill once, for a demo host with each kind of support."""
     done = cli(*ASK, "-m", name)
     assert (done.code, done.out, done.err) == (0, PELICAN.encode(), "")
 
 
 def test_without_model_and_key_the_demo_answers_and_says_so(cli: Cli) -> None:
-    """`demo:eats`, with a line on standard error that says so and how to choose another."""
+    """Without a model and a key `demo:eats` answers. A line on standard error says so, and how to choose a model."""
     done = cli(*ASK)
     assert (done.code, done.out) == (0, PELICAN.encode())
     assert "demo:eats" in done.error
@@ -44,7 +44,7 @@ def test_without_model_and_key_the_demo_answers_and_says_so(cli: Cli) -> None:
 
 
 def test_run_is_the_default_command(cli: Cli) -> None:
-    """Named or not, before options or after, the same run."""
+    """`run` is the default command, with options before or after the prompt."""
     prompt, *options = *ASK, *DEMO
     lines = [(prompt, *options), ("run", prompt, *options), (*options, prompt), ("run", *options, "--", prompt)]
     for line in lines:
@@ -54,19 +54,19 @@ def test_run_is_the_default_command(cli: Cli) -> None:
 
 @pytest.mark.parametrize("word", ["run", "models", "--help", "-5 apples"])
 def test_after_two_dashes_everything_is_a_prompt(cli: Cli, word: str) -> None:
-    """A prompt may be a command's name or begin with a dash."""
+    """After `--`, a prompt may be the name of a command or begin with a dash."""
     done = cli("--", word)
     assert done.code == 0
     assert done.out.startswith(b"This is the built-in demo model.")
 
 
 def test_hide_prefill(cli: Cli) -> None:
-    """Only what the model adds."""
+    """With `--hide-prefill` only the model's text is written."""
     assert cli(*ASK, *DEMO, "--hide-prefill").out == PELICAN.removeprefix("def pelican(").encode()
 
 
 def test_a_stop_sequence_and_a_limit(cli: Cli) -> None:
-    """`--stop` can be repeated; `--max-tokens` ends the demo's reply after so many pieces."""
+    """`--stop` can be repeated. `--max-tokens` limits the demo's reply."""
     assert cli(*ASK, *DEMO, "--stop", "nowhere", "--stop", "\n").out == b"def pelican():"
     assert cli(*ASK, *DEMO, "--max-tokens", "1").out == b"def pelican():\n  "
 
@@ -87,7 +87,7 @@ def test_a_stop_sequence_and_a_limit(cli: Cli) -> None:
     ],
 )
 def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], prompt: str) -> None:
-    """What is piped in, a blank line, the argument; each of them alone; and a terminal is never read."""
+    """The prompt is the piped text, a blank line, and the argument; or one of the two. A terminal is never read."""
     with serve_in_thread(Script(text="x")) as server:
         assert cli(*arguments, "-m", "m", "--base-url", server.openai_url, stdin=stdin).code == 0
         assert [exchange.last_user_text for exchange in server.exchanges] == [prompt]
@@ -123,14 +123,14 @@ def test_the_prompt(cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], p
 def test_wrong_usage_is_one_line_and_exit_code_2(
     cli: Cli, stdin: bytes | None, arguments: tuple[str, ...], says: str
 ) -> None:
-    """Nothing on standard output, one line that says what to do."""
+    """Wrong usage writes nothing to standard output, and one line to standard error that says what to do."""
     done = cli(*arguments, stdin=stdin)
     assert (done.code, done.out) == (2, b"")
     assert says in done.error
 
 
 def test_plain_http_to_another_machine(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--allow-http` asks it; what would go to the network is written down here in place of being sent."""
+    """Plain http to another machine needs `--allow-http`. The request is recorded here instead of being sent."""
     recorder = Recorder()
 
     async def handle(self: object, request: httpx2.Request) -> object:
@@ -146,7 +146,7 @@ def test_plain_http_to_another_machine(cli: Cli, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_base_url_of_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs a model as `--base-url` does, and is asked then."""
+    """`OPENAI_BASE_URL` needs a model, as `--base-url` does, and is then used."""
     with serve_in_thread(Script(text="hello")) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
         assert "OPENAI_BASE_URL is set; pass -m openai:NAME" in cli("hi").error
@@ -158,7 +158,7 @@ def test_a_base_url_of_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_key_without_a_model_is_not_answered_by_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has a key wants a real model, and is told how to name one; no model is chosen for them."""
+    """If a key is set but no model, the demo does not answer. The error says how to name a model."""
     for variable, says in [
         ("ANTHROPIC_API_KEY", "-m anthropic:claude-haiku-4-5"),
         ("ANTHROPIC_AUTH_TOKEN", "-m anthropic:claude-haiku-4-5"),
@@ -177,7 +177,7 @@ def test_a_key_without_a_model_is_not_answered_by_the_demo(cli: Cli, monkeypatch
 
 
 def test_the_example_is_a_model_that_takes_a_prefill(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the table had the provider's other models first."""
+    """The model in the example accepts a prefill, also if the provider's other models come first in the table."""
     rows = aprefill.support_table()
     monkeypatch.setattr(aprefill, "support_table", lambda: rows[::-1])
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
@@ -190,7 +190,7 @@ def test_the_example_is_a_model_that_takes_a_prefill(cli: Cli, monkeypatch: pyte
 
 
 def test_what_is_sent(cli: Cli) -> None:
-    """Every option arrives, on both wires."""
+    """Every option is sent to the host, with both protocols."""
     line = (
         "question", "--prefill", '["', "-s", "be brief", "--stop", "END", "--max-tokens", "7", "-t", "0.5",
         "-m", "m", "--support", "eats",
@@ -211,7 +211,7 @@ def test_what_is_sent(cli: Cli) -> None:
 
 
 def test_strict(cli: Cli) -> None:
-    """A host that is said to repeat the prefill, and does not, is an error with --strict only; nothing is shown."""
+    """A host with `--support echoes` that does not repeat the prefill is an error only with `--strict`."""
     line = ("q", "--prefill", "[", "-m", "m", "--support", "echoes", "--base-url")
     with serve_in_thread(Script(text="a]", prefill="ignores")) as server:
         assert cli(*line, server.openai_url).out == b"[a]"
@@ -241,7 +241,7 @@ FAILURES: dict[str, tuple[Script, bytes, str]] = {
 
 @pytest.mark.parametrize("case", FAILURES)
 def test_an_error_is_one_line_and_exit_code_1(cli: Cli, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    """What came is there, then one line that says what happened and what to do, without the key."""
+    """An error leaves the text so far, and one line that says what happened and what to do, without the key."""
     script, out, says = FAILURES[case]
     monkeypatch.setenv("APREFILL_API_KEY", SECRET)
     with serve_in_thread(script) as server:
@@ -267,7 +267,7 @@ def test_an_error_is_one_line_and_exit_code_1(cli: Cli, monkeypatch: pytest.Monk
 
 
 def test_json(cli: Cli) -> None:
-    """One object at the end, with the text as it would have been printed."""
+    """`--json` writes one object at the end. Its `text` is the text that a plain run prints."""
     done = cli(*ASK, "-m", "demo:echoes", "--json")
     assert (done.code, done.err) == (0, "")
     assert done.out.count(b"\n") == 1
@@ -297,14 +297,14 @@ def test_json(cli: Cli) -> None:
 
 
 def test_json_of_a_hidden_prefill(cli: Cli) -> None:
-    """`text` is what a plain run prints, `message` has the turn whole."""
+    """With `--hide-prefill`, `text` is what a plain run prints, and `message` has the whole turn."""
     found = json.loads(cli(*ASK, *DEMO, "--json", "--hide-prefill").out)
     assert found["text"] == PELICAN.removeprefix("def pelican(")
     assert found["message"]["content"] == PELICAN
 
 
 def test_json_is_fit_for_a_terminal(cli: Cli) -> None:
-    """Control characters of every kind are escaped in it, other letters are not; what it says stays the same."""
+    """In JSON every control character is escaped and other characters are not. The parsed text is unchanged."""
     text = "\u00e9\x1b]52;c;eA==\x07\x9b31m\x7f\u202e"
     with serve_in_thread(Script(text=text)) as server:
         done = cli("q", "-m", "m", "--base-url", server.openai_url, "--json")
@@ -315,7 +315,7 @@ def test_json_is_fit_for_a_terminal(cli: Cli) -> None:
 
 
 def test_timing_goes_to_standard_error(cli: Cli) -> None:
-    """One line, in milliseconds; also when the reply breaks off, then before the error."""
+    """`--timing` writes one line in milliseconds to standard error, before the error if there is one."""
     done = cli(*ASK, *DEMO, "--timing")
     assert done.out == PELICAN.encode()
     words = [part.rpartition(" ")[0].rpartition(" ")[0] for part in done.error.split(", ")]
@@ -331,14 +331,14 @@ def test_timing_goes_to_standard_error(cli: Cli) -> None:
 
 
 def test_a_terminal_gets_a_line_end(cli: Cli) -> None:
-    """One is added where the text has none, and only there."""
+    """On a terminal a line end is added if the text has none."""
     assert cli(*ASK, *DEMO, screen=True).out == PELICAN.encode()
     assert cli(*ASK, *DEMO, "--stop", "\n", screen=True).out == b"def pelican():\n"
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_a_terminal_gets_no_escape_sequences_and_a_pipe_gets_them_all(cli: Cli, size: int) -> None:
-    """However the host cuts them."""
+    """A terminal gets no escape sequence, however the host cuts the text. A pipe gets the text unchanged."""
     text = "one \x1b]52;c;ZXZpbA==\x07two\x1b[2J \x9b31mthree\r\n"
     with serve_in_thread(Script(text=text, cuts=size)) as server:
         line = ("q", "-m", "m", "--base-url", server.openai_url)
@@ -347,14 +347,14 @@ def test_a_terminal_gets_no_escape_sequences_and_a_pipe_gets_them_all(cli: Cli, 
 
 
 def test_an_error_begins_a_new_line(cli: Cli) -> None:
-    """On a terminal the text's line is ended before the error is written."""
+    """On a terminal the line of the text is ended before an error is written."""
     with serve_in_thread(Script(text="Alabama", no_end=True)) as server:
         done = cli("q", "-m", "m", "--base-url", server.openai_url, screen=True)
     assert (done.code, done.out) == (1, b"Alabama\n")
 
 
 def test_standard_error_may_be_closed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the note about the demo goes nowhere, and not into the text."""
+    """If standard error is closed, the note about the demo is dropped. It does not go to standard output."""
     monkeypatch.setattr(sys, "stderr", None)
     assert cli(*ASK).out == PELICAN.encode()
 
@@ -364,7 +364,7 @@ def test_standard_error_may_be_closed(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("line", [("--help",), ("-h",), ("run", "--help"), ("a prompt", "--help")])
 def test_help_explains_run(cli: Cli, line: tuple[str, ...]) -> None:
-    """Whoever asks for help sees the options of the command that they will use."""
+    """`--help` and `-h` show the options of `run`, also without the name of the command."""
     done = cli(*line)
     assert (done.code, done.err) == (0, "")
     for option in (
@@ -376,12 +376,12 @@ def test_help_explains_run(cli: Cli, line: tuple[str, ...]) -> None:
 
 
 def test_version(cli: Cli) -> None:
-    """The package's."""
+    """`--version` prints the version of the package."""
     assert cli("--version").out.decode() == f"aprefill {aprefill.__version__}\n"
 
 
 def test_ctrl_c_just_before_a_write(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the event loop was told of it: nothing is written, so that a full pipe cannot hold the write."""
+    """If Ctrl-C was received just before a write, nothing is written. A full pipe could block the write forever."""
     abandoned: list[object] = []
     monkeypatch.setattr("aprefill.cli._output.abandon", abandoned.append)
     output = Output()

@@ -1,4 +1,4 @@
-"""The terminal filter: nothing that a terminal would obey comes out, wherever the text is cut."""
+"""The terminal filter: no control sequence passes it, wherever the text is cut into pieces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..support.thorough import usually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Small, so that the bound is met in short texts.
+#: Maximum length of a sequence; small, so that short texts reach it.
 LIMIT = 8
 
 ENDS = "\x07\x18\x1a\x9c"
@@ -29,7 +29,10 @@ class Stage(Protocol):
 
 
 def whole_pattern(limit: int) -> re.Pattern[str]:
-    """What is to be removed from a whole text, written as one regular expression: no states, no table."""
+    """Return a regular expression for all that must be removed from a whole text.
+
+    It is independent of the filter's code.
+    """
 
     def csi(n: int) -> str:
         return rf"(?:[ -?]{{0,{n - 1}}}[@-~]|[ -?]{{0,{n}}})"
@@ -59,7 +62,7 @@ def through(stage: Stage, pieces: list[str]) -> str:
 
 
 def cuts(text: str) -> Iterator[list[str]]:
-    """Whole, one character at a time, and cut in two everywhere."""
+    """Yield the text whole, one character at a time, and cut in two at every position."""
     yield [text]
     yield list(text)
     yield from ([text[:at], text[at:]] for at in range(1, len(text)))
@@ -70,14 +73,14 @@ def small() -> TerminalFilter:
 
 
 def check(make: Callable[[], Stage], text: str, pieces: list[str] | None = None) -> None:
-    """The promise: what comes out is the whole text's reference, at every cut, and nothing in it is obeyed."""
+    """Check that at every cut the filter gives the reference's text, and that this contains no control character."""
     expected = reference(text)
     assert not OBEYED.search(expected)
     for cut in [pieces] if pieces is not None else cuts(text):
         assert through(make(), cut) == expected, cut
 
 
-#: text -> what is left of it, by hand: the reference is held to these too
+#: text -> the expected text, written by hand; the reference is checked with these too
 CASES = {
     "plain \u00e9\u4e2d\U0001f600\ttab\nline": "plain \u00e9\u4e2d\U0001f600\ttab\nline",
     "a\x1b[1mb": "ab",
@@ -101,7 +104,7 @@ CASES = {
     "a\x1b(0b": "ab",
     "a\x1b#8b": "ab",
     "a\x1b%Gb": "ab",
-    # cancelled, restarted, broken off
+    # sequences that are cancelled, restarted or broken off
     "a\x1b]0;t\x18b": "ab",
     "a\x1b]0\x1b[1mb": "ab",
     "a\x1b[1\x1b[2mb": "ab",
@@ -110,7 +113,7 @@ CASES = {
     "a\x1b[1\u00e9b": "a\u00e9b",
     "a\x1b[1\nb": "a\nb",
     "a\x1b\nb": "a\nb",
-    # an unclosed string ends with its line, or at the bound
+    # an unclosed string ends at the line end, or at the maximum length
     "a\x1b]0;t\nb": "a\nb",
     "a\x1b]1234567b": "ab",
     "a\x9d12345678b": "ab",
@@ -123,7 +126,7 @@ CASES = {
     "a\x80\x85\x8d\x9cb": "ab",
     "a\u202eb\u2066c\u2069d": "abcd",
     "\u0634\u200f\u05d0\u200e\u061c": "\u0634\u200f\u05d0\u200e\u061c",
-    # nothing but what is removed
+    # texts that are removed completely
     "\x1b": "",
     "\x1b[": "",
     "\x1b]": "",
@@ -132,7 +135,7 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES, ids=ascii)
 def test_at_every_cut(text: str) -> None:
-    """Each case by hand, by the reference, and at every cut."""
+    """For each case the reference gives the expected text, and the filter gives it at every cut."""
     assert reference(text) == CASES[text]
     check(small, text)
 
@@ -147,19 +150,19 @@ PIECES = st.one_of(
 @settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_any_text_at_every_cut(text: str) -> None:
-    """Whatever the model writes, two ways of cutting it show the same, and it is what the whole text shows."""
+    """For any text the filter gives the reference's text at every cut in two."""
     check(small, text)
 
 
 @settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 @given(st.lists(st.lists(PIECES, max_size=6).map("".join), max_size=8))
 def test_any_text_at_random_cuts(pieces: list[str]) -> None:
-    """The same for many cuts at once, empty pieces among them."""
+    """For any text the filter gives the reference's text at random cuts, also with empty pieces."""
     check(small, "".join(pieces), pieces)
 
 
 class PieceByPiece:
-    """The broken variant: forgets, between two pieces, that it is inside a sequence."""
+    """A broken filter: it forgets between two pieces that it is inside a sequence."""
 
     def feed(self, piece: str) -> str:
         return reference(piece)
@@ -170,13 +173,13 @@ class PieceByPiece:
 
 @pytest.mark.parametrize("text", ["a\x1b[1mb", "a\x1b]0;t\x07b", "a\x9d52;c\x9cb"], ids=ascii)
 def test_control_a_filter_without_a_memory_is_caught(text: str) -> None:
-    """The same check fails for a filter that looks at each piece alone."""
+    """Control: the same check finds a filter that treats each piece alone."""
     with pytest.raises(AssertionError):
         check(PieceByPiece, text)
 
 
 def test_nothing_is_held_back() -> None:
-    """A character is shown as soon as it comes, or never: before, between and after sequences."""
+    """A character is shown as soon as it arrives, or never."""
     screen = TerminalFilter()
     shown = [screen.feed(piece) for piece in ("a", "b\x1b", "]52;c;", "x", "\x07c", "d\r", "\ne")]
     assert shown == ["a", "b", "", "", "c", "d", "\ne"]
@@ -184,7 +187,7 @@ def test_nothing_is_held_back() -> None:
 
 
 def test_an_unclosed_string_costs_a_bounded_part_of_the_reply() -> None:
-    """By default at most 4096 characters after ESC; a line end gives the rest back earlier."""
+    """An unclosed string removes at most 4096 characters after ESC, and nothing after the line end."""
     assert TerminalFilter().feed("\x1b]" + "x" * 5000) == "x" * 905
     assert TerminalFilter().feed("\x1b]" + "x" * 100 + "\nrest") == "\nrest"
     check(TerminalFilter, "\x1b]short\x07")
@@ -192,7 +195,7 @@ def test_an_unclosed_string_costs_a_bounded_part_of_the_reply() -> None:
 
 
 def test_a_message_is_one_line_and_obeyed_by_nothing() -> None:
-    """An error that quotes a provider stays one harmless line."""
+    """An error message that quotes a provider is one line without control sequences."""
     assert one_line("HTTP 400:\r\n\tbad\x1b]0;title\x07 \u2028 thing\x1b[31m!") == "HTTP 400: bad thing!"
 
 

@@ -1,4 +1,4 @@
-"""The library's messages in the command line's words."""
+"""The library's error messages, as the command line words them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def errors() -> Iterator[AprefillError]:
 
 
 def test_no_message_speaks_of_a_programs_arguments() -> None:
-    """What each says to do can be done on a command line."""
+    """No message on the command line names an argument of the Python functions."""
     found = list(errors())
     assert len(found) > 5
     for error in found:
@@ -97,7 +97,7 @@ def test_no_message_speaks_of_a_programs_arguments() -> None:
 
 
 def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
-    """Where a program has `emulate=`, `absent=` and `extra=`, the command line has options of its own."""
+    """Messages about `emulate=`, `absent=` and `extra=` name the command line's option instead."""
     assert in_options(PrefillIgnored("m")).endswith(
         "; pass --absent join to put the prefill before the reply, or pass --absent retry to ask once more"
     )
@@ -112,7 +112,7 @@ def test_what_asks_for_other_arguments_asks_for_an_option() -> None:
 
 
 def test_plain_http_and_certificates_are_told_in_options() -> None:
-    """The option that takes plain http is named, and nobody is told to pass a client."""
+    """Messages about plain http and certificates name the command line's option or variable, not a client."""
     with pytest.raises(UsageError) as caught:
         check_url("http://vllm:8000/v1")
     assert "or pass --allow-http if you trust the network" in in_options(caught.value)
@@ -122,7 +122,7 @@ def test_plain_http_and_certificates_are_told_in_options() -> None:
 
 
 def test_values_and_quotations_stay() -> None:
-    """A value is told as it was given behind its option, and braces in what a caller or a host said are no names."""
+    """A value is shown unchanged after its option. Braces in a caller's or host's text are not replaced."""
     error = UsageError("model='x' names no known provider {base_url}", Words("leave {api} out"))
     assert in_options(error) == "model='x' names no known provider {base_url}; leave --api out"
     given = UsageError(Words("{model=name} names no known provider", name="'{api}'"))
@@ -133,7 +133,7 @@ def test_values_and_quotations_stay() -> None:
 
 
 def test_a_way_that_the_command_line_has_not_is_left_out() -> None:
-    """Of several ways those stay that an option takes; of none nothing is said, but the problem is always told."""
+    """A remedy without an option is left out, and the others are kept. The problem is always shown."""
     known = UsageError("no key", Words("set KEY", "pass {api_key}"))
     assert (str(known), in_options(known)) == ("no key; set KEY, or pass api_key=", "no key; set KEY")
     unknown = UsageError(Words("{api_key} is empty"), Words("pass {client}"))
@@ -141,7 +141,7 @@ def test_a_way_that_the_command_line_has_not_is_left_out() -> None:
 
 
 def test_the_options_are_those_of_the_command() -> None:
-    """The arguments that are said to be options are exactly the options of `run` that stand for an argument."""
+    """The arguments that messages turn into options are exactly the options of `run` that stand for an argument."""
     options = {max(param.opts, key=len) for param in run.params if param.param_type_name == "option"}
     arguments = {f"--{name.replace('_', '-')}" for name in _SAME}
     flags = {word for word in _OTHERS.values() if word.startswith("--")}

@@ -1,4 +1,4 @@
-"""Driving a codec: records in, deltas out, and what a reply is made of."""
+"""Helpers for the tests of the codecs: records in, deltas out, and the parts of a reply."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 D = TypeVar("D")
 
-#: The two protocols tested here together.
+#: The two protocols that these tests run together.
 BOTH = ("anthropic_messages", "openai_chat")
 
 DELTAS = (TextDelta, ReasoningDelta, ToolDelta, FinishDelta, ErrorDelta, UsageDelta, EndDelta, BlockDelta)
 
 
 def record(payload: Any, event: str = "") -> Record:
-    """A record of bytes as they are, or of anything else as JSON."""
+    """Return a record of these bytes, or of any other value as JSON."""
     return Record(payload if isinstance(payload, bytes) else msgspec.json.encode(payload), event)
 
 
@@ -43,7 +43,7 @@ def feed(decoder: Decoder, payloads: Iterable[Any]) -> list[Delta]:
 
 
 def decode(name: str, *payloads: Any, end: str = "strict") -> list[Delta]:
-    """The deltas of a whole stream, the body's end included."""
+    """Return the deltas of a whole stream, including those of the end of its body."""
     decoder = codec(name).decoder(end=end)
     return [*feed(decoder, payloads), *decoder.close()]
 
@@ -61,13 +61,13 @@ def reasoning(deltas: Iterable[Delta]) -> str:
 
 
 def turn_of(name: str, deltas: Iterable[Delta], lead: str = "") -> Any:
-    """The assistant turn that the codec makes when all of `deltas` were handed out behind `lead`."""
+    """Return the assistant turn that the codec makes if all of `deltas` were handed out after `lead`."""
     parts = [delta.text if isinstance(delta, TextDelta) else delta for delta in deltas]
     return codec(name).message(parts, lead=lead)
 
 
 def calls(deltas: Iterable[Delta]) -> dict[int, tuple[str, str, str]]:
-    """Tool calls by index: id, name and joined arguments, put together as a consumer would."""
+    """Return the tool calls by index, as id, name and joined arguments, the way a consumer joins them."""
     found: dict[int, tuple[str, str, str]] = {}
     for delta in only(ToolDelta, deltas):
         id_, name, arguments = found.get(delta.index, ("", "", ""))

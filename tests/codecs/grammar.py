@@ -1,4 +1,4 @@
-"""Records as hypothesis strategies: the fields hosts send, with the values they send and ones they should not."""
+"""Records as hypothesis strategies: the fields that hosts send, with valid and with invalid values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-#: Text with everything that has been trouble: surrogates, control characters, quotes, the end marker.
+#: Text with everything that has caused trouble: surrogates, control characters, quotes, the end marker.
 awkward = st.one_of(
     st.sampled_from(
         [
@@ -27,7 +27,7 @@ awkward = st.one_of(
     st.text('aZ é😀\ud83d\ude00\x00\n"\\', max_size=6),
 )
 
-#: What no field expects. Ready-made values, because drawing nested ones takes most of a test's time.
+#: Values that no field expects. They are ready-made, because drawing nested ones takes most of a test's time.
 anything: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, True, 0, -1, 7, 1.5, 10**30, float("nan"), float("inf"), "", "x", "error", "\ud83d", "400"),
@@ -45,7 +45,7 @@ anything: st.SearchStrategy[Any] = st.sampled_from(
 
 
 def fields(**shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """An object in which each field is missing, as it should be, or anything at all."""
+    """An object in which each field is missing, valid, or any value at all."""
     return st.fixed_dictionaries(
         {}, optional={name: st.one_of(shape, shape, anything) for name, shape in shapes.items()}
     )

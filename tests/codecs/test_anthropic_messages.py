@@ -26,7 +26,7 @@ from .messages import STOP, WHOLE, block, delta, end, finish, said, start
 NAME = "anthropic_messages"
 
 
-# --- what goes out --------------------------------------------------------------------------------------------
+# --- the request ----------------------------------------------------------------------------------------------
 
 
 def body(**fields: Any) -> bytes:
@@ -35,12 +35,12 @@ def body(**fields: Any) -> bytes:
 
 
 def test_a_small_request_byte_by_byte() -> None:
-    """Order and spelling are fixed."""
+    """The order and the spelling of the fields are fixed."""
     assert body() == b'{"model":"claude","max_tokens":5,"messages":[{"role":"user","content":"Hi"}],"stream":true}'
 
 
 def test_a_full_request_byte_by_byte() -> None:
-    """Every field of a call has its place; a list content and a prefill turn go out as they are."""
+    """Every argument has its field. A list as content and an assistant turn with the prefill are sent unchanged."""
     parts = [{"type": "text", "text": "x"}]
     assert body(
         system="S",
@@ -52,21 +52,29 @@ def test_a_full_request_byte_by_byte() -> None:
         response_format={"type": "json_schema", "schema": {}},
         fields={"top_k": 3},
     ) == (
-        b'{"model":"claude","max_tokens":5,"system":"S","messages":[{"role":"user","content":[{"type":"text","text":"x"}]},'
-        b'{"role":"assistant","content":"{"}],"stop_sequences":["a","b"],"temperature":0.0,"thinking":{"type":"disabled"},'
+        b'{"model":"claude","max_tokens":5,"system":"S",'
+        b'"messages":[{"role":"user","content":[{"type":"text","text":"x"}]},'
+        b'{"role":"assistant","content":"{"}],"stop_sequences":["a","b"],"temperature":0.0,'
+        b'"thinking":{"type":"disabled"},'
         b'"tools":[{"name":"t"}],"output_config":{"format":{"type":"json_schema","schema":{}}},"stream":true,"top_k":3}'
     )
 
 
 def test_fields_win_and_none_removes() -> None:
-    """The dialect's and the caller's own fields replace ours in place; None takes a field out (Vertex: no model)."""
+    """The fields of the row and of the caller replace aprefill's in place, and None removes a field.
+
+    For example Vertex takes no `model`.
+    """
     assert body(fields={"model": None, "anthropic_version": "v", "max_tokens": 7, "stream": False}) == (
         b'{"max_tokens":7,"messages":[{"role":"user","content":"Hi"}],"stream":false,"anthropic_version":"v"}'
     )
 
 
 def test_leading_system_messages_become_the_system_field() -> None:
-    """Only the leading ones: the protocol has no system role in its list. Blocks stay blocks."""
+    """Only leading system messages move to the `system` field, because the protocol's list has no system role.
+
+    Blocks stay blocks.
+    """
     system, user = {"role": "system", "content": "B"}, {"role": "user", "content": "Hi"}
     one = CODEC.encode(ModelInput(model="c", messages=(system, user, system), system="A", max_tokens=1))
     assert one["system"] == "A\n\nB"
@@ -81,7 +89,7 @@ def test_leading_system_messages_become_the_system_field() -> None:
 
 
 def test_without_a_token_limit_nothing_is_sent() -> None:
-    """The protocol demands max_tokens; `fields` may bring it."""
+    """Without max_tokens, which the protocol demands, `UsageError` is raised. `fields` may supply it."""
     call = ModelInput(model="c", messages=())
     with pytest.raises(UsageError, match="max_tokens"):
         CODEC.encode(call)
@@ -90,11 +98,14 @@ def test_without_a_token_limit_nothing_is_sent() -> None:
     assert CODEC.encode(ModelInput(model="c", messages=(), fields={"max_tokens": 3}))["max_tokens"] == 3
 
 
-# --- what comes back ------------------------------------------------------------------------------------------
+# --- the reply ------------------------------------------------------------------------------------------------
 
 
 def test_a_whole_stream() -> None:
-    """Reasoning, text, a tool call, usage merged as it grows, the stop reason, the end; in the host's order."""
+    """Reasoning, text, a tool call, usage, the stop reason and the end come in the host's order.
+
+    Usage is merged as it grows.
+    """
     decoded = decode(NAME, *WHOLE)
     assert [delta.step for delta in only(BlockDelta, decoded)] == ["start", "signature", "stop"]
     deltas = [delta for delta in decoded if not isinstance(delta, BlockDelta)]
@@ -110,10 +121,10 @@ def test_a_whole_stream() -> None:
 
 
 def test_every_stop_reason_of_the_sdk_is_known() -> None:
-    """None of the installed SDK's words is OTHER; a new word is, and is kept."""
+    """Every stop reason of the installed SDK is known. A new one becomes OTHER, and its word is kept."""
     words = get_args(pytest.importorskip("anthropic.types").StopReason)
     assert "end_turn" in words
-    # an older SDK knows fewer
+    # older SDKs know fewer
     assert set(words) <= set(STOP_REASONS)
     for word in words:
         (found,) = only(FinishDelta, decode(NAME, finish(word), STOP))
@@ -122,12 +133,15 @@ def test_every_stop_reason_of_the_sdk_is_known() -> None:
 
 
 def test_the_stop_sequence_is_told() -> None:
-    """Which one it was."""
+    """The stop reason comes with the stop sequence that matched."""
     assert only(FinishDelta, decode(NAME, finish("stop_sequence", "\n\n"), STOP))[0].sequence == "\n\n"
 
 
 def test_usage_takes_what_is_there() -> None:
-    """Cache and thinking tokens; a count that is none is passed over; an object without counts gives no delta."""
+    """Cache and thinking tokens are read.
+
+    A value that is no count is ignored, and usage without counts gives no delta.
+    """
     odd = {
         "cache_creation_input_tokens": 2,
         "output_tokens_details": {"thinking_tokens": 6},
@@ -147,7 +161,7 @@ def test_usage_takes_what_is_there() -> None:
 
 
 def test_unknown_things_are_tolerated() -> None:
-    """Events, deltas, blocks and fields that do not exist yet; an empty payload; a gateway's [DONE]."""
+    """Unknown events, deltas, blocks and fields, an empty payload and a gateway's [DONE] are ignored."""
     deltas = decode(
         NAME,
         {"type": "message_started_again", "x": 1},
@@ -181,13 +195,16 @@ def test_unknown_things_are_tolerated() -> None:
     ids=str,
 )
 def test_a_missing_needed_field_is_a_protocol_error(event: Any) -> None:
-    """No KeyError, no silence."""
+    """A missing required field raises `ProtocolError`, never a `KeyError`, and is never ignored."""
     with pytest.raises(ProtocolError):
         AnthropicDecoder().decode(record(event))
 
 
 def test_the_event_name_stands_in_for_a_missing_type() -> None:
-    """A proxy that drops `type` leaves the SSE event's name; the framing's own names are none."""
+    """If `type` is missing, as behind some proxies, the SSE event's name is used.
+
+    The default names of the framings are not types.
+    """
     assert AnthropicDecoder().decode(record({}, "message_stop")) == (EndDelta(),)
     assert AnthropicDecoder().decode(record({}, "ping")) == ()
     for name in ("", "message", "chunk"):
@@ -196,14 +213,14 @@ def test_the_event_name_stands_in_for_a_missing_type() -> None:
 
 
 def test_text_in_the_start_of_a_block_counts() -> None:
-    """Hosts that put the first words there, and gateways that open no blocks at all."""
+    """Text in content_block_start counts, and so does text without any block, as some gateways send it."""
     assert text(decode(NAME, block("text", text="Hel"), delta("text_delta", text="lo"), STOP)) == "Hello"
     assert reasoning(decode(NAME, block("thinking", thinking="H"), delta("thinking_delta", thinking="m"), STOP)) == "Hm"
     assert reasoning(decode(NAME, delta("thinking_delta", thinking="Hm"), STOP)) == "Hm"
 
 
 def test_a_legacy_completion_gives_its_text_and_no_end() -> None:
-    """The Text Completions API is not this protocol: nothing of its text is lost, and it has no message_stop."""
+    """A record of the legacy Text Completions API loses no text, but without a message_stop the stream is cut."""
     decoder = AnthropicDecoder()
     event = {"type": "completion", "completion": " Hi", "stop_reason": "stop_sequence", "stop": "\n\nHuman:"}
     assert text(feed(decoder, [event])) == " Hi"
@@ -211,7 +228,7 @@ def test_a_legacy_completion_gives_its_text_and_no_end() -> None:
         decoder.close()
 
 
-# --- the turn to send back ------------------------------------------------------------------------------------
+# --- the turn for the next request ----------------------------------------------------------------------------
 
 
 def turn(words: str, *events: Any) -> Any:
@@ -225,13 +242,13 @@ def turn(words: str, *events: Any) -> Any:
 
 
 def test_only_text_is_a_str() -> None:
-    """However many text blocks there were, and if none came: the text is the caller's, prefill included."""
+    """A turn of only text has a str as content, the prefill included, whatever the number of text blocks."""
     assert turn("{Hello", *said("Hel"), block("text", 1, text=""), delta("text_delta", 1, text="lo")) == "{Hello"
     assert turn("") == ""
 
 
 def test_thinking_text_and_calls() -> None:
-    """Signed thinking, the text, the call with its parsed input."""
+    """The turn has the signed thinking, the text, and the call with its parsed input."""
     assert turn("{Hello there", *WHOLE) == [
         {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
         {"type": "text", "text": "{Hello there"},
@@ -240,7 +257,10 @@ def test_thinking_text_and_calls() -> None:
 
 
 def test_thinking_without_a_signature_stays_out() -> None:
-    """Anthropic refuses it; an empty thought with a signature (thinking not shown) stays, so does a redacted one."""
+    """Thinking without a signature is left out, because Anthropic refuses it.
+
+    An empty thought with a signature stays (the thinking was not shown), and so does a redacted one.
+    """
     assert turn("x", block("thinking", thinking=""), delta("thinking_delta", thinking="Hm"), *said("x")) == "x"
     redacted = {"type": "redacted_thinking", "data": "opaque"}
     events = [
@@ -257,7 +277,7 @@ def test_thinking_without_a_signature_stays_out() -> None:
 
 
 def test_text_without_ink_makes_no_block() -> None:
-    """Anthropic refuses an empty text block beside others."""
+    """Text of only white space makes no block, because Anthropic refuses empty text blocks."""
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     events = [{"type": "content_block_start", "index": 0, "content_block": call}, end()]
     assert turn(" \n", *events) == [call]
@@ -277,7 +297,10 @@ def test_text_without_ink_makes_no_block() -> None:
     ids=["none", "empty", "two", "NaN", "cut", "no object"],
 )
 def test_arguments_in_the_turn(parts: list[str], kept: dict[str, Any] | None) -> None:
-    """Parsed; what does not parse to an object is kept whole under the key of Anthropic's guide, never dropped."""
+    """Arguments are parsed.
+
+    If they are no JSON object, they are kept whole under the key that Anthropic's guide names.
+    """
     events = [
         block("tool_use", id="t", name="f", input={}),
         *(delta("input_json_delta", partial_json=part) for part in parts),
@@ -287,7 +310,10 @@ def test_arguments_in_the_turn(parts: list[str], kept: dict[str, Any] | None) ->
 
 
 def test_a_call_without_arguments_joins_to_json() -> None:
-    """No piece came, or the input came whole in the block's start: the pieces join to that input."""
+    """The argument pieces of a call always join to JSON.
+
+    This holds even if no piece came, or if the whole input came in the block's start.
+    """
     events = [
         *(
             block("tool_use", 0, id="t0", name="f", input={}),
@@ -300,7 +326,10 @@ def test_a_call_without_arguments_joins_to_json() -> None:
 
 
 def test_tools_the_host_runs_are_in_the_turn_only() -> None:
-    """A server tool gives no ToolDelta: the caller has nothing to do. Call and result go back as they came."""
+    """A tool that the host runs gives no ToolDelta, because the caller has nothing to do.
+
+    The turn has its call and its result unchanged.
+    """
     result = {
         "type": "web_search_tool_result",
         "tool_use_id": "s",
@@ -327,7 +356,7 @@ def test_tools_the_host_runs_are_in_the_turn_only() -> None:
 
 
 def test_a_compaction_block_is_filled_by_its_delta() -> None:
-    """Its content comes in one delta, and is needed to go on."""
+    """The content of a compaction block comes in one delta and is in the turn, because the next request needs it."""
     events = [
         block("compaction", content=None),
         delta("compaction_delta", content="summary", encrypted_content="e"),
@@ -337,14 +366,17 @@ def test_a_compaction_block_is_filled_by_its_delta() -> None:
 
 
 def test_a_repeated_message_start_changes_nothing() -> None:
-    """The same id twice is one message."""
+    """A second message_start with the same id is ignored."""
     assert text(decode(NAME, start(), start(), *said("Hi"), STOP)) == "Hi"
     thinking = [block("thinking", signature="s"), end()]
     assert turn("x", start(), *thinking, start(), *said("x"))[0]["signature"] == "s"
 
 
 def test_a_message_spliced_into_another() -> None:
-    """A new id in mid-stream: the turn is the new message's, and its call is a call of its own, not more of the old."""
+    """A message_start with a new id begins a new message.
+
+    The turn is that of the new message, and its call does not continue the old call.
+    """
     events = [
         start("m1"),
         block("tool_use", id="t1", name="f", input={}),
@@ -358,7 +390,10 @@ def test_a_message_spliced_into_another() -> None:
 
 
 def test_a_stop_reason_in_message_start() -> None:
-    """A message whose blocks come whole has it there and sends no message_delta; the FinishDelta comes at the end."""
+    """A stop reason in message_start gives a FinishDelta at the end of the message.
+
+    A host that sends whole blocks sends no message_delta.
+    """
     deltas = decode(
         NAME, start(stop_reason="tool_use"), block("tool_use", id="t", name="f", input={"a": 1}), end(), STOP
     )
@@ -367,7 +402,7 @@ def test_a_stop_reason_in_message_start() -> None:
 
 
 def test_a_message_that_is_whole_from_its_start_is_not_lost() -> None:
-    """A gateway's stream of a whole reply: the content stands in message_start."""
+    """If a gateway puts the whole reply into message_start, its content is read."""
     content = [{"type": "text", "text": "whole"}, {"type": "tool_use", "id": "t", "name": "f", "input": {}}]
     deltas = decode(
         NAME,

@@ -17,7 +17,7 @@ from .messages import STOP, WHOLE, finish, said, start
 
 @pytest.mark.parametrize("kept", range(len(WHOLE) - 1))
 def test_every_cut_before_the_stop_reason_is_a_cut(kept: int) -> None:
-    """EOF before the stop reason raises, wherever it is."""
+    """If the body ends anywhere before the stop reason, `Truncated` is raised."""
     decoder = AnthropicDecoder()
     feed(decoder, WHOLE[:kept])
     with pytest.raises(Truncated, match="message_stop"):
@@ -25,7 +25,10 @@ def test_every_cut_before_the_stop_reason_is_a_cut(kept: int) -> None:
 
 
 def test_a_stop_reason_is_the_models_own_end() -> None:
-    """After it the body may end without message_stop: the reply is complete. One in message_start is not yet an end."""
+    """After the stop reason the body may end without message_stop.
+
+    A stop reason in message_start does not count as that.
+    """
     decoder = AnthropicDecoder()
     feed(decoder, WHOLE[:-1])
     assert decoder.close() == (EndDelta(),)
@@ -36,7 +39,7 @@ def test_a_stop_reason_is_the_models_own_end() -> None:
 
 
 def test_nothing_comes_after_the_end() -> None:
-    """Text, usage, errors and broken records after message_stop are not read."""
+    """Text, usage, errors and broken records after message_stop are ignored."""
     decoder = AnthropicDecoder()
     feed(decoder, WHOLE)
     for late in (*said("more"), finish("end_turn"), {"type": "error", "error": {}}, b"{broken"):
@@ -46,7 +49,7 @@ def test_nothing_comes_after_the_end() -> None:
 
 
 def test_a_decoder_that_goes_on_would_be_seen() -> None:
-    """The control: one that forgets its end gives the text that comes after it."""
+    """The control: a decoder that does not remember its end gives the text after it."""
 
     class Forgetful(AnthropicDecoder):
         def decode(self, record: Record) -> Any:
@@ -60,7 +63,7 @@ def test_a_decoder_that_goes_on_would_be_seen() -> None:
 
 @pytest.mark.parametrize("space", [b"", b" "])
 def test_an_undispatched_record_counts_only_as_the_end(space: bytes) -> None:
-    """The last record without its blank line: a whole end, stop reason or error is taken, nothing else, no half of one."""
+    """A last record without its blank line counts only if it is a whole end, stop reason or error."""
     assert AnthropicDecoder().close(record(b'{"type": "message_stop"' + space + b"}")) == (EndDelta(),)
     assert AnthropicDecoder().close(record(finish("end_turn"))) == (FinishDelta(StopReason.END, "end_turn"), EndDelta())
     (error,) = AnthropicDecoder().close(record({"type": "error", "error": {"type": "overloaded_error"}}))
@@ -88,7 +91,10 @@ def test_an_undispatched_record_counts_only_as_the_end(space: bytes) -> None:
     ],
 )
 def test_an_error_event_ends_the_stream(kind: str, status: int) -> None:
-    """It gives the status its type stands for, and the host's words; the body's end is then no cut."""
+    """An error event ends the stream with the status that its type means and the host's message.
+
+    The end of the body is then no cut.
+    """
     decoder = AnthropicDecoder()
     event = {"type": "error", "error": {"type": kind, "message": "Sorry"}}
     assert feed(decoder, [start(), event, *said("more"), STOP]) == [ErrorDelta(status, kind, "Sorry")]
@@ -113,12 +119,15 @@ def test_an_error_event_ends_the_stream(kind: str, status: int) -> None:
     ],
 )
 def test_errors_of_other_makes(event: str, payload: Any, expected: ErrorDelta) -> None:
-    """Bedrock's exception frames, a gateway's OpenAI error, one without its object, one without JSON."""
+    """Errors of other kinds are read: Bedrock's exceptions, a gateway's OpenAI error, no error object, and no JSON."""
     assert [*AnthropicDecoder().decode(record(payload, event))] == [expected]
 
 
 def test_an_error_text_is_bounded() -> None:
-    """3,000 characters: enough to tell what it quotes of the prompt before it is cut to what is shown."""
+    """An error's text is kept up to 3,000 characters.
+
+    That is enough to find what it quotes of the prompt before it is cut for display.
+    """
     event = {"type": "error", "error": {"type": "api_error", "message": "x" * 9000}}
     (error,) = AnthropicDecoder().decode(record(event))
     assert len(error.detail) == 3000

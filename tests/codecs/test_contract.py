@@ -1,12 +1,15 @@
-"""Every codec in the registry keeps the contract; a codec that breaks a part of it is found."""
+"""Every codec in the registry passes the contract checks, and each check finds a broken codec."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 
+from aprefill import stream
 from aprefill._codecs import PROTOCOLS, Codec, codec
 from aprefill._codecs.openai_chat import OpenAIChat, OpenAIChatDecoder
 from aprefill._deltas import ErrorDelta, TextDelta, UsageDelta
@@ -22,16 +25,89 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("check", contracts.CODEC, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_contract(name: str, check: Callable[[Codec], None]) -> None:
-    """Every check, on every protocol that there is."""
+    """Every protocol passes every check."""
     check(codec(name))
 
 
-# --- the control: one broken codec a check --------------------------------------------------------------------
+@pytest.mark.anyio
+@pytest.mark.any_loop
+@pytest.mark.parametrize("name", PROTOCOLS)
+async def test_a_request_and_its_reply(name: str) -> None:
+    """A host of the table gets the request of the sample, with the key in its header, and its reply is read."""
+    assert await differences(name, codec(name)) == []
+
+
+async def differences(name: str, its: Codec) -> list[str]:
+    """What differs between the sample and what `stream()` sends and returns."""
+    sample = contracts.sample_of(name)
+    asked = {argument: value for argument, value in contracts.CONVERSATION.items() if argument in its.arguments}
+    sent: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return httpx2.Response(200, headers={"content-type": sample.content_type}, content=sample.reply)
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        target = {"model": sample.request["model"], "api": sample.request["api"], "api_key": "KEY", "client": client}
+        text = await stream(**asked, **target).text()
+    (request,) = sent
+    holds = {
+        "url": str(request.url) == sample.request["url"],
+        "key": {head: value for head, value in request.headers.items() if "KEY" in value} == sample.request["key"],
+        "body": json.loads(request.content) == sample.request["body"],
+        "text": text == contracts.TEXT,
+    }
+    return [what for what, held in holds.items() if not held]
+
+
+@pytest.mark.anyio
+@pytest.mark.any_loop
+@pytest.mark.parametrize(
+    ("method", "other", "broken"),
+    [
+        ("body", lambda self, model_input: {"model": model_input.model, "messages": []}, "body"),
+        ("path", lambda self, model_input: "/speak", "url"),
+        ("auth", lambda self, key, form: {"x-api-key": key}, "key"),
+    ],
+    ids=["body", "path", "auth"],
+)
+async def test_control_another_request_is_found(
+    method: str, other: Any, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another body, another path, or the key in another header differs from the sample."""
+    monkeypatch.setattr(OpenAIChat, method, other)
+    assert await differences("openai_chat", codec("openai_chat")) == [broken]
+
+
+# --- the control: at least one broken codec per check ---------------------------------------------------------
 
 
 class NoPath(OpenAIChat):
     def path(self, model_input: ModelInput) -> str:
         return "chat/completions"
+
+
+class ModelInAQuery(OpenAIChat):
+    arguments: Mapping[str, tuple[str, ...]] = {**OpenAIChat.arguments, "model": ()}
+
+    def path(self, model_input: ModelInput) -> str:
+        return f"/models/{model_input.model}/chat"
+
+
+class OneStop(OpenAIChat):
+    def encode(self, model_input: ModelInput) -> dict[str, Any]:
+        body = super().encode(model_input)
+        return {**body, "stop": body["stop"][:1]} if "stop" in body else body
+
+
+class TakesAnyLastRecord(OpenAIChat):
+    def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
+        class Decoder(OpenAIChatDecoder):
+            def close(self, undispatched: Record | None = None) -> Sequence[Delta]:
+                return super().close() if undispatched is None else self.decode(undispatched)
+
+        super().decoder(end=end)
+        return Decoder(end=end)
 
 
 class KeyTwice(OpenAIChat):
@@ -179,10 +255,13 @@ class AnyRule(OpenAIChat):
         return OpenAIChatDecoder(end=end)
 
 
-#: Broken codec -> the check that is to find it.
+#: Broken codec -> the check that must find it.
 BROKEN: dict[type[OpenAIChat], Callable[[Codec], None]] = {
     NoPath: contracts.says_where_it_goes,
     AnotherFraming: contracts.says_where_it_goes,
+    ModelInAQuery: contracts.names_the_model,
+    OneStop: contracts.encodes_and_leaves_its_input_alone,
+    TakesAnyLastRecord: contracts.finds_every_cut,
     KeyTwice: contracts.carries_the_key_in_its_headers,
     OtherHeader: contracts.carries_the_key_in_its_headers,
     ChangesItsInput: contracts.encodes_and_leaves_its_input_alone,
@@ -208,12 +287,12 @@ BROKEN: dict[type[OpenAIChat], Callable[[Codec], None]] = {
 
 @pytest.mark.parametrize(("broken", "check"), BROKEN.items(), ids=lambda value: value.__name__)
 def test_control_a_broken_codec_is_found(broken: type[OpenAIChat], check: Callable[[Codec], None]) -> None:
-    """The check that is about what is broken fails, and passes on the codec that it was made of."""
+    """The check fails on the broken codec and passes on the codec from which it was made."""
     check(OpenAIChat())
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         check(broken())
 
 
 def test_every_check_has_a_control() -> None:
-    """No check is without a codec that it finds."""
+    """Every check has a broken codec that it finds."""
     assert set(BROKEN.values()) == set(contracts.CODEC)

@@ -1,4 +1,4 @@
-"""Any record gives deltas or one of our two errors, nothing else."""
+"""Any record gives deltas or one of aprefill's two errors, and nothing else."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ payloads = {
 
 
 def drive(decoder: Decoder, records: list[Record], last: Record | None) -> list[Delta]:
-    """All deltas of a stream that may break anywhere; fails on any other error, and on anything after an end."""
+    """Return all deltas of a stream that may break anywhere.
+
+    Fails on any other error, and on a delta after an end.
+    """
     seen: list[Delta] = []
     over = False
     for record in records:
@@ -90,7 +93,7 @@ def drive(decoder: Decoder, records: list[Record], last: Record | None) -> list[
 
 def check(deltas: list[Delta]) -> None:
     ends = [number for number, delta in enumerate(deltas) if type(delta) in {EndDelta, ErrorDelta}]
-    assert ends in ([], [len(deltas) - 1]), "the end is last, and there is one"
+    assert ends in ([], [len(deltas) - 1]), "there is at most one end, and it is last"
     for delta in deltas:
         assert isinstance(delta, DELTAS)
         if isinstance(delta, TextDelta | ReasoningDelta):
@@ -110,9 +113,9 @@ def check(deltas: list[Delta]) -> None:
 @given(st.data())
 @settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 def test_any_records_give_deltas_or_our_errors(name: str, data: st.DataObject) -> None:
-    """Wrong types, missing fields, bytes that are no JSON, 200,000 levels: in any order, with any event name.
+    """Wrong types, missing fields, invalid JSON and 200,000 levels give only deltas or aprefill's errors.
 
-    And whatever came, the turn to send back can be made and is JSON without half characters.
+    The records come in any order with any event name. After them the turn can be made and encoded as JSON.
     """
     record = st.builds(Record, payloads[name], events)
     decoder = codec(name).decoder()
@@ -123,7 +126,7 @@ def test_any_records_give_deltas_or_our_errors(name: str, data: st.DataObject) -
 
 
 def test_the_check_sees_a_foreign_error() -> None:
-    """The control: a decoder that looks fields up without asking fails the same run."""
+    """The control: a decoder that reads fields without a check fails the test."""
 
     class Careless:
         def decode(self, record: Record) -> Any:
@@ -134,7 +137,7 @@ def test_the_check_sees_a_foreign_error() -> None:
 
 
 def test_the_check_sees_text_after_the_end() -> None:
-    """The control: and one that goes on after its end."""
+    """The control: a decoder that continues after its end fails the test."""
 
     class Endless:
         def decode(self, record: Record) -> Any:

@@ -128,6 +128,17 @@ def test_a_response_format(response_format: dict[str, Any], config: dict[str, An
     assert encoded(response_format=response_format)["generationConfig"] == config
 
 
+def test_other_fields_of_a_message() -> None:
+    """A row of the support table may add some to a prefill's turn. Those of another host are left out."""
+    first = {"role": "assistant", "content": "a", "refusal": None, "reasoning_content": "Hm"}
+    user = {"role": "user", "content": "Go on.", "name": "Ann"}
+    assert contents(first, user, {"role": "assistant", "content": "b", "prefix": True}) == [
+        {"role": "model", "parts": [{"text": "a"}]},
+        {"role": "user", "parts": [{"text": "Go on."}]},
+        {"role": "model", "parts": [{"text": "b"}], "prefix": True},
+    ]
+
+
 def test_keys_and_limits() -> None:
     """AI Studio has a header of its own, Vertex takes a token, and a request has at most five stop sequences."""
     assert CODEC.auth("k", "x-goog-api-key") == {"x-goog-api-key": "k"}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SECRET = "my secret prompt"
 
-#: Bodies of HTTP errors: what came, and the type and message in it.
+#: Bodies of HTTP errors: the body, and the type and message in it.
 BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
     "Anthropic": (
         {
@@ -108,7 +108,8 @@ BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
     "the same as a Python repr (vLLM)": (
         {
             "error": {
-                "message": f"[{{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': {{'p': '{SECRET}'}}}}]",
+                "message": f"[{{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', "
+                f"'input': {{'p': '{SECRET}'}}}}]",
                 "type": "Bad Request",
             }
         },
@@ -159,20 +160,20 @@ BODIES: dict[str, tuple[Any, tuple[str, str]]] = {
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize(("body", "expected"), BODIES.values(), ids=BODIES)
 def test_every_shape_gives_type_and_message(name: str, body: Any, expected: tuple[str, str]) -> None:
-    """The host's own words, and never the request it quotes."""
+    """Every known shape gives the host's type and message, and never the request that it quotes."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     assert codec(name).error(400, raw, {}) == expected
     assert SECRET not in "".join(expected)
 
 
 def test_aws_names_the_type_in_a_header() -> None:
-    """Bedrock's type comes in a header, its message in the body; the header's case does not matter."""
+    """Bedrock sends the type in a header, in any case, and the message in the body."""
     headers = {"X-Amzn-ErrorType": "ThrottlingException:http://internal.amazon.com/coral/"}
     assert body_error(429, b'{"message":"slow down"}', headers) == ("ThrottlingException", "slow down")
 
 
 def test_a_whole_reply_is_no_error() -> None:
-    """A 200 with a reply that was not streamed says nothing; a 200 with an error in it does."""
+    """A whole reply with status 200 is no error. A 200 with an error in its body is one."""
     assert body_error(200, b'{"type":"message","role":"assistant","content":[]}', {}) == ("", "")
     assert body_error(200, b'{"object":"chat.completion","choices":[{"message":{"content":"hi"}}]}', {}) == (
         "",
@@ -203,12 +204,15 @@ def test_a_whole_reply_is_no_error() -> None:
     ],
 )
 def test_the_status_an_error_stands_for(value: Any, status: int) -> None:
-    """Its own number if that is an HTTP error, else what its type or code means, else 200."""
+    """The status of an error is its own number if that is an HTTP error.
+
+    Otherwise it is the meaning of its type or code, and 200 if that has none.
+    """
     assert status_of(value, said(value)[0]) == status
 
 
 def test_framing_can_name_the_error() -> None:
-    """Bedrock's exceptions are named by the frame, their payload has a message alone."""
+    """The frame of a Bedrock exception has its name. The payload has only a message."""
     assert error_delta({"message": "slow"}, "throttlingException").status == 429
     assert names_error("modelStreamErrorException")
     assert names_error("error")
@@ -229,7 +233,7 @@ def test_framing_can_name_the_error() -> None:
 )
 @settings(derandomize=True, deadline=None)
 def test_said_is_bounded_text(value: Any) -> None:
-    """Whatever is there: two strings of at most KEPT characters that can be encoded."""
+    """Any value gives two strings of at most KEPT characters that can be encoded."""
     for word in said(value):
         assert len(word) <= KEPT
         word.encode()
@@ -243,14 +247,14 @@ def test_said_is_bounded_text(value: Any) -> None:
 )
 @settings(derandomize=True, deadline=None)
 def test_any_body_gives_two_bounded_strings(body: bytes, status: int) -> None:
-    """Bytes of any kind."""
+    """A body of any bytes gives two bounded strings."""
     for word in body_error(status, body, {}):
         assert len(word) <= KEPT
         word.encode()
 
 
 def test_long_and_deep_bodies() -> None:
-    """200,000 levels, and a message of a megabyte, in time and in bounds."""
+    """A body with 200,000 levels, or with a message of a megabyte, is read in time and within the bounds."""
     assert body_error(500, b'{"error":' * 200_000, {}) == ("", "")
     deep: Any = "x"
     for _ in range(500):
@@ -261,7 +265,7 @@ def test_long_and_deep_bodies() -> None:
 
 
 def test_recorded_error_bodies(shared: Path) -> None:
-    """Every recorded HTTP error gives the host's message, and the type where the body has one."""
+    """Every recorded HTTP error gives the host's message, and its type if the body has one."""
     bodies = sorted((shared / "recordings" / "_errors").glob("*.body"))
     assert bodies
     seen: Counter[bool] = Counter()
@@ -281,7 +285,7 @@ def test_recorded_error_bodies(shared: Path) -> None:
 
 
 def test_an_error_record_of_plain_text() -> None:
-    """`event: error` with a sentence for data."""
+    """An `event: error` whose data is plain text gives that text as the message."""
     for name in BOTH:
         (delta,) = codec(name).decoder().decode(Record(b"upstream timed out", "error"))
         assert (delta.status, delta.error_type, delta.detail) == (200, "", "upstream timed out")

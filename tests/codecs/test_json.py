@@ -21,7 +21,7 @@ READERS: dict[str, Reader[Any]] = {
     "openai_chat": openai_chat._READER,
 }
 
-#: Records that msgspec refuses and hosts send.
+#: Records that msgspec refuses and some hosts send.
 REFUSED_RECORDS = {
     "lone surrogate": rb'{"usage":{"a":"\ud83d"}}',
     "NaN": b'{"usage":{"a":NaN}}',
@@ -36,7 +36,7 @@ EXAMPLES = usually(100, 300)
 
 
 def both(reader: Reader[Any], data: bytes) -> tuple[Any, Any]:
-    """What the two paths make of a record, None where a path refuses it."""
+    """Return what the fast and the slow path make of a record. None means that the path refuses it."""
     try:
         fast = reader.fast(data)
     except UNREADABLE:
@@ -50,7 +50,7 @@ def both(reader: Reader[Any], data: bytes) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 def test_the_two_paths_agree_on_json(reader: Reader[Any]) -> None:
-    """Wherever msgspec and the standard library both accept a record, the struct is the same."""
+    """If msgspec and the standard library both accept a record, they give the same struct."""
     compared = 0
 
     @given(st.one_of(openai_chunk, anthropic_event), st.booleans(), st.sampled_from(["", " ", "\n\t"]))
@@ -71,7 +71,7 @@ def test_the_two_paths_agree_on_json(reader: Reader[Any]) -> None:
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 def test_the_two_paths_agree_on_damaged_json(reader: Reader[Any]) -> None:
-    """The same, of records with a few bytes cut out, put in, or doubled."""
+    """The two paths also agree on records in which a few bytes are removed, inserted or doubled."""
     compared = 0
 
     @given(st.one_of(openai_chunk, anthropic_event), st.data())
@@ -94,7 +94,7 @@ def test_the_two_paths_agree_on_damaged_json(reader: Reader[Any]) -> None:
 
 
 def test_a_disagreement_would_be_seen() -> None:
-    """The control: a reader whose slow path goes to another struct fails the same comparison."""
+    """The control: a reader whose slow path uses another struct fails the comparison."""
 
     class Other(msgspec.Struct):
         text: str = ""
@@ -112,7 +112,7 @@ def test_a_disagreement_would_be_seen() -> None:
 
 @pytest.mark.parametrize("data", REFUSED_RECORDS.values(), ids=REFUSED_RECORDS)
 def test_what_msgspec_refuses_is_read(data: bytes) -> None:
-    """A lone surrogate, NaN, a control character, a bad byte: refused by msgspec, read by the slow path."""
+    """A lone surrogate, NaN, a control character and a bad byte are refused by msgspec and read by the slow path."""
     reader = READERS["openai_chat"]
     with pytest.raises(UNREADABLE):
         reader.fast(data)
@@ -136,7 +136,7 @@ def test_what_msgspec_refuses_is_read(data: bytes) -> None:
     ids=["arrays", "objects", "a field", "digits", "nothing", "null", "half", "a string", "BOM"],
 )
 def test_the_rest_is_a_protocol_error(reader: Reader[Any], data: bytes) -> None:
-    """JSON 200,000 levels deep, half of it, or none: our error, nothing else."""
+    """JSON with 200,000 levels, half a record and no JSON at all raise `ProtocolError` and nothing else."""
     with pytest.raises(ProtocolError):
         reader.read(data)
 
@@ -147,20 +147,23 @@ def test_the_rest_is_a_protocol_error(reader: Reader[Any], data: bytes) -> None:
     [
         b'{"text": "my secret prompt',
         b'{"choices": "my secret prompt", "delta": "my secret prompt"}',
-        b'{"choices": [{"delta": {"content": "secret \xff"}}], "delta": {"text": "secret \xff"}, "index": "secret", "usage": }',
+        (
+            b'{"choices": [{"delta": {"content": "secret \xff"}}], "delta": {"text": "secret \xff"}, '
+            b'"index": "secret", "usage": }'
+        ),
         rb'{"choices": ["secret \ud83d"], "delta": ["secret \ud83d"]}',
     ],
     ids=["half", "a wrong type", "a bad byte", "half a pair"],
 )
 def test_no_error_holds_the_record(name: str, data: bytes) -> None:
-    """Neither the message nor an attribute nor a chained error quotes the record: it may be the prompt."""
+    """No message, attribute or chained error quotes the record, because it may contain the prompt."""
     with pytest.raises(ProtocolError) as caught:
         codec(name).decoder().decode(Record(data))
     assert not [error for error in chain(caught.value) if "secret" in told(error)]
 
 
 def test_what_the_standard_library_raises_does_hold_it() -> None:
-    """The control: the same look at a bare error finds the record."""
+    """The control: the same check finds the record in the standard library's own errors."""
     for read in (
         lambda: json.loads('["secret'),
         lambda: b"secret\xff".decode(),
@@ -183,7 +186,7 @@ def told(error: BaseException) -> str:
 
 
 def test_loads_is_lenient_and_never_raises() -> None:
-    """Any JSON value, or None."""
+    """`loads` returns any JSON value, or None for anything else, and never raises."""
     assert loads(b'{"a": NaN}').keys() == {"a"}
     assert loads("[1") is None
     assert loads("[" * 200_000) is None
@@ -191,12 +194,15 @@ def test_loads_is_lenient_and_never_raises() -> None:
 
 
 def test_dumps_takes_what_json_can_hold() -> None:
-    """Integers beyond 64 bits too, which msgspec refuses."""
+    """`dumps` also writes integers beyond 64 bits, which msgspec refuses."""
     assert dumps({"a": [10**30, "é", None]}) == '{"a":[1000000000000000000000000000000,"é",null]}'
 
 
 def test_overlay_replaces_adds_and_removes() -> None:
-    """A field wins in its place, a new one goes to the end, None removes; a None of the body's own stays."""
+    """`overlay` replaces a field in its place and adds a new one at the end. None removes it.
+
+    A field that was None before stays.
+    """
     body = {"a": 1, "b": None, "c": {"x": 1}}
     assert list(overlay(body, {"c": {"y": 2}, "d": 4, "a": None}).items()) == [
         ("b", None),

@@ -1,4 +1,4 @@
-"""A protocol that is not built in, as one module and one name in the registry: all that is its own reaches the wire."""
+"""A protocol that is not built in needs one module and one entry in the registry, and all its rules are used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class MadeUp(OpenAIChat):
-    """As chat completions, but for everything that the engine, the plan and the hosts ask a codec for."""
+    """Chat completions, except for everything that the engine, the plan and the hosts ask a codec for."""
 
     name = "made_up"
     accept = "application/x-made-up"
@@ -52,7 +52,7 @@ class MadeUp(OpenAIChat):
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The module and its line."""
+    """Add the module and its entry in the registry."""
     module = ModuleType("aprefill._codecs.made_up")
     module.CODEC = MadeUp()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -66,14 +66,18 @@ def session(server: Server, support: str = "eats") -> AprefillSession:
     table = SupportTable.load(
         f'[[host]]\nprovider = "acme"\napi = "native"\ncodec = "made_up"\nbase_url = "{server.url}"\nauth = "bearer"\n'
         'conflicts = { thinking = "breaks" }\nmax_stop = 3\nbody_fields = { options = { d = 4 } }\n'
-        f'[[host.model]]\nmatch = ["*"]\nsupport = "{support}"\nevidence = "engine"\nsource = "ours"\ndate = 2026-11-23\n'
+        f'[[host.model]]\nmatch = ["*"]\nsupport = "{support}"\nevidence = "engine"\n'
+        'source = "ours"\ndate = 2026-11-23\n'
     )
     return AprefillSession("acme:m1", api_key="a-key", table=table)
 
 
 @pytest.mark.anyio
 async def test_what_is_sent() -> None:
-    """The model in the path, the key and `accept` in its headers, `extra` within an object, one stop sequence."""
+    """The request has the protocol's own path, key header and `accept`.
+
+    `extra` is merged into its nested object, and only one stop sequence is sent.
+    """
     async with serve(Script(text="two")) as server, session(server) as acme:
         reply = acme.stream("Hi", prefill="one ", stop=("x", "y"), extra={"options": {"b": None, "c": 3}})
         assert await reply.text() == "one two"
@@ -89,7 +93,7 @@ async def test_what_is_sent() -> None:
 
 @pytest.mark.anyio
 async def test_emulation_adds_its_text_part() -> None:
-    """A message that is a list of parts gets one of the protocol's own."""
+    """A message that is a list of parts gets a text part of the protocol's own form."""
     prompt = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     async with serve(Script(text="one two")) as server, session(server, "emulated") as acme:
         assert await acme.stream(prompt, prefill="one ").text() == "one two"
@@ -98,7 +102,10 @@ async def test_emulation_adds_its_text_part() -> None:
 
 @pytest.mark.anyio
 async def test_its_errors() -> None:
-    """A conflict in the protocol's spelling; a field that switches streaming off; its request id on an error."""
+    """The protocol decides how a conflict is spelled and which fields switch streaming off.
+
+    It also reads the request id of an error.
+    """
     async with serve(Script(status=400, headers={"x-made-up-id": "r7", "request-id": "no"})) as server:
         async with session(server) as acme:
             with pytest.raises(UsageError, match="ponder"):
@@ -112,7 +119,7 @@ async def test_its_errors() -> None:
 
 
 def test_control_without_the_line_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table says so when it is loaded, with the row and the key."""
+    """The control: without the entry, loading the table raises an error with the row and the key."""
     monkeypatch.setattr("aprefill._hosts.table.PROTOCOLS", PROTOCOLS)
     host = '[[host]]\nprovider = "acme"\napi = "native"\ncodec = "made_up"\nbase_url = ""\nauth = "none"\n'
     with pytest.raises(UsageError, match=r"host acme/native: key `codec`: .*'made_up'.*openai_chat"):
@@ -120,7 +127,7 @@ def test_control_without_the_line_it_is_unknown(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_control_the_built_in_protocols_do_otherwise() -> None:
-    """None of what is asserted above is so by chance."""
+    """The control: the built-in protocols behave differently in each of these points."""
     with pytest.raises(UsageError, match="acme:m1"):
         stream("Hi", model="acme:m1")
     for name in ("openai_chat", "anthropic_messages"):

@@ -1,4 +1,7 @@
-"""Every field of every kind of recorded record, with a value of every JSON type: only what holds text may end a reply."""
+"""Every kind of field in the recordings is tried with a value of every JSON type.
+
+Only the fields that carry text may end a reply.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 VALUES = [None, True, False, 0, 7, 1.5, "x", "", [], ["x"], {}, {"x": 1}]
 
-#: What holds text, says which kind of text it is, or is the model's own end; `*` is any place in a list.
+#: The fields that hold text, say which kind of text it is, or end the reply. `*` is any place in a list.
 NEEDED = {
     "openai_chat": {
         *("choices", "choices.*", "choices.*.delta", "choices.*.delta.content", "choices.*.delta.content.*"),
@@ -60,7 +63,7 @@ def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def kind_of(value: Any, path: tuple[Any, ...]) -> tuple[str, ...]:
-    """Two fields of one kind are tried once: the record's kind, the field's path, the type of its value."""
+    """Return the record's kind, the field's path and the type of its value. Fields of one kind are tried once."""
     at = value
     for key in path:
         at = at[key]
@@ -74,7 +77,7 @@ def dotted(path: tuple[Any, ...]) -> str:
 
 
 def played(name: str, records: list[Record]) -> str:
-    """The text; raises an error for a reply that dies."""
+    """Return the text of the reply. Raises an error if the reply fails."""
     decoder = codec(name).decoder()
     deltas = [delta for record in records for delta in decoder.decode(record)]
     deltas += decoder.close()
@@ -85,7 +88,10 @@ def played(name: str, records: list[Record]) -> str:
 
 
 def fatal(folder: Path, name: str) -> tuple[set[str], int]:
-    """The fields whose wrong values end a reply or change its text, and how many were tried: a field with some values."""
+    """Return the fields whose wrong values end a reply or change its text, and how many fields were tried.
+
+    Each field is tried with some of the values.
+    """
     step = usually(3, 1)
     found: set[str] = set()
     seen: set[tuple[str, ...]] = set()
@@ -117,14 +123,14 @@ def fatal(folder: Path, name: str) -> tuple[set[str], int]:
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_no_reply_dies_of_a_field_that_no_text_needs(shared: Path, name: str) -> None:
-    """Neither an error nor other text, whatever stands in a field that is not listed here."""
+    """A wrong value in a field that is not listed causes no error and no other text."""
     found, tried = fatal(shared / "recordings", name)
     assert tried > {"gemini": 80}.get(name, 200)  # its records have few kinds of fields
     assert found <= NEEDED[name]
 
 
 def test_control_a_strict_reader_dies_of_them(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: with every field needed the same run finds fields that no text needs."""
+    """The control: a reader that requires every field finds more fields that end a reply."""
     everything = staticmethod(lambda value: tuple(value))
     for struct in (openai_chat._Delta, openai_chat._Choice, openai_chat._Chunk):
         monkeypatch.setattr(struct, "needs", everything)
@@ -134,7 +140,10 @@ def test_control_a_strict_reader_dies_of_them(shared: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("odd", [False, True, 0, 1.5, "x", {}, {"a": 1}], ids=repr)
 def test_odd_calls_do_not_end_a_reply(odd: Any) -> None:
-    """In the place of the calls, of one call, of its function or its arguments: what can be read of the others is kept."""
+    """A wrong value in place of the calls, one call, its function or its arguments does not end a reply.
+
+    Readable parts of the other calls are kept.
+    """
     good = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "{}"}}
     shapes = [
         odd,
@@ -149,7 +158,7 @@ def test_odd_calls_do_not_end_a_reply(odd: Any) -> None:
 
 
 def test_numbers_for_text_and_text_for_numbers() -> None:
-    """An index as text is that index, an id as a number is that id as text."""
+    """An index given as text is used as a number, and an id given as a number is used as text."""
     pieces = [
         {"index": "1", "id": 7, "function": {"name": "f", "arguments": "{"}},
         {"index": 1, "function": {"arguments": "}"}},
@@ -162,7 +171,7 @@ def test_numbers_for_text_and_text_for_numbers() -> None:
 
 
 def test_half_a_pair_in_a_fields_name() -> None:
-    """A name that no field has ends no reply either."""
+    """Half a surrogate pair in the name of an unknown field does not end a reply."""
     reader: Reader[Any] = Reader(openai_chat._Chunk)
     assert (
         reader.read(b'{"\\ud83d": 1, "choices": [{"\\ud83d": 2, "delta": {"content": "a"}}]}').choices[0].delta.content

@@ -24,7 +24,7 @@ def called(*pieces: Any) -> dict[int, tuple[str, str, str]]:
     return calls(decode(NAME, *(chunk(tool_calls=[one]) for one in pieces), chunk("tool_calls"), DONE))
 
 
-# --- what goes out --------------------------------------------------------------------------------------------
+# --- the request ----------------------------------------------------------------------------------------------
 
 
 def body(**fields: Any) -> bytes:
@@ -34,14 +34,15 @@ def body(**fields: Any) -> bytes:
 
 
 def test_a_small_request_byte_by_byte() -> None:
-    """Order and spelling are fixed; usage is asked for."""
+    """The order and the spelling of the fields are fixed, and usage is requested."""
     assert body() == (
-        b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":true,"stream_options":{"include_usage":true}}'
+        b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":true,'
+        b'"stream_options":{"include_usage":true}}'
     )
 
 
 def test_a_full_request_byte_by_byte() -> None:
-    """Every field of a call has its place; the system message is first; turns go out as they are."""
+    """Every argument has its field. The system message comes first, and turns are sent unchanged."""
     assert body(
         system="S",
         messages=(
@@ -56,7 +57,8 @@ def test_a_full_request_byte_by_byte() -> None:
         response_format={"type": "json_object"},
         fields={"top_p": 1},
     ) == (
-        b'{"model":"m","messages":[{"role":"system","content":"S"},{"role":"user","content":[{"type":"text","text":"x"}]},'
+        b'{"model":"m","messages":[{"role":"system","content":"S"},'
+        b'{"role":"user","content":[{"type":"text","text":"x"}]},'
         b'{"role":"assistant","content":"{","prefix":true}],"max_tokens":5,"stop":["a"],"temperature":0.5,'
         b'"thinking":{"type":"disabled"},"tools":[{"type":"function"}],"response_format":{"type":"json_object"},'
         b'"stream":true,"stream_options":{"include_usage":true},"top_p":1}'
@@ -64,7 +66,7 @@ def test_a_full_request_byte_by_byte() -> None:
 
 
 def test_the_token_limit_goes_where_the_row_says() -> None:
-    """max_tokens, or max_completion_tokens."""
+    """The token limit is sent as max_tokens or as max_completion_tokens, as the row says."""
     assert CODEC.encode(ModelInput(model="m", messages=(), max_tokens=5))["max_tokens"] == 5
     new = CODEC.encode(ModelInput(model="m", messages=(), max_tokens=5, token_field="max_completion_tokens"))
     assert new["max_completion_tokens"] == 5
@@ -72,17 +74,17 @@ def test_the_token_limit_goes_where_the_row_says() -> None:
 
 
 def test_fields_win_and_none_removes() -> None:
-    """Mistral refuses stream_options: its row takes the field out."""
+    """None removes a field: Mistral refuses stream_options, so its row removes it."""
     assert body(fields={"stream_options": None, "stream": False}) == (
         b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":false}'
     )
 
 
-# --- what comes back ------------------------------------------------------------------------------------------
+# --- the reply ------------------------------------------------------------------------------------------------
 
 
 def test_a_whole_stream() -> None:
-    """Role, text, finish, usage behind it, the end; in the host's order."""
+    """Role, text, finish reason, usage after it and the end come in the host's order."""
     usage = {"prompt_tokens": 9, "completion_tokens": 3}
     deltas = decode(
         NAME,
@@ -103,7 +105,7 @@ def test_a_whole_stream() -> None:
 
 
 def test_a_record_gives_its_deltas_in_one_order() -> None:
-    """Reasoning, text, calls, finish of one record: what was thought first comes first."""
+    """The deltas of one record come in the order reasoning, text, calls, finish reason."""
     one = chunk("stop", content="b", reasoning="a", tool_calls=[piece(0, "i", "f", "{}")])
     assert [type(delta) for delta in decode(NAME, one)] == [
         ReasoningDelta,
@@ -129,13 +131,13 @@ def test_a_record_gives_its_deltas_in_one_order() -> None:
     ids=str,
 )
 def test_reasoning_in_every_field(delta: Any) -> None:
-    """Once, whatever the host calls it; of two fields with the same text, one."""
+    """Reasoning is read once, whatever the field's name. Two fields with the same text count once."""
     deltas = decode(NAME, chunk(**delta), STOP, DONE)
     assert (reasoning(deltas), text(deltas)) == ("Hm", "")
 
 
 def test_content_as_a_list() -> None:
-    """Mistral: text and thinking parts in their order; references carry no text."""
+    """A list as content, as Mistral sends it, gives text and thinking in their order. References carry no text."""
     parts = [
         {
             "type": "thinking",
@@ -182,12 +184,12 @@ def test_content_as_a_list() -> None:
     ids=str,
 )
 def test_records_without_news_are_tolerated(event: Any) -> None:
-    """Empty choices, null deltas, fields and events that do not exist yet."""
+    """Empty choices, null deltas, and unknown fields and events are ignored."""
     assert [*OpenAIChatDecoder().decode(record(event))] == []
 
 
 def test_named_events_of_the_hosts_own_are_tolerated() -> None:
-    """An SSE event name marks another kind of record; the defaults do not."""
+    """A record with an SSE event name of the host's own is ignored. With a default name it is not."""
     assert [*OpenAIChatDecoder().decode(record({"x": 1}, "sources"))] == []
     for name in ("", "message"):
         with pytest.raises(ProtocolError):
@@ -212,13 +214,16 @@ def test_named_events_of_the_hosts_own_are_tolerated() -> None:
     ids=str,
 )
 def test_a_missing_or_wrong_needed_field_is_a_protocol_error(event: Any) -> None:
-    """No KeyError, no AttributeError, no silence."""
+    """A required field that is missing or wrong raises `ProtocolError`, no other error, and is never ignored."""
     with pytest.raises(ProtocolError):
         OpenAIChatDecoder().decode(record(event))
 
 
 def test_choice_zero_is_the_reply() -> None:
-    """With n > 1 the others are passed over: text, calls and finish; the end waits for choice 0."""
+    """With n > 1 only choice 0 is read: the text, calls and finish reason of others are ignored.
+
+    The stream is not complete before choice 0 is.
+    """
     other = chunk("stop", index=1, content="B", tool_calls=[piece(0, "i", "f", "{}")])
     both = {"choices": [other["choices"][0], chunk(content="A")["choices"][0]]}
     decoder = OpenAIChatDecoder()
@@ -258,7 +263,7 @@ def test_choice_zero_is_the_reply() -> None:
     ],
 )
 def test_usage_in_every_shape(usage: Any, expected: Usage | None) -> None:
-    """At the top, under x_groq, in the choice; what is no count is passed over."""
+    """Usage is read at the top level, under x_groq and in the choice. A value that is no count is ignored."""
     records = [
         {"choices": [], "usage": usage},
         {"choices": [], "x_groq": {"id": "r", "usage": usage}},
@@ -270,7 +275,7 @@ def test_usage_in_every_shape(usage: Any, expected: Usage | None) -> None:
         assert found == ([] if expected is None else [UsageDelta(expected)])
 
 
-# --- finish ---------------------------------------------------------------------------------------------------
+# --- finish reasons -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,12 +296,12 @@ def test_usage_in_every_shape(usage: Any, expected: Usage | None) -> None:
     ],
 )
 def test_stop_reasons(word: str, reason: str) -> None:
-    """Each known word in our vocabulary, an unknown one as OTHER, the word itself kept."""
+    """A known finish reason becomes a `StopReason`, an unknown one OTHER. The host's word is kept."""
     assert only(FinishDelta, decode(NAME, chunk(word), DONE)) == [FinishDelta(StopReason(reason), word)]
 
 
 def test_no_failure_is_a_stop_reason() -> None:
-    """A word is in one table or in the other."""
+    """No word means both a failure and a stop reason."""
     assert not FAILURES & STOP_REASONS.keys()
 
 
@@ -311,20 +316,26 @@ def test_no_failure_is_a_stop_reason() -> None:
     ],
 )
 def test_engines_that_tell_the_stop_sequence(field: str, value: Any, expected: FinishDelta) -> None:
-    """vLLM's stop_reason and SGLang's matched_stop: a str is the sequence, a number a token of the model's own."""
+    """vLLM's stop_reason and SGLang's matched_stop: a str is the stop sequence, a number is a token of the model."""
     choice = {"index": 0, "delta": {}, "finish_reason": "stop", field: value}
     assert only(FinishDelta, decode(NAME, {"choices": [choice]}, DONE)) == [expected]
 
 
 def test_a_refusal_is_text_and_its_reason() -> None:
-    """The reply would be empty without it; the host's word stays "stop"."""
+    """A refusal is given as text with the reason REFUSAL, because the reply would be empty otherwise.
+
+    The host's word stays "stop".
+    """
     deltas = decode(NAME, chunk(refusal="I can"), chunk(refusal="not"), STOP, DONE)
     assert text(deltas) == "I cannot"
     assert only(FinishDelta, deltas) == [FinishDelta(StopReason.REFUSAL, "stop")]
 
 
 def test_a_repeated_finish_is_told_again() -> None:
-    """OpenRouter sends it once more with the usage; the stream goes on to [DONE]."""
+    """A finish reason that is repeated, as OpenRouter does with the usage, gives a second delta.
+
+    The stream continues to [DONE].
+    """
     last = {**chunk("stop", content=""), "usage": {"prompt_tokens": 1}}
     deltas = decode(NAME, chunk(content="x"), STOP, last, DONE)
     assert [type(delta) for delta in deltas] == [TextDelta, FinishDelta, FinishDelta, UsageDelta, EndDelta]
@@ -334,7 +345,7 @@ def test_a_repeated_finish_is_told_again() -> None:
 
 
 def test_pieces_of_a_call_are_joined() -> None:
-    """Id and name once, arguments in fragments, null ones passed over."""
+    """Id and name are given once, the arguments in pieces, and null values are ignored."""
     assert called(
         piece(0, "i", "f", ""),
         piece(0, None, None, '{"a"'),
@@ -344,13 +355,13 @@ def test_pieces_of_a_call_are_joined() -> None:
 
 
 def test_a_host_that_repeats_id_and_name() -> None:
-    """They are in the first delta only, so that joining them does not double them."""
+    """If a host repeats id and name, only the first delta has them, so that joining does not double them."""
     assert called(piece(0, "i", "f", ""), piece(0, "i", "f", "{"), piece(0, "i", "f", "}")) == {0: ("i", "f", "{}")}
 
 
 @pytest.mark.parametrize("indices", [(0, 1), (0, 0), (None, None), (1, 0)], ids=str)
 def test_two_calls(indices: tuple[int | None, int | None]) -> None:
-    """Numbered as they come, whatever index the host gives."""
+    """Calls are numbered in the order in which they come, whatever index the host gives."""
     a, b = indices
     assert called(piece(a, "i", "f", "{}"), piece(b, "j", "g", "[]")) == {
         0: ("i", "f", "{}"),
@@ -359,13 +370,13 @@ def test_two_calls(indices: tuple[int | None, int | None]) -> None:
 
 
 def test_two_calls_without_index_or_id() -> None:
-    """A name begins a call then; a piece without one goes on."""
+    """Without index and id, a name begins a new call, and a piece without a name continues the last one."""
     pieces = [piece(None, None, "f", "{"), piece(None, None, None, "}"), piece(None, None, "g", "{}")]
     assert called(*pieces) == {0: ("", "f", "{}"), 1: ("", "g", "{}")}
 
 
 def test_calls_that_alternate() -> None:
-    """By index."""
+    """Pieces of calls that alternate are assigned by their index."""
     pieces = [
         piece(0, "i", "f", "{"),
         piece(1, "j", "g", "["),
@@ -376,12 +387,12 @@ def test_calls_that_alternate() -> None:
 
 
 def test_arguments_as_an_object() -> None:
-    """Some hosts send the object itself: it becomes JSON text."""
+    """Arguments sent as an object instead of text become JSON text."""
     assert called(piece(0, "i", "f", {"a": [1, "é"]})) == {0: ("i", "f", '{"a":[1,"é"]}')}
 
 
 def test_a_legacy_function_call() -> None:
-    """delta.function_call is the one tool call."""
+    """The legacy delta.function_call is read as the only tool call."""
     deltas = decode(
         NAME,
         chunk(function_call={"name": "f", "arguments": ""}),
@@ -393,11 +404,14 @@ def test_a_legacy_function_call() -> None:
     assert only(FinishDelta, deltas)[0].reason is StopReason.TOOL_USE
 
 
-# --- the turn to send back ------------------------------------------------------------------------------------
+# --- the turn for the next request ----------------------------------------------------------------------------
 
 
 def test_the_turn_to_send_back() -> None:
-    """Text whole, calls with their arguments as text; None for no text beside calls. Reasoning is left out."""
+    """The turn has the whole text, and calls with their arguments as text.
+
+    Without text beside calls the content is None. Reasoning is left out.
+    """
     decoder = OpenAIChatDecoder()
     deltas = feed(decoder, [chunk(reasoning="Hm", content="x")])
     assert turn_of(NAME, deltas, "{") == {"role": "assistant", "content": "{x"}
@@ -431,7 +445,7 @@ def test_the_turn_to_send_back() -> None:
     ids=["message", "text", "unknown-part", "bare-part"],
 )
 def test_a_reply_in_another_shape_is_not_lost(choice: dict[str, Any]) -> None:
-    """Gateways that make a stream of a whole reply, or of the completions API: never a clean end without the text."""
+    """A whole reply inside a stream, or one of the completions API, as gateways send them, loses no text."""
     deltas = decode(NAME, {"choices": [{"index": 0, **choice, "finish_reason": "stop"}]}, DONE)
     assert text(deltas) == "whole"
     assert type(deltas[-1]) is EndDelta

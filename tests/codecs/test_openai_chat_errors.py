@@ -1,4 +1,4 @@
-"""Chat completions that end badly: cuts, and errors in the band."""
+"""Chat completions that end badly: cut streams, and errors inside the stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .chat import DONE, NAME, STOP, chunk
 
 
 def test_done_is_the_end() -> None:
-    """Nothing behind it is read: text, usage, errors, broken records."""
+    """Text, usage, errors and broken records after [DONE] are ignored."""
     decoder = OpenAIChatDecoder()
     assert feed(decoder, [chunk(content="x"), STOP, DONE])[-1] == EndDelta()
     for late in (chunk(content="more"), {"error": "x"}, DONE, b"{broken"):
@@ -29,7 +29,7 @@ def test_done_is_the_end() -> None:
 
 
 def test_a_decoder_that_goes_on_would_be_seen() -> None:
-    """The control: one that forgets its end gives the text that comes after it."""
+    """The control: a decoder that does not remember its end gives the text after it."""
 
     class Forgetful(OpenAIChatDecoder):
         def decode(self, record: Record) -> Any:
@@ -40,7 +40,10 @@ def test_a_decoder_that_goes_on_would_be_seen() -> None:
 
 
 def test_the_bodys_end_is_the_end_after_a_finish() -> None:
-    """Gateways that leave [DONE] out. What came between the finish and the end counts."""
+    """After a finish reason the end of the body is the end of the reply, because some gateways leave [DONE] out.
+
+    Records between the two count.
+    """
     decoder = OpenAIChatDecoder()
     feed(decoder, [chunk(content="x"), STOP])
     assert feed(decoder, [{"choices": [], "usage": {"prompt_tokens": 1}}]) == [UsageDelta(Usage(input_tokens=1))]
@@ -50,7 +53,7 @@ def test_the_bodys_end_is_the_end_after_a_finish() -> None:
 
 @pytest.mark.parametrize("end", ["strict", "done"])
 def test_the_bodys_end_without_a_finish_is_a_cut(end: str) -> None:
-    """Under either rule: nothing at all, some text, usage."""
+    """Without a finish reason the end of the body is a cut under both end rules, with no text, some text or usage."""
     for records in ([], [chunk(content="x")], [{"choices": [], "usage": {"prompt_tokens": 1}}]):
         decoder = CODEC.decoder(end=end)
         feed(decoder, records)
@@ -59,7 +62,10 @@ def test_the_bodys_end_without_a_finish_is_a_cut(end: str) -> None:
 
 
 def test_done_without_a_finish() -> None:
-    """A cut by the strict rule, the end by the rule `done`: Ollama's complete replies carry null."""
+    """[DONE] without a finish reason is a cut by the rule "strict" and an end by the rule "done".
+
+    Ollama's complete replies have null as finish reason.
+    """
     decoder = OpenAIChatDecoder()
     feed(decoder, [chunk(content="x")])
     with pytest.raises(Truncated, match=r"\[DONE\]"):
@@ -68,7 +74,7 @@ def test_done_without_a_finish() -> None:
 
 
 def test_an_undispatched_record_counts_only_as_the_end() -> None:
-    """The last record without its blank line: [DONE], a whole finish or a whole error are taken, nothing else."""
+    """A last record without its blank line counts only if it is [DONE], a whole finish reason or a whole error."""
 
     def last(before: list[Any], undispatched: Any) -> list[Any]:
         decoder = OpenAIChatDecoder()
@@ -87,7 +93,7 @@ def test_an_undispatched_record_counts_only_as_the_end() -> None:
         FinishDelta(StopReason.OTHER, "error"),
         ErrorDelta(500, "error", ""),
     ]
-    # behind a finish the end is there already: half a record, or more text, is no part of it
+    # After a finish reason the reply has ended: half a record or more text is ignored.
     for other in (b'{"choices":[{"delta"', chunk(content="y"), b"[DON"):
         assert last([STOP], other) == [EndDelta()]
     whole = json.dumps(chunk("stop")).encode()
@@ -133,14 +139,17 @@ def test_an_undispatched_record_counts_only_as_the_end() -> None:
     ids=str,
 )
 def test_errors_in_every_shape(event: Any, expected: ErrorDelta) -> None:
-    """An ErrorDelta with the status it stands for; nothing after it counts, and the body's end is no cut."""
+    """Every shape of error gives an ErrorDelta with its status.
+
+    Nothing after it counts, and the end of the body is no cut.
+    """
     decoder = OpenAIChatDecoder()
     assert feed(decoder, [event, chunk(content="more"), DONE]) == [expected]
     assert [*decoder.close()] == []
 
 
 def test_what_is_no_error() -> None:
-    """Empty `error` fields, and MiniMax's status of success."""
+    """Empty `error` fields, and MiniMax's status for success, are no errors."""
     for event in ({**STOP, "error": None}, {**STOP, "error": {}}, {**STOP, "error": ""}):
         assert only(ErrorDelta, decode(NAME, event, DONE)) == []
     assert (
@@ -150,7 +159,7 @@ def test_what_is_no_error() -> None:
 
 
 def test_text_comes_before_the_error_of_the_same_record() -> None:
-    """OpenRouter: the last text, finish_reason "error" and a top-level error in one chunk."""
+    """If one record has text, finish_reason "error" and an error, as OpenRouter sends it, the text comes first."""
     event = {**chunk("error", content="last"), "error": {"code": 502, "message": "upstream"}}
     assert decode(NAME, event) == [
         TextDelta("last"),
@@ -163,7 +172,10 @@ def test_text_comes_before_the_error_of_the_same_record() -> None:
     ("word", "status"), [("error", 500), ("insufficient_system_resource", 503), ("network_error", 500)]
 )
 def test_a_finish_that_is_a_failure(word: str, status: int) -> None:
-    """Mistral, DeepSeek, Zhipu: the reply did not end, the host failed. Usage of the same record is kept."""
+    """Some finish reasons of Mistral, DeepSeek and Zhipu mean that the host failed.
+
+    The usage of that record is kept.
+    """
     event = {**chunk(word, content="x"), "usage": {"prompt_tokens": 1}}
     deltas = decode(NAME, event, DONE)
     assert [type(delta) for delta in deltas] == [TextDelta, FinishDelta, UsageDelta, ErrorDelta]
@@ -171,7 +183,7 @@ def test_a_finish_that_is_a_failure(word: str, status: int) -> None:
 
 
 def test_the_event_name_can_say_error() -> None:
-    """Groq's and LM Studio's `event: error`, with and without JSON."""
+    """An `event: error`, as Groq and LM Studio send it, is an error with and without JSON."""
     assert [*OpenAIChatDecoder().decode(record({"error": {"message": "m", "status_code": 400}}, "error"))] == [
         ErrorDelta(400, "", "m")
     ]

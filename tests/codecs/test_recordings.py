@@ -1,4 +1,4 @@
-"""Recorded streams: text, reasoning and finish as listed, whatever the pieces they arrive in."""
+"""Recorded streams give the text, reasoning and finish reasons of the index, whatever the pieces they arrive in."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Reply(NamedTuple):
 
 
 def replies(name: str, wire: WireDecoder, data: bytes, size: int, *, end: str = "strict") -> list[Reply]:
-    """The replies of one recording, fed in pieces of `size` bytes.
+    """Return the replies of one recording that is fed in pieces of `size` bytes.
 
-    A few files hold the bodies of several requests one after another. A decoder takes nothing after its end, so
-    the record after it goes to a fresh one: what a client would do, request by request.
+    A few files hold the bodies of several requests one after another. A decoder accepts nothing after its end, so the
+    next record goes to a new decoder, as in a client that handles request after request.
     """
     found: list[Reply] = []
     decoder = codec(name).decoder(end=end)
@@ -73,7 +73,7 @@ def play(one: dict[str, Any], size: int, *, end: str = "strict") -> list[Reply]:
 
 
 def early_finishes(one: dict[str, Any]) -> list[str]:
-    """Stop reasons that came in message_start, which the index does not list."""
+    """Return the stop reasons in message_start, which the index does not list."""
     if one["format"] != "anthropic" or one["framing"] != "sse":
         return []
     events = [json.loads(line[6:]) for line in one["bytes"].splitlines() if line.startswith(b"data: {")]
@@ -82,14 +82,14 @@ def early_finishes(one: dict[str, Any]) -> list[str]:
 
 
 def wrong_with(one: dict[str, Any], size: int) -> list[str]:
-    """What differs from the index; empty if nothing does."""
+    """Return what differs from the index. The list is empty if nothing does."""
     try:
         found = play(one, size)
     except AprefillError as error:
         return [f"{one['file']}: {error!r}"]
     deltas = [delta for reply in found for delta in reply.deltas]
     finishes = [delta.raw for delta in only(FinishDelta, deltas)]
-    # A stream without a finish is a cut, one with an error ends in that, any other has its end.
+    # A stream without a finish reason is a cut. One with an error ends with it. Any other has an end.
     endings = {type(reply.deltas[-1]) if reply.deltas and not reply.cut else Truncated for reply in found}
     ending = ErrorDelta if one["in_band_errors"] else EndDelta if one["finish"] else Truncated
     checks = {
@@ -105,9 +105,9 @@ def wrong_with(one: dict[str, Any], size: int) -> list[str]:
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 1 << 30], ids=["1", "7", "4096", "whole"])
 def test_every_recording_gives_what_is_listed(shared: Path, size: int) -> None:
-    """Text, reasoning, every finish, the end or the error, of each of them, in pieces of any size.
+    """Every recording gives its text, reasoning, finish reasons, and end or error, in pieces of any size.
 
-    Of those that are long, every tenth byte by byte: all of them are in `nox -s slow`.
+    Of the long ones only every tenth is read byte by byte. `nox -s slow` reads all of them so.
     """
     found = recordings(shared / "recordings")
     assert len(found) >= 437
@@ -118,17 +118,20 @@ def test_every_recording_gives_what_is_listed(shared: Path, size: int) -> None:
 
 
 def test_the_pieces_do_not_matter(shared: Path) -> None:
-    """The very same deltas, not only the same text."""
+    """The deltas, and not only the text, are the same for all pieces."""
     for one in recordings(shared / "recordings"):
         whole = [reply.deltas for reply in play(one, 1 << 30)]
         assert [reply.deltas for reply in play(one, 7)] == whole, one["file"]
 
 
 def test_a_wrong_reading_would_be_seen(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without its last text delta, or with text taken after the end, a recording fails the comparison."""
+    """The control: a recording with an extra text, or without its end, fails the comparison."""
     one = next(one for one in recordings(shared / "recordings") if one["format"] == "anthropic" and one["text"])
     assert wrong_with(one, 4096) == []
-    late = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"type":"text_delta","text":"late"}}\n\n'
+    late = (
+        b"event: content_block_delta\n"
+        b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"late"}}\n\n'
+    )
     stop = one["bytes"].rindex(b"event: message_stop")
     assert wrong_with(one | {"bytes": one["bytes"][:stop] + late + one["bytes"][stop:]}, 4096) == [
         f"{one['file']}: text"
@@ -138,7 +141,7 @@ def test_a_wrong_reading_would_be_seen(shared: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_recording_is_cut_before_its_end(shared: Path) -> None:
-    """Without its last 40 bytes no stream comes to a clean end, save where a finish reason stood before them."""
+    """No recording without its last 40 bytes has a clean end, unless a finish reason came before them."""
     for one in recordings(shared / "recordings"):
         if one["framing"] in {"sse", "jsonarray"} and one["finish"]:
             last = play(one | {"bytes": one["bytes"].rstrip()[:-40]}, 4096)[-1]
@@ -147,12 +150,12 @@ def test_every_recording_is_cut_before_its_end(shared: Path) -> None:
 
 
 def test_in_band_errors_have_their_words(shared: Path) -> None:
-    """The typed error with the host's status and message."""
+    """An error inside a stream gives the host's status and message."""
     seen = 0
     for one in recordings(shared / "recordings"):
         for listed in one["in_band_errors"]:
             (error,) = only(ErrorDelta, [delta for reply in play(one, 4096) for delta in reply.deltas])
-            # the index keeps the beginning of the error's JSON
+            # The index has the beginning of the error's JSON.
             assert listed.startswith(f'{{"message": {json.dumps(error.detail)}, "type": "{error.error_type}"')
             assert error.status == 400
             seen += 1
@@ -160,7 +163,7 @@ def test_in_band_errors_have_their_words(shared: Path) -> None:
 
 
 def test_replies_without_a_finish_end_by_the_rule_done(shared: Path) -> None:
-    """[DONE] without a finish_reason, which strict calls a cut, is an end where the host's row says so."""
+    """[DONE] without a finish_reason is a cut by the rule "strict", and an end if the host's row says "done"."""
     found = [*recordings(shared / "recordings"), *recordings(shared / "recordings" / "_more")]
     found = [one for one in found if one["format"] == "openai-chat"]
     found = [one for one in found if not one["finish"] and not one["in_band_errors"]]
@@ -169,19 +172,19 @@ def test_replies_without_a_finish_end_by_the_rule_done(shared: Path) -> None:
         (reply,) = play(one, 4096, end="done")
         assert type(reply.deltas[-1]) is EndDelta
         assert text(reply.deltas) == one["text"]
-    # Snowflake Cortex sends no finish_reason at all
+    # Snowflake Cortex sends no finish_reason at all.
     assert {one["provider"] for one in found} >= {"snowflake"}
     assert builtin_table().row("snowflake", "claude-sonnet-4-6").end == "done"
 
 
 def text_in(message: dict[str, Any]) -> str:
-    """The text of a turn, its blocks joined."""
+    """Return the text of a turn, with its blocks joined."""
     content = message["content"] or ""
     return content if isinstance(content, str) else "".join(block.get("text", "") for block in content)
 
 
 def test_turns_can_be_sent_back(shared: Path) -> None:
-    """Of every recording: plain text where there was nothing else, and JSON in any case."""
+    """The turn of every recording can be encoded as JSON. It is plain text if there was nothing else."""
     kinds: Counter[str] = Counter()
     for one in recordings(shared / "recordings"):
         name = CODECS[one["format"]]
@@ -207,7 +210,7 @@ def test_turns_can_be_sent_back(shared: Path) -> None:
     ],
 )
 def test_a_gateway_that_lost_its_upstream(shared: Path, file: str, name: str, words: str, status: int) -> None:
-    """LiteLLM tells it in the stream: the text so far, then the error."""
+    """If LiteLLM loses its upstream, the stream gives the text so far and then the error."""
     path = shared / "recordings" / "_local" / file
     (reply,) = replies(name, SseDecoder(), path.read_bytes(), 7)
     assert text(reply.deltas).startswith(words)

@@ -39,7 +39,7 @@ STREAMS = {
 @given(units)
 @settings(derandomize=True)
 def test_mended_text_is_utf_16_with_replacement(whole: str) -> None:
-    """What mend gives can be encoded, keeps every whole character, and is what a UTF-16 decoder would make of it."""
+    """The result of `mend` can be encoded, keeps every whole character, and equals what a UTF-16 decoder gives."""
     mended = mend(whole)
     assert mended.encode() == whole.encode("utf-16-be", "surrogatepass").decode("utf-16-be", "replace").encode()
     assert mend(mended) == mended
@@ -48,7 +48,7 @@ def test_mended_text_is_utf_16_with_replacement(whole: str) -> None:
 @given(st.lists(units, max_size=6))
 @settings(derandomize=True)
 def test_joined_pieces_are_the_mended_whole(pieces: list[str]) -> None:
-    """However a text is cut, its pieces come out as the whole would."""
+    """However a text is cut, its joined pieces equal the whole text after `mend`."""
     joiner = Joiner()
     got = "".join(joiner.feed("text", piece) for piece in pieces)
     got += "".join(delta.text for delta in only(TextDelta, joiner.close()))
@@ -56,7 +56,7 @@ def test_joined_pieces_are_the_mended_whole(pieces: list[str]) -> None:
 
 
 def test_mend_all_reaches_every_string() -> None:
-    """Keys and values, at any depth; other values stay."""
+    """`mend_all` changes keys and values at any depth. Values that are no text stay."""
     assert mend_all({HIGH: [HIGH + LOW, {"a": LOW}, 1, None]}) == {"\ufffd": [SMILE, {"a": "\ufffd"}, 1, None]}
 
 
@@ -92,13 +92,16 @@ def test_pairs_cut_between_deltas(name: str, pieces: list[str], whole: str) -> N
 @given(st.lists(units, max_size=5))
 @settings(derandomize=True, deadline=None)
 def test_streams_give_the_mended_whole(name: str, pieces: list[str]) -> None:
-    """The same through the decoders, with pieces that need no joining before, between and behind."""
+    """Through the decoders too, the joined pieces equal the whole text after `mend`.
+
+    Pieces that need no joining may come before, between and after.
+    """
     make, end = STREAMS[name]
     assert text(decode(name, *map(make, pieces), *end)) == mend("".join(pieces))
 
 
 def test_a_decoder_that_does_not_join_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: with a joiner that hands pieces on as they are, the same stream gives text that no one can encode."""
+    """The control: with a joiner that does not join, the same stream gives text that cannot be encoded."""
     monkeypatch.setattr(Joiner, "feed", lambda self, channel, piece: piece)
     for name, (make, end) in STREAMS.items():
         got = text(decode(name, make("a" + HIGH), make(LOW), *end))
@@ -108,7 +111,7 @@ def test_a_decoder_that_does_not_join_would_be_seen(monkeypatch: pytest.MonkeyPa
 
 
 def test_channels_do_not_mix() -> None:
-    """A half in the reasoning is not joined with one in the text, nor are the halves of two tool calls."""
+    """A half in the reasoning is not joined with a half in the text, nor are halves of two tool calls."""
 
     def chunk(**delta: object) -> bytes:
         return json.dumps({"choices": [{"delta": delta}]}).encode()
@@ -132,7 +135,7 @@ def test_channels_do_not_mix() -> None:
 
 
 def test_nothing_is_joined_until_a_record_was_refused() -> None:
-    """Ordinary streams never pay: no joiner is made for them, not for an escaped pair either."""
+    """Ordinary streams create no joiner, not even for an escaped pair, so they have no extra cost."""
     for name, (make, end) in STREAMS.items():
         decoder = codec(name).decoder()
         assert text(feed(decoder, [make("a é " + SMILE), *end])) == "a é " + SMILE
@@ -179,7 +182,10 @@ def test_the_turn_sent_back_has_no_halves() -> None:
 
 
 def test_wherever_a_host_can_put_text() -> None:
-    """message_start, stop sequences, stop reasons, refusals, names and arguments: nothing that cannot be encoded."""
+    """Wherever a host can put text, the result can be encoded.
+
+    The test covers message_start, stop sequences and reasons, refusals, names and arguments.
+    """
     messages = [
         {
             "type": "message_start",

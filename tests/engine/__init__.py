@@ -1,1 +1,1 @@
-"""The engine: from a call to the chunks, whatever the host does."""
+"""Tests of the engine, which turns a call into chunks whatever the host does."""

@@ -1,4 +1,4 @@
-"""What feeds a clock, and what does not: the provider's tokens, never its keep-alives and never the caller's time."""
+"""Which timeouts are reset by what: only the provider's tokens count, not its keep-alives or the caller's own time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..support.loopback import WIRES, ask
 
 pytestmark = pytest.mark.anyio
 
-#: Ten pieces of reasoning, one every 40 ms, then the text.
+#: Ten pieces of reasoning, one every 40 ms, and then the text.
 THINKS = Script(reasoning="hm, " * 10, text="done", pace_s=0.04)
 CLIENTS: list[Any] = [
     None,
@@ -30,10 +30,10 @@ CLIENTS: list[Any] = [
 @pytest.mark.any_loop
 @pytest.mark.parametrize("wire", WIRES)
 async def test_reasoning_is_progress(wire: str) -> None:
-    """A model that thinks aloud for longer than any of these clocks allows is not stalled."""
+    """A model whose reasoning takes longer than each of these timeouts is not reported as stalled."""
     timeouts = Timeouts(first_token_s=0.25, progress_s=0.25, idle_s=0.25)
     async with serve(THINKS) as server:
-        # the first request of a process imports what it needs, which is no time of the host's
+        # The first request of a process imports modules. That time must not count as the host's.
         await ask(server, wire).text()
         events = [event async for event in ask(server, wire, timeouts=timeouts).events()]
     assert "".join(e.text for e in events if isinstance(e, ReasoningEvent)) == "hm, " * 10
@@ -42,7 +42,7 @@ async def test_reasoning_is_progress(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_keep_alives_are_no_progress(wire: str) -> None:
-    """Pings and comments come every 20 ms and feed the idle clock alone."""
+    """Pings and comments every 20 ms reset only the idle timeout."""
     script = Script(text="abcd", cuts=1, keepalive_after=2, keepalive_s=0.02)
     async with serve(script) as server:
         with pytest.raises(Stalled, match=r"0\.15 s \(progress_s\)") as stalled, anyio.fail_after(3):
@@ -52,7 +52,7 @@ async def test_keep_alives_are_no_progress(wire: str) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_the_callers_time_does_not_count(client: Any) -> None:
-    """A consumer slower than every clock trips none, whatever sends the request; a slow provider trips one."""
+    """A consumer that is slower than every timeout triggers none, with every client. A slow provider triggers one."""
     tight = Timeouts(first_token_s=0.25, progress_s=0.25, idle_s=0.25)
     async with serve([Script(text="abcdef", cuts=1), Script(text="abcdef", cuts=1, pace_s=0.4)]) as server:
         made = None if client is None else client(trust_env=False)
@@ -69,14 +69,14 @@ async def test_the_callers_time_does_not_count(client: Any) -> None:
 
 
 async def test_no_clock_at_all() -> None:
-    """None switches each off."""
+    """`None` switches a timeout off."""
     never = Timeouts(connect_s=None, first_token_s=None, progress_s=None, idle_s=None, total_s=None)
     async with serve(Script(text="abcdef", cuts=1, pace_s=0.02)) as server:
         assert await ask(server, "messages", timeouts=never).text() == "abcdef"
 
 
 class Scopes:
-    """Counts the cancel scopes that an attempt makes, and its reads."""
+    """Counts the cancel scopes that an attempt creates, and its network reads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made = self.reads = 0
@@ -95,19 +95,22 @@ class Scopes:
 
 
 async def test_a_clock_costs_a_scope_a_network_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None for a chunk that was buffered: two hundred of them in a few reads take a few scopes."""
+    """The timeouts cost one cancel scope per network read.
+
+    200 chunks that arrive in a few reads need only a few scopes.
+    """
     async with serve(Script(text="x" * 200, cuts=1, wire_cuts=1 << 16)) as server:
         count = Scopes(monkeypatch)
         chunks = [chunk async for chunk in ask(server, "chat")]
         monkeypatch.undo()
     assert len(chunks) == 200
-    # those of connecting and closing are among them
+    # This includes the scopes of connecting and of closing.
     assert count.made < count.reads + 10 < 20
 
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[2:])
 async def test_control_of_the_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same text a chunk at a time takes as many as there are reads, and the count sees them."""
+    """The control: a text that arrives one chunk per read needs one scope per read, and the counter sees them."""
     async with serve(Script(text="x" * 30, cuts=1, pace_s=0.002)) as server:
         count = Scopes(monkeypatch)
         await ask(server, "chat").text()

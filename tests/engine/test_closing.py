@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_gc")]
 
-#: How often each way out is taken, a loop and a transport.
+#: How often each way of leaving a reply is tested, per event loop and transport.
 TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "8"))
 
 
@@ -61,7 +61,7 @@ async def host(*, tls: bool, monkeypatch: pytest.MonkeyPatch, script: Script = S
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("leave", EXITS, ids=lambda leave: leave.__name__)
 async def test_the_server_sees_the_close_at_once(leave: Exit, tls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 50 ms every time, median under 5 ms, whichever way the reply is left."""
+    """The server sees the close within 50 ms every time, with a median under 5 ms, however the reply is left."""
     async with host(tls=tls, monkeypatch=monkeypatch) as server:
         async with Session("openai:gpt", base_url=server.openai_url, support="eats") as session:
             for _ in range(ROUNDS):
@@ -75,7 +75,7 @@ async def test_the_server_sees_the_close_at_once(leave: Exit, tls: bool, monkeyp
 
 @pytest.mark.parametrize("leave", EXITS, ids=lambda leave: leave.__name__)
 async def test_a_bare_stream_closes_as_well(leave: Exit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a session the call's own connection and client are closed the same way, on the Anthropic wire."""
+    """Without a session, the connection and the client of the call are closed the same way, on the Anthropic wire."""
     async with host(tls=False, monkeypatch=monkeypatch) as server:
 
         def bare() -> Reply:
@@ -91,7 +91,7 @@ async def test_a_bare_stream_closes_as_well(leave: Exit, monkeypatch: pytest.Mon
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_control_the_openai_sdk_fails_the_same_test() -> None:
-    """The same exit and the same check: the SDK's own stream, left by `break` and held, keeps its connection."""
+    """The control: the OpenAI SDK's own stream, left by `break` and still referenced, keeps its connection open."""
     async with serve(STALLING) as server:
         client = openai.AsyncOpenAI(api_key="k", base_url=server.openai_url, max_retries=0)
         held = await client.chat.completions.create(
@@ -109,7 +109,7 @@ async def test_control_the_openai_sdk_fails_the_same_test() -> None:
 
 
 async def left_over(server: Any, session: Session, times: int, backend: str) -> dict[str, int]:
-    """What `times` mixed exits leave behind, counted after as many as warm everything up."""
+    """Return what is left over after `times` mixed exits. A round of exits before the count warms everything up."""
     await exits(session, len(EXITS))
     await settle(server)
     descriptors, tasks = open_descriptors(), living_tasks(backend)
@@ -129,7 +129,7 @@ NOTHING = {"descriptors": 0, "tasks": 0, "slots": 0, "live": 0}
 
 @pytest.mark.slow
 async def test_two_thousand_mixed_exits_leave_nothing(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No socket, task, file descriptor or pool slot is left after 2,000 replies that were left in every way."""
+    """After 2,000 replies left in every way, no socket, task, file descriptor or pool slot is left."""
     async with host(tls=False, monkeypatch=monkeypatch) as server:
         async with Session("openai:gpt", base_url=server.openai_url, support="eats") as session:
             assert await left_over(server, session, 2000, anyio_backend_name) == NOTHING
@@ -137,7 +137,7 @@ async def test_two_thousand_mixed_exits_leave_nothing(anyio_backend_name: str, m
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_control_a_lazy_close_leaves_pool_slots(anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same exits with a response that shuts its socket down and gives nothing back to the pool."""
+    """The control: a response that shuts its socket down but does not return its pool slot fails the same check."""
 
     async def aclose(self: HttpResponse) -> None:
         self.kill()
@@ -150,7 +150,7 @@ async def test_control_a_lazy_close_leaves_pool_slots(anyio_backend_name: str, m
 
 
 class NoShutdown:
-    """In place of the module `socket`: no socket object can be made, as where the system has no descriptor left."""
+    """Replaces the module `socket`. No socket object can be created, as on a system without free file descriptors."""
 
     SHUT_RDWR = socket.SHUT_RDWR
 
@@ -165,9 +165,9 @@ class NoShutdown:
 async def test_a_second_native_cancel_strands_no_pool_slot(
     library: Any, can_shut_down: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Task.cancel()` twice goes through every shield; the slot is free again all the same.
+    """After two calls of `Task.cancel()`, which interrupt even a shielded close, the pool slot is free again.
 
-    httpx, as httpx2 up to 2.0, is interrupted while it closes its connection and never does so again by itself.
+    httpx (and httpx2 up to 2.0) is interrupted while it closes its connection, and does not close it later by itself.
     """
     if not can_shut_down:
         monkeypatch.setattr("aprefill._transports._kill.socket", NoShutdown)
@@ -192,7 +192,7 @@ async def test_a_second_native_cancel_strands_no_pool_slot(
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=lambda library: library.__name__)
 @pytest.mark.parametrize("anyio_backend", LOOPS[:2])
 async def test_a_second_native_cancel_before_the_answer_strands_no_pool_slot(library: Any) -> None:
-    """The same while the head of the answer is awaited: the host sees the end, and the only slot is free."""
+    """Two cancellations before the head of the answer arrives also free the only slot, and the host sees the close."""
     async with serve([*[Script(first_byte_s=math.inf)] * 3, Script(text="ab", prefill="eats")]) as server:
         async with library.AsyncClient(limits=library.Limits(max_connections=1), trust_env=False) as client:
             for number in range(3):
@@ -213,13 +213,13 @@ async def test_a_second_native_cancel_before_the_answer_strands_no_pool_slot(lib
 
 
 def test_the_fin_goes_out_before_the_loop_runs_again() -> None:
-    """`break`, then work that blocks the loop's thread: the provider has seen the close long before it ends."""
+    """After `break`, the provider sees the close although the caller then blocks the event loop's thread."""
 
     async def main(url: str) -> float:
         async for _ in stream("hi", prefill="zero ", model="vllm:m", base_url=url):
             break
         left = time.perf_counter()
-        time.sleep(0.3)  # noqa: ASYNC251 - the blocked loop is the point
+        time.sleep(0.3)  # noqa: ASYNC251 - blocking the event loop is what this test needs
         return left
 
     with serve_in_thread(STALLING) as server:
@@ -231,7 +231,7 @@ def test_the_fin_goes_out_before_the_loop_runs_again() -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_reply_whose_loop_has_ended_is_not_kept() -> None:
-    """Left open by the program's loop and dropped afterwards: nothing holds it any more."""
+    """A reply left open when its event loop ended is not kept alive once the caller drops it."""
     before = len(live)
     with serve_in_thread(STALLING) as server:
         kept: list[Any] = []
@@ -257,7 +257,7 @@ def drop_in_a_child(cursors: list[Any]) -> None:
 
 
 def test_a_forked_child_leaves_the_parents_connection_alone() -> None:
-    """The child drops the inherited cursor; the parent reads on."""
+    """A forked child that drops the inherited cursor does not close the parent's connection: the parent reads on."""
 
     async def main(url: str) -> str:
         cursors = [aiter(stream("hi", model="m", base_url=url))]
@@ -268,7 +268,7 @@ def test_a_forked_child_leaves_the_parents_connection_alone() -> None:
         return text
 
     with serve_in_thread(Script(text="one two three four", cuts=4, pace_s=0.02)) as server, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork() in a process with threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork() in a process with threads warns
         assert anyio.run(main, server.openai_url) == "one two three four"
 
 
@@ -276,7 +276,7 @@ GOOD = Script(text="one two three four", cuts=4, prefill="eats")
 
 
 async def test_twenty_replies_in_a_row_use_one_connection() -> None:
-    """A reply that was read to its end gives its connection back."""
+    """A reply that was read to its end returns its connection to the pool."""
     async with serve(GOOD) as server, Session("openai:gpt", base_url=server.openai_url) as session:
         for _ in range(20):
             assert await session.stream("hi").text() == "one two three four"
@@ -284,7 +284,10 @@ async def test_twenty_replies_in_a_row_use_one_connection() -> None:
 
 
 async def read_two(session: Session) -> str:
-    """Two replies over one connection; in the middle of the second everything of the first is let go and pulled."""
+    """Read two replies over one connection.
+
+    In the middle of the second, drop, cancel and kill everything of the first.
+    """
     first = session.stream("hi")
     stale = aiter(first)
     async for _ in stale:
@@ -304,14 +307,14 @@ SLOW = Script(text="one two three four", cuts=4, prefill="eats", pace_s=0.002)
 
 
 async def test_a_stale_cursor_does_not_cut_the_next_reply() -> None:
-    """The next reply on the reused connection is whole, though the first one is let go in its middle."""
+    """The next reply on a reused connection is complete, although the first reply is dropped in the middle of it."""
     async with serve(SLOW) as server, Session("openai:gpt", base_url=server.openai_url) as session:
         assert await read_two(session) == "one two three four"
         assert server.connections == 1
 
 
 async def test_control_without_disarming_it_cuts_the_next_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same two replies with handles that stay armed: the second is cut."""
+    """The control: if the handles of the first reply are not disarmed, the second reply is cut."""
     monkeypatch.setattr(KillHandle, "disarm", lambda self: None)
     async with serve(SLOW) as server, Session("openai:gpt", base_url=server.openai_url) as session:
         with pytest.raises(Truncated):
@@ -319,7 +322,7 @@ async def test_control_without_disarming_it_cuts_the_next_reply(monkeypatch: pyt
 
 
 async def seconds_of(server: Any) -> float:
-    """The fastest of five replies over one session."""
+    """Return the time of the fastest of five replies over one session."""
     async with Session("openai:gpt", base_url=server.openai_url) as session:
         took = []
         for _ in range(5):
@@ -330,7 +333,7 @@ async def seconds_of(server: Any) -> float:
 
 
 async def test_a_host_that_holds_the_connection_costs_no_time() -> None:
-    """After the protocol's end the body is read on for 50 ms and 64 KiB at most, and nobody waits for that."""
+    """After the protocol's end at most 50 ms and 64 KiB more of the body are read, and the reader does not wait."""
     async with serve(GOOD) as server:
         free = await seconds_of(server)
     async with serve(Script(text=GOOD.text, cuts=4, hold_open_s=30)) as server:
@@ -362,7 +365,7 @@ RUNS = {
 
 
 async def test_break_as_the_last_thing_a_program_does(anyio_backend: Any) -> None:
-    """The loop ends right after the `break`: no warning, no traceback, no hang, and the host sees the close."""
+    """An event loop that ends right after `break` gives no warning, traceback or hang, and the host sees the close."""
     name = "uvloop" if anyio_backend[1].get("use_uvloop") else anyio_backend[0]
     code = LAST_WORDS.format(run=RUNS[name])
     async with serve(STALLING) as server:

@@ -1,4 +1,7 @@
-"""No marker of ours reaches a caller: whole replies to a prompt with markers, their events, limits and held text."""
+"""aprefill's markers never reach a caller: whole replies with their events, limits and held text.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ LIMIT = FinishDelta(StopReason.MAX_TOKENS, "length")
 
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The markers of each request have the same name."""
+    """Give the markers of every request the same name."""
     monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
 
 
-#: What a model writes, and what is new in it.
+#: What the model writes, the new text in it, and the verdict.
 REPLIES = [
     pytest.param(f'{LONG}To</{NAME}","age": 3}}', 'To","age": 3}', Verdict.ECHOED, id="in-json"),
     pytest.param(f"<{NAME}>{LONG}To\"}}</{NAME}>", 'To"}', Verdict.ECHOED, id="around-all"),
@@ -45,7 +48,7 @@ REPLIES = [
 
 @pytest.mark.parametrize(("raw", "new", "verdict"), REPLIES)
 def test_the_markers_are_taken_out_before_the_seam(raw: str, new: str, verdict: Verdict) -> None:
-    """Wherever the reply is cut: the repetition is found with a marker around it or in it, and none is shown."""
+    """Wherever the reply is cut, a repetition with a marker around it or in it is found, and no marker is shown."""
     for pieces in ([raw], list(raw), *([raw[:at], raw[at:]] for at in range(len(raw)))):
         splice, items = run([*pieces, END])
         assert text_of(items) == LONG + new
@@ -53,7 +56,7 @@ def test_the_markers_are_taken_out_before_the_seam(raw: str, new: str, verdict: 
 
 
 def test_control_without_the_stage_they_are_shown() -> None:
-    """The same replies show a marker where the plan does not name it."""
+    """The control: when the plan names no marker, the same replies show it."""
     shown = 0
     for case in REPLIES:
         step = planned(LONG)
@@ -78,22 +81,25 @@ def test_control_without_the_stage_they_are_shown() -> None:
     ],
 )
 def test_a_beginning_at_the_end_of_a_reply(finish: FinishDelta, tail: str, left: str) -> None:
-    """Of 8 characters or more it is taken out, at a token limit and at a clean end; a shorter one is the model's own text."""
+    """A partial marker of 8 characters or more at the end of a reply is removed.
+
+    A shorter one is the model's own text. Both hold at a token limit and at a clean end.
+    """
     _, items = run([*f"{LONG}To{tail}", finish])
     assert text_of(items) == f"{LONG}To{left}"
-    # and where nothing was repeated
+    # The same holds where nothing was repeated.
     _, items = run([*f"I cannot.\nNo.\nReally: {tail}", finish])
     assert text_of(items) == f"{LONG}I cannot.\nNo.\nReally: {left}"
 
 
 def test_a_cut_drops_what_may_be_a_marker() -> None:
-    """As the seam does with what it holds."""
+    """When the stream is cut, a partial marker at its end is dropped, as the seam drops the text that it holds."""
     _, items = run([f"{LONG}To<te"], cut=True)
     assert text_of(items) == f"{LONG}To"
 
 
 def test_a_stop_sequence_behind_a_marker() -> None:
-    """It is looked for in the text without the marker; what the first stage held at the end counts too."""
+    """A stop sequence is searched in the text without markers, including what the marker stage held until the end."""
     splice, items = run([f"{LONG}To ``<{NAME}>` 1", END], stop=["```"])
     assert (text_of(items), splice.stopped) == (f"{LONG}To ", True)
     splice, items = run([f"{LONG}To `<", END], stop=["`<"])
@@ -101,7 +107,7 @@ def test_a_stop_sequence_behind_a_marker() -> None:
 
 
 def test_a_short_prefill_has_no_such_stage() -> None:
-    """There is no marker in its prompt, so that nothing is taken out, and nothing held."""
+    """The prompt for a short prefill has no marker, so nothing is removed and nothing is held."""
     splice, items = run([f"abcd<{NAME}>", "t"], "abcd")
     assert text_of(items) == f"abcd<{NAME}>t"
     assert splice._markers is None
@@ -110,7 +116,10 @@ def test_a_short_prefill_has_no_such_stage() -> None:
 
 
 def test_reasoning_and_tool_calls_have_no_marker() -> None:
-    """Nor a part of one. What is held of reasoning comes before another kind of event, of arguments at the end at last."""
+    """Reasoning and tool calls contain no marker and no part of one.
+
+    Reasoning that was held comes before the next event of another kind. Held arguments come at the end at the latest.
+    """
     raw = f"They want <{NAME}>text</{NAME}> t"
     parts: list[Any] = [ReasoningDelta(c) for c in raw]
     parts += [ToolDelta(0, "a", "look")] + [ToolDelta(0, arguments=c) for c in f'{{"at": "<{NAME}>here<"}}']
@@ -129,7 +138,10 @@ def test_reasoning_and_tool_calls_have_no_marker() -> None:
 
 
 def test_what_is_held_is_told_without_markers() -> None:
-    """The reader of held text sees short beginnings come and go, and is left with nothing; the text is the same."""
+    """Held-text events contain no marker.
+
+    Short partial markers may come and go, and the text itself does not change.
+    """
     chance = random.Random(4)
     seen_tails = 0
     for case in REPLIES:
@@ -156,14 +168,14 @@ def test_what_is_held_is_told_without_markers() -> None:
 
 
 def test_held_text_with_a_tail_is_told_in_pieces() -> None:
-    """A tail that goes on, one that becomes text, and one that turns out to be a marker."""
+    """The end of the held text is reported in pieces when it grows, becomes text, or turns out to be a marker."""
     _, items = run([LONG[:3], "<", "t", f"{NAME[1:]}>", LONG[3:9], " t"], held=True, cut=True)
     told = [(item.text, item.more) for item in items if isinstance(item, HeldEvent)]
     assert told[:4] == [("The", False), ("<", True), ("t", True), ("The", False)]
 
 
 def test_what_was_taken_out_counts_as_the_repetition() -> None:
-    """Its tokens were paid for, and none of them is new text."""
+    """The tokens of removed markers count as tokens of the repetition: they were paid for and are not new text."""
     counts = UsageDelta(Usage(input_tokens=1, output_tokens=100))
     with_markers, _ = run([f"<{NAME}>{LONG}</{NAME}>" + "x" * 300, counts, END])
     without, _ = run([LONG + "x" * 300, counts, END])
@@ -180,7 +192,7 @@ def test_what_was_taken_out_counts_as_the_repetition() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_whole_reply_over_the_network(wire: str) -> None:
-    """Text, events and history: none has a marker."""
+    """Over the network, the text, the events and the message contain no marker."""
     script = Script(text=f'To</{NAME}","age": 3}}</{NAME}>', prefill="echoes", echo_text=LONG, cuts=7)
     async with serve(script) as server:
         reply = ask(server, wire, LONG)
@@ -196,7 +208,7 @@ async def test_a_whole_reply_over_the_network(wire: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_long_prefill_that_is_started_over_has_room(wire: str) -> None:
-    """The limit is for the new text, also where the model repeats everything and not the end that was asked for."""
+    """`max_tokens` limits only the new text, also when the model repeats all of a long prefill and not only its end."""
     text = "one two three four five six"
     script = Script(text=text, prefill="echoes", echo_text=LONG * 4, obey_max_tokens=True)
     async with serve(script) as server:

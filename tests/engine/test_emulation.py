@@ -1,4 +1,4 @@
-"""A prefill that the host does not take, asked for in the prompt: whole replies from the loopback host."""
+"""A prefill that the host does not accept is requested in the prompt: whole replies from the loopback host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aprefill import (
     Verdict,
     stream,
 )
-from aprefill._plan.emulate import AGAIN, BEGIN, end_of
+from aprefill._plan.emulate import AGAIN, BEGIN, tail_of
 from aprefill.testing import Script, ToolCall, serve
 
 from ..support.emulating import NEW, SEED, ask
@@ -36,7 +36,7 @@ VERY_LONG = "".join(f"{n}: a line of a text of twenty thousand characters\n" for
 LONG = "".join(f"Line {n} of a text that goes on for a while.\n" for n in range(20)) + "The last line of it is "
 
 
-# --- what the host may make of it -------------------------------------------------------------------------------
+# --- what the host may do with it -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -48,7 +48,7 @@ LONG = "".join(f"Line {n} of a text that goes on for a while.\n" for n in range(
         ({"prefill": "echoes", "echo": "whitespace"}, WHOLE, Verdict.ECHOED),
         ({"prefill": "eats"}, WHOLE, Verdict.ABSENT),
         ({"prefill": "echoes", "echo": "fence"}, WHOLE, Verdict.FENCED),
-        # two characters may well be the model's own second line, so behind chatter they are not taken for the echo
+        # Two characters may be the model's own second line. After chatter they are not taken for the echo.
         ({"prefill": "echoes", "echo": "chatter"}, SEED + "Sure, here it is:\n" + WHOLE, Verdict.ABSENT),
         ({"prefill": "echoes", "echo": "chatter+fence"}, WHOLE, Verdict.PREFACED),
         ({"prefill": "ignores", "text": "The states are Alabama and Alaska."},
@@ -57,7 +57,7 @@ LONG = "".join(f"Line {n} of a text that goes on for a while.\n" for n in range(
     ids=["echoes", "joined", "whitespace", "continues", "fence", "chats", "chats and fence", "ignores"],
 )  # fmt: skip
 async def test_the_seeds_case(wire: str, script: dict[str, Any], text: str, verdict: Verdict) -> None:
-    """`["` on a host of each kind: the prefill once, nothing of the model's own text lost."""
+    """With the prefill `["`, whatever the host does, the prefill is shown once and no text of the model is lost."""
     echo = {"echo_text": SEED} if script["prefill"] == "echoes" else {}
     async with serve(Script(**{"text": NEW, "cuts": 1, **script, **echo})) as server:
         reply = ask(server, wire)
@@ -68,7 +68,7 @@ async def test_the_seeds_case(wire: str, script: dict[str, Any], text: str, verd
 
 
 async def test_sixteen_characters_are_found_behind_chatter() -> None:
-    """What is long enough to be no accident is found behind a line of chatter, and the chatter dropped."""
+    """An echo that is too long to be a coincidence is found after a line of chatter, and the chatter is dropped."""
     prefill = "def pelican(name: str) -> str:\n"
     async with serve(Script(text="    return name\n", prefill="echoes", echo="chatter", echo_text=prefill)) as server:
         reply = ask(server, "chat", prefill)
@@ -78,14 +78,17 @@ async def test_sixteen_characters_are_found_behind_chatter() -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_the_fence_recipe(wire: str) -> None:
-    """Prefill ```` ```python ````, stop ```` ``` ````: the most cited use of a prefill, on a model that takes none."""
+    """The prefill ```` ```python ```` with the stop ```` ``` ```` works on a model that takes no prefill.
+
+    This is the most cited use of a prefill.
+    """
     prefill, code = "```python\n", "def f():\n    return 1\n"
     script = Script(text=code + "```\nThis function returns one.", prefill="echoes", echo_text=prefill, cuts=3)
     async with serve(script) as server:
         reply = ask(server, wire, prefill, stop="```")
         assert await reply.text() == prefill + code
         assert (reply.stop_reason, reply.stop_sequence) == (StopReason.STOP_SEQUENCE, "```")
-        # the host would have stopped at the first of them
+        # With this stop sequence the host would have stopped at the opening fence.
         assert "```" not in str(
             server.exchanges[0].json.get("stop_sequences", server.exchanges[0].json.get("stop", ""))
         )
@@ -102,7 +105,7 @@ async def test_the_fence_recipe(wire: str) -> None:
     ],
 )
 async def test_the_fence_recipe_with_another_opener(written: str, verdict: Verdict) -> None:
-    """Whatever language the model names, the code is there; and a model that just goes on loses nothing."""
+    """The code is complete whatever language the model names in its fence, and also if the model writes no fence."""
     prefill, code = "```python\n", "def f():\n    return 1\n"
     async with serve(Script(text=written + code + "```\nThis function returns one.", obey_stop=True)) as server:
         reply = ask(server, "chat", prefill, stop="```")
@@ -111,7 +114,10 @@ async def test_the_fence_recipe_with_another_opener(written: str, verdict: Verdi
 
 
 async def test_a_limit_behind_a_fences_opener() -> None:
-    """A part of a fence is in the text, in which the repetition may follow: nothing is shown. Without it, the text is."""
+    """A token limit after the opener of a fence shows nothing, because the repetition could follow.
+
+    Plain text is shown.
+    """
     async with serve(Script(cuts=["Run this:\n```"], stop_reason="max_tokens")) as server:
         with pytest.raises(Truncated, match="inside the repetition of the prefill, after 13 characters"):
             await ask(server, "messages", "Answer: ").text()
@@ -120,7 +126,7 @@ async def test_a_limit_behind_a_fences_opener() -> None:
 
 
 async def test_absent_is_seen_though_nothing_was_let_through() -> None:
-    """All that came was white space that the prefill has already: no echo, and no text that could show it."""
+    """A reply of only white space that the prefill already ends with counts as no echo."""
     for absent, requests in (("raise", 1), ("retry", 2)):
         async with serve(Script(text="\n")) as server:
             reply = ask(server, "messages", "x\n" * 150, absent=absent)
@@ -134,7 +140,10 @@ async def test_absent_is_seen_though_nothing_was_let_through() -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_what_is_sent(wire: str) -> None:
-    """The request stands in the last user turn; history, system prompt and the caller's own messages are untouched."""
+    """The instruction is added to the last user turn.
+
+    History, system prompt and the caller's own messages stay unchanged.
+    """
     messages = [
         {"role": "user", "content": "one"},
         {"role": "assistant", "content": "two"},
@@ -154,7 +163,10 @@ async def test_what_is_sent(wire: str) -> None:
 
 
 async def test_after_a_tools_result_it_cannot_be_asked_for() -> None:
-    """A request beside a tool's result would be read as part of it: `UsageError`, nothing sent."""
+    """After a tool's result, `UsageError` is raised and nothing is sent.
+
+    An instruction there would be read as part of the result.
+    """
     messages = [{"role": "user", "content": "x"}, {"role": "tool", "tool_call_id": "1", "content": "42"}]
     async with serve(Script(text=NEW)) as server:
         with pytest.raises(UsageError, match="tool's result"):
@@ -168,8 +180,11 @@ async def test_after_a_tools_result_it_cannot_be_asked_for() -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("given", [LONG, VERY_LONG, LONG.strip() + "\n"], ids=["1k", "20k", "line end"])
 async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> None:
-    """Beyond 200 characters the last line is asked back, and spliced by overlap."""
-    end = end_of(given.rstrip())
+    """Of a prefill over 200 characters, only the last line is asked back.
+
+    The known text and the reply are joined by their overlap.
+    """
+    end = tail_of(given.rstrip())
     async with serve(Script(text="here, and this is new.", prefill="echoes", echo_text=end, cuts=5)) as server:
         reply = ask(server, wire, given)
         assert await reply.text() == given.rstrip() + given[len(given.rstrip()) :] + "here, and this is new."
@@ -186,8 +201,8 @@ async def test_a_long_prefill_is_spliced_by_its_end(wire: str, given: str) -> No
      ("whitespace", Verdict.ECHOED)],
 )  # fmt: skip
 async def test_the_end_of_a_long_prefill_in_disguise(wire: str, echo: Any, verdict: Verdict) -> None:
-    """In a fence, behind chatter, over other white space: as with a short one."""
-    script = Script(text="here, and this is new.", prefill="echoes", echo=echo, echo_text=end_of(LONG.rstrip()))
+    """The end of a long prefill is found in a fence, after chatter and with other white space."""
+    script = Script(text="here, and this is new.", prefill="echoes", echo=echo, echo_text=tail_of(LONG.rstrip()))
     async with serve(script) as server:
         reply = ask(server, wire, LONG)
         assert await reply.text() == LONG + "here, and this is new."
@@ -195,7 +210,7 @@ async def test_the_end_of_a_long_prefill_in_disguise(wire: str, echo: Any, verdi
 
 
 async def test_a_long_prefill_that_is_not_repeated() -> None:
-    """Nothing of the model's own text is lost."""
+    """When a long prefill is not repeated, no text of the model is lost."""
     async with serve(Script(text="here, and this is new.")) as server:
         reply = ask(server, "messages", LONG)
         assert await reply.text() == LONG + "here, and this is new."
@@ -203,14 +218,14 @@ async def test_a_long_prefill_that_is_not_repeated() -> None:
 
 
 async def test_a_long_prefill_that_repeats_itself() -> None:
-    """New text that is equal to old text is no overlap: exactly what was asked back is dropped."""
+    """New text that equals old text is not taken for overlap: exactly the repetition that was requested is dropped."""
     zeros = "0, " * 150
-    async with serve(Script(text=" 0, 0, 0, 1", prefill="echoes", echo_text=end_of(zeros.rstrip()), cuts=1)) as server:
+    async with serve(Script(text=" 0, 0, 0, 1", prefill="echoes", echo_text=tail_of(zeros.rstrip()), cuts=1)) as server:
         assert await ask(server, "messages", zeros).text() == zeros + "0, 0, 0, 1"
 
 
 async def test_a_long_prefill_that_is_repeated_whole() -> None:
-    """A model that starts over in place of going on: all of it is dropped."""
+    """When the model repeats the whole long prefill before it continues, the whole repetition is dropped."""
     async with serve(Script(text="here.", prefill="echoes", echo_text=LONG)) as server:
         reply = ask(server, "messages", LONG)
         assert await reply.text() == LONG + "here."
@@ -222,7 +237,7 @@ async def test_a_long_prefill_that_is_repeated_whole() -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_absent_raise(wire: str) -> None:
-    """No echo is `PrefillIgnored`, and nothing was shown."""
+    """With `absent="raise"`, a missing echo raises `PrefillIgnored` and nothing was shown."""
     async with serve(Script(text=NEW)) as server:
         shown: list[str] = []
         with pytest.raises(PrefillIgnored):
@@ -235,7 +250,10 @@ async def test_absent_raise(wire: str) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(("second", "verdict"), [("echoes", Verdict.ECHOED), ("eats", Verdict.ABSENT)])
 async def test_absent_retry(wire: str, second: Any, verdict: Verdict) -> None:
-    """Asked once more in other words, before anything is shown; then joined whatever comes."""
+    """With `absent="retry"`, one more request asks in other words before anything is shown.
+
+    The text of the second reply is joined whether or not it has an echo.
+    """
     again = Script(text=NEW, prefill=second, echo_text=SEED if second == "echoes" else None)
     async with serve([Script(text="Here are the states, one after another: Alabama"), again]) as server:
         reply = ask(server, wire, absent="retry")
@@ -254,7 +272,10 @@ async def test_absent_retry(wire: str, second: Any, verdict: Verdict) -> None:
 
 
 async def test_absent_with_a_reply_of_tool_calls_alone() -> None:
-    """A tool call is no text that could begin with the prefill: no error, the prefill alone."""
+    """A reply of only tool calls is no error with `absent="raise"`.
+
+    It has no text that could begin with the prefill.
+    """
     async with serve(Script(tools=[ToolCall(name="f", arguments={"a": 1})])) as server:
         reply = ask(server, "messages", absent="raise", tools=[{"name": "f", "input_schema": {"type": "object"}}])
         assert await reply.text() == SEED
@@ -262,7 +283,7 @@ async def test_absent_with_a_reply_of_tool_calls_alone() -> None:
 
 
 async def test_nothing_is_asked_again_after_a_tool_call() -> None:
-    """It was handed out: a second request would make it twice. The text is joined."""
+    """After a tool call was handed out there is no second request, which would repeat it. The text is joined."""
     events = (
         'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{}"}}]}}]}',
         'data: {"choices":[{"delta":{"content":"The states are many."}}]}',
@@ -279,7 +300,7 @@ async def test_nothing_is_asked_again_after_a_tool_call() -> None:
 
 
 async def test_absent_with_an_empty_reply() -> None:
-    """Nothing at all is no echo."""
+    """An empty reply counts as a missing echo."""
     async with serve(Script(text="")) as server:
         with pytest.raises(PrefillIgnored):
             await ask(server, "messages", absent="raise").text()
@@ -288,7 +309,7 @@ async def test_absent_with_an_empty_reply() -> None:
 
 @pytest.mark.parametrize("options", [{"emulate": False}, {"strict": True}])
 async def test_who_wants_none_of_it(options: dict[str, Any]) -> None:
-    """`PrefillRefused` before any HTTP."""
+    """`emulate=False` and `strict=True` raise `PrefillRefused` before any HTTP."""
     async with serve(Script(text=NEW)) as server:
         with pytest.raises(PrefillRefused) as refused:
             await ask(server, "messages", **options).text()
@@ -300,7 +321,7 @@ async def test_who_wants_none_of_it(options: dict[str, Any]) -> None:
 
 
 async def test_it_is_shown_with_the_first_new_text() -> None:
-    """Not before: an error after the head, or inside the echo, leaves nothing on the screen."""
+    """The prefill is shown with the first new text, so an error after the head or inside the echo shows nothing."""
     for script in (
         Script(text=NEW, error_event=("api_error", "no"), after=0),
         Script(text=NEW, prefill="echoes", echo_text="x" * 50, drop_after_bytes=800),
@@ -315,7 +336,7 @@ async def test_it_is_shown_with_the_first_new_text() -> None:
 
 @pytest.mark.parametrize("show_when", ["now", "accepted", "decided", "never"])
 async def test_each_way_to_show_it(show_when: Any) -> None:
-    """The text is the same; hidden, the chunks are the new text alone."""
+    """Every value of `show_when` gives the same text. With "never" the chunks are only the new text."""
     async with serve(Script(text=NEW, prefill="echoes", echo_text=SEED)) as server:
         reply = ask(server, "chat", show_when=show_when)
         assert "".join(await chunks_of(reply)) == (NEW if show_when == "never" else WHOLE)
@@ -323,7 +344,7 @@ async def test_each_way_to_show_it(show_when: Any) -> None:
 
 
 async def test_show_now_waits_for_nothing() -> None:
-    """The first chunk comes before the request, and not a second time with the text."""
+    """With `show_when="now"` the prefill comes before the request is sent, and is not repeated with the text."""
     async with serve(Script(text=NEW, prefill="echoes", echo_text=SEED)) as server:
         chunks = aiter(ask(server, "chat", show_when="now"))
         assert await anext(chunks) == SEED
@@ -334,7 +355,7 @@ async def test_show_now_waits_for_nothing() -> None:
 @pytest.mark.parametrize("options", [{"absent": "retry"}, {"absent": "raise"}, {"strict": True}])
 @pytest.mark.parametrize("show_when", ["now", "accepted"])
 async def test_what_cannot_be_shown_early(options: dict[str, Any], show_when: Any) -> None:
-    """A prefill that may turn out not to be there is shown when it is decided."""
+    """A prefill that may turn out to be missing can be shown only with `show_when="decided"`."""
     with pytest.raises(UsageError, match="decided"):
         stream("x", prefill="y", model="demo:emulated", show_when=show_when, **options)
 
@@ -347,8 +368,8 @@ async def test_what_cannot_be_shown_early(options: dict[str, Any], show_when: An
 @pytest.mark.parametrize("native", [True, False], ids=["native", "emulated"])
 @pytest.mark.parametrize("prefill", [SEED, LONG], ids=["short", "long"])
 async def test_the_second_turn(wire: str, show_when: Any, native: bool, prefill: str) -> None:
-    """Built from `reply.message`: byte for byte the right history, without our instructions."""
-    end = prefill if len(prefill) < 200 else end_of(prefill.rstrip())
+    """A next turn built from `reply.message` sends exactly the right history, without aprefill's instructions."""
+    end = prefill if len(prefill) < 200 else tail_of(prefill.rstrip())
     script = Script(text=NEW) if native else Script(text=NEW, prefill="echoes", echo_text=end)
     async with serve([script, Script(text="fine")]) as server:
         options = {"support": "eats" if native else None, "show_when": show_when}
@@ -364,7 +385,7 @@ async def test_the_second_turn(wire: str, show_when: Any, native: bool, prefill:
 
 
 async def test_a_session_has_the_same_arguments() -> None:
-    """Defaults once, overruled by the call."""
+    """A session takes the same arguments as defaults, and a call can override them."""
     async with serve(Script(text=NEW)) as server:
         options = {
             "base_url": server.url,

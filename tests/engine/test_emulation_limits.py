@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_max_tokens_means_new_text(wire: str) -> None:
-    """Room for the echo is added to the limit, so that it does not eat the reply."""
+    """Tokens for the echo are added to `max_tokens`, so that all of the caller's limit is left for new text."""
     prefill = "a beginning of some forty characters....."
     script = Script(text="one two three four five six", prefill="echoes", echo_text=prefill, obey_max_tokens=True)
     async with serve(script) as server:
@@ -30,7 +30,7 @@ async def test_max_tokens_means_new_text(wire: str) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("absent", ["join", "retry", "raise"])
 async def test_a_limit_inside_the_echo_is_an_error_that_says_so(wire: str, absent: Any) -> None:
-    """Never a loop, never an empty reply: one request, an error that names `max_tokens`, nothing shown."""
+    """A token limit inside the echo causes one request and an error that names `max_tokens`; nothing is shown."""
     field = "max_tokens" if wire == "messages" else "max_completion_tokens"
     script = Script(text=NEW, prefill="echoes", echo_text="x" * 100, obey_max_tokens=True)
     async with serve(script) as server:
@@ -44,7 +44,10 @@ async def test_a_limit_inside_the_echo_is_an_error_that_says_so(wire: str, absen
 
 
 async def test_a_limit_in_a_reply_that_went_on() -> None:
-    """The model's own text is given out, though it is short enough that chatter could still have stood before an echo."""
+    """At a token limit the model's own text is handed out.
+
+    This holds even if the text is so short that chatter before an echo could still explain it.
+    """
     async with serve(Script(text=NEW, obey_max_tokens=True)) as server:
         reply = ask(server, "messages", extra={"max_tokens": 2})
         assert await reply.text() == SEED + NEW[:8]
@@ -52,7 +55,7 @@ async def test_a_limit_in_a_reply_that_went_on() -> None:
 
 
 async def test_what_the_echo_cost_when_it_was_all() -> None:
-    """Also on the attempt that failed inside it, and 0 on one that had none."""
+    """`echo_tokens` is also set on an attempt that failed inside the echo. It is 0 on an attempt without an echo."""
     async with serve(Script(text=NEW, prefill="echoes", echo_text="x" * 100, obey_max_tokens=True)) as server:
         reply = ask(server, "messages", "x" * 100, extra={"max_tokens": 3})
         with pytest.raises(Truncated):
@@ -68,7 +71,7 @@ async def test_what_the_echo_cost_when_it_was_all() -> None:
 
 
 async def test_the_hosts_own_limit_has_room_as_well() -> None:
-    """The number that the table sends where the API demands one is for new text too."""
+    """A default `max_tokens` from the support table is raised by the tokens of the echo too."""
     async with serve(Script(text=NEW)) as server:
         await ask(server, "messages", "x" * 100).text()
         assert server.exchanges[0].json["max_tokens"] > 4096 + 25
@@ -79,7 +82,10 @@ async def test_the_hosts_own_limit_has_room_as_well() -> None:
     [("alpha  beta", "pha be", "alpha beta", " gamma pha be end"), ("Answer:\n", ": 4", "Answer:", " 42")],
 )
 async def test_a_stop_that_white_space_hides(known: str, stop: str, echo: str, new: str) -> None:
-    """The echo may have other white space than the prefill: what could match there is not for the host."""
+    """A stop sequence that can match inside the echo is not sent but applied locally.
+
+    White space may differ: the echo need not have the same white space as the prefill.
+    """
     async with serve(Script(text=new, prefill="echoes", echo_text=echo)) as server:
         reply = ask(server, "messages", known, stop=stop)
         text = await reply.text()
@@ -88,7 +94,10 @@ async def test_a_stop_that_white_space_hides(known: str, stop: str, echo: str, n
 
 
 async def test_what_the_echo_cost() -> None:
-    """An estimate, within the output that the host counted."""
+    """`echo_tokens` is an estimate within the output tokens that the host counted.
+
+    It is `None` without emulation.
+    """
     prefill = "x" * 100
     async with serve(Script(text="y" * 100, prefill="echoes", echo_text=prefill)) as server:
         reply = ask(server, "messages", prefill)
@@ -103,7 +112,7 @@ async def test_what_the_echo_cost() -> None:
 
 
 async def test_prediction_goes_where_the_table_says_it_helps() -> None:
-    """gpt-4o takes one; with a token limit or tools it does not; other models never get one."""
+    """gpt-4o gets a `prediction`, but not with a token limit, tools or `n`. Other models never get one."""
     async with serve(Script(text=NEW)) as server:
         await ask(server, "chat").text()
         await ask(server, "chat", max_tokens=5).text()

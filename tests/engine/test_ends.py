@@ -1,4 +1,7 @@
-"""What ends a reply, what cuts it off, and what does neither, with a host whose body is made here."""
+"""Which records end a reply, what counts as a truncated stream, and what does neither.
+
+The test builds the body itself.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ LOST = httpx2.ReadError("connection reset")
 
 @pytest.mark.parametrize("wire", ["messages", "chat"])
 async def test_a_stop_reason_is_the_models_own_end(wire: str) -> None:
-    """After it the body may end, or break, on every wire: the reply is complete, and a break is in the report."""
+    """After a stop reason the body may end or break on every wire.
+
+    The reply is complete and the report has the break.
+    """
     records = [*HI, finish("end_turn")] if wire == "messages" else [chat("Hi"), chat(reason="stop")]
     async with host(records) as ask:
         reply = ask(wire)
@@ -36,7 +42,7 @@ async def test_a_stop_reason_is_the_models_own_end(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", ["messages", "chat"])
 async def test_without_one_it_is_cut(wire: str) -> None:
-    """The control: the same ends without a stop reason."""
+    """The control: the same ends without a stop reason raise `Truncated`."""
     records = HI if wire == "messages" else [chat("Hi")]
     for broken in ([], [LOST]):
         async with host([*records, *broken]) as ask:
@@ -46,7 +52,10 @@ async def test_without_one_it_is_cut(wire: str) -> None:
 
 
 async def test_done_without_a_finish_reason_names_the_setting() -> None:
-    """Snowflake Cortex never sends one, and its row says so; for another host the error names the setting."""
+    """Without a finish reason, `[DONE]` raises an error that names the setting.
+
+    Snowflake Cortex never sends a finish reason, and its row has the setting.
+    """
     async with host([chat("4"), DONE]) as ask:
         with pytest.raises(Truncated, match='set end = "done" in its row'):
             await ask("chat").text()
@@ -73,7 +82,7 @@ def whole(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", [BEDROCK, NDJSON, "text/event-stream"])
 async def test_a_body_that_is_cut_early_is_cut_on_every_wire(kind: str) -> None:
-    """`Truncated`, at every byte of the first record, and the request is sent again."""
+    """A body that ends at any byte of the first record raises `Truncated`, and the request is sent again."""
     body = whole(kind)
     for kept in (*range(1, 40), 60):
         async with host([body[:kept]], [body], headers={"content-type": kind}) as ask:
@@ -88,7 +97,7 @@ async def test_a_body_that_is_cut_early_is_cut_on_every_wire(kind: str) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"no stream at all", b'["x"]', b"\x1f\x8b\x08\x00"])
 @pytest.mark.parametrize("kind", [BEDROCK, NDJSON, "text/event-stream"])
 async def test_what_is_no_stream_is_none_on_every_wire(kind: str, body: bytes) -> None:
-    """The control: a page, a sentence, another kind of JSON, compressed bytes: nothing to be tried again."""
+    """The control: HTML, a sentence, other JSON and compressed bytes raise `ProtocolError` without a retry."""
     async with host([body], headers={"content-type": kind}) as ask:
         reply = ask("messages", recovery=Recovery(retries=1))
         with pytest.raises(ProtocolError):
@@ -100,7 +109,10 @@ async def test_what_is_no_stream_is_none_on_every_wire(kind: str, body: bytes) -
 
 
 async def test_fields_that_no_text_needs() -> None:
-    """A refusal that is false, an index as text, an id that is a number, an event of the host's own called noError."""
+    """Odd values in fields that the text does not need are accepted.
+
+    Examples: a refusal that is false, an index as text, an id that is a number, and an event of the host named noError.
+    """
     pieces = [{"index": "0", "id": 1, "function": {"name": "f", "arguments": '{"a":'}}]
     more = [{"index": "0", "function": {"arguments": "1}"}}]
     for name, data in (("noError", {"status": "ok"}), ("noError", {"message": "fine"}), ("lastError", {"none": 1})):
@@ -120,7 +132,7 @@ async def test_fields_that_no_text_needs() -> None:
 
 
 async def test_an_event_named_error_still_is_one() -> None:
-    """The control: error, an exception of AWS's, and an unknown one whose payload is an error's."""
+    """The control: "error", AWS's exceptions, and an unknown event whose payload is an error raise `StatusError`."""
     for name in ("error", "throttlingException", "InternalServerError", "UpstreamError"):
         async with host([chat("Hi"), event({"message": "sorry"}, name), chat("more", "stop"), DONE]) as ask:
             with pytest.raises(StatusError, match="sorry"):
@@ -128,7 +140,7 @@ async def test_an_event_named_error_still_is_one() -> None:
 
 
 async def test_a_charset_in_the_wrong_header_is_no_compression() -> None:
-    """`content-encoding: utf-8` is read as it is; gzip, alone or in a list, is refused by name."""
+    """`content-encoding: utf-8` is ignored; gzip, alone or in a list, raises an error that names compression."""
     for encoding in ("utf-8", "UTF8", "none", "identity", ""):
         async with host([chat("Hi", "stop"), DONE], headers={"content-encoding": encoding}) as ask:
             assert await ask("chat").text() == "Hi"

@@ -1,4 +1,7 @@
-"""How a stream fails: typed errors with the text so far, and clocks with names."""
+"""How a stream fails: typed errors with the text so far, and timeouts with names.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,16 @@ from ..support.loopback import STATES, WIRES, ask, chunks_of
 
 pytestmark = pytest.mark.anyio
 
-#: The first failure is the reply's.
+#: The first failure is the reply's error: no retries.
 NO_RETRY = Recovery(retries=0)
 
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_cut_is_an_error_with_the_text_so_far(wire: str) -> None:
-    """FIN in the middle, RST, a clean end without the protocol's end, half an event: never a silent end."""
+    """Every kind of cut raises `Truncated` with the text so far.
+
+    The cuts: FIN in the middle, RST, a clean end without the end of the protocol, and half an event.
+    """
     for fault in (
         {"drop_after_bytes": 900},
         {"reset_after_bytes": 900},
@@ -64,7 +70,7 @@ async def test_a_cut_is_an_error_with_the_text_so_far(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_an_error_inside_the_stream_comes_after_the_text_before_it(wire: str) -> None:
-    """The text first, then a `StatusError` that says it was in band."""
+    """An error inside the stream is raised after the text before it, as a `StatusError` with `in_band`."""
     script = Script(text="one two three", prefill="eats", after=8, error_event=("overloaded_error", "Overloaded"))
     async with serve(script) as server:
         got = ""
@@ -79,7 +85,7 @@ async def test_an_error_inside_the_stream_comes_after_the_text_before_it(wire: s
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_text_after_the_end_never_appears(wire: str) -> None:
-    """What comes after the terminal record is not text of the reply."""
+    """Text after the terminal record is not part of the reply."""
     async with serve(Script(text="one", prefill="eats", text_after_end=" TWO")) as server:
         assert await ask(server, wire, prefill="zero ").text() == "zero one"
 
@@ -88,7 +94,7 @@ async def test_text_after_the_end_never_appears(wire: str) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("no", [{"emulate": False}, {"strict": True}], ids=["no-emulation", "strict"])
 async def test_a_refusal_that_the_table_knows(wire: str, no: dict[str, Any]) -> None:
-    """A 400 with the known words is `PrefillRefused`, with nothing shown, where it may not be asked for in the prompt."""
+    """A 400 with a known refusal raises `PrefillRefused` and shows nothing, if emulation is not allowed."""
     async with serve(Script(text="x", prefill="refuses")) as server:
         model = "claude-haiku-4-5" if wire == "messages" else "openrouter:anthropic/claude-sonnet-4.5"
         options: dict[str, Any] = {} if wire == "messages" else {"model": model}
@@ -105,7 +111,10 @@ async def test_a_refusal_that_the_table_knows(wire: str, no: dict[str, Any]) -> 
 )
 @pytest.mark.parametrize("no", [{"emulate": False}, {"strict": True}], ids=["no-emulation", "strict"])
 async def test_a_model_without_native_prefill_is_refused_before_any_http(model: str, no: dict[str, Any]) -> None:
-    """`PrefillRefused` from the table alone, where it may not be asked for; the same model without a prefill is asked."""
+    """If emulation is not allowed, the table alone makes this `PrefillRefused`, before any HTTP.
+
+    Without a prefill the same model is requested.
+    """
     async with serve(Script(text="hello")) as server:
         base = server.url if model.startswith("anthropic") else server.openai_url
         reply = stream("hi", prefill="x", model=model, base_url=base, api_key="k", **no)
@@ -118,7 +127,7 @@ async def test_a_model_without_native_prefill_is_refused_before_any_http(model: 
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_rate_limit_and_retry_after(wire: str) -> None:
-    """The status, what the host asked for in seconds, its words, and nothing of the key."""
+    """The error has the status, the `Retry-After` seconds and the host's message, but no part of the key."""
     async with serve(Script(status=429, retry_after=7)) as server:
         with pytest.raises(StatusError) as error:
             await ask(server, wire, api_key="sk-secret-1234567890").text()
@@ -142,14 +151,14 @@ async def test_rate_limit_and_retry_after(wire: str) -> None:
     ids=["html", "json-error", "json", "empty", "garbage", "text"],
 )
 async def test_a_200_that_is_no_stream(wire: str, answer: dict[str, Any]) -> None:
-    """A typed error, never an empty reply."""
+    """A 200 whose body is no stream raises a typed error and never gives an empty reply."""
     async with serve(Script(**answer)) as server:
         with pytest.raises((ProtocolError, StatusError)):
             await ask(server, wire, prefill="x").text()
 
 
 async def test_a_redirect_is_never_followed() -> None:
-    """The prompt does not go to another host."""
+    """A redirect is not followed, so the prompt is not sent to another host."""
     async with serve(STATES) as other, serve(Script(redirect=other.openai_url)) as server:
         with pytest.raises(StatusError) as error:
             await ask(server, "chat").text()
@@ -158,7 +167,7 @@ async def test_a_redirect_is_never_followed() -> None:
 
 
 async def test_a_compressed_answer_is_refused() -> None:
-    """Identity was asked for: a gzip bomb is never inflated."""
+    """A compressed answer is refused, so a gzip bomb is never inflated. The request asks for "identity"."""
     async with serve(Script(gzip_bomb=50_000_000)) as server:
         with pytest.raises(ProtocolError, match="compressed"):
             await ask(server, "chat").text()
@@ -166,7 +175,7 @@ async def test_a_compressed_answer_is_refused() -> None:
 
 
 async def test_nobody_listens() -> None:
-    """A refused connection and a host that hangs up are `ConnectFailed`."""
+    """A refused connection, and a host that closes it without an answer, raise `ConnectFailed`."""
     async with serve(STATES) as server:
         url = server.openai_url
     with pytest.raises(ConnectFailed):
@@ -197,7 +206,7 @@ STALL = {"text": "abcd", "cuts": 1, "stall_after": 2}
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_every_clock_has_a_name(timeouts: Timeouts, script: Script, clock: str) -> None:
-    """A clock that runs out is `Stalled`, with its name and its seconds; keep-alives do not feed the progress clock."""
+    """A timeout raises `Stalled` with its name and seconds. Keep-alives do not reset the progress timeout."""
     async with serve(script) as server:
         with pytest.raises(Stalled) as stalled, anyio.fail_after(3):
             await ask(server, "chat", timeouts=timeouts).text()
@@ -206,7 +215,7 @@ async def test_every_clock_has_a_name(timeouts: Timeouts, script: Script, clock:
 
 
 async def test_the_connect_clock_runs_to_the_connection() -> None:
-    """A host that does not even take the connection: its backlog is full."""
+    """`connect_s` covers the time until the connection is open: here the host's backlog is full."""
     with ExitStack() as sockets:
         host = sockets.enter_context(socket.socket())
         host.bind(("127.0.0.1", 0))
@@ -228,7 +237,7 @@ async def test_the_connect_clock_runs_to_the_connection() -> None:
 
 
 async def test_the_time_to_the_head_counts() -> None:
-    """The total clock has been running since the request, not since the answer's head."""
+    """The total timeout starts with the request, not with the head of the answer."""
     slow = Script(text="abcd" * 10, cuts=1, first_byte_s=0.3, pace_s=0.1)
     async with serve(slow) as server:
         began = time.perf_counter()
@@ -238,7 +247,7 @@ async def test_the_time_to_the_head_counts() -> None:
 
 
 async def test_an_error_body_is_bounded_in_size_and_time() -> None:
-    """64 KiB of it are read, and the clocks go on running."""
+    """At most 64 KiB of an error body are read, and the timeouts keep running meanwhile."""
     async with serve(Script(status=400, body=b"x" * 10_000_000, content_type="text/plain")) as server:
         with pytest.raises(StatusError):
             await ask(server, "chat").text()
@@ -266,7 +275,7 @@ async def test_an_error_body_is_bounded_in_size_and_time() -> None:
 
 
 async def test_the_request_id_and_a_retry_after_date() -> None:
-    """For the host's support; and the other form of Retry-After, in seconds from now."""
+    """The error has the host's request id, and a `Retry-After` date is converted to seconds from now."""
     at = email.utils.formatdate(time.time() + 60, usegmt=True)
     async with serve(Script(status=429, retry_after=at, headers={"request-id": "req_7"})) as server:
         with pytest.raises(StatusError) as error:
@@ -277,7 +286,7 @@ async def test_the_request_id_and_a_retry_after_date() -> None:
 
 
 async def test_a_slow_consumer_trips_no_clock() -> None:
-    """The clocks run only while we wait for the provider, all but the total one."""
+    """A slow consumer triggers no timeout except the total one: the others run only while waiting for the provider."""
     async with serve(Script(text="abcdef", cuts=1)) as server:
         text = ""
         tight = Timeouts(first_token_s=0.1, progress_s=0.1, idle_s=0.1)
@@ -288,14 +297,14 @@ async def test_a_slow_consumer_trips_no_clock() -> None:
 
 
 async def test_strict_takes_no_silence_for_an_echo() -> None:
-    """An empty reply of a host known to repeat the prefill is `PrefillIgnored` too."""
+    """With `strict`, an empty reply of a host known to repeat the prefill also raises `PrefillIgnored`."""
     async with serve(Script(text="", prefill="ignores")) as server:
         with pytest.raises(PrefillIgnored):
             await ask(server, "chat", prefill="ab", support="echoes", strict=True).text()
 
 
 async def test_a_token_limit_inside_the_echo_leaves_no_half_of_it() -> None:
-    """What the seam holds then is a repetition in the making: it is dropped."""
+    """At a token limit inside the echo, the incomplete repetition that the seam holds is dropped."""
     script = Script(prefill="ignores", cuts=["Dear An"], stop_reason="max_tokens")
     async with serve(script) as server:
         reply = ask(server, "messages", prefill="Dear Ann, ", support="echoes")
@@ -305,7 +314,10 @@ async def test_a_token_limit_inside_the_echo_leaves_no_half_of_it() -> None:
 
 
 async def test_strict_wants_the_echo_that_the_host_is_known_for() -> None:
-    """A host known to repeat the prefill that does not: `PrefillIgnored`, nothing shown."""
+    """With `strict`, a host that is known to repeat the prefill but does not raises `PrefillIgnored`.
+
+    Nothing is shown.
+    """
     async with serve(Script(text="other", prefill="ignores")) as server:
         shown: list[str] = []
         with pytest.raises(PrefillIgnored):
@@ -316,7 +328,7 @@ async def test_strict_wants_the_echo_that_the_host_is_known_for() -> None:
 
 
 async def is_freed() -> bool:
-    """Whether the run of a reply that failed is gone once nobody holds reply and error."""
+    """Return whether the run of a failed reply is freed once nobody holds the reply or the error."""
     async with serve(Script(text="one two three " * 20, drop_after_bytes=900)) as server:
         reply = ask(server, "chat")
         run = weakref.ref(reply._run)
@@ -334,13 +346,13 @@ async def is_freed() -> bool:
 
 @pytest.mark.usefixtures("no_gc")
 async def test_a_failed_reply_is_freed_without_the_collector() -> None:
-    """The error leads to the run by its traceback, and the run does not lead back to the error."""
+    """The error refers to the run through its traceback, but the run does not refer to the error: no cycle."""
     assert await is_freed()
 
 
 @pytest.mark.usefixtures("no_gc")
 async def test_control_a_kept_failure_is_a_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same reply with a run that keeps what it raised."""
+    """The control: a run that keeps the error that it raised is not freed."""
     monkeypatch.setattr(State, "take_failure", lambda self: self.failure)
     assert not await is_freed()
 
@@ -369,7 +381,7 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 def everything(error: BaseException | None) -> str:
-    """What a log of an error and its chain may show."""
+    """Return everything that a log of an error and its chain may show."""
     shown = ""
     while error is not None:
         facts = {name: value for name, value in vars(error).items() if name != "text_so_far"}
@@ -383,7 +395,10 @@ def everything(error: BaseException | None) -> str:
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("how", ERRORS)
 async def test_an_error_quotes_nothing_of_the_request(how: str, where: str, wire: str) -> None:
-    """Wherever the caller wrote it and however the host quotes it; what the host says of its own stays."""
+    """No part of the request appears in an error, wherever the caller wrote it and however the host quotes it.
+
+    The host's own words stay.
+    """
     async with serve(ERRORS[how]) as server:
         options = {"prefill": "x", "emulate": False, "support": "eats", **PLACES[where]}
         with pytest.raises((StatusError, PrefillRefused)) as error:
@@ -394,14 +409,17 @@ async def test_an_error_quotes_nothing_of_the_request(how: str, where: str, wire
 
 
 async def test_control_the_same_words_stay_where_they_are_not_the_caller_s() -> None:
-    """Another prompt: the host's words are shown."""
+    """The control: if the quoted words are not in this request, they are shown."""
     async with serve(ERRORS["400"]) as server:
         with pytest.raises(StatusError, match="Jane ROE"):
             await ask(server, "chat").text()
 
 
 async def test_a_header_s_value_is_quoted_by_no_error() -> None:
-    """One that the caller's own client adds, in part and in other case."""
+    """A header value that the caller's own client adds is redacted.
+
+    This also holds if the host quotes only a part of it, or in other case.
+    """
     quoting = Script(status=400, error=("x", "unknown tenant ACME-DEPARTMENT-OF-0815"))
     headers = {"x-tenant": "tenant=acme-department-of-0815-internal"}
     async with serve(quoting) as server, httpx2.AsyncClient(headers=headers) as client:
@@ -414,7 +432,7 @@ async def test_a_header_s_value_is_quoted_by_no_error() -> None:
 @pytest.mark.any_loop
 @pytest.mark.parametrize("key", ["ollama", "none", "test"])
 async def test_a_key_that_is_a_word_leaves_other_words_alone(key: str) -> None:
-    """The message and the request id; the key itself goes where it stands alone."""
+    """A key that is an ordinary word is redacted only as a whole word, in the message and the request id."""
     said = Script(
         status=401,
         error=("x", f"{key} is no key; ollamas, nonetheless, latest"),

@@ -1,4 +1,7 @@
-"""Every fault of the table, on both wires, through every kind of client, on every loop: never silent, always typed."""
+"""Every fault of the table gives a typed error and never silence.
+
+The tests cover both wires, every kind of client and every event loop.
+"""
 
 from __future__ import annotations
 
@@ -46,17 +49,20 @@ pytestmark = pytest.mark.anyio
 PIECES = "an event of 4 MiB in pieces of 64 bytes"
 CLEAN_EOF = "clean EOF, no finish reason, no terminal event"
 
-#: For what does not depend on the loop.
+#: For tests that do not depend on the event loop.
 one_loop = pytest.mark.parametrize("anyio_backend", LOOPS[:1], indirect=True)
 
 
 def cases(faults: Iterable[Fault]) -> list[Any]:
-    """A fault and a wire each."""
+    """Return one test case per fault and wire."""
     return [pytest.param(fault, wire, id=f"{fault.name} - {wire}") for fault in faults for wire in fault.wires]
 
 
 async def outcome_of(fault: Fault, wire: str, client: str = "ours") -> Outcome:
-    """The fault, once, from a host of its own, which must be asked once: an SDK's own retries are off."""
+    """Play the fault once on a new host and return the outcome.
+
+    Exactly one request is sent: an SDK's own retries are off.
+    """
     async with serve(fault.play) as server, options_of(client, wire, server.url) as options:
         outcome = await through_aprefill(fault, options)
         assert len(server.exchanges) == 1
@@ -64,7 +70,10 @@ async def outcome_of(fault: Fault, wire: str, client: str = "ours") -> Outcome:
 
 
 def through_clients() -> list[Any]:
-    """Each fault and wire through our own transport, those of the network through every client and on every loop."""
+    """Return the cases per client.
+
+    Faults of the network run with every client and on every event loop, the others on one loop or in the slow run.
+    """
     return [
         pytest.param(
             *case.values,
@@ -79,19 +88,19 @@ def through_clients() -> list[Any]:
 
 
 def is_of_the_network(fault: Fault) -> bool:
-    """Whether it depends on how the bytes travel, and not on the bytes alone."""
+    """Return whether the fault depends on how the bytes travel and not only on the bytes."""
     return not {ConnectFailed, Stalled, Truncated}.isdisjoint(fault.errors)
 
 
 @pytest.mark.parametrize(("fault", "wire", "client"), through_clients())
 async def test_a_fault_is_a_typed_error_or_the_right_text(fault: Fault, wire: str, client: str) -> None:
-    """With the text so far, in time, without the key."""
+    """A fault gives the right text, or a typed error with the text so far, in time and without the key."""
     check(fault, await outcome_of(fault, wire, client))
 
 
 @pytest.mark.parametrize(("fault", "wire"), cases(fault for fault in FAULTS if fault.slow and fault.name != PIECES))
 async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str) -> None:
-    """The same, for a fault that takes its time."""
+    """The same holds for faults that take a long time. All clients run at once."""
 
     async def one(client: str) -> None:
         check(fault, await outcome_of(fault, wire, client))
@@ -104,13 +113,16 @@ async def test_a_slow_fault_through_every_client_at_once(fault: Fault, wire: str
 @pytest.mark.slow
 @pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 async def test_pieces_of_64_bytes_cost_no_more_than_they_must(wire: str, client: str) -> None:
-    """An event that comes in 65,536 pieces: a decoder that begins again with each piece needs a minute and more."""
+    """An event in 65,536 pieces is decoded in time. A decoder that starts again with each piece needs over a minute."""
     fault = fault_for(PIECES, wire)
     check(fault, await outcome_of(fault, wire, client))
 
 
 def test_the_page_has_every_fault() -> None:
-    """`docs/reliability.md` is measured, so only its rows can be compared: a new fault needs a new run."""
+    """The table in `docs/reliability.md` lists every fault.
+
+    Its cells are measured, so a new fault needs a new measurement.
+    """
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     table = page[page.index("\n| The host |") :].partition("\n\n")[0]
     rows = [line.removeprefix("| ").partition(" | ")[0] for line in table.strip().splitlines()[2:]]
@@ -118,7 +130,7 @@ def test_the_page_has_every_fault() -> None:
 
 
 def test_the_page_counts_its_own_rows() -> None:
-    """The numbers of silent, foreign and waiting ends are those of the table below them."""
+    """The totals of silent, foreign and waiting ends on the page agree with the table below them."""
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
 
     def cells(heading: str) -> list[list[str]]:
@@ -137,7 +149,7 @@ def test_the_page_counts_its_own_rows() -> None:
 
 
 async def peak_of(fault: Fault, wire: str) -> int:
-    """Bytes that were taken at most, those of the loopback host among them."""
+    """Return the peak of allocated bytes, which includes the loopback host's."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -150,14 +162,14 @@ async def peak_of(fault: Fault, wire: str) -> int:
 @one_loop
 @pytest.mark.parametrize(("fault", "wire"), cases(fault for fault in FAULTS if fault.within_bytes))
 async def test_a_flood_takes_no_memory(fault: Fault, wire: str) -> None:
-    """However long the line, and whatever a body would inflate to."""
+    """Memory stays bounded, however long a line is and whatever size a body would inflate to."""
     assert fault.within_bytes is not None
     assert await peak_of(fault, wire) < fault.within_bytes
 
 
 @one_loop
 async def test_control_a_flood_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decoder's own bound is what the memory test measures."""
+    """The control: without the decoder's bound the memory check fails."""
     monkeypatch.setattr("aprefill._engine.attempt.decoder_for", lambda content_type, bound, accept: SseDecoder(1 << 40))
     fault = fault_for("a line of 32 MiB", "chat")
     assert fault.within_bytes is not None
@@ -169,7 +181,7 @@ async def test_control_a_flood_without_a_bound(monkeypatch: pytest.MonkeyPatch) 
 _HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 _EVENT = _HEAD + "\r\nevent: content_block_delta\ndata: "
 
-#: What a host sends back that knows the request: the HTTP libraries quote some of it, the codecs read the rest.
+#: What a host that reflects the request may send back. The HTTP libraries quote some of it; the codecs read the rest.
 REFLECTIONS = {
     "status line": f"HTTP/1.1 what {KEY}\r\n\r\n",
     "reason": f"HTTP/1.1 401 {KEY}\r\ncontent-length: 0\r\n\r\n",
@@ -193,7 +205,7 @@ REFLECTIONS = {
 
 @asynccontextmanager
 async def serve_raw(answer: bytes) -> AsyncIterator[str]:
-    """A host that sends these bytes to whatever it is asked, and ends the connection. Gives its address."""
+    """Serve these bytes to every request, then close the connection. Yields the base URL."""
 
     async def play(connection: SocketStream) -> None:
         async with connection:
@@ -216,7 +228,7 @@ async def serve_raw(answer: bytes) -> AsyncIterator[str]:
 @pytest.mark.parametrize(("wire", "client"), [(wire, client) for wire in WIRES for client in clients_of(wire)])
 @pytest.mark.parametrize("where", REFLECTIONS)
 async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str) -> None:
-    """A typed error without it, wherever it stands."""
+    """If the host sends the key back anywhere, the result is a typed error without the key."""
     fault = Fault(name=where, script=GOOD)
     async with serve_raw(REFLECTIONS[where].encode()) as url, options_of(client, wire, url) as options:
         outcome = await through_aprefill(fault, options)
@@ -230,46 +242,46 @@ async def test_a_host_that_sends_the_key_back(where: str, wire: str, client: str
 @one_loop
 @pytest.mark.parametrize("wire", WIRES)
 async def test_control_a_cut_that_nobody_notices(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A codec that takes every end of a body for the reply's."""
+    """The control: a codec that takes every end of the body for the end of the reply fails the check."""
     for decoder in (OpenAIChatDecoder, AnthropicDecoder, GeminiDecoder):
         monkeypatch.setattr(decoder, "close", lambda self, undispatched=None: (EndDelta(),))
     for name in (CLEAN_EOF, "half an event at the end", "FIN in mid-stream"):
         fault = fault_for(name, wire)
-        with pytest.raises(AssertionError, match="in silence"):
+        with pytest.raises(AssertionError, match="without an error"):
             check(fault, await outcome_of(fault, wire))
 
 
 @one_loop
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_control_an_error_that_keeps_its_request(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The HTTP library's own errors hold the request, and its headers the key."""
+    """The control: the HTTP library's own error holds the request with the key in its headers, and fails the check."""
     monkeypatch.setattr(_foreign, "_scrub", lambda exc, redact: None)
     fault = fault_for("hangs up without an answer", "chat")
-    with pytest.raises(AssertionError, match="the key is on the chain"):
+    with pytest.raises(AssertionError, match="the error or its chain contains the key"):
         check(fault, await outcome_of(fault, "chat", client))
 
 
 @one_loop
 @pytest.mark.parametrize("wire", WIRES)
 async def test_control_an_error_that_nobody_translates(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The HTTP library's error as it is."""
+    """The control: an HTTP library's error that is not translated fails the check."""
     monkeypatch.setattr(_foreign, "_OURS", (Exception,))
     fault = fault_for("FIN in mid-stream", wire)
-    with pytest.raises(AssertionError, match="a foreign error left: RemoteProtocolError"):
+    with pytest.raises(AssertionError, match="not an error of aprefill: RemoteProtocolError"):
         check(fault, await outcome_of(fault, wire))
 
 
 @one_loop
 async def test_control_a_clock_that_stands_still() -> None:
-    """The same keep-alives without the small clock."""
+    """The control: keep-alives without a small timeout fail the check, because the reply goes on."""
     fault = replace(fault_for("keep-alives and no more text", "chat"), timeouts=Timeouts(), within_s=0.3)
-    with pytest.raises(AssertionError, match="went on"):
+    with pytest.raises(AssertionError, match="did not end within"):
         check(fault, await outcome_of(fault, "chat"))
 
 
 @one_loop
 async def test_control_what_is_wrong_with_an_outcome_is_seen() -> None:
-    """Other text than was handed out, another error, another fact, text lost or made up, a whole reply too late."""
+    """The control: the check notices a wrong error or fact, wrong, lost or made-up text, and a late reply."""
     cut, good = fault_for("FIN in mid-stream", "chat"), fault_for("bad UTF-8", "chat")
     loris = fault_for("keep-alives and no more text", "chat")
     was_cut, was_good, was_stalled = [await outcome_of(fault, "chat") for fault in (cut, good, loris)]
@@ -288,7 +300,7 @@ async def test_control_what_is_wrong_with_an_outcome_is_seen() -> None:
 
 
 def test_control_the_key_is_found_wherever_it_hides() -> None:
-    """In a message, an attribute, a header, bytes, a link of the chain."""
+    """The control: the check finds the key in a message, an attribute, a header, bytes and a chained error."""
 
     def chained(link: BaseException) -> Exception:
         error = ValueError("nothing here")
@@ -318,12 +330,12 @@ def test_control_the_key_is_found_wherever_it_hides() -> None:
 @one_loop
 @pytest.mark.parametrize("sdk", ["openai", "anthropic"])
 async def test_control_the_sdks_own_streams(sdk: str) -> None:
-    """The same judgement of the SDKs' own streams: one fault in silence, one foreign error; and a good reply passes."""
+    """The control: an SDK's own stream fails the check with silence and with a foreign error. A good reply passes."""
     wire = "chat" if sdk == "openai" else "messages"
     for name, problem in (
-        (CLEAN_EOF, "ended in silence"),
-        ("200 `text/html`", "ended in silence"),
-        ("bad JSON", "a foreign error left: JSONDecodeError"),
+        (CLEAN_EOF, "ended without an error"),
+        ("200 `text/html`", "ended without an error"),
+        ("bad JSON", "not an error of aprefill: JSONDecodeError"),
         ("no blank line after the terminal event", None),
     ):
         fault = fault_for(name, wire)

@@ -1,4 +1,4 @@
-"""A host that floods: the total clock is wall clock, and other tasks of the loop have their turn."""
+"""A host that floods: the total timeout is wall-clock time, and other tasks of the event loop still run."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-#: A heartbeat's period, and by how much a flood may make its latest beat later, in seconds.
+#: Period of the heartbeat in seconds, and by how many seconds a flood may delay its latest beat.
 BEAT_S = 0.005
 MORE_S = 0.05
-#: A look at a machine that lets a lone heartbeat wait for so long says nothing, and is taken again.
+#: If even a lone heartbeat is this late (seconds), the machine is too busy: measure again.
 BUSY_S = 0.02
 LOOKS = 8
 
 
 @contextmanager
 def flooding(kind: str) -> Iterator[str]:
-    """The base URL of a host in another process that floods."""
+    """Yield the base URL of a host in another process that floods."""
     command = [sys.executable, "-P", str(Path(__file__).parents[1] / "support/flood_host.py"), kind]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout is not None
@@ -45,7 +45,7 @@ def flooding(kind: str) -> Iterator[str]:
 
 
 async def latest_beat(until: anyio.Event) -> float:
-    """By how many seconds the latest beat came too late."""
+    """Return by how many seconds the latest beat was late."""
     late = 0.0
     while not until.is_set():
         due = time.perf_counter() + BEAT_S
@@ -55,7 +55,7 @@ async def latest_beat(until: anyio.Event) -> float:
 
 
 async def longest_turn(until: anyio.Event) -> float:
-    """Seconds of CPU that the longest turn of the event loop took. What else the machine does is not in it."""
+    """Return the CPU seconds of the longest turn of the event loop. Other work on the machine does not count."""
     longest = 0.0
     while not until.is_set():
         began = time.thread_time()
@@ -65,7 +65,10 @@ async def longest_turn(until: anyio.Event) -> float:
 
 
 async def beats_beside(url: str | None, heart: Any = latest_beat) -> tuple[float, float]:
-    """(seconds until the reply ended, what `heart` found) of a reply with `total_s=1`; None: of a second without one."""
+    """Return the seconds until a reply with `total_s=1` ended, and what `heart` measured meanwhile.
+
+    If `url` is None, measure one second without a reply.
+    """
     ended = anyio.Event()
     late: list[float] = []
 
@@ -89,7 +92,7 @@ async def beats_beside(url: str | None, heart: Any = latest_beat) -> tuple[float
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_neither_outlives_the_total_clock_nor_blocks_the_loop(kind: str) -> None:
-    """It ends within two seconds, and no turn of the event loop takes 50 ms."""
+    """A flooded reply ends within two seconds, and no turn of the event loop takes 50 ms."""
     with flooding(kind) as url:
         for _ in range(LOOKS):
             took, longest = await beats_beside(url, longest_turn)
@@ -102,8 +105,9 @@ async def test_a_flood_neither_outlives_the_total_clock_nor_blocks_the_loop(kind
 @pytest.mark.perf
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_makes_no_heartbeat_late(kind: str) -> None:
-    """No beat is later by 50 ms more than the latest one without a stream. What else the machine does makes both late, so
-    that is looked at up to eight times.
+    """A flood delays no beat by more than 50 ms compared with the latest beat without a stream.
+
+    Other work on the machine delays both, so the test measures up to eight times.
     """
     with flooding(kind) as url:
         for _ in range(LOOKS):
@@ -119,7 +123,7 @@ async def test_a_flood_makes_no_heartbeat_late(kind: str) -> None:
 
 @pytest.mark.slow
 async def test_control_a_reply_decoded_in_one_go_blocks_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same look at a reader that gives no turns and decodes all that it has."""
+    """The control: a reader that decodes everything in one turn blocks the event loop and fails the check."""
     monkeypatch.setattr("aprefill._engine.attempt.READS_A_TURN", 1 << 30)
     monkeypatch.setattr("aprefill._engine.reading.SLICE_BYTES", 1 << 30)
     monkeypatch.setattr("aprefill._engine.reading.SLICE_RECORDS", 1 << 30)
@@ -129,7 +133,10 @@ async def test_control_a_reply_decoded_in_one_go_blocks_the_loop(monkeypatch: py
 
 
 async def test_the_total_clock_counts_the_consumers_time_and_fires_at_the_next_pull() -> None:
-    """A consumer that works for longer is not interrupted; what was buffered is handed out, then the clock is told."""
+    """The total timeout counts the consumer's time and fires at the next pull.
+
+    A consumer that works for longer is not interrupted. It gets the buffered text first, then the error.
+    """
     async with serve(Script(text="abcdef", cuts=1, pace_s=0.02, prefill="eats")) as server:
         text = ""
         began = time.perf_counter()
@@ -148,7 +155,7 @@ async def test_the_total_clock_counts_the_consumers_time_and_fires_at_the_next_p
 
 
 async def test_the_total_clock_leaves_a_complete_reply_alone() -> None:
-    """All of it has come: a slow consumer gets all of it."""
+    """The total timeout does not affect a reply that has arrived completely: a slow consumer gets all of it."""
     async with serve(Script(text="abcdef", cuts=1, wire_cuts=1 << 16, prefill="eats")) as server:
         text = ""
         async for chunk in ask(server, "chat", timeouts=Timeouts(total_s=0.2)):
@@ -159,7 +166,7 @@ async def test_the_total_clock_leaves_a_complete_reply_alone() -> None:
 
 @pytest.mark.parametrize("clock", ["first_token_s", "progress_s"])
 async def test_the_other_clocks_run_while_a_flood_is_decoded(clock: str) -> None:
-    """A host that never lets us wait does not stop them."""
+    """The other timeouts also run while a flood is decoded, although the reader never has to wait for the host."""
     flood = b'data: {"choices":[{"index":0,"delta":{"content":""}}]}\n\n' * 40_000
     after = 1 if clock == "progress_s" else 0
     script = Script(text="ab", cuts=1, after=after, insert=flood * 4, stall_after=1 << 30)

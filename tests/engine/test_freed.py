@@ -1,4 +1,7 @@
-"""A reply that is over is freed by reference counting alone, however it ended. (CPython frees at once; others later.)"""
+"""A reply that has ended is freed by reference counting alone, however it ended.
+
+CPython frees it at once, other interpreters later.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +65,9 @@ ENDS: dict[str, tuple[Script, End]] = {
 
 
 async def is_freed(script: Script, end: End) -> bool:
-    """Whether a reply's run is gone once the reply has ended and been closed."""
+    """Return whether the reply's run is freed once the reply has ended and been closed."""
     async with serve(script) as server, Session("openai:gpt", base_url=server.openai_url) as session:
-        # fills caches, of which some refer to the frame that filled them
+        # This fills caches. Some of them refer to the frame that filled them.
         await end(session.stream("hi", timeouts=SOON, recovery=ONE))
         reply = session.stream("hi", timeouts=SOON, recovery=ONE)
         run = weakref.ref(reply._run)
@@ -85,13 +88,13 @@ ONE = Recovery(retries=0)
 
 @pytest.mark.parametrize(("script", "end"), ENDS.values(), ids=ENDS)
 async def test_a_reply_is_freed_at_once(script: Script, end: End) -> None:
-    """No cycle holds it: not its error, and no error that was caught on the way out."""
+    """No reference cycle holds the reply, neither through its error nor through an error that was caught on the way."""
     assert await is_freed(script, end)
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
 async def test_control_a_cycle_is_seen() -> None:
-    """A run that refers to itself is not freed."""
+    """The control: a run that refers to itself is not freed."""
 
     async def tie(reply: Reply) -> None:
         run: Any = reply._run

@@ -1,4 +1,4 @@
-"""The text that is held back, for those who ask for it: told as it comes, and settled before anything else is said."""
+"""Held-text events: the held text is reported as it arrives, and settled before any other event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..support.splicing import planned
 
 END = FinishDelta(StopReason.END, "stop")
 PREFILL = '["Alabama",'
-#: A closing fence, and the white space before it, that text or a line end follows.
+#: A closing fence with the white space before it, if a line end follows.
 CLOSED = re.compile(r"\s*\n```(?=\n)")
 
 
@@ -45,7 +45,10 @@ CASES = [
 
 @pytest.mark.parametrize(("support", "prefill", "options", "raw"), CASES)
 def test_text_and_held_are_the_end_of_what_came(support: str, prefill: str, options: dict[str, Any], raw: str) -> None:
-    """However it is cut: nothing is told twice, nothing is missing, and nobody's text changes by asking."""
+    """However the reply is cut, handed-out text plus held text is the end of what arrived.
+
+    Nothing is reported twice, nothing is missing, and asking for held text does not change the text.
+    """
     rng = random.Random(raw)
     for most in (1, 2, 5, 40, *rng.sample(range(3, 60), 5)):
         step = planned(prefill, support, **options)
@@ -63,7 +66,7 @@ def test_text_and_held_are_the_end_of_what_came(support: str, prefill: str, opti
             text, held = replayed(transcript.items)[-1] if transcript.items else ("", "")
             if not splice.stopped:
                 assert fed.endswith(held)
-                # what was dropped behind the first text is the closing fence
+                # Only a closing fence may be dropped after the first text.
                 assert fed.endswith(text + held) or CLOSED.sub("", fed).endswith(text + held)
                 if splice.verdict in {Verdict.UNDECIDED, Verdict.ABSENT}:
                     assert text + held == fed
@@ -74,13 +77,13 @@ def test_text_and_held_are_the_end_of_what_came(support: str, prefill: str, opti
         assert seen[-1][1] == ""
         assert seen[-1][0] == "".join(item for item in without.items if isinstance(item, str))
         assert not any(isinstance(item, HeldEvent) for item in without.items)
-        # before text is handed out, nothing that may be in it is held any more
+        # When text is handed out, text that may be part of it is no longer reported as held.
         settled = [seen[at][1] for at, item in enumerate(transcript.items) if isinstance(item, str)]
         assert set(settled) <= {""}
 
 
 def test_a_long_repetition_is_told_once() -> None:
-    """The events of ten thousand short pieces hold ten thousand short pieces."""
+    """Each held character is reported once: ten thousand short pieces give events with ten thousand short texts."""
     prefill = "abcdefghij" * 1000
     transcript = Transcript(prefill)
     transcript.wants_events = transcript.wants_held = True
@@ -95,7 +98,7 @@ def test_a_long_repetition_is_told_once() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", WIRES)
 async def test_over_a_real_stream(wire: str) -> None:
-    """Held, then settled, then the text. Without `held` the events are the same but for these."""
+    """The order is held text, then settled, then the text. The other events are the same as without `held`."""
     script = Script(text=' "Alaska"]', prefill="echoes")
     options: dict[str, Any] = {"prefill": PREFILL, "support": "echoes", "show_when": "now"}
     async with serve([script, script]) as server:
@@ -113,7 +116,7 @@ async def test_over_a_real_stream(wire: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_cursor_that_did_not_ask_is_not_told() -> None:
-    """Also where one before it did."""
+    """A cursor that did not ask for held text gets none, even if a cursor before it did."""
     script = Script(text=' "Alaska"]', prefill="echoes", pace_s=0.01)
     async with serve([script]) as server, ask(server, "chat", prefill=PREFILL, support="echoes") as reply:
         async for event in reply.events(held=True):
@@ -127,7 +130,10 @@ async def test_a_cursor_that_did_not_ask_is_not_told() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", WIRES)
 async def test_an_attempt_that_is_given_up_holds_nothing(wire: str) -> None:
-    """What it held is settled before its end is told, and the next one's is its own."""
+    """Held text of an abandoned attempt is settled before the attempt's end.
+
+    The next attempt reports its own held text.
+    """
     scripts = [Script(text='["Alaska"]'), Script(text=f'{PREFILL} "Alaska"]')]
     async with serve(scripts) as server:
         reply = ask(server, wire, prefill=PREFILL, support="emulated", absent="retry")
@@ -142,7 +148,7 @@ async def test_an_attempt_that_is_given_up_holds_nothing(wire: str) -> None:
 
 @pytest.mark.anyio
 async def test_what_was_held_when_the_host_died() -> None:
-    """It is settled before the error: no text of it was handed out."""
+    """When the host fails, the held text is settled before the error, and none of it was handed out."""
     script = Script(text="x", prefill="echoes", after=6, error_event=("api_error", "boom"))
     events = []
     async with serve([script]) as server:

@@ -1,4 +1,4 @@
-"""An interrupt that comes while the engine waits for something: whatever arrives afterwards is closed, nobody waits on."""
+"""Interrupts while the engine waits: what arrives afterwards is closed, and nobody waits for it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from ..support.loopback import ask, chunks_of, server_has
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca")]
 
-#: One for all clients of the tests' own: to read the machine's certificates takes longer than most of these tests.
+#: One context for all clients of these tests: loading the system certificates takes longer than most tests.
 TLS = ssl.create_default_context()
 
-#: How often a connection is left while it is being opened, a loop and a kind of client.
+#: How often a connection is left while it is being opened, per event loop and kind of client.
 TIMES = int(os.environ.get("APREFILL_CLOSING_TIMES", "12"))
 #: How long a caller's response hook takes, in seconds.
 HOOK_S = float(os.environ.get("APREFILL_HOOK_S", "0.02"))
@@ -51,7 +51,7 @@ GOOD = Script(text="one two three four", cuts=4, prefill="eats")
 
 
 async def leave_while_opening(server: Any, open_reply: Any, number: int, hooked: Hook | None = None) -> None:
-    """Ask for a reply, and end it from another task while its answer is on the way, or in the hook."""
+    """Start a reply, and close it from another task while its answer is on the way or is held by the hook."""
     reply: Reply = open_reply()
 
     async def read() -> None:
@@ -63,14 +63,15 @@ async def leave_while_opening(server: Any, open_reply: Any, number: int, hooked:
         await server_has(server, number + 1)
         if hooked is not None:
             await hooked.was_called(number + 1)
-        # from the first byte of the request on, each time a little later: the answer comes somewhere in between
+        # Each reply is closed a little later after the first byte of its request, so the answer falls somewhere in
+        # between.
         for _ in range(number % 40):
             await anyio.lowlevel.checkpoint()
         await reply.aclose()
 
 
 async def still_open(server: Any) -> int:
-    """How many connections are left over, after two seconds at most."""
+    """Return how many connections are still open after two seconds at most."""
     with anyio.move_on_after(2):
         await server.wait_closed(timeout_s=3)
     return int(server.open_connections)
@@ -85,7 +86,7 @@ async def open_after_leaving(times: int) -> int:
 
 
 async def test_a_connection_left_while_it_opens_is_closed() -> None:
-    """With a pool of ours: an answer that arrives after `aclose()` is closed, whenever it arrives."""
+    """With aprefill's own pool, an answer that arrives at any time after `aclose()` is closed."""
     assert await open_after_leaving(TIMES) == 0
 
 
@@ -98,7 +99,7 @@ def short_close(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 class Hook:
-    """A response hook that no cancellation reaches. It takes some seconds, or until `going_on` is set."""
+    """A response hook that shields itself from cancellation. It takes `seconds`, or ends when `going_on` is set."""
 
     def __init__(self, seconds: float = 60) -> None:
         self._calls = 0
@@ -121,7 +122,7 @@ def one_slot(hook: Any) -> httpx2.AsyncClient:
 
 
 async def test_a_shielded_hook_keeps_no_slot() -> None:
-    """The only slot of a caller's client is free again after each `aclose()`, though no cancellation reached its hook."""
+    """After each `aclose()` the only slot of a caller's client is free again, although its hook was shielded."""
     hook = Hook(HOOK_S)
     async with serve(STALLING) as server, one_slot(hook) as client:
         for number in range(TIMES // 4):
@@ -133,7 +134,7 @@ async def test_a_shielded_hook_keeps_no_slot() -> None:
 
 @pytest.mark.any_loop
 async def test_a_hook_slower_than_the_bound_is_waited_for_a_second() -> None:
-    """`aclose()` gives up after a second; the answer is closed when the hook lets it through."""
+    """`aclose()` waits one second for a shielded hook. The answer is closed later, when the hook returns."""
     hook = Hook()
     async with serve(STALLING) as server, one_slot(hook) as client:
         reply = stream("hi", model="m", client=client, base_url=server.openai_url)
@@ -155,7 +156,10 @@ async def test_a_hook_slower_than_the_bound_is_waited_for_a_second() -> None:
 
 
 async def test_session_aclose_closes_what_is_being_opened() -> None:
-    """The same by `Session.aclose()`, which leaves the caller's client open and its slot free."""
+    """`Session.aclose()` also closes a connection that is being opened.
+
+    The caller's client stays open and its slot is free.
+    """
     hook = Hook(HOOK_S)
     async with serve([STALLING, GOOD]) as server, one_slot(hook) as client:
         session = Session("m", client=client, base_url=server.openai_url)
@@ -173,12 +177,12 @@ async def test_session_aclose_closes_what_is_being_opened() -> None:
 
 
 async def test_control_of_what_arrives_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attempt that closes only what is there at the moment of the interrupt leaves the late answer open."""
+    """The control: an attempt that closes only what exists at the interrupt leaves the late answer open."""
 
     kept = []
 
     async def aclose(self: Attempt) -> None:
-        # or the collector would close it
+        # Keep the attempt, or the garbage collector would close the answer.
         kept.append(self)
         if self._response is not None:
             await self._response.aclose()
@@ -243,7 +247,7 @@ THREE_WORDS = Script(text="one two three", cuts=4, stall_after=12, prefill="eats
 
 
 async def test_clocks_and_cancel_work_without_a_file_descriptor(anyio_backend: Any) -> None:
-    """With `RLIMIT_NOFILE` used up, `idle_s=0.3` ends the wait within a second, and `cancel()` wakes the reader."""
+    """Without free file descriptors, `idle_s=0.3` still ends the wait in time, and `cancel()` wakes the reader."""
     name, options = anyio_backend
     loop = "uvloop" if options.get("use_uvloop") else name
     with serve_in_thread([GOOD, THREE_WORDS, THREE_WORDS]) as server:
@@ -258,7 +262,7 @@ async def test_clocks_and_cancel_work_without_a_file_descriptor(anyio_backend: A
 async def test_a_connection_that_cannot_be_shut_down_keeps_nobody_waiting(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the shutdown fails, the waiting task is woken in another way, and nothing of that is left on it."""
+    """If the socket cannot be shut down, the waiting task is woken in another way and is not itself left cancelled."""
     monkeypatch.setattr(KillHandle, "kill", lambda self: False)
     async with serve([STALLING, GOOD]) as server:
         timeouts = Timeouts(idle_s=0.1) if how == "clock" else Timeouts()
@@ -282,16 +286,16 @@ async def test_a_connection_that_cannot_be_shut_down_keeps_nobody_waiting(
                         await anyio.lowlevel.checkpoint()
                     reply.cancel()
             await server.exchanges[0].closed.wait()
-            # the task itself is not cancelled
+            # The reading task itself is not cancelled.
             await anyio.sleep(0.01)
             assert await ask(server, "chat").text() == GOOD.text
 
 
-# --- a session, and who reads -----------------------------------------------------------------------------------
+# --- sessions, and who may read ---------------------------------------------------------------------------------
 
 
 async def test_a_session_closes_its_replies_side_by_side(short_close: float) -> None:
-    """Five replies whose clients do not come back take about as long as one."""
+    """A session closes its replies concurrently: five replies with hanging clients take about one second together."""
 
     hook = Hook()
     async with serve(STALLING) as server:
@@ -315,7 +319,7 @@ async def test_a_session_closes_its_replies_side_by_side(short_close: float) -> 
 
 
 class Stuck:
-    """A client, or a run and its connection, that never comes to its end of closing."""
+    """A client, or a run and its connection, whose `aclose()` never returns."""
 
     def __init__(self, transport: Any = None) -> None:
         self.transport = transport
@@ -331,7 +335,7 @@ class Stuck:
 
 
 async def test_what_never_closes_is_waited_for_once(short_close: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply and both clients of a pool that hang: waited for together, not one after another."""
+    """A hanging reply and both hanging clients of a pool take one second together, not one each."""
     async with serve(GOOD) as server:
         session = Session("vllm:m", base_url=server.openai_url)
         assert await session.stream("hi").text() == GOOD.text
@@ -348,7 +352,7 @@ async def test_what_never_closes_is_waited_for_once(short_close: float, monkeypa
 
 
 def test_a_session_is_closed_in_its_own_loop() -> None:
-    """In another loop that is an error, and it says so."""
+    """Closing a session in another event loop raises an error that says so."""
 
     async def use(session: Session) -> None:
         await session.stream("hi").text()
@@ -360,7 +364,7 @@ def test_a_session_is_closed_in_its_own_loop() -> None:
 
 
 async def test_a_second_cursor_gets_an_error_and_the_first_goes_on() -> None:
-    """No chunk is lost to the second one, whether it comes before or after something was buffered."""
+    """A second cursor gets an error and the first loses no chunk, whether or not text was already buffered."""
     async with serve(Script(text="abcdef", cuts=1, wire_cuts=1 << 16, prefill="eats")) as server:
         async with ask(server, "chat") as reply:
             first = aiter(reply)
@@ -375,7 +379,7 @@ async def test_a_second_cursor_gets_an_error_and_the_first_goes_on() -> None:
 
 
 async def test_text_beside_a_loop_in_another_task_gets_an_error() -> None:
-    """It says who is at fault: the caller, not the provider."""
+    """`reply.text()` during a loop in another task raises `UsageError`: the caller is at fault, not the provider."""
     async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
         reply = ask(server, "chat")
         text = ""
@@ -393,7 +397,10 @@ async def test_text_beside_a_loop_in_another_task_gets_an_error() -> None:
 
 
 async def test_a_reader_follows_one_that_has_ended_or_was_dropped() -> None:
-    """After a `break` inside `async with` another loop or `text()` reads on; `text()` may also come from the loop's body."""
+    """After `break` inside `async with`, another loop or `text()` continues reading.
+
+    `text()` may also be called from the body of the loop.
+    """
     async with serve(Script(text="abcdef", cuts=1, prefill="eats")) as server:
         async with ask(server, "chat") as reply:
             async for _ in reply:
@@ -410,7 +417,10 @@ async def test_a_reader_follows_one_that_has_ended_or_was_dropped() -> None:
 
 
 async def test_text_is_judged_by_the_task_that_reads_now() -> None:
-    """A cursor was handed to another task: `text()` there reads on, and in the task that made the cursor it is refused."""
+    """Whether `text()` is allowed depends on the task that reads now, not on the task that created the cursor.
+
+    The task that received the cursor may call it. The task that created the cursor gets an error.
+    """
     async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
         for make in (Reply.__aiter__, lambda reply: reply.events()):
             async with ask(server, "chat") as reply, anyio.create_task_group() as group:
@@ -443,7 +453,7 @@ async def test_text_is_judged_by_the_task_that_reads_now() -> None:
 
 
 async def test_a_task_that_took_a_number_over_is_another_one() -> None:
-    """A task that has ended is gone: the next one often gets its number, and does not get its cursor."""
+    """A new task that has the id of an ended task is not taken for it, so it does not get its cursor."""
     async with serve(Script(text="abcdef", cuts=1, pace_s=0.01, prefill="eats")) as server:
         async with ask(server, "chat") as reply:
             cursor = aiter(reply)
@@ -463,13 +473,13 @@ async def test_a_task_that_took_a_number_over_is_another_one() -> None:
             for _ in range(50):
                 async with anyio.create_task_group() as group:
                     group.start_soon(rob)
-            # the fact that this is about
+            # The ids were in fact reused.
             assert len(numbers) < 51
             assert reply.text_so_far == "a"
 
 
 async def test_text_while_another_pull_waits_changes_nothing() -> None:
-    """What that pull has received is left for its reader."""
+    """If another task waits in a pull, `text()` raises an error and leaves the received text for that reader."""
     async with serve(GOOD) as server:
         reply = ask(server, "chat")
         run = reply._run
@@ -481,7 +491,7 @@ async def test_text_while_another_pull_waits_changes_nothing() -> None:
 
 
 async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After that `text()` nobody reads, and the next reader in any task may."""
+    """If a cursor is dropped while `text()` reads, then after `text()` the next reader in any task may read."""
     async with serve(GOOD) as server:
         async with ask(server, "chat") as reply:
             cursors = [aiter(reply)]
@@ -508,13 +518,13 @@ async def test_a_cursor_dropped_while_text_reads_is_not_waited_for(monkeypatch: 
                 group.start_soon(next_reader)
 
 
-# --- a connection that the host has just closed -----------------------------------------------------------------
+# --- a pooled connection that the host has just closed ----------------------------------------------------------
 
 
 class ClosesAfterOne:
-    """A host that keeps a connection for one answer, and ends it when it sees the next request.
+    """A host that keeps a connection open for one answer, and closes it when the next request arrives.
 
-    Before it ends the first such connection it sends `part`. With `reset` it ends it with a reset.
+    Before it closes the first such connection, it sends `part`. With `reset` it closes with a reset.
     """
 
     def __init__(self, *, on_first: bool = False, part: bytes = b"", reset: bool = False) -> None:
@@ -582,7 +592,10 @@ CLIENTS: list[Any] = [
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("make", CLIENTS)
 async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any, reset: bool) -> None:
-    """The request goes out once more at once: with `retries=0` the reply is whole, in one attempt, without a wait."""
+    """If a reused connection breaks, the request is sent once more at once.
+
+    With `retries=0` the reply is complete in one attempt without a wait.
+    """
     host = ClosesAfterOne(reset=reset)
     async with anyio.create_task_group() as group:
         url = await running(host, group)
@@ -609,7 +622,7 @@ PARTS = [b"H", b"HTTP/1.1 2", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"]
 @pytest.mark.parametrize("part", PARTS, ids=["one byte", "part of a head", "103"])
 @pytest.mark.parametrize("make", CLIENTS)
 async def test_an_answer_that_has_begun_is_not_asked_for_again(make: Any, part: bytes, reset: bool) -> None:
-    """The host works on that request already, and counts its tokens: a second one in silence would be paid twice."""
+    """If any byte of the answer arrived, the request is not repeated silently: it would be paid for twice."""
     host = ClosesAfterOne(part=part, reset=reset)
     async with anyio.create_task_group() as group:
         url = await running(host, group)
@@ -626,7 +639,7 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(make: Any, part: 
 
 
 async def test_a_client_with_a_trace_of_its_own_is_asked_again_too() -> None:
-    """The caller's `trace` extension stays the caller's."""
+    """The retry also works with a client that has its own `trace` extension, which is still called."""
     events: list[str] = []
 
     async def trace(name: str, info: Any) -> None:
@@ -648,7 +661,7 @@ async def test_a_client_with_a_trace_of_its_own_is_asked_again_too() -> None:
 
 @pytest.mark.parametrize("make", CLIENTS)
 async def test_a_new_connection_that_breaks_is_a_failure(make: Any) -> None:
-    """Nothing is sent again in silence where the connection was new."""
+    """If a new connection breaks, the request is not repeated silently."""
     host = ClosesAfterOne(on_first=True)
     async with anyio.create_task_group() as group:
         url = await running(host, group)
@@ -667,7 +680,7 @@ async def test_a_new_connection_that_breaks_is_a_failure(make: Any) -> None:
 
 
 class NeverAnswers:
-    """A host that takes a connection and never says anything, so that a TLS handshake with it does not end."""
+    """A host that accepts a connection and never sends anything, so that a TLS handshake with it does not end."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -688,7 +701,7 @@ class NeverAnswers:
 
 
 async def leave_in_handshake(host: NeverAnswers, make: Any, how: str, within_s: float = 2) -> bool:
-    """Leave a reply while the TLS handshake waits; whether the host sees the end of it in time."""
+    """Leave a reply during the TLS handshake. Return whether the host sees the close in time."""
     async with anyio.create_task_group() as group:
         url = (await running(host, group)).replace("http:", "https:")
         client = None if make is None else make(url)
@@ -730,14 +743,17 @@ async def leave_in_handshake(host: NeverAnswers, make: Any, how: str, within_s: 
 @pytest.mark.parametrize("how", ["aclose", "cancel", "task", "total_s"])
 @pytest.mark.parametrize("make", CLIENTS)
 async def test_a_handshake_that_is_left_is_closed(make: Any, how: str) -> None:
-    """The HTTP libraries leave such a connection open, for the garbage collector to find."""
+    """A connection left during its TLS handshake is closed.
+
+    The HTTP libraries leave it to the garbage collector.
+    """
     assert await leave_in_handshake(NeverAnswers(), make, how)
 
 
 @pytest.mark.usefixtures("no_gc")
 @pytest.mark.parametrize("make", CLIENTS)
 async def test_control_a_handshake_that_nobody_closes(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the HTTP library closes, the host keeps waiting."""
+    """The control: if only the HTTP library closes the connection, the host still waits."""
     left: list[Any] = []
     monkeypatch.setattr("aprefill._transports._left.spawn_closing", lambda close, loop: left.append(close))
     assert not await leave_in_handshake(NeverAnswers(), make, "aclose", 0.2)
@@ -750,7 +766,7 @@ async def test_control_a_handshake_that_nobody_closes(make: Any, monkeypatch: py
 
 
 async def test_the_end_of_a_reply_does_not_wait_for_the_end_of_its_body() -> None:
-    """A host that keeps the body open after its last record costs no time: the loop ends, and `total_s` ends, at once."""
+    """The reader does not wait for the end of the body after the last record: the loop and `total_s` end at once."""
     async with serve(Script(text="abc", prefill="eats", hold_open_s=30)) as server:
         async with Session("vllm:m", base_url=server.openai_url) as session:
             took = []
@@ -762,14 +778,14 @@ async def test_the_end_of_a_reply_does_not_wait_for_the_end_of_its_body() -> Non
                 assert reply.timing.total_s is not None
                 assert reply.timing.first_text_s is not None
                 took.append(reply.timing.total_s - reply.timing.first_text_s)
-    # the connection is read for 50 ms more, behind the reply's back
+    # The body is read for 50 ms more in the background.
     assert min(took[::2]) < 0.02
     assert min(took[1::2]) < 0.02
 
 
 @pytest.mark.parametrize("fault", [{"drop_after_bytes": 700}, {"reset_after_bytes": 700}, {"stall_after": 3}])
 async def test_a_reply_that_failed_stays_failed(fault: dict[str, Any]) -> None:
-    """What came before the error is never given as a whole reply, though the cursor and the error are kept."""
+    """Text before an error is never returned as a complete reply, even if the cursor and the error are kept."""
     async with serve(Script(text="abcdef", cuts=1, prefill="eats", **fault)) as server:
         async with ask(server, "messages", timeouts=Timeouts(idle_s=0.2)) as reply:
             cursor = aiter(reply)
@@ -786,7 +802,10 @@ async def test_a_reply_that_failed_stays_failed(fault: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("how", ["reply", "cursor", "async with"])
 async def test_after_aclose_a_reply_that_had_not_begun_sends_nothing(how: str) -> None:
-    """Also where a reader was started already and has not run yet. Dropping what was never read is no close."""
+    """After `aclose()` a reply that had not begun sends nothing, even if a reader was started but has not run yet.
+
+    Dropping a cursor that was never read does not close the reply.
+    """
     async with serve(GOOD) as server:
         reply = ask(server, "chat")
         async with anyio.create_task_group() as group:
@@ -815,13 +834,13 @@ async def test_after_aclose_a_reply_that_had_not_begun_sends_nothing(how: str) -
 
 @pytest.mark.usefixtures("short_close")
 async def test_a_body_is_read_on_for_as_long_as_the_caller_says() -> None:
-    """With `drain_s=3` a host may take longer than a close to end its body, and its connection is used again."""
+    """With `drain_s=3` a host may take longer to end its body than closing may take, and its connection is reused."""
     async with serve(Script(text="abc", prefill="eats", hold_open_s=0.6)) as server:
         async with Session("vllm:m", base_url=server.openai_url, limits=Limits(drain_s=3)) as session:
             began = time.perf_counter()
             reply = session.stream("hi")
             assert await reply.text() == "abc"
-            # nobody waits for it
+            # The caller does not wait for the end of the body.
             await reply.aclose()
             assert time.perf_counter() - began < 0.3
             with anyio.fail_after(3):
@@ -832,7 +851,7 @@ async def test_a_body_is_read_on_for_as_long_as_the_caller_says() -> None:
 
 
 async def test_after_aclose_a_kept_cursor_blames_nobody() -> None:
-    """The reply is closed: that is what the next reader is told."""
+    """After `aclose()` the next reader gets `ReplyClosed`, although an old cursor is still referenced."""
     async with serve(STALLING) as server:
         reply = ask(server, "chat")
         cursor = aiter(reply)

@@ -1,4 +1,7 @@
-"""`Limits`: what is taken from the provider, and what happens beyond it."""
+"""`Limits`: how much is accepted from the provider, and what happens beyond that.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ LONG_RECORDS = {
 
 
 async def test_a_record_of_two_megabytes_passes_when_asked_for() -> None:
-    """An image in the stream: by default the bound is 1 MiB, and the error names the setting."""
+    """A record over 1 MiB, such as an image, is accepted if `record_bytes` allows it. The error names the setting."""
     body = chat("one ") + chat(images=[{"url": IMAGE}]) + chat("two", "stop") + DONE
     async with host([body]) as ask:
         with pytest.raises(LimitExceeded, match=r"Limits\(record_bytes=\.\.\.\)") as met:
@@ -42,7 +45,7 @@ async def test_a_record_of_two_megabytes_passes_when_asked_for() -> None:
 
 @pytest.mark.parametrize("content_type", LONG_RECORDS)
 def test_an_error_names_the_setting(content_type: str) -> None:
-    """`LimitExceeded.limit` is the field of `Limits` to raise, whatever the stream is framed as."""
+    """In every framing, `LimitExceeded.limit` is the name of the field of `Limits` to raise."""
     names = {field.name for field in fields(Limits)}
     with pytest.raises(LimitExceeded) as met:
         decoder_for(content_type, 16).feed(LONG_RECORDS[content_type])
@@ -56,7 +59,10 @@ def test_an_error_names_the_setting(content_type: str) -> None:
 @pytest.mark.parametrize("coalesce", [False, True])
 @pytest.mark.parametrize("pieces", [1, 100])
 async def test_a_reply_is_as_long_as_it_may_be(pieces: int, coalesce: bool) -> None:
-    """Text up to the bound is handed out, the prefill counts, then the error; a reply of just that length is whole."""
+    """Text up to `reply_chars`, the prefill included, is handed out before the error.
+
+    A reply of exactly that length is complete.
+    """
     body = chat("abc") + chat("def") + chat("ghi") + chat(reason="stop") + DONE
     cut = [body[at : at + len(body) // pieces + 1] for at in range(0, len(body), len(body) // pieces + 1)]
     async with host(cut) as ask:
@@ -74,7 +80,7 @@ async def test_a_reply_is_as_long_as_it_may_be(pieces: int, coalesce: bool) -> N
 
 
 async def test_text_that_is_let_go_at_the_end_counts_too() -> None:
-    """What the seam holds until the end is bounded like any other text, in events too."""
+    """Text that the seam holds until the end counts towards `reply_chars` too, also in events."""
     async with host([chat("> ab") + chat("\n```") + chat(reason="length") + DONE]) as ask:
         options: dict[str, Any] = {"prefill": "> abcdef", "support": "echoes"}
         with pytest.raises(LimitExceeded):
@@ -90,7 +96,7 @@ async def test_text_that_is_let_go_at_the_end_counts_too() -> None:
 
 
 async def test_an_error_body_is_read_as_far_as_it_may_be() -> None:
-    """With the default the host's words are there, with a few bytes they are not."""
+    """With the default limit the error has the host's message. With a limit of a few bytes it does not."""
     body = b'{"error": {"message": "no such thing", "type": "t"}}'
     async with host([body], status=400) as ask:
         with pytest.raises(StatusError) as said:
@@ -103,7 +109,7 @@ async def test_an_error_body_is_read_as_far_as_it_may_be() -> None:
 
 @pytest.mark.parametrize(("drain_s", "connections"), [(0.0, 2), (10.0, 1)])
 async def test_how_long_a_body_is_read_on_after_the_end(drain_s: float, connections: int) -> None:
-    """`drain_s`: a connection whose body ends a little later is used again if it is read for so long; nobody waits."""
+    """A connection whose body ends within `drain_s` is reused, and the reader does not wait for that."""
     script = Script(text="ab", cuts=1, hold_open_s=0.5)
     async with serve([script, Script(text="cd")]) as server:
         async with Session("vllm:m", base_url=server.openai_url, limits=Limits(drain_s=drain_s)) as session:
@@ -128,13 +134,13 @@ async def test_how_long_a_body_is_read_on_after_the_end(drain_s: float, connecti
     ],
 )
 def test_what_makes_no_sense_is_an_error(field: str, value: Any) -> None:
-    """A `UsageError` that names the field."""
+    """A value of the wrong kind raises a `UsageError` that names the field."""
     with pytest.raises(UsageError, match=rf"Limits\({field}="):
         Limits(**{field: value})
 
 
 def test_where_limits_may_be_given() -> None:
-    """To `stream`, to a session and to a session's `stream`; anything else there is an error, at the call."""
+    """`stream`, `Session` and `Session.stream` accept `limits`. Any other value raises an error at the call."""
     limits = Limits(reply_chars=5, error_body_bytes=0, drain_s=0, record_bytes=1)
     stream("hi", model="demo:eats", limits=limits)
     session = Session("demo:eats", limits=limits)
@@ -150,6 +156,6 @@ def test_where_limits_may_be_given() -> None:
 
 
 async def test_without_a_bound_nothing_is_cut() -> None:
-    """The control: the same long reply, whole."""
+    """The control: without a bound the same long reply is complete."""
     async with host([chat("ab" * 5000, "stop") + DONE]) as ask:
         assert len("".join(await chunks_of(ask("chat")))) == 10_000

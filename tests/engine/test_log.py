@@ -1,4 +1,4 @@
-"""The logger `aprefill` tells what happens to a reply's requests, and never what they say."""
+"""The logger `aprefill` reports what happens to a reply's requests, and never their content."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from aprefill import AttemptStarted, Recovery, ReplyClosed, StatusError, stream
+from aprefill._engine.attempt import Attempt
 from aprefill.testing import Script, serve
 
 from ..support.loopback import STATES, ask
@@ -19,13 +20,13 @@ PROMPT = "Patient Jane Roe, born 1970"
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
-    """What was logged at `level`, without the reply's number."""
+    """Return the messages at `level`, without the reply's number."""
     records = [record for record in caplog.records if record.name == "aprefill" and record.levelno == level]
     return [record.getMessage().partition(", ")[2] for record in records]
 
 
 async def test_a_good_reply_is_told_at_debug(caplog: pytest.LogCaptureFixture) -> None:
-    """What was sent where and how, the answer, the end; nothing at INFO."""
+    """A good reply logs where and how it was sent, the answer and the end at DEBUG, and nothing at INFO."""
     caplog.set_level(logging.DEBUG, "aprefill")
     async with serve(STATES) as server:
         await ask(server, "chat", prefill='["').text()
@@ -38,7 +39,7 @@ async def test_a_good_reply_is_told_at_debug(caplog: pytest.LogCaptureFixture) -
 
 
 async def test_failures_and_what_follows_are_told_at_info(caplog: pytest.LogCaptureFixture) -> None:
-    """A retry, a rescue and the failure that is raised."""
+    """A retry, a rescue and the final failure are logged at INFO."""
     caplog.set_level(logging.INFO, "aprefill")
     scripts = [Script(status=529), Script(prefill="refuses"), Script(status=401)]
     async with serve(scripts) as server:
@@ -51,7 +52,7 @@ async def test_failures_and_what_follows_are_told_at_info(caplog: pytest.LogCapt
 
 
 async def test_leaving_is_told_with_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
-    """A loop that is left, and a reply that is closed."""
+    """Leaving a loop and closing a reply are logged with the phase in which they happened."""
     caplog.set_level(logging.DEBUG, "aprefill")
     async with serve(Script(text="abcdef", cuts=1, stall_after=3, prefill="eats")) as server:
         async for _ in ask(server, "chat"):
@@ -65,7 +66,7 @@ async def test_leaving_is_told_with_where_it_was(caplog: pytest.LogCaptureFixtur
 
 
 async def test_no_key_and_no_prompt_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Not in any line, whatever the host repeats."""
+    """The key and the prompt are in no log line, whatever the host repeats."""
     caplog.set_level(logging.DEBUG, "aprefill")
     echo = Script(status=400, error=(f"bad {KEY}", f"{PROMPT} {KEY}"))
     async with serve([echo, Script(text=PROMPT)]) as server:
@@ -81,7 +82,7 @@ async def test_no_key_and_no_prompt_is_ever_logged(caplog: pytest.LogCaptureFixt
 
 
 async def test_attempt_started_comes_before_the_request_is_sent() -> None:
-    """It is handed out when the request goes out, not when it was accepted."""
+    """`AttemptStarted` is handed out before the request is sent, not when it is accepted."""
     async with serve(STATES) as server:
         events = ask(server, "chat", prefill='["').events()
         event = await anext(events)
@@ -89,3 +90,21 @@ async def test_attempt_started_comes_before_the_request_is_sent() -> None:
         assert server.exchanges == []
         del events
         assert server.connections == 0
+
+
+async def test_an_unknown_exception_is_told_at_info(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is not ours is logged as a failure with the phase in which it happened, without its text."""
+
+    async def breaks(attempt: Attempt) -> None:
+        raise ZeroDivisionError(PROMPT)
+
+    monkeypatch.setattr(Attempt, "open", breaks)
+    caplog.set_level(logging.DEBUG, "aprefill")
+    async with serve(STATES) as server:
+        with pytest.raises(ZeroDivisionError):
+            await ask(server, "chat").text()
+    assert lines(caplog, logging.INFO) == ["request 1: failed while opening"]
+    assert not [line for line in lines(caplog, logging.DEBUG) if "left" in line]
+    assert PROMPT not in caplog.text

@@ -1,4 +1,4 @@
-"""No marker of ours reaches a caller on any way: text, reasoning, arguments and the message, cut everywhere."""
+"""aprefill's markers never reach a caller in text, reasoning, arguments or the message, wherever the reply is cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..support.marked import END, LONG, NAME, run, text_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: What a model writes on one way, and what a caller gets of it.
+#: What the model writes in one kind of delta, and what the caller gets.
 WRITTEN = [
     (f'{{"at": "<{NAME}>here</{NAME}>"}}', '{"at": "here"}'),
     (f'{{"at": "\\u003c\\/{NAME}\\u003ehere"}}', '{"at": "here"}'),
@@ -30,12 +30,12 @@ CALL = ToolDelta(7, "b", "other", "{}")
 
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The markers of each request have the same name."""
+    """Give the markers of every request the same name."""
     monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def pieces(raw: str) -> list[list[str]]:
-    """Whole, by character, cut in two at every place, and cut in three around every eight characters."""
+    """Return `raw` whole, by character, cut in two at every place, and with every eight characters cut out."""
     return [
         [raw],
         list(raw),
@@ -49,7 +49,7 @@ def arguments_of(items: Sequence[Any], index: int = 0) -> str:
 
 
 def shown_with(make: Callable[[str], Any], between: Any, written: Sequence[str]) -> list[Any]:
-    """The events of a reply with this on one way, and something else between each two pieces of it."""
+    """Return the events of a reply with `written` in one kind of delta, and `between` after each piece but the last."""
     parts: list[Any] = [LONG]
     for number, part in enumerate(written):
         parts += [between, make(part)] if number and between is not None else [make(part)]
@@ -62,7 +62,7 @@ BETWEEN = [None, TextDelta("Hello "), CALL, ReasoningDelta("Hm "), ToolDelta(7, 
 @pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize(("raw", "new"), WRITTEN)
 def test_arguments(raw: str, new: str, between: Any) -> None:
-    """Whatever comes between two pieces of one call's arguments, they have no marker and nothing else is lost."""
+    """Arguments contain no marker and lose nothing else, whatever comes between two pieces of one call."""
     for written in pieces(raw):
         items = shown_with(lambda part: ToolDelta(0, arguments=part), between, [*written])
         assert arguments_of(items) == new
@@ -72,13 +72,16 @@ def test_arguments(raw: str, new: str, between: Any) -> None:
 @pytest.mark.parametrize("between", [None, TextDelta("Hello "), CALL])
 @pytest.mark.parametrize(("raw", "new"), WRITTEN)
 def test_reasoning(raw: str, new: str, between: Any) -> None:
-    """No marker; where something else comes in the middle of one, a beginning that was too short to be one may stay."""
+    """Reasoning contains no marker.
+
+    If another delta interrupts a marker, a part that is too short to be recognised may stay.
+    """
     for written in pieces(raw):
         items = shown_with(ReasoningDelta, between, written)
         shown = "".join(item.text for item in items if isinstance(item, ReasoningEvent))
         assert NAME not in repr(items)
         assert NAME[:SHORTEST] not in shown
-        # at most two beginnings of fewer than 8 characters, in JSON's spelling
+        # At most two partial markers of fewer than 8 characters stay, counted as JSON escapes.
         left = len(shown) - len(new)
         assert 0 <= left <= 18 * (between is not None)
 
@@ -86,7 +89,7 @@ def test_reasoning(raw: str, new: str, between: Any) -> None:
 @pytest.mark.parametrize("between", [None, CALL, ReasoningDelta("Hm ")])
 @pytest.mark.parametrize(("raw", "new"), WRITTEN)
 def test_text(raw: str, new: str, between: Any) -> None:
-    """The same for text, which is cut by calls and by reasoning."""
+    """Text contains no marker and loses nothing else, also when calls and reasoning interrupt it."""
     for written in pieces(raw):
         items = shown_with(TextDelta, between, written)
         assert text_of(items) == LONG + new
@@ -94,7 +97,7 @@ def test_text(raw: str, new: str, between: Any) -> None:
 
 
 def test_reasoning_ends_before_what_follows() -> None:
-    """Its last characters may begin a marker; they come before the text and not at the end of the reply."""
+    """Reasoning that is held because it may begin a marker comes before the next text, not at the end of the reply."""
     _, items = run([ReasoningDelta("They want <t"), *f"{LONG}To", ReasoningDelta("o"), END], events=True)
     assert [item if isinstance(item, str) else item.text for item in items][:2] == ["They want ", "<t"]
     assert "".join(item.text for item in items if isinstance(item, ReasoningEvent)) == "They want <to"
@@ -102,7 +105,7 @@ def test_reasoning_ends_before_what_follows() -> None:
 
 @pytest.mark.parametrize("written", [raw for raw, _ in WRITTEN])
 def test_what_is_shown_early_is_not_given_twice(written: str) -> None:
-    """A stage that shows what it holds, at every place, gives no character twice and none of a marker's name."""
+    """A stage that shows held text early, at any place, repeats no character and shows no part of a marker's name."""
     for at in range(len(written)):
         stage = Markers(NAME)
         before = stage.feed(written[:at])
@@ -116,7 +119,10 @@ def test_what_is_shown_early_is_not_given_twice(written: str) -> None:
 
 
 def test_values() -> None:
-    """Strings and names of fields, at any depth; what is no marker stays, and so does the value that was given."""
+    """Markers are removed from strings and field names at any depth.
+
+    Everything else stays, and the value that was passed in is not changed.
+    """
     deep: Any = f"<{NAME}>x"
     for _ in range(20_000):
         deep = [deep]
@@ -136,7 +142,7 @@ SIGNED = f"They want <{NAME}>text</{NAME}>"
 
 
 def records(raw: str, at: int) -> list[bytes]:
-    """A reply with blocks of the host's own, the input of one cut at this place."""
+    """Return the records of a reply with the host's own blocks. The input of one block is cut at `at`."""
     found = [{"type": "web_search_result", "title": f"About <{NAME}>", "url": "u"}]
     return [
         event({"type": "message_start", "message": {"id": "m"}}),
@@ -163,7 +169,10 @@ def records(raw: str, at: int) -> list[bytes]:
 @pytest.mark.anyio
 @pytest.mark.parametrize(("raw", "new"), WRITTEN)
 async def test_the_message(raw: str, new: str) -> None:
-    """The host's own blocks have none, however their input was cut. Signed thinking alone stays as it came."""
+    """The blocks of the message contain no marker, however their input was cut.
+
+    Only signed thinking stays unchanged.
+    """
     for at in range(0, len(raw), 3):
         async with host([b"".join(records(raw, at))]) as ask:
             reply = ask("messages", prefill=LONG, support="emulated", max_tokens=99)
@@ -182,7 +191,7 @@ async def test_the_message(raw: str, new: str) -> None:
 
 @pytest.mark.anyio
 async def test_control_a_message_that_is_not_cleaned_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check finds what the host's own tools were given."""
+    """The control: a message that is not cleaned fails the check."""
     monkeypatch.setattr(Splice, "clean", lambda self, message, codec: message)
     with pytest.raises(AssertionError):
         await test_the_message(*WRITTEN[0])

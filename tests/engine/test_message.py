@@ -1,4 +1,4 @@
-"""The turn for the next request and the usage end where the reader stopped, however the network cut the stream."""
+"""The message and the usage end where the reader stopped, however the network cut the stream."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ RESULT = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"ur
 
 MESSAGES = [
     event({"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 9}}}),
-    *(block(0, "thinking", thinking="", signature=""), piece(0, "thinking_delta", thinking="Hm"), piece(0, "thinking_delta", thinking="m.")),
+    *(block(0, "thinking", thinking="", signature=""),
+      piece(0, "thinking_delta", thinking="Hm"), piece(0, "thinking_delta", thinking="m.")),
     *(piece(0, "signature_delta", signature="s0"), end(0)),
     *(block(1, "text", text=""), piece(1, "text_delta", text="I "), piece(1, "text_delta", text="look"), end(1)),
-    *(block(2, "server_tool_use", id="s", name="web_search", input={}), piece(2, "input_json_delta", partial_json='{"q":'), piece(2, "input_json_delta", partial_json="1}"), end(2)),
+    *(block(2, "server_tool_use", id="s", name="web_search", input={}),
+      piece(2, "input_json_delta", partial_json='{"q":'), piece(2, "input_json_delta", partial_json="1}"), end(2)),
     *(event({"type": "content_block_start", "index": 3, "content_block": RESULT}), end(3)),
     *(block(4, "redacted_thinking", data="opaque"), end(4)),
-    *(block(5, "thinking", thinking="", signature=""), piece(5, "thinking_delta", thinking="So."), piece(5, "signature_delta", signature="s5"), end(5)),
+    *(block(5, "thinking", thinking="", signature=""),
+      piece(5, "thinking_delta", thinking="So."), piece(5, "signature_delta", signature="s5"), end(5)),
     *(block(6, "text", text=""), piece(6, "text_delta", text="Found"), end(6)),
-    *(block(7, "tool_use", id="t", name="look", input={}), piece(7, "input_json_delta", partial_json='{"a":'), piece(7, "input_json_delta", partial_json="1}"), end(7)),
+    *(block(7, "tool_use", id="t", name="look", input={}),
+      piece(7, "input_json_delta", partial_json='{"a":'), piece(7, "input_json_delta", partial_json="1}"), end(7)),
     *(block(8, "text", text=""), piece(8, "text_delta", text=" and"), piece(8, "text_delta", text=" done"), end(8)),
     *(block(9, "tool_use", id="u", name="last", input={}), end(9)),
     finish("tool_use", output_tokens=30),
@@ -66,7 +70,7 @@ def words(text: str) -> dict[str, Any]:
 
 
 def cuts(records: Sequence[bytes]) -> list[list[bytes]]:
-    """The body whole, record by record, in small pieces, in two at every record, and cut at random places."""
+    """Return the body whole, by record, in small pieces, in two at every record, and cut at random places."""
     body = b"".join(records)
     size = usually(11, 1)
     found = [[body], list(records), [body[at : at + size] for at in range(0, len(body), size)]]
@@ -90,7 +94,10 @@ def state(reply: Reply) -> tuple[Any, ...]:
 
 
 async def leave_after(reply: Reply, count: int, how: str) -> tuple[Any, ...]:
-    """The reply's state after `count` chunks or events, left in this way; the whole of it if there are fewer."""
+    """Leave the reply after `count` chunks or events in the way `how`, and return its state.
+
+    If there are fewer, return the state of the whole reply.
+    """
     seen = 0
     async for _ in reply.events() if how.startswith("events") else reply:
         seen += 1
@@ -106,7 +113,7 @@ async def leave_after(reply: Reply, count: int, how: str) -> tuple[Any, ...]:
 
 
 async def play(wire: str, how: str, **options: Any) -> list[tuple[Any, ...]]:
-    """The state after each number of chunks, the same for all cuts."""
+    """Return the state after each number of chunks. It must be the same for all cuts."""
     found: list[tuple[Any, ...]] = []
     for pieces in cuts(WIRES[wire]):
         async with host(pieces) as ask:
@@ -127,7 +134,7 @@ async def play(wire: str, how: str, **options: Any) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("how", ["break", "cancel", "events break", "events cancel"])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_the_message_ends_where_the_reader_did(wire: str, how: str) -> None:
-    """The same stream in every cut, left after every chunk: message, text and usage are the same."""
+    """However the stream is cut, a reply left after any chunk has the same message, text and usage."""
     found = await play(wire, how)
     assert len(found) > 3
 
@@ -136,11 +143,11 @@ async def test_the_message_ends_where_the_reader_did(wire: str, how: str) -> Non
 @pytest.mark.parametrize("how", ["break", "events break"])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_with_a_stop_sequence_and_a_prefill(wire: str, how: str) -> None:
-    """What the stages hold back shifts nothing: text keeps its place before and after the calls."""
+    """Text that the stages hold back keeps its place before and after the calls."""
     stop = {"messages": "nd do", "chat": "two th"}[wire]
     for options in (
         {"prefill": "> ", "support": "emulated", "max_tokens": 99},
-        # a prefill that ends as the sequence begins: the host is not told, and the sequence is applied here
+        # The prefill ends with the beginning of the sequence, so the sequence is not sent but applied locally.
         {"prefill": f">{stop[0]}", "support": "eats", "stop": stop},
     ):
         found = await play(wire, how, **options)
@@ -148,7 +155,7 @@ async def test_with_a_stop_sequence_and_a_prefill(wire: str, how: str) -> None:
 
 
 async def test_control_a_message_of_all_that_was_decoded_depends_on_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: a turn made of all that was decoded, and not of what was handed out, fails the same check."""
+    """The control: a message made of all that was decoded, instead of what was handed out, fails the check."""
     monkeypatch.setattr(Ledger, "is_whole", lambda ledger: True)
     with pytest.raises(AssertionError):
         await play("messages", "break")
@@ -156,7 +163,10 @@ async def test_control_a_message_of_all_that_was_decoded_depends_on_the_cut(monk
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_the_messages_are() -> None:
-    """Blocks in the host's order; a call counts once text behind it was handed out, or the reply was read to its end."""
+    """Blocks have the host's order.
+
+    A call is included once text after it was handed out or the reply was read to its end.
+    """
     contents = [
         message["content"] for _, message, *_ in await play("messages", "break", prefill="> ", support="emulated")
     ]
@@ -171,7 +181,7 @@ async def test_what_the_messages_are() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_call_that_was_an_event_is_in_the_message() -> None:
-    """As far as it was handed out; a thinking block without its end is left out, its text is not the reply's."""
+    """A call is included as far as its events were handed out. A thinking block without its end is left out."""
     async with host([b"".join(MESSAGES)]) as ask:
         reply = ask("messages")
         thought: list[Any] = []
@@ -190,7 +200,7 @@ async def test_a_call_that_was_an_event_is_in_the_message() -> None:
 @pytest.mark.parametrize("how", ["text", "events"])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_after_an_error(wire: str, how: str) -> None:
-    """A call that no event handed out is not in the message of a reply that failed behind it; one that was, is."""
+    """After an error, the message includes a call only if an event handed it out or text followed it."""
     records = WIRES[wire]
     cut = records[: -3 if wire == "messages" else -4]
     for pieces in ([b"".join(cut)], cut):
@@ -207,7 +217,7 @@ async def test_after_an_error(wire: str, how: str) -> None:
 
 
 async def test_after_a_stop_sequence_of_ours() -> None:
-    """Nothing behind the place where it cut the text is in the message: neither calls nor usage."""
+    """Calls and usage after the place where a local stop sequence cut the text are not in the message."""
     async with host([b"".join(MESSAGES)]) as ask:
         reply = ask("messages", support="eats", prefill=">n", stop="nd")
         assert await reply.text() == ">nI lookFou"
@@ -219,7 +229,7 @@ async def test_after_a_stop_sequence_of_ours() -> None:
 
 
 async def test_a_text_event_left_in_the_middle() -> None:
-    """Events that are only text end at the same place as chunks."""
+    """Text events end at the same place as chunks."""
     async with host([b"".join(CHAT)]) as ask:
         reply = ask("chat")
         async for event_ in reply.events():
@@ -231,7 +241,7 @@ async def test_a_text_event_left_in_the_middle() -> None:
 @pytest.mark.parametrize("how", ["break", "cancel"])
 @pytest.mark.parametrize("wire", WIRES)
 async def test_who_leaves_at_the_last_event_keeps_what_it_saw_there(wire: str, how: str) -> None:
-    """The usage comes behind the last text; a reader who got the last event has got it, in the loop and after it."""
+    """A reader who leaves at the last event keeps the usage, which comes after the last text."""
     async with host(WIRES[wire]) as ask:
         reply = ask(wire)
         seen: list[Any] = []
@@ -246,7 +256,7 @@ async def test_who_leaves_at_the_last_event_keeps_what_it_saw_there(wire: str, h
 
 
 def test_half_a_surrogate_pair_that_arguments_spell_as_an_escape_is_mended() -> None:
-    """In the history that goes back to the host, in names and in values, so that it can be encoded."""
+    """Half a surrogate pair in the names or values of arguments is repaired, so that the message can be encoded."""
     parts = [ToolDelta(0, "t", "look", '{"a\\udc00": "\\ud83d", "b": ["\\ud83d\\ude00"]}')]
     message = codec("anthropic_messages").message(parts, lead="")
     text = json.dumps(message, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Where a delta that is not text stands in the new text: what the stages drop before it does not count."""
+"""The place in the new text of a delta that is not text: characters that the stages drop before it do not count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = "The first of many lines.\n" * 9 + 'and then the last line: {"name": "'
 CALL = ToolDelta(0, "t", "look", "{}")
 END = FinishDelta(StopReason.END, "stop")
 
-#: What a model writes, in parts: each with whether it is new text.
+#: What the model writes, in parts, each with whether it is new text.
 CASES = {
     "a marker": [(LONG, False), ("Tom ", True), (f"<{NAME}>", False), (" and Bob", True)],
     "two beginnings": [(LONG, False), ("a <t", True), (f"</{NAME}>", False), (" b", True)],
@@ -39,12 +39,12 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The markers of each request have the same name."""
+    """Give the markers of every request the same name."""
     monkeypatch.setattr("aprefill._plan.emulate.markers", lambda *_: (f"<{NAME}>", f"</{NAME}>"))
 
 
 def places(parts: list[Any]) -> tuple[str, list[int]]:
-    """The text that these parts make, and where the deltas among them stand in what is new of it."""
+    """Return the text that these parts make, and the places in the new text of the deltas among them."""
     step: AttemptPlan = planned(LONG)
     transcript = Transcript(LONG)
     transcript.accepted = True
@@ -56,7 +56,7 @@ def places(parts: list[Any]) -> tuple[str, list[int]]:
 
 
 def wrong(case: str) -> list[str]:
-    """The ways of cutting this reply around a call in it at which the call is not in its place."""
+    """Return the ways of cutting this reply around a call for which the place of the call is wrong."""
     raw = "".join(text for text, _ in CASES[case])
     is_new = [new for text, new in CASES[case] for _ in text]
     found = []
@@ -73,13 +73,16 @@ def wrong(case: str) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_call_stands_where_it_came(case: str) -> None:
-    """Between the same characters of the new text, however the text around it is cut."""
+    """A call stays between the same characters of the new text, however the text around it is cut."""
     assert wrong(case) == []
 
 
 @pytest.mark.parametrize("coalesce", [False, True])
 def test_the_prefill_that_is_shown_early_is_no_new_text(coalesce: bool) -> None:
-    """Shown when the host accepts the request, before anything is decided; with `coalesce` a call stood too far ahead."""
+    """A prefill that is shown early does not count as new text, with and without `coalesce`.
+
+    The prefill is shown when the host accepts the request, before anything is decided.
+    """
     transcript = Transcript(LONG)
     transcript.accepted = True
     splice = Splice(planned(LONG), transcript, lead="", coalesce=coalesce)
@@ -92,6 +95,6 @@ def test_the_prefill_that_is_shown_early_is_no_new_text(coalesce: bool) -> None:
 
 
 def test_control_without_the_correction_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check finds a history that counts what was dropped later."""
+    """The control: a history that counts characters dropped later fails the check."""
     monkeypatch.setattr(History, "clip", lambda self, place: None)
     assert wrong("a marker")

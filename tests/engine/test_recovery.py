@@ -1,4 +1,4 @@
-"""The request after the first: a refusal answered by asking in the prompt, a failure answered by asking again."""
+"""The requests after the first: a refusal is followed by an emulated request, a failure by the same request again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ OVERLOADED = ("overloaded_error", "Overloaded")
     ),
 )
 async def test_what_is_asked_again(wire: str, failing: Script) -> None:
-    """A failure before any delta that may pass: the same request again, the prefill shown once."""
+    """After a temporary failure before any delta, the same request is sent again, and the prefill is shown once."""
     async with serve([failing, failing, FINE]) as server:
         reply = ask(server, wire)
         assert "".join(await chunks_of(reply)) == WHOLE
@@ -94,7 +94,7 @@ async def test_what_is_asked_again(wire: str, failing: Script) -> None:
     ids=["400", "401", "404", "422", "redirect", "html", "empty", "garbage", "after text", "after reasoning", "no end"],
 )
 async def test_what_is_not_asked_again(wire: str, failing: Script, error: type[ProviderError]) -> None:
-    """What will not pass, and what comes after a delta: the error, with the text so far, after one request."""
+    """A permanent failure, and any failure after a delta, raises the error after one request."""
     async with serve([failing, FINE]) as server:
         with pytest.raises(error):
             await ask(server, wire).text()
@@ -102,7 +102,7 @@ async def test_what_is_not_asked_again(wire: str, failing: Script, error: type[P
 
 
 async def test_nobody_listens() -> None:
-    """Three times no connection: the error, and on its chain what the others were."""
+    """Without a connection, three attempts fail and `ConnectFailed` is raised."""
     async with serve(FINE) as server:
         pass
     reply = ask(server, "chat")
@@ -113,7 +113,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_what_the_clients_own_hook_raises() -> None:
-    """It is the caller's to mend, it is raised once, and it is not called a connection that failed."""
+    """An exception of the caller's own hook is raised once as a `UsageError`, not as a failed connection."""
     calls: list[int] = []
 
     async def hook(request: Any) -> None:
@@ -127,7 +127,7 @@ async def test_what_the_clients_own_hook_raises() -> None:
 
 
 async def test_a_client_that_raises_one_exception_again_and_again() -> None:
-    """As mocks do: an error of ours after three requests, and nobody's chain is a ring."""
+    """A client that raises the same exception object each time, as mocks do, causes no cycle of causes."""
     failure = httpx2.ConnectError("boom")
 
     def handler(request: Any) -> Any:
@@ -143,7 +143,7 @@ async def test_a_client_that_raises_one_exception_again_and_again() -> None:
 
 @pytest.mark.parametrize("library", [httpx2, httpx])
 async def test_a_hook_that_reads_the_answer(library: Any) -> None:
-    """The body is there already, and its connection somebody else's: the text is right, a refusal is rescued."""
+    """A response hook that reads the whole body does not change the text, and a refusal is still rescued."""
 
     async def read(response: Any) -> None:
         await response.aread()
@@ -158,7 +158,7 @@ async def test_a_hook_that_reads_the_answer(library: Any) -> None:
 
 @pytest.mark.parametrize("library", [httpx2, httpx])
 async def test_a_hook_that_raises_for_the_status(library: Any) -> None:
-    """The status and what the host asks for are kept."""
+    """If a response hook raises for the status, the error keeps the status and the Retry-After value."""
 
     async def check(response: Any) -> None:
         response.raise_for_status()
@@ -172,7 +172,7 @@ async def test_a_hook_that_raises_for_the_status(library: Any) -> None:
 
 
 async def test_what_only_the_client_knows_is_not_repeated() -> None:
-    """A token in the client's own headers, which a host sends back in every place it can."""
+    """A token in the client's own headers is redacted, wherever the host sends it back."""
     secret = "tok-0123456789abcdef"
     where = [
         Script(status=401, error=("bad", f"no such token {secret}"), headers={"x-request-id": secret}),
@@ -190,7 +190,7 @@ async def test_what_only_the_client_knows_is_not_repeated() -> None:
 
 
 async def test_a_certificate_that_is_not_trusted() -> None:
-    """Another try would meet it again: one connection, and the error."""
+    """An untrusted certificate is not retried: one attempt, then the error."""
     async with serve(FINE, tls=True) as server:
         reply = ask(server, "chat")
         with pytest.raises(ConnectFailed) as error:
@@ -202,7 +202,10 @@ async def test_a_certificate_that_is_not_trusted() -> None:
 @pytest.mark.any_loop
 @pytest.mark.parametrize("retries", [0, 1, 3])
 async def test_how_often(retries: int) -> None:
-    """`retries` more than the first, then the error."""
+    """After the first request at most `retries` more are sent.
+
+    Then the error is raised with the earlier ones as causes.
+    """
     async with serve(Script(status=503)) as server:
         with pytest.raises(StatusError) as error:
             await ask(server, "chat", recovery=Recovery(retries=retries)).text()
@@ -225,7 +228,7 @@ async def test_how_often(retries: int) -> None:
     ids=["seconds", "ms", "ms wins"],
 )
 async def test_the_hosts_own_wait(headers: dict[str, str]) -> None:
-    """What the host asks for is waited, no more and no less."""
+    """The wait is exactly what the host asks for."""
     async with serve([Script(status=429, headers=headers), FINE]) as server:
         began = time.perf_counter()
         reply = await finished(ask(server, "chat"))
@@ -235,7 +238,7 @@ async def test_the_hosts_own_wait(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_the_hosts_own_wait_as_a_date() -> None:
-    """The other form of Retry-After; dates have whole seconds."""
+    """The host's wait may be given as a date with whole seconds."""
     at = email.utils.formatdate(time.time() + 2, usegmt=True)
     async with serve([Script(status=503, retry_after=at), FINE]) as server:
         reply = await finished(ask(server, "chat"))
@@ -247,7 +250,7 @@ async def test_the_hosts_own_wait_as_a_date() -> None:
     "retry_after", [61, 9999, email.utils.formatdate(time.time() + 3600, usegmt=True)], ids=["61", "9999", "in an hour"]
 )
 async def test_too_long_a_wait_is_an_error_at_once(retry_after: Any) -> None:
-    """It says how long the host asked for."""
+    """A wait that is too long raises an error at once, which says how long the host asked for."""
     async with serve(Script(status=429, retry_after=retry_after)) as server:
         with pytest.raises(StatusError, match="the host asks to wait") as error, anyio.fail_after(2):
             await ask(server, "messages").text()
@@ -257,7 +260,10 @@ async def test_too_long_a_wait_is_an_error_at_once(retry_after: Any) -> None:
 
 
 async def test_the_total_clock_goes_on() -> None:
-    """Waits and earlier requests count for `total_s`: no wait that is longer than what is left."""
+    """Waits and earlier requests count towards `total_s`.
+
+    A wait longer than the remaining time raises an error at once.
+    """
     async with serve(Script(status=429, retry_after=5)) as server:
         with pytest.raises(StatusError), anyio.fail_after(2):
             await ask(server, "chat", timeouts=Timeouts(total_s=1)).text()
@@ -282,7 +288,7 @@ async def test_the_total_clock_goes_on() -> None:
 
 @pytest.mark.parametrize("show_when", ["now", "accepted", "decided"])
 async def test_the_prefill_is_never_shown_twice(show_when: Any) -> None:
-    """Accepted, shown, cut before any delta, asked again: once."""
+    """A prefill that was shown before a failed attempt is not shown again by the next one."""
     async with serve([Script(text="x", drop_after_bytes=0), Script(text="x", drop_after_bytes=0), FINE]) as server:
         reply = ask(server, "messages", show_when=show_when)
         chunks = await chunks_of(reply)
@@ -291,7 +297,7 @@ async def test_the_prefill_is_never_shown_twice(show_when: Any) -> None:
 
 
 async def test_usage_is_summed() -> None:
-    """A cut after the host had counted the prompt: both requests are paid for."""
+    """The usage of a failed attempt is added: the host counted the prompt of both requests."""
     async with serve([Script(text="abc", error_event=OVERLOADED, after=0), FINE]) as server:
         reply = await finished(ask(server, "messages"))
         assert reply.usage is not None
@@ -301,7 +307,7 @@ async def test_usage_is_summed() -> None:
 
 @pytest.mark.parametrize("end", ["cancel", "aclose", "session", "task"])
 async def test_it_can_be_ended_while_it_waits(end: str) -> None:
-    """The wait before the next request ends at once, and nothing more is sent."""
+    """Cancelling or closing during the wait before the next request ends the wait, and nothing more is sent."""
     async with serve(Script(status=429, retry_after=30)) as server:
         async with Session("openai-compatible:m", base_url=server.openai_url) as session:
             reply = session.stream("hi")
@@ -337,7 +343,7 @@ async def test_it_can_be_ended_while_it_waits(end: str) -> None:
 
 @pytest.mark.usefixtures("no_gc")
 async def test_a_rescued_reply_is_freed_without_the_collector() -> None:
-    """What the first request failed with is kept for the chain, and is no cycle."""
+    """The error of a replaced request is kept as a cause without a reference cycle."""
     async with serve([REFUSES, Script(status=503), FINE]) as server:
         reply = ask(server, "messages")
         run = weakref.ref(reply._run)
@@ -351,7 +357,7 @@ async def test_a_rescued_reply_is_freed_without_the_collector() -> None:
 
 
 def test_what_recovery_may_be() -> None:
-    """Wrong values are errors that say what to pass."""
+    """Wrong values for `Recovery` raise errors that say what to pass."""
     for wrong in ({"retries": -1}, {"retries": 1.5}, {"max_wait_s": -1}, {"max_wait_s": math.nan}, {"retries": True}):
         with pytest.raises(UsageError, match="Recovery"):
             Recovery(**wrong)

@@ -1,4 +1,4 @@
-"""A refused prefill is asked for in the prompt instead, on the same call."""
+"""When a host refuses the prefill, the same call is rescued: the next request asks for the prefill in the prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_refusal_is_rescued_on_the_same_call(wire: str) -> None:
-    """One call, two requests: the first native, the second asking in the prompt; both are reported."""
+    """One call sends two requests, first a native one and then an emulated one. Both are reported."""
     async with serve(REFUSES) as server:
         reply = ask(server, wire)
         events = [event async for event in reply.events()]
@@ -48,7 +48,7 @@ async def test_a_refusal_is_rescued_on_the_same_call(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_it_is_remembered(wire: str) -> None:
-    """The next call asks in the prompt at once; without a prefill nothing changes."""
+    """After a refusal the next call is emulated at once. A call without a prefill is not affected."""
     async with serve(REFUSES) as server:
         for requests in (2, 3):
             reply = ask(server, wire)
@@ -59,7 +59,7 @@ async def test_it_is_remembered(wire: str) -> None:
 
 
 async def test_a_session_remembers_for_itself() -> None:
-    """What one session met, another has to meet."""
+    """Each session remembers refusals for itself."""
     async with serve(REFUSES) as server:
         for expected in ([2, 1], [2, 1]):
             async with Session("anthropic:claude-haiku-4-5", base_url=server.url, api_key="k") as session:
@@ -73,7 +73,7 @@ async def test_a_session_remembers_for_itself() -> None:
 
 @pytest.mark.parametrize("options", [{"emulate": False}, {"strict": True}])
 async def test_a_refusal_is_an_error_to_who_wants_one(options: dict[str, Any]) -> None:
-    """`PrefillRefused`, with the status; and the memory does not make it a success later."""
+    """With `emulate=False` or `strict=True` a refusal raises `PrefillRefused`, even if it is remembered."""
     async with serve(REFUSES) as server:
         for _ in range(2):
             with pytest.raises(PrefillRefused) as refused:
@@ -93,7 +93,7 @@ async def test_a_refusal_is_an_error_to_who_wants_one(options: dict[str, Any]) -
     ],
 )
 async def test_any_other_400_teaches_nothing(error: tuple[str, str]) -> None:
-    """It is the caller's error, and the next call is native again."""
+    """Any other 400 is the caller's error and is not remembered: the next call is native again."""
     async with serve([Script(status=400, error=error), FINE]) as server:
         with pytest.raises(StatusError):
             await ask(server, "messages").text()
@@ -103,19 +103,20 @@ async def test_any_other_400_teaches_nothing(error: tuple[str, str]) -> None:
 
 
 async def test_a_refusal_of_this_request_alone_is_not_remembered() -> None:
-    """White space at the end was refused, which says nothing about the next prefill."""
+    """A refusal of white space at the end is not remembered: the next prefill may have none."""
     text = "messages: final assistant content cannot end with trailing whitespace"
     async with serve([Script(status=400, error=("invalid_request_error", text)), FINE, FINE]) as server:
         assert [a.mode for a in (await finished(ask(server, "messages"))).attempts] == ["native", "emulated"]
         assert [a.mode for a in (await finished(ask(server, "messages"))).attempts] == ["native"]
 
 
-#: What LiteLLM makes of Anthropic's 400.
+#: LiteLLM's version of Anthropic's 400.
 LITELLM = (
-    'litellm.BadRequestError: AnthropicException - {"type":"error","error":{"type":"invalid_request_error","message":"This '
-    'model does not support assistant message prefill. The conversation must end with a user message."},"request_id":"r1"}'
+    'litellm.BadRequestError: AnthropicException - {"type":"error","error":{"type":"invalid_request_error","message":'
+    '"This model does not support assistant message prefill. The conversation must end with a user message."},'
+    '"request_id":"r1"}'
 )
-#: What gateways make of Gemini's.
+#: A gateway's version of Gemini's 400.
 GEMINI = (
     'litellm.BadRequestError: VertexAIException BadRequestError - b\'{\\n  "error": {\\n    "code": 400,\\n    '
     '"message": "Requests ending with a model turn are not supported unless the last part is a function response.",\\n '
@@ -155,7 +156,7 @@ ANSWERS = {
     "model", ["openai:m", "vllm:m", "openai-compatible:m", "mistral:m", "anthropic:claude-haiku-4-5"]
 )
 async def test_a_refusal_that_a_gateway_quotes_is_rescued(model: str, answer: str, text: str) -> None:
-    """On every host, with any 4xx status and in a 200: the call is rescued, and the session remembers."""
+    """On every host, with any 4xx status and in a 200, a quoted refusal is rescued and the session remembers it."""
     async with serve([ANSWERS[answer](text), FINE, FINE]) as server:
         url = server.url if model.startswith("anthropic") else server.openai_url
         async with Session(model, base_url=url, api_key="k", support="eats", recovery=Recovery(retries=0)) as session:
@@ -171,7 +172,10 @@ async def test_a_refusal_that_a_gateway_quotes_is_rescued(model: str, answer: st
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("model", ["openai:gemini-3.6-flash", "openai-compatible:gemini-3.5-flash-lite"])
 async def test_gemini_behind_a_gateway(model: str, answer: str) -> None:
-    """Its name says nothing at another host's door: asked in the prompt; with the caller's word the refusal is rescued."""
+    """The name of a Gemini model proves nothing at another host, so it is emulated.
+
+    If the caller passes `support`, it is native, and a refusal is rescued.
+    """
     async with serve([FINE, ANSWERS[answer](GEMINI), FINE]) as server:
         async with Session(model, base_url=server.openai_url, api_key="k", recovery=Recovery(retries=0)) as session:
             by_table = session.stream("hi", prefill=SEED)
@@ -189,7 +193,7 @@ async def test_gemini_behind_a_gateway(model: str, answer: str) -> None:
      ("google/gemini-3.5-flash-lite", ["emulated"]), ("google/gemini-3.6-pro", ["emulated"])],
 )  # fmt: skip
 async def test_gemini_at_openrouter(model: str, modes: list[str], answer: str) -> None:
-    """The table knows which take a prefill; one that refuses it all the same is asked in the prompt."""
+    """The table knows which models take a prefill. If one refuses it anyway, the call is rescued."""
     scripts = [ANSWERS[answer](GEMINI), FINE] if modes[0] == "native" else [FINE]
     async with serve(scripts) as server:
         url = server.openai_url
@@ -201,7 +205,7 @@ async def test_gemini_at_openrouter(model: str, modes: list[str], answer: str) -
 
 @pytest.mark.parametrize("answer", ANSWERS)
 async def test_a_quoted_refusal_is_an_error_where_nothing_else_may_be_sent(answer: str) -> None:
-    """`PrefillRefused` with the status and the host's words."""
+    """If emulation is not allowed, a quoted refusal raises `PrefillRefused` with the status and the host's message."""
     async with serve(ANSWERS[answer](LITELLM)) as server:
         with pytest.raises(PrefillRefused, match="does not support assistant message prefill") as refused:
             await ask(server, "chat", emulate=False).text()
@@ -211,7 +215,7 @@ async def test_a_quoted_refusal_is_an_error_where_nothing_else_may_be_sent(answe
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_an_error_after_text_is_an_ordinary_one(wire: str) -> None:
-    """The model went on from the prefill before the host said that it cannot: nothing is sent again or learned."""
+    """A refusal after text is an ordinary error: nothing is sent again and nothing is remembered."""
     late = Script(text="Alabama, Alaska", prefill="eats", after=8, error_event=("invalid_request_error", WORDS))
     async with serve([late, FINE]) as server:
         with pytest.raises(StatusError) as error:
@@ -224,7 +228,7 @@ async def test_an_error_after_text_is_an_ordinary_one(wire: str) -> None:
 @pytest.mark.parametrize("answer", ["200-json", "200-json-as-sse", "200-first", "200-event", "422"])
 @pytest.mark.parametrize("where", ["prompt", "system"])
 async def test_words_of_the_request_teach_nothing_wherever_they_come(answer: str, where: str) -> None:
-    """A host that quotes the request inside a 200, or with another status, says nothing about itself."""
+    """Words of a refusal that the host quotes from the request, in a 200 or with another status, are not remembered."""
     async with serve([ANSWERS[answer](f"bad input: {WORDS}"), FINE, FINE]) as server:
         options = {"prompt": "hi", where: f"why does it say {WORDS!r}?"}
         url = server.openai_url
@@ -236,7 +240,7 @@ async def test_words_of_the_request_teach_nothing_wherever_they_come(answer: str
 
 
 async def test_a_failure_of_the_host_is_no_refusal() -> None:
-    """A 500 with the words in it is the gateway's failure, and passes or not by itself."""
+    """A 500 that contains the words of a refusal is a failure of the gateway and no refusal."""
     async with serve(Script(status=500, body=as_body(LITELLM), content_type="application/json")) as server:
         with pytest.raises(StatusError):
             await ask(server, "chat", recovery=Recovery(retries=0)).text()
@@ -257,7 +261,7 @@ WORDS = "This model does not support assistant message prefill. The conversation
     ids=["prompt", "system", "value", "name"],
 )
 async def test_words_of_the_request_teach_nothing(where: dict[str, Any]) -> None:
-    """A host that quotes a request which holds the refusal's own words: rescued, and not remembered for others."""
+    """If the request itself contains the words of a refusal, a quoting host is rescued but not remembered."""
     quoting = Script(status=400, error=("invalid_request_error", f"bad input: '{WORDS}'"))
     async with serve([quoting, FINE, FINE]) as server:
         options = {"model": "anthropic:claude-haiku-4-5", "base_url": server.url, "api_key": "k", "prompt": "hi"}
@@ -267,7 +271,7 @@ async def test_words_of_the_request_teach_nothing(where: dict[str, Any]) -> None
 
 
 async def test_one_tenants_odd_400_changes_nothing_for_others() -> None:
-    """Another model, another host, another protocol, thinking the other way: each is another matter."""
+    """A remembered refusal does not apply to another model, host or protocol."""
     async with serve(REFUSES) as one, serve(FINE) as two:
         await ask(one, "messages").text()
         others = [
@@ -283,7 +287,10 @@ async def test_one_tenants_odd_400_changes_nothing_for_others() -> None:
 
 @pytest.mark.slow
 async def test_a_thousand_tasks_at_once() -> None:
-    """Two hosts, two models each, one of the four refuses: nobody else is emulated, everybody's text is right."""
+    """In a thousand concurrent calls, only the pair of host and model that refuses is emulated.
+
+    Two hosts and two models take part, and every text is right.
+    """
 
     def answer(exchange: Any) -> Script:
         return REFUSES if exchange.json["model"].startswith("claude-haiku") else FINE
@@ -310,7 +317,7 @@ async def test_a_thousand_tasks_at_once() -> None:
 
 
 async def test_a_rescue_that_fails_hides_nothing() -> None:
-    """The error is the last one; the refusal is on its chain."""
+    """If the rescue fails too, its error is raised with the refusal as its cause."""
     async with serve([REFUSES, Script(status=401)]) as server:
         with pytest.raises(StatusError) as error:
             await ask(server, "messages").text()
@@ -319,7 +326,7 @@ async def test_a_rescue_that_fails_hides_nothing() -> None:
 
 
 async def test_a_refusal_after_a_tools_result() -> None:
-    """It cannot be asked for in the prompt there: the refusal is the error."""
+    """After a tool's result the prompt cannot ask for a prefill, so the refusal is the error."""
     messages = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "42"}]}]
     async with serve(REFUSES) as server:
         with pytest.raises(PrefillRefused):

@@ -1,4 +1,4 @@
-"""One attempt's deltas spliced onto the known text: what is handed out, what is counted, and how a limit ends it."""
+"""One attempt's deltas joined to the known text: what is handed out, what is counted, and how a limit ends it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WINDOW = FinishDelta(StopReason.CONTEXT_WINDOW, "model_context_window_exceeded")
 LETTER = "Dear Ann, thank you for "
 
 
-# --- what the repetition took ------------------------------------------------------------------------------------
+# --- the tokens of the repetition --------------------------------------------------------------------------------
 
 
 def counted(output: int | None, reasoning: int | None = None) -> UsageDelta:
@@ -36,7 +36,7 @@ def counted(output: int | None, reasoning: int | None = None) -> UsageDelta:
 
 
 ESTIMATES = [
-    # what came for the prefill "abcd", the tokens of the repetition
+    # what arrived for the prefill "abcd", the tokens of the repetition
     pytest.param(["abcd", "efgh", counted(10)], 5, id="half-of-it"),
     pytest.param(["abcd", "e" * 12, counted(100)], 25, id="a-quarter"),
     pytest.param(["abcdefg", counted(10)], 6, id="rounded-up"),
@@ -55,7 +55,10 @@ ESTIMATES = [
 @pytest.mark.parametrize(("parts", "tokens"), ESTIMATES)
 @pytest.mark.parametrize("coalesce", [False, True])
 def test_the_repetitions_share_of_the_tokens(parts: list[Any], tokens: int, coalesce: bool) -> None:
-    """By its share of the text, the prefill that is handed out not counted; else a token for four characters."""
+    """The tokens of the repetition are estimated by its share of the text.
+
+    If the host counts none, four characters count as one token.
+    """
     done = Done(planned("abcd"), *parts, END, coalesce=coalesce)
     assert done.error is None
     assert done.text.startswith("abcd")
@@ -63,14 +66,14 @@ def test_the_repetitions_share_of_the_tokens(parts: list[Any], tokens: int, coal
 
 
 def test_the_hosts_own_numbers_stay() -> None:
-    """The estimate stands beside them."""
+    """The host's own numbers are kept, and the estimate is added."""
     usage = Done(planned("abcd"), "abcdefgh", counted(10, 2), END).splice.usage
     assert usage == Usage(input_tokens=3, output_tokens=10, reasoning_tokens=2, echo_tokens=4)
 
 
 @pytest.mark.parametrize("support", ["eats", "echoes"])
 def test_a_native_prefill_has_no_estimate(support: str) -> None:
-    """What the host counts is what it is; the control is the same where it was asked for."""
+    """A native prefill has no estimate. The control: with emulation the same parts have one."""
     parts = ["abcd", "efgh", counted(10), END]
     assert Done(planned("abcd", support), *parts).echo_tokens is None
     assert Done(planned("abcd", support), "efgh").splice.usage is None
@@ -78,7 +81,7 @@ def test_a_native_prefill_has_no_estimate(support: str) -> None:
 
 
 def test_a_cut_attempt_has_an_estimate_as_well() -> None:
-    """Of what came before."""
+    """A cut attempt has an estimate for what arrived."""
     assert Done(planned("abcd"), "abcd", "efgh", cut=True).echo_tokens == 1
 
 
@@ -88,7 +91,10 @@ def test_a_cut_attempt_has_an_estimate_as_well() -> None:
 @pytest.mark.parametrize("limit", [LIMIT, WINDOW], ids=["tokens", "window"])
 @pytest.mark.parametrize("length", [1, 5, len(LETTER.rstrip()) - 1])
 def test_a_limit_inside_the_repetition_is_an_error(limit: FinishDelta, length: int) -> None:
-    """It says where the limit was met and what to change; nothing is handed out, and no half of the repetition."""
+    """The error says where the limit was met and what to change.
+
+    Nothing is handed out, not even a part of the repetition.
+    """
     done = Done(planned(LETTER), LETTER[:length], limit)
     assert isinstance(done.error, Truncated)
     message = str(done.error)
@@ -99,7 +105,7 @@ def test_a_limit_inside_the_repetition_is_an_error(limit: FinishDelta, length: i
 
 
 def test_a_limit_inside_the_end_that_was_asked_back_is_one_as_well() -> None:
-    """Of a long text, where only its last line is repeated."""
+    """For a long prefill, a limit inside the last line, the part that is asked back, is an error too."""
     long = "x" * 300 + "\n" + LETTER.rstrip()
     for length in (1, 10, len(LETTER.rstrip()) - 1):
         done = Done(planned(long), LETTER[:length], LIMIT)
@@ -110,7 +116,7 @@ def test_a_limit_inside_the_end_that_was_asked_back_is_one_as_well() -> None:
 
 
 def test_a_limit_behind_the_repetition_is_none() -> None:
-    """The text so far is the reply; also when nothing but the repetition came."""
+    """A limit after the repetition is no error: the reply ends with the text so far, which may be only the prefill."""
     for new in ("", "your", "your ```"):
         done = Done(planned(LETTER), LETTER + new, LIMIT)
         assert (done.error, done.text) == (None, LETTER + new)
@@ -118,7 +124,10 @@ def test_a_limit_behind_the_repetition_is_none() -> None:
 
 
 def test_a_cut_or_an_end_inside_the_repetition_is_no_limit() -> None:
-    """A cut drops the half, an end makes it the model's own text; neither is this error."""
+    """Inside the repetition, a cut drops the incomplete part, and a clean end makes it the model's own text.
+
+    Neither raises.
+    """
     assert (Done(planned(LETTER), "Dear", cut=True).error, Done(planned(LETTER), "Dear", cut=True).text) == (None, "")
     done = Done(planned(LETTER), "Dear", END)
     assert (done.error, done.text) == (None, LETTER + "Dear")
@@ -126,7 +135,10 @@ def test_a_cut_or_an_end_inside_the_repetition_is_no_limit() -> None:
 
 @pytest.mark.parametrize("raw", ["No.", "Of course.\nIt is", "Deer Ann", "The answer:\n\n```\nDear Bob"])
 def test_a_limit_while_chatter_may_stand_in_front_leaves_the_models_own_text(raw: str) -> None:
-    """Text that begins no repetition is held only because one may follow: it is handed out, and nothing is lost."""
+    """Text that is no part of a repetition is held only because one may follow.
+
+    At a limit it is handed out, and nothing is lost.
+    """
     for pieces in ([raw], list(raw)):
         done = Done(planned(LETTER), *pieces, LIMIT)
         assert (done.error, done.text) == (None, LETTER + raw)
@@ -137,20 +149,26 @@ def test_a_limit_while_chatter_may_stand_in_front_leaves_the_models_own_text(raw
 @pytest.mark.parametrize("chatter", ["Sure:\n", "Sure:\n```\n", "One\n\n\n"])
 @pytest.mark.parametrize("echo", ["Dear", "Dear Ann, thank"])
 def test_a_limit_inside_a_repetition_behind_chatter_is_an_error_as_well(chatter: str, echo: str) -> None:
-    """What is held ends in the beginning of the prefill: given out, it would be there twice."""
+    """If the held text ends with a part of the prefill, a limit is an error.
+
+    Handed out, that part would appear twice.
+    """
     done = Done(planned(LETTER), chatter + echo, LIMIT)
     assert isinstance(done.error, Truncated)
     assert done.chunks == []
 
 
 def test_control_a_cut_there_drops_what_is_held() -> None:
-    """The same text before a dropped connection: another request will write it again."""
+    """The control: when the connection drops, the same held text is dropped.
+
+    The next request writes it again.
+    """
     done = Done(planned(LETTER), "Of course.\n", cut=True)
     assert (done.text, done.verdict) == ("", Verdict.TRUNCATED)
 
 
 def test_a_native_hosts_limit_inside_its_repetition_is_no_error() -> None:
-    """It takes no room from the caller's tokens that was asked for: the prefill is the reply, as it was."""
+    """A limit inside a native host's repetition is no error: the reply is the prefill."""
     done = Done(planned(LETTER, "echoes"), "Dear", LIMIT)
     assert (done.error, done.text) == (None, LETTER)
 
@@ -161,7 +179,10 @@ def test_a_native_hosts_limit_inside_its_repetition_is_no_error() -> None:
 @pytest.mark.parametrize("absent", ["raise", "retry"])
 @pytest.mark.parametrize("parts", [["Other text, and more of it."], ["Other"], [], ["Sure:\n", "Other"]])
 def test_a_missing_repetition_is_an_error_before_anything_is_shown(absent: Any, parts: list[str]) -> None:
-    """Where joining is not wanted, an empty reply included; with "join" the prefill is put in front."""
+    """With `absent="raise"` and "retry" a missing repetition is an error, also for an empty reply.
+
+    With "join" the prefill is put before the text.
+    """
     done = Done(planned(LETTER, absent=absent), *parts, END)
     assert isinstance(done.error, PrefillIgnored)
     assert done.chunks == []
@@ -171,7 +192,7 @@ def test_a_missing_repetition_is_an_error_before_anything_is_shown(absent: Any, 
 
 @pytest.mark.parametrize("absent", ["raise", "retry", "join"])
 def test_a_repetition_is_no_error(absent: Any) -> None:
-    """Plain, in a fence, behind chatter, with nothing new behind it, or after reasoning."""
+    """A repetition is found plain, in a fence, after chatter, without new text after it, and after reasoning."""
     step = planned(LETTER, absent=absent)
     for parts in (
         [LETTER, "all"],
@@ -184,12 +205,12 @@ def test_a_repetition_is_no_error(absent: Any) -> None:
     assert Done(step, LETTER, END).text == LETTER
 
 
-# --- through a whole reply ---------------------------------------------------------------------------------------
+# --- whole replies -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.anyio
 async def test_a_limit_inside_the_repetition_ends_a_reply() -> None:
-    """One request, whatever the recovery: the same one would end there again. The estimate is on the report."""
+    """A limit inside the repetition causes no second request: it would end at the same place."""
     script = Script(prefill="ignores", cuts=["Dear An"], stop_reason="max_tokens")
     async with serve(script) as server:
         reply = ask(server, "chat", prefill=LETTER, support="emulated", max_tokens=2, recovery=Recovery())
@@ -203,7 +224,7 @@ async def test_a_limit_inside_the_repetition_ends_a_reply() -> None:
 
 @pytest.mark.anyio
 async def test_the_estimate_is_in_the_usage() -> None:
-    """Of the reply and of the attempt."""
+    """The estimate is in the usage of the reply and of the attempt."""
     script = Script(prefill="echoes", echo_text="abcd", text="efgh", output_tokens=10)
     async with serve(script) as server:
         reply = ask(server, "chat", prefill="abcd", support="emulated")
@@ -214,7 +235,7 @@ async def test_the_estimate_is_in_the_usage() -> None:
 
 
 def test_a_marker_cut_by_usage_or_by_another_call_stays_out_of_tool_calls() -> None:
-    """What comes between two pieces of one call, or of the reasoning, does not end it: no half of a marker is passed on."""
+    """A delta between two pieces of one call or of reasoning does not let a part of a marker through."""
     step = planned("one long line of a story, " * 10)
     name = step.marker
     usage = UsageDelta(Usage(output_tokens=1))

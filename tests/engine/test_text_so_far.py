@@ -1,4 +1,4 @@
-"""`text_so_far`: a copy of the whole text, cheap enough to be read after every chunk."""
+"""`text_so_far` is a copy of the whole text that is cheap enough to read after every chunk."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 CHUNKS = 20_000
-#: Four characters a chunk. An emoji makes every character of the text take four bytes, the most there is.
+#: Four characters per chunk. An emoji makes Python store four bytes for every character, which is the maximum.
 CHUNK = "ab\U0001f600d"
 RECORD = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % CHUNK.encode()
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-#: What reading it after every chunk may multiply the time of the loop by.
+#: Reading `text_so_far` after every chunk may multiply the time of the loop by this at most.
 LIMIT = 1.5
 
 
 class Body(httpx2.AsyncByteStream):
-    """A record a read, as a host that streams sends them."""
+    """Sends one record per read, as a streaming host does."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for _ in range(CHUNKS):
@@ -48,7 +48,7 @@ def read(reply: Reply) -> str:
 
 
 def run(look: Callable[[Reply], str]) -> None:
-    """A whole reply, of which `look` is kept until the next chunk, as a page that is drawn anew keeps it."""
+    """Read a whole reply. The result of `look` is kept until the next chunk, as a page that is redrawn does."""
 
     async def main() -> None:
         async with httpx2.AsyncClient(transport=httpx2.MockTransport(respond)) as client:
@@ -64,7 +64,10 @@ def run(look: Callable[[Reply], str]) -> None:
 
 
 def ratio(looks: int) -> float:
-    """What reading costs, in CPU time beside the same loop without. Up to `looks` runs, so long as it looks too slow."""
+    """Return the CPU time with reading divided by the CPU time without.
+
+    Measures up to `looks` times while the result is over the limit.
+    """
     without = with_it = float("inf")
     for _ in range(looks):
         without, with_it = min(without, cpu_s(lambda: run(not_read))), min(with_it, cpu_s(lambda: run(read)))
@@ -76,13 +79,13 @@ def ratio(looks: int) -> float:
 
 @pytest.mark.perf
 def test_reading_it_after_every_chunk_is_cheap() -> None:
-    """20,000 chunks take at most 1.5 times the CPU time without."""
+    """Reading the text after each of 20,000 chunks takes at most 1.5 times the CPU time of not reading it."""
     assert ratio(looks=10) <= LIMIT
 
 
 @pytest.mark.perf
 def test_control_text_that_is_copied_at_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check fails if every read makes a few copies of the text."""
+    """The control: a `text_so_far` that copies the text a few times per read fails the check."""
     text_so_far = Transcript.text_so_far.fget
     assert text_so_far is not None
 
@@ -97,7 +100,10 @@ def test_control_text_that_is_copied_at_every_read(monkeypatch: pytest.MonkeyPat
 
 
 class Appending:
-    """A transcript as simple as can be: `+=` on an attribute copies the string, for the attribute still refers to it."""
+    """A minimal transcript.
+
+    `+=` on an attribute copies the string, because the attribute still refers to the old one.
+    """
 
     def __init__(self, prefill: str) -> None:
         self.items: list[str] = []
@@ -121,7 +127,7 @@ def read_after_every_item(transcript: Transcript | Appending, items: int) -> Non
 
 
 def test_the_text_grows_in_place() -> None:
-    """Twice as many chunks, each followed by a read, take twice as long and not four times."""
+    """Twice as many chunks, each followed by a read, take about twice the time and not four times."""
     assert (
         doubling(
             lambda: read_after_every_item(Transcript(""), 20_000), lambda: read_after_every_item(Transcript(""), 40_000)
@@ -132,7 +138,7 @@ def test_the_text_grows_in_place() -> None:
 
 @pytest.mark.perf
 def test_control_appending_to_an_attribute_is_quadratic() -> None:
-    """The same check fails for a transcript that copies."""
+    """The control: a transcript that copies the text at each read fails the check."""
     assert (
         doubling(
             lambda: read_after_every_item(Appending(""), 20_000),
@@ -144,7 +150,10 @@ def test_control_appending_to_an_attribute_is_quadratic() -> None:
 
 
 def test_what_was_read_stays_as_it_was() -> None:
-    """The text grows in place where nobody can see it: all copies that are kept, and none of several, keep their text."""
+    """Text that was read earlier never changes.
+
+    The transcript appends in place only if nobody else holds the text.
+    """
     transcript = Transcript("p")
     transcript.show("p")
     kept: list[str] = []

@@ -1,1 +1,1 @@
-"""The hosts: names, addresses, keys, the support table, and what a host's words may show."""
+"""Tests of the hosts: names, addresses, keys, the support table, and what may be shown of a host's message."""

@@ -1,4 +1,7 @@
-"""The dialects on the wire: where each host is asked, with what key, and every byte of the body."""
+"""Each host's dialect on the wire: the URL, the key and every byte of the body.
+
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 KEY = "sk-0123456789"
 BEARER = {"authorization": f"Bearer {KEY}"}
 X_API_KEY = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
-#: Each of these names a header that says who asks; a host gets its own and no other.
+#: Headers that identify the caller. Each host gets its own and no other.
 NAMES = ("authorization", "x-api-key", "anthropic-version", "api-key", "x-goog-api-key")
 
 
@@ -36,13 +39,13 @@ class Case:
     """One host and model. The body with a prefill is `head`, `turn`, `tail`; without one `head` and `plain_tail`."""
 
     model: str
-    #: the variable that holds the key
+    #: the environment variable that holds the key
     key_env: str
-    #: with a prefill
+    #: the request with a prefill
     path: str
     turn: bytes
     tail: bytes
-    #: without one, where that is another
+    #: the request without one, if different
     plain_path: str = ""
     plain_tail: bytes = b""
     api: str | None = None
@@ -51,7 +54,7 @@ class Case:
     headers: dict[str, str] | None = None
     echoes: bool = False
     prefill: str = '["'
-    #: the caller's word
+    #: the `support=` that the caller passes
     support: str | None = None
 
 
@@ -256,7 +259,7 @@ CASES = {
 }
 
 
-#: Hosts behind an SDK's client: the class that asks there, made with the server's URL.
+#: Hosts that are reached through an SDK's client: the path, and a function that makes the client from a URL.
 SDK_CASES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "vertex:claude-haiku-4-5@20251001": (
         "/projects/p/locations/r/publishers/anthropic/models/claude-haiku-4-5@20251001:streamRawPredict",
@@ -274,7 +277,7 @@ SDK_CASES: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def table(server: Server) -> SupportTable:
-    """The built-in hosts with their own paths, all of them moved to the loopback server."""
+    """The built-in hosts with their own paths, moved to the loopback server."""
     lines = []
     hosts = {(row.provider, row.api): row for row in builtin_table().rows() if row.provider != "demo" and row.base_url}
     for row in hosts.values():
@@ -294,13 +297,16 @@ def body(case: Case, turn: bytes, tail: bytes) -> bytes:
 
 
 def named(exchange: Exchange) -> dict[str, str]:
-    """The headers that say who asks."""
+    """Return the headers that identify the caller."""
     return {name: exchange.headers[name] for name in NAMES if name in exchange.headers}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_a_host_on_the_wire(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a prefill the dialect's address, turn and fields; without one an ordinary request; the key in its header."""
+    """A request with a prefill has the dialect's URL, turn and fields; one without is ordinary.
+
+    The key is in its header.
+    """
     monkeypatch.setenv(case.key_env, KEY)
     script = Script(text='x", "y"]', prefill="echoes" if case.echoes else "eats")
     async with serve(script) as server, Session(case.model, api=case.api, table=table(server)) as session:
@@ -318,7 +324,10 @@ async def test_a_host_on_the_wire(case: Case, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("model", "case"), SDK_CASES.items(), ids=[name.partition(":")[0] for name in SDK_CASES])
 async def test_a_host_behind_an_sdk_s_client(model: str, case: tuple[str, Any]) -> None:
-    """The same turn, without the white space that Claude refuses; the model in the path or the body, as the host wants."""
+    """An SDK's client sends the same turn, without the white space at the end that Claude refuses.
+
+    The model is in the path or in the body, as the host requires.
+    """
     path, make = case
     async with serve(Script(text="\n42.", prefill="eats")) as server, make(server.url) as client:
         async with Session(model, client=client) as session:
@@ -334,12 +343,12 @@ async def test_a_host_behind_an_sdk_s_client(model: str, case: tuple[str, Any]) 
 
 
 def test_the_cases_cover_every_dialect_and_every_host_that_takes_a_prefill() -> None:
-    """The control of the cases above: a host that is new in the built-in table is not forgotten here."""
+    """The control: the cases cover every dialect and every built-in host that takes a prefill."""
     rows = [row for row in builtin_table().rows() if row.native and row.provider != "demo"]
     named_by = [(*case.model.partition(":")[::2], case.api) for case in CASES.values()]
     named_by += [(*model.partition(":")[::2], None) for model in SDK_CASES]
     cases = [builtin_table().row(provider, model, api) for provider, model, api in named_by]
-    # of a protocol that `serve()` does not speak, the contract's sample shows what its host sends
+    # Hosts of a protocol that `serve()` does not speak are tested with the sample of the codec's contract.
     played = [row for row in rows if endpoint_of(codec(row.codec).path(model_input()))]
     assert {(row.provider, row.api) for row in played} <= {(row.provider, row.api) for row in cases}
     assert {row.dialect for row in rows} == {"trailing", "prefix", "partial", "continue_final_message"}
@@ -348,7 +357,10 @@ def test_the_cases_cover_every_dialect_and_every_host_that_takes_a_prefill() -> 
 
 @pytest.mark.parametrize("does", ["eats", "echoes"])
 async def test_no_text_is_lost_on_the_build_of_llama_server_that_is_there(does: str) -> None:
-    """On /v1/messages one build leaves the prefill out and another repeats it, so no assistant turn is sent unasked."""
+    """On llama-server's /v1/messages no assistant turn is sent unless `support=` says so, and no text is lost.
+
+    One build leaves the prefill out of its reply and another repeats it.
+    """
     asked, native = Script(text=" ha ha ha ha ha", prefill="ignores"), Script(text=" ha ha ha", prefill=does)
     async with serve([asked, native]) as server:
         async with Session("llama_cpp:m", api="messages", table=table(server)) as session:
@@ -370,7 +382,7 @@ async def test_no_text_is_lost_on_the_build_of_llama_server_that_is_there(does: 
     ],
 )
 async def test_an_engine_without_a_key_is_sent_none(model: str, api: str | None) -> None:
-    """No empty `Bearer`, and no other host's key that happens to be in the environment."""
+    """An engine without a key gets no empty `Bearer`, and no other host's key from the environment."""
     async with serve(Script(text="x")) as server, Session(model, api=api, table=table(server)) as session:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("OPENAI_API_KEY", KEY)
@@ -400,7 +412,7 @@ async def test_gemini_on_vertex() -> None:
 
 
 async def test_a_base_url_of_the_callers_own_stays() -> None:
-    """A prefill goes to `base_url=` as well: the host's other address is no part of it."""
+    """A prefill is also sent to the caller's `base_url=`, not to the special prefill URL of the host."""
     async with serve(Script(text="x")) as server:
         base = server.url + "/mine/"
         reply = stream("Hi", prefill="[", model="deepseek:deepseek-chat", base_url=base, api_key=KEY)
@@ -413,7 +425,7 @@ async def test_a_base_url_of_the_callers_own_stays() -> None:
         )
 
 
-#: Everything that a request can say, on both protocols.
+#: Every argument of a request, for both protocols.
 OPTIONS: dict[str, Any] = {
     "system": "Be brief.",
     "max_tokens": 9,
@@ -489,9 +501,9 @@ OPTIONS: dict[str, Any] = {
     ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
 )
 async def test_everything_a_request_can_say(model: str, more: dict[str, Any], sent: bytes) -> None:
-    """The caller's `extra` wins over the dialect, and a stop sequence that could match known text is kept back.
+    """The caller's `extra` wins over the dialect, and a stop sequence that could match known text is not sent.
 
-    `support=` is the caller's word that tools and a prefill go together, which the table does not know.
+    `support=` is needed because the table does not know whether tools and a prefill work together.
     """
     async with serve(Script(text="x")) as server, Session(model, api_key=KEY, table=table(server)) as session:
         await session.stream("Hi", prefill="a<", **{**OPTIONS, **more}).text()

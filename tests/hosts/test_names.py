@@ -1,4 +1,4 @@
-"""What `model=` names: aliases, the demo, and what was probably meant by an unknown name."""
+"""How `model=` is read: aliases, the demo, and suggestions for an unknown name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROVIDERS = builtin_table().providers
 
 @pytest.mark.parametrize("alias", ["llamacpp", "llama.cpp", "llama-cpp", "llama_cpp"])
 def test_llama_cpp_by_all_its_names(alias: str) -> None:
-    """They are one provider, with both of its protocols, also beside a base URL."""
+    """All names of llama.cpp mean one provider with both of its protocols, also with a base URL."""
     for api, url in ((None, "http://localhost:8080/v1"), ("messages", "http://localhost:8080")):
         target = target_of(f"{alias}:qwen3:8b", api=api)
         assert (target.row.provider, target.model, target.base_url) == ("llama_cpp", "qwen3:8b", url)
@@ -25,7 +25,7 @@ def test_llama_cpp_by_all_its_names(alias: str) -> None:
 
 @pytest.mark.parametrize("alias", ["lmstudio", "lm-studio", "lm_studio"])
 def test_lm_studio(alias: str) -> None:
-    """It has no row: an unknown host, where LM Studio listens unless `base_url` says otherwise."""
+    """LM Studio has no row: it is an unknown host at LM Studio's usual address, unless `base_url` is given."""
     target = target_of(f"{alias}:qwen3")
     assert (target.row.provider, target.model) == ("openai-compatible", "qwen3")
     assert target.base_url == "http://localhost:1234/v1"
@@ -55,7 +55,7 @@ def test_lm_studio(alias: str) -> None:
     ],
 )
 def test_did_you_mean(name: str, meant: str) -> None:
-    """A name without a known provider is an error with the one that was meant, which then is taken."""
+    """A name without a known provider raises an error that suggests the right name, and that name works."""
     with pytest.raises(UsageError) as error:
         stream("hi", model=name)
     assert str(error.value) == f'model={name!r} names no known provider; did you mean "{meant}"?'
@@ -66,14 +66,17 @@ def test_did_you_mean(name: str, meant: str) -> None:
     "name", ["llama3:8b", "gpt-oss-20b", "nobody:x", "qwen3", "meta-llama/llama-4", "x:", "/", ":"]
 )
 def test_names_that_many_hosts_serve_get_the_list(name: str) -> None:
-    """Nothing is guessed: the error lists the providers, and says that `base_url` would do."""
+    """For a name that many hosts serve nothing is suggested.
+
+    The error lists the providers and says that `base_url` would also do.
+    """
     assert meant_by(name, PROVIDERS) is None
     with pytest.raises(UsageError, match=r"write provider:name with one of anthropic, openai, .*, or pass base_url="):
         stream("hi", model=name)
 
 
 def test_with_a_base_url_a_bare_name_is_verbatim() -> None:
-    """Then every name is the host's own, `gpt-4o` and `anthropic/...` too."""
+    """With a base URL every name without a known provider is used verbatim, even `gpt-4o` and `anthropic/...`."""
     for name in ("gpt-4o", "anthropic/claude-haiku-4-5", "llama3:8b"):
         target = target_of(name, base_url="http://localhost:1/v1")
         assert (target.row.provider, target.model) == ("openai-compatible", name)
@@ -81,7 +84,7 @@ def test_with_a_base_url_a_bare_name_is_verbatim() -> None:
 
 @pytest.mark.anyio
 async def test_the_demo_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`demo:` is the demo's own model, as on the command line, from the argument and from the environment."""
+    """`demo:` without a model name means the demo's default model, from the argument and from the environment."""
     text = await stream("US states", prefill='["Ala', model="demo:").text()
     assert text.startswith('["Alabama", "Alaska"')
     monkeypatch.setenv("APREFILL_MODEL", "demo:")
@@ -90,7 +93,7 @@ async def test_the_demo_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_providers_need_a_name() -> None:
-    """Only the demo has a model of its own."""
+    """Every other provider needs a model name after the colon."""
     for name in ("openai:", "llama.cpp:", "lmstudio:"):
         with pytest.raises(UsageError, match="no name after the colon"):
             stream("hi", model=name, api_key="k")

@@ -1,4 +1,7 @@
-"""Plain http to hosts other than loopback: refused, unless `allow_http=True` says so. No test sends anything there."""
+"""Plain http to a host other than loopback is refused unless `allow_http=True`.
+
+No test sends anything to such a host.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ ADDRESSES = [
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """Stands where our own client would go to the network."""
+    """Replace the network of aprefill's own client with a recorder."""
     recorder = Recorder()
 
     async def handle(self: Any, request: Any) -> Any:
@@ -44,7 +47,10 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 @pytest.mark.anyio
 @pytest.mark.parametrize("url", ADDRESSES)
 async def test_a_host_in_the_network(url: str, wire: Recorder) -> None:
-    """Without `allow_http=True` an error that names it and nothing is sent; with it the host is asked, with the key."""
+    """Without `allow_http=True` an error names the argument and nothing is sent.
+
+    With it the host gets the request and the key.
+    """
     with pytest.raises(UsageError, match=NAMED):
         stream("hi", model="m", base_url=url, api_key=KEY)
     with pytest.raises(UsageError, match=NAMED):
@@ -56,7 +62,7 @@ async def test_a_host_in_the_network(url: str, wire: Recorder) -> None:
 
 @pytest.mark.anyio
 async def test_a_session_allows_it_for_all_its_replies(wire: Recorder) -> None:
-    """Its word is the default, a call may say otherwise."""
+    """`allow_http` of a session is the default for its replies, and a call can override it."""
     async with Session("m", base_url="http://vllm:8000/v1", allow_http=True) as session:
         assert await session.stream("hi").text() == "hello"
         with pytest.raises(UsageError, match=NAMED):
@@ -69,7 +75,7 @@ async def test_a_session_allows_it_for_all_its_replies(wire: Recorder) -> None:
 
 
 def test_it_takes_true_or_false_alone() -> None:
-    """A word from a configuration file, such as "false", must not allow anything."""
+    """Only `True` or `False` is accepted: a str from a configuration file, such as "false", must not allow anything."""
     for value in ("false", 1, None):
         with pytest.raises(UsageError, match=r"allow_http is a \w+; pass True or False"):
             stream("hi", model="m", base_url="http://vllm:8000/v1", allow_http=value)  # type: ignore[arg-type]
@@ -77,7 +83,7 @@ def test_it_takes_true_or_false_alone() -> None:
 
 @pytest.mark.parametrize("url", ["http://user@vllm", "http://vllm/?x", "ftp://vllm", "http://", "http://a b"])
 def test_everything_else_is_checked_all_the_same(url: str) -> None:
-    """`allow_http` is about the scheme alone."""
+    """`allow_http` affects only the scheme: every other check of the URL still applies."""
     with pytest.raises(UsageError, match="base_url"):
         stream("hi", model="m", base_url=url, allow_http=True)
 
@@ -96,7 +102,7 @@ SDKS = {
 @pytest.mark.parametrize("url", ["http://vllm:8000", "http://192.168.1.20:8000"])
 @pytest.mark.parametrize("sdk", SDKS)
 async def test_an_sdk_s_client_of_the_caller_s(sdk: str, url: str) -> None:
-    """Its base URL is checked as the argument is, and the error says whose it is."""
+    """The base URL of an SDK's client is checked too, and the error names that client."""
     http = http_of(anthropic if sdk == "anthropic" else openai)
     recorder = Recorder(http)
     async with SDKS[sdk](url, http.AsyncClient(transport=recorder.transport)) as client:
@@ -113,7 +119,7 @@ async def test_an_sdk_s_client_of_the_caller_s(sdk: str, url: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("library", [httpx2, httpx])
 async def test_an_http_client_of_the_caller_s(library: Any) -> None:
-    """It sends to `base_url`, which is checked in the same way."""
+    """With a caller's HTTP client, `base_url` is checked in the same way."""
     recorder = Recorder(library)
     async with library.AsyncClient(transport=recorder.transport) as client:
         options: dict[str, Any] = {"model": "m", "base_url": "http://192.168.1.20:8000", "client": client}
@@ -128,7 +134,10 @@ async def test_an_http_client_of_the_caller_s(library: Any) -> None:
 async def test_through_real_sockets_and_past_the_environment_s_proxy(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that stands for loopback here is asked directly: a proxy would be one more reader of key and prompt."""
+    """A host allowed by `allow_http` is reached directly, not through the environment's proxy.
+
+    A proxy would also see the key and the prompt. Here the host's name resolves to loopback.
+    """
     names["vllm"] = "127.0.0.1"
     async with serve(Script(text="from the proxy")) as proxy, serve(Script(text="direct")) as server:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -139,7 +148,7 @@ async def test_through_real_sockets_and_past_the_environment_s_proxy(
             await stream("hi", model="m", base_url=url, api_key=KEY, allow_http=True, recovery=once).text() == "direct"
         )
         assert proxy.connections == 0
-        # control: the same name and environment with a plain client
+        # The control: the same name and environment with a plain client
         async with httpx2.AsyncClient() as client:
             reply = stream("hi", model="m", base_url=url, allow_http=True, client=client, recovery=once)
             assert await reply.text() == "from the proxy"
@@ -147,7 +156,7 @@ async def test_through_real_sockets_and_past_the_environment_s_proxy(
 
 
 def test_a_prefill_url_of_a_table_of_one_s_own() -> None:
-    """It gets key and prompt as well, and is checked as well."""
+    """The `prefill_base_url` of a caller's own table is checked too, because it gets the key and the prompt."""
     table = SupportTable.load(
         '[[host]]\nprovider = "mine"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://host.test"\n'
         'prefill_base_url = "http://other.test"\nauth = "bearer"\nkey_required = false\n'
@@ -157,7 +166,7 @@ def test_a_prefill_url_of_a_table_of_one_s_own() -> None:
     Session("mine:m", table=table, allow_http=True).stream("hi")
 
 
-# --- the SDKs' variables ----------------------------------------------------------------------------------------------
+# --- the SDKs' environment variables ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,10 @@ def test_a_prefill_url_of_a_table_of_one_s_own() -> None:
 def test_the_sdks_variables_count(
     model: str, variable: str, url: str, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request goes to the variable's URL with the SDK's key; the row is that of the host it names, else unknown."""
+    """The base URL and the key from the SDK's variables are used.
+
+    The row is that of the host in the URL, or of an unknown host.
+    """
     monkeypatch.setenv(variable, url)
     key_variable = variable.replace("BASE_URL", "API_KEY")
     monkeypatch.setenv(key_variable, KEY)
@@ -194,7 +206,7 @@ def test_the_sdks_variables_count(
 
 @pytest.mark.anyio
 async def test_a_prefill_there_is_carried_as_on_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for in the prompt, unless the caller knows better."""
+    """At the URL of such a variable a prefill is emulated, unless `support=` says that it is native."""
     async with serve(Script(text="hello", prefill="eats")) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
@@ -208,7 +220,10 @@ async def test_a_prefill_there_is_carried_as_on_an_unknown_host(monkeypatch: pyt
 
 
 def test_what_goes_before_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument, an SDK's client and another provider's name; a bare HTTP client does not, as in the SDKs."""
+    """`base_url=`, an SDK's client or another provider's name win over the variables.
+
+    A bare HTTP client does not, as in the SDKs.
+    """
     monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.test/v1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert target_of("openai:m", base_url="https://mine.test/v1").base_url == "https://mine.test/v1"
@@ -220,7 +235,7 @@ def test_what_goes_before_the_variables(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_key_that_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The argument's, the SDK's variable's, else that of the host; an unknown host may do without."""
+    """The key is the argument's, else the SDK variable's, else the host's own. An unknown host may have none."""
     monkeypatch.setenv("OPENAI_BASE_URL", "https://openrouter.ai/api/v1")
     with pytest.raises(
         UsageError,
@@ -240,7 +255,7 @@ def test_the_key_that_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_anthropic_s_token(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
-    """ANTHROPIC_AUTH_TOKEN goes out as the SDK sends it: as a bearer token, and only where there is no key."""
+    """ANTHROPIC_AUTH_TOKEN is sent as the SDK sends it: as a bearer token, and only if there is no key."""
     recorder, of_the_sdk = Recorder(), Recorder(library := http_of(anthropic))
     if elsewhere:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.test")
@@ -265,12 +280,15 @@ async def test_anthropic_s_token(monkeypatch: pytest.MonkeyPatch, elsewhere: boo
     assert "'token'" not in repr(target_of("anthropic:m"))
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     assert await sent() == KEY
-    # newer SDKs send the key alone too; older ones send both
+    # newer SDKs also send only the key; older ones send both
     assert "authorization" not in target_of("anthropic:m").headers()
 
 
 def test_a_token_is_nobody_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is Anthropic's alone; a wrong one is an error that does not repeat it, and a missing one is named."""
+    """ANTHROPIC_AUTH_TOKEN is used only for Anthropic.
+
+    An invalid value raises an error that does not show it, and a missing one is named.
+    """
     with pytest.raises(UsageError, match="no key for anthropic in ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN; set it"):
         target_of("anthropic:m")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token")
@@ -298,7 +316,7 @@ def test_a_token_is_nobody_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_a_wrong_value_names_the_variable(provider: str, value: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the call, and without repeating a password."""
+    """A wrong value raises at the call an error that names the variable and does not show a password."""
     variable = f"{provider.upper()}_BASE_URL"
     monkeypatch.setenv(variable, value)
     with pytest.raises(UsageError, match=f"^{variable} {why}") as error:
@@ -307,6 +325,6 @@ def test_a_wrong_value_names_the_variable(provider: str, value: str, why: str, m
 
 
 def test_plain_http_from_a_variable_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the same argument."""
+    """`allow_http=True` also allows plain http from such a variable."""
     monkeypatch.setenv("OPENAI_BASE_URL", "http://vllm:8000/v1")
     assert target_of("openai:m", allow_http=True).base_url == "http://vllm:8000/v1"

@@ -1,4 +1,7 @@
-"""A host's words lose the key and the prompt: whole, in parts, in other case, re-spaced, escaped or cut."""
+"""The key and the prompt are removed from a host's message.
+
+They are found whole, in part, in other case, re-spaced, escaped and cut.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def redact() -> Redactor:
 
 @pytest.mark.parametrize("text", [KEY, f"bad key '{KEY}'!", f"{KEY}{KEY}", KEY.upper(), KEY[1:-1], " ".join(KEY)])
 def test_the_key_goes(redact: Redactor, text: str) -> None:
-    """Wherever it stands, in other case, re-spaced, and without its first and last character."""
+    """The key is replaced anywhere in a text, in other case, re-spaced, and without its first and last character."""
     assert KEY[1:-1] not in redact(text).lower().replace(" ", "")
     assert "[key]" in redact(text)
 
@@ -68,7 +71,10 @@ def test_the_key_goes(redact: Redactor, text: str) -> None:
     ],
 )
 def test_a_key_that_is_a_word_is_not_cut_out_of_other_words(key: str, text: str, expected: str) -> None:
-    """It is replaced where it stands alone; a key that no word can be is replaced everywhere."""
+    """A key that could be an ordinary word is replaced only where it is a whole word.
+
+    Any other key is replaced everywhere.
+    """
     assert Redactor(key)(text) == expected
 
 
@@ -87,7 +93,7 @@ def test_a_key_that_is_a_word_is_not_cut_out_of_other_words(key: str, text: str,
     ],
 )
 def test_the_prompt_goes(redact: Redactor, said: str) -> None:
-    """Plain or as JSON and Python write it, from messages, parts and the system prompt."""
+    """The prompt is replaced, plain or as JSON and Python write it, from messages, parts and the system prompt."""
     assert redact(f"cannot read {said} here") in {f"cannot read {q}[prompt]{q} here" for q in ("", '"', "'")}
 
 
@@ -103,14 +109,20 @@ def test_the_prompt_goes(redact: Redactor, said: str) -> None:
     ],
 )
 def test_a_part_of_the_prompt_goes(said: str, expected: str) -> None:
-    """From 16 characters on, whatever its case and white space are; one line of many as well."""
+    """A part of the prompt is replaced from 16 characters on, in any case and with any white space.
+
+    It may be one of many lines.
+    """
     assert Redactor("", [PATIENT])(said) == expected
 
 
-#: Words of several scripts, and what escapes and quotes are made of.
-_WORDS = ["Jane", "Roe", "1970", "born", "caf\u00e9", "Stra\u00dfe", "\u65e5\u672c", "\U0001f600", '"x"', "it's", "a\\b", "\n", "\t", "C:\\new\\u00e9"]  # fmt: skip
+#: Words of several scripts, and the characters of escapes and quotes.
+_WORDS = [
+    *("Jane", "Roe", "1970", "born", "caf\u00e9", "Stra\u00dfe", "\u65e5\u672c", "\U0001f600"),
+    *('"x"', "it's", "a\\b", "\n", "\t", "C:\\new\\u00e9"),
+]
 
-#: How a host may quote.
+#: The ways in which a host may quote a text.
 QUOTED: dict[str, Callable[[str], str]] = {
     "plain": str,
     "upper": str.upper,
@@ -128,14 +140,14 @@ QUOTED: dict[str, Callable[[str], str]] = {
 
 
 def left_of(how: Callable[[str], str], seed: int, rounds: int) -> list[str]:
-    """What is shown of random pieces that a host quotes, truncated at either end, beside `[prompt]`."""
+    """Return what is shown, besides `[prompt]`, of random pieces of a prompt that a host quotes."""
     rng = random.Random(seed)
     shown = []
     for _ in range(rounds):
         prompt = " ".join(rng.choices(_WORDS, k=60))
         start = rng.randrange(len(prompt) - 100)
         piece = prompt[start : start + rng.randrange(24, 60)].strip(" \n\t\"'")
-        # of an escape that the piece cuts in two, the rest stays: it has no more than nine characters
+        # If a piece cuts an escape in two, up to nine characters of the escape stay: remove them here.
         piece = re.sub(r"^(b|new|u00e9|00e9)?\S*\s|(\s\S*\\\S*)+$", "", piece).strip()
         if sum(map(str.isalnum, piece)) < MATCH_MIN:
             continue
@@ -148,7 +160,7 @@ def left_of(how: Callable[[str], str], seed: int, rounds: int) -> list[str]:
 
 @pytest.mark.parametrize("how", QUOTED)
 def test_a_random_piece_never_survives(how: str) -> None:
-    """However the host writes it; and what stands around it is left alone."""
+    """A random piece is replaced, however the host writes it, and the text around it stays."""
     assert left_of(QUOTED[how], seed=1, rounds=200) == []
 
 
@@ -163,13 +175,13 @@ def test_a_random_piece_never_survives(how: str) -> None:
 def test_control_a_broken_rule_lets_pieces_through(
     monkeypatch: pytest.MonkeyPatch, how: str, name: str, broken: Any
 ) -> None:
-    """The same check with a longer least run, and without escapes."""
+    """The control: a longer minimum length, or no understanding of escapes, fails the check."""
     monkeypatch.setattr(_redact, name, broken)
     assert left_of(QUOTED[how], seed=1, rounds=200)
 
 
 def left_of_a_cut(how: Callable[[str], str], seed: int, rounds: int) -> list[str]:
-    """What is shown of a quotation that the host has truncated at either end, in an escape too, beside `[prompt]`."""
+    """Return what is shown, besides `[prompt]`, of quotations truncated at either end, even inside an escape."""
     rng = random.Random(seed)
     shown = []
     for _ in range(rounds):
@@ -180,7 +192,7 @@ def left_of_a_cut(how: Callable[[str], str], seed: int, rounds: int) -> list[str
         if len(re.sub(r"\\+\w+|\W", "", piece)) < MATCH_MIN:
             continue
         text = Redactor("", [prompt])(f"<<<{piece}>>>")
-        # a backslash says nothing, and what of an escape stands before a blank may be the host's own
+        # A backslash reveals nothing. The rest of an escape before a blank may be the host's own text.
         text = re.sub(r"^<<<[uUxX]?[0-9a-fA-F]{1,8} ", "<<<", text.replace("\\", "")).replace(" >", ">")
         if text != "<<<[prompt]>>>":
             shown.append(f"{piece!r}: {text!r}")
@@ -189,12 +201,12 @@ def left_of_a_cut(how: Callable[[str], str], seed: int, rounds: int) -> list[str
 
 @pytest.mark.parametrize("how", sorted(QUOTED.keys() - {"joined"}))
 def test_no_part_of_an_escape_survives(how: str) -> None:
-    """Where a bound has cut one in two, at the beginning of the run or at its end."""
+    """An escape that is cut in two at either end of the quotation leaves no readable part."""
     assert left_of_a_cut(QUOTED[how], seed=2, rounds=400) == []
 
 
 def test_control_without_the_rule_parts_of_escapes_survive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check, with the runs alone."""
+    """The control: without the rule for cut escapes, parts of escapes stay."""
     monkeypatch.setattr(_redact, "_with_cut_escapes", lambda text, start, end: (start, end))
     assert left_of_a_cut(QUOTED["ascii"], seed=2, rounds=400)
 
@@ -209,14 +221,14 @@ def test_control_without_the_rule_parts_of_escapes_survive(monkeypatch: pytest.M
     ],
 )
 def test_what_stands_beside_a_run_stays(said: str, expected: str) -> None:
-    """Unless it may be a part of an escape."""
+    """Text next to a replaced run stays, unless it may be part of an escape."""
     assert Redactor("", ["I look at the old house by the sea\nwith you"])(said) == expected
 
 
 @pytest.mark.parametrize("first", range(3))
 @pytest.mark.parametrize("last", range(3))
 def test_bytes_that_are_cut_in_a_character(first: int, last: int) -> None:
-    """A text without ASCII is one run of escapes: half a character at an end of it hides none of the others."""
+    """In the escapes of a text without ASCII, half a character at an end does not prevent the replacement."""
     prompt = (
         "\u4eca\u65e5\u306f\u5929\u6c17\u304c\u826f\u3044\u306e\u3067\u6563\u6b69\u3092\u3057\u307e\u3057\u3087\u3046"
     )
@@ -229,7 +241,7 @@ def test_bytes_that_are_cut_in_a_character(first: int, last: int) -> None:
 
 @pytest.mark.parametrize("offset", range(9))
 def test_the_place_in_the_prompt_makes_no_difference(offset: int) -> None:
-    """A run of exactly 16 characters is found at every offset; one of 15 stays."""
+    """A run of exactly 16 characters is found at every offset in the prompt. A run of 15 characters stays."""
     prompt = "." * offset + "abcdefghijklmnop" + "." * 9
     assert Redactor("", [prompt])("<abcdefghijklmnop>") == "<[prompt]>"
     assert Redactor("", [prompt])("<abcdefghijklmno>") == "<abcdefghijklmno>"
@@ -238,13 +250,16 @@ def test_the_place_in_the_prompt_makes_no_difference(offset: int) -> None:
 
 @pytest.mark.parametrize("quoted", ["\\u0041 fever; fe", "\\\\u0041 fever; fe", "\\U0041 FEVER; FE"])
 def test_an_escape_that_a_run_begins_with_counts_as_it_is_written(quoted: str) -> None:
-    """The prompt may hold the escape itself, so that 16 characters of it were shown; the host may have escaped it too."""
+    """An escape at the start of a run counts with all its characters, since the prompt may contain the escape itself.
+
+    The host may have escaped it again.
+    """
     assert Redactor("", ["note \\u0041 fever; fever at noon"])(f"bad: '{quoted}'") == "bad: '[prompt]'"
     assert Redactor("", ["note A fever; fever at noon"])("bad: 'A fever; fe'") == "bad: 'A fever; fe'"
 
 
 def test_a_short_text_goes_whole() -> None:
-    """From 12 characters on; a part of it does not reach 16."""
+    """A short text is replaced as a whole if it has at least 12 characters. Its parts are shorter than 16."""
     assert WHOLE_MIN == 12
     assert Redactor("", ["Jane Roe 1970"])("no: JANE  ROE 1970.") == "no: [prompt]."
     assert Redactor("", ["Jane Roe 19"])("no: Jane Roe 19.") == "no: Jane Roe 19."
@@ -252,13 +267,13 @@ def test_a_short_text_goes_whole() -> None:
 
 @pytest.mark.parametrize("secret", [KEY, PROMPT, "the system prompt of the house"])
 def test_a_secret_that_a_bound_has_cut_goes_too(redact: Redactor, secret: str) -> None:
-    """At every length from which on it could be told."""
+    """A secret that was truncated is replaced too, at every length at which it could be recognised."""
     for n in range(TAIL_MIN + 2, len(secret)):
         assert secret[:TAIL_MIN] not in redact("text " + secret[:n])
 
 
 def test_a_text_beyond_the_bound_is_dropped() -> None:
-    """What was not looked at is not shown."""
+    """Text beyond the length that was searched is not shown."""
     text = "x" * (LOOKED_AT - 4) + "the secret of the house"
     assert Redactor("")(text) == "x" * (LOOKED_AT - 4) + "the "
 
@@ -267,7 +282,7 @@ def test_a_text_beyond_the_bound_is_dropped() -> None:
 
 
 def test_what_is_no_secret_stays(redact: Redactor) -> None:
-    """Short words of the prompt are words of every error."""
+    """A text of less than 12 characters in the prompt is not replaced: it may be a word of any error."""
     assert len("short") < WHOLE_MIN
     assert redact("a short error: overloaded") == "a short error: overloaded"
     assert Redactor("")("sk-") == "sk-"
@@ -279,14 +294,14 @@ LONG = (Path(__file__).parents[2] / "LICENSE").read_text()
 
 @pytest.mark.parametrize("text", [text for _, _, text in REFUSALS])
 def test_an_ordinary_error_stays_readable(text: str) -> None:
-    """The sentences that hosts refuse a prefill with, beside a prompt of 11,000 characters."""
+    """The sentences of known refusals stay readable, with a prompt of more than 10,000 characters."""
     assert len(LONG) > 10_000
     assert Redactor(KEY, [LONG])(text) == text
 
 
 @needs_recordings
 def test_recorded_errors_stay_readable() -> None:
-    """The same with every recorded error body."""
+    """Every recorded error body stays readable with the same prompt."""
     redact = Redactor(KEY, [LONG])
     said = []
     for path in sorted((SHARED / "recordings/_errors").glob("*.json")):
@@ -297,7 +312,10 @@ def test_recorded_errors_stay_readable() -> None:
 
 
 def test_names_that_the_request_needs_stay_readable() -> None:
-    """The model's name and the body's fields, though the prompt speaks of them; not when more of the prompt follows."""
+    """The model's name and the names of body fields stay readable, even if the prompt contains them.
+
+    They are replaced if more of the prompt is next to them.
+    """
     prompt = "Does claude-haiku-4-5-20251001 take max_completion_tokens, and which ones?"
     redact = Redactor("", [prompt], spare=["claude-haiku-4-5-20251001", "max_completion_tokens"])
     for text in ("model: claude-haiku-4-5-20251001 not found", "Unsupported parameter: 'max_completion_tokens'"):
@@ -329,13 +347,13 @@ PLACES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", PLACES, ids=lambda options: next(iter(options)))
 def test_everything_that_the_caller_wrote_goes(options: dict[str, Any]) -> None:
-    """At any depth, also as a name where names are the caller's."""
+    """Everything that the caller wrote is replaced, at any depth, and also if it is the name of a field."""
     redact = Redactor("", asked(**options).texts())
     assert redact("Invalid: '...t jane roe, BORN 1970...'") == "Invalid: '...[prompt]...'"
 
 
 def test_words_of_the_api_are_not_the_caller_s() -> None:
-    """Names of fields, roles, and types of messages, parts and tools."""
+    """Words of the API stay: field names, roles, and the types of messages, parts and tools."""
     options: dict[str, Any] = {
         "prompt": [{"role": "user", "content": [{"type": "web_search_tool_result", "cache_control": {"ttl": "1h"}}]}],
         "tools": [{"type": "web_search_20250305", "name": "f", "input_schema": {"additionalProperties": False}}],
@@ -351,7 +369,7 @@ def test_words_of_the_api_are_not_the_caller_s() -> None:
 
 
 def test_a_property_s_name_is_the_caller_s() -> None:
-    """In a tool's schema and in a response format, though it is a name."""
+    """A property's name in a schema belongs to the caller, although it is the name of a field."""
     tool = {"name": "f", "input_schema": {"type": "object", "properties": {"insurance_number": {"type": "string"}}}}
     assert written([tool]) == ["f", "insurance_number", "string"]
 
@@ -378,9 +396,9 @@ def cost_s(prompt: str, text: str) -> float:
     ids=["equal", "ordinary", "short-runs", "escapes"],
 )
 def test_the_cost_is_linear(unit: str, text: str) -> None:
-    """Eight times the prompt costs about eight times as much, also where both are made to share a great many runs."""
+    """Eight times the prompt takes about eight times as long, even if prompt and message share very many runs."""
     small, large = (
         "".join(unit.format(n) for n in range(size // len(unit))) for size in (50_000, 400_000)
-    )  # 64 times would be quadratic
+    )  # quadratic cost would be 64 times
     base = min(cost_s(small, text) for _ in range(3))
     assert min(cost_s(large, text) for _ in range(2)) < 24 * base + 0.05

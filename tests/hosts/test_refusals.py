@@ -1,4 +1,4 @@
-"""The memory of refusals: what it keeps, for how long, and what a refusal is about."""
+"""The memory of refusals: what it keeps, for how long, and what the key of a refusal contains."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WHAT = RefusalKey("anthropic_messages", HOST, "claude-next", False)
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test sets by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,12 +38,12 @@ def model(number: int) -> RefusalKey:
 
 
 def kept(memory: RefusalMemory, numbers: range) -> list[int]:
-    """Which are remembered, without a look that would count as use."""
+    """Return which of these are remembered, without a look-up that would count as use."""
     return [number for number in numbers if model(number) in memory._until]
 
 
 def test_what_was_refused_is_remembered() -> None:
-    """And nothing else; adding it again adds nothing."""
+    """A refusal is remembered, and nothing else. Adding it again adds no second entry."""
     memory = RefusalMemory()
     assert WHAT not in memory
     assert len(memory) == 0
@@ -61,7 +61,7 @@ def test_what_was_refused_is_remembered() -> None:
     ids=lambda other: next(iter(other)),
 )
 def test_each_part_of_it_counts(other: dict[str, Any]) -> None:
-    """Another protocol, host or model, or thinking the other way, is another matter."""
+    """A refusal does not apply to another protocol, host or model, or with thinking switched the other way."""
     memory = RefusalMemory()
     memory.add(WHAT)
     assert WHAT._replace(**other) not in memory
@@ -70,7 +70,7 @@ def test_each_part_of_it_counts(other: dict[str, Any]) -> None:
 
 
 def test_the_one_used_longest_ago_goes_first() -> None:
-    """A look is a use, and so is another refusal."""
+    """The least recently used refusal is removed first. A look-up and a new refusal both count as use."""
     memory = RefusalMemory(kept=3)
     for number in range(3):
         memory.add(model(number))
@@ -83,7 +83,7 @@ def test_the_one_used_longest_ago_goes_first() -> None:
 
 
 def test_it_never_holds_more_than_its_bound() -> None:
-    """1024 of them, the last ones."""
+    """The memory keeps at most the latest 1024 refusals."""
     memory = RefusalMemory()
     for number in range(KEPT * 3):
         memory.add(model(number))
@@ -93,7 +93,10 @@ def test_it_never_holds_more_than_its_bound() -> None:
 
 
 def test_a_refusal_is_believed_for_an_hour() -> None:
-    """From the last time it was met; a look does not make it longer, and what is over is forgotten."""
+    """A refusal is remembered for one hour after it last occurred.
+
+    A look-up does not extend that time, and an expired refusal is removed.
+    """
     clock = Clock()
     memory = RefusalMemory(clock=clock)
     memory.add(WHAT)
@@ -111,7 +114,7 @@ def test_a_refusal_is_believed_for_an_hour() -> None:
 
 
 def test_another_time_can_be_set() -> None:
-    """Each refusal has its own end."""
+    """The time can be set, and each refusal expires by itself."""
     clock = Clock()
     memory = RefusalMemory(believed_s=10, clock=clock)
     memory.add(model(0))
@@ -123,7 +126,7 @@ def test_another_time_can_be_set() -> None:
 
 @pytest.fixture
 def many_switches() -> Iterator[None]:
-    """Threads change places as often as they can."""
+    """Make threads switch as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -131,11 +134,11 @@ def many_switches() -> Iterator[None]:
 
 
 def used_by_threads(lock: Any = None) -> tuple[list[Exception], list[int]]:
-    """What is raised, and the sizes seen, while four threads add, look and let the time pass at once."""
+    """Return the errors and the sizes seen while four threads add, look up and let time pass."""
     clock = Clock()
 
     def slow() -> float:
-        time.sleep(0)  # the others' turn, in the middle of a look
+        time.sleep(0)  # let other threads run in the middle of a look-up
         return clock()
 
     memory = RefusalMemory(kept=8, believed_s=2, clock=slow)
@@ -166,7 +169,7 @@ def used_by_threads(lock: Any = None) -> tuple[list[Exception], list[int]]:
 
 @pytest.mark.usefixtures("many_switches")
 def test_several_threads_may_use_one() -> None:
-    """Nothing is raised, and the bound holds but for one that is just being added."""
+    """Several threads may share one memory: nothing is raised, and only an entry being added may exceed the bound."""
     errors, sizes = used_by_threads()
     assert errors == []
     assert len(sizes) == 4000
@@ -175,13 +178,13 @@ def test_several_threads_may_use_one() -> None:
 
 @pytest.mark.usefixtures("many_switches")
 def test_control_without_a_lock_threads_collide() -> None:
-    """The same threads: one forgets what another has forgotten meanwhile."""
+    """The control: without a lock, threads collide when both remove the same expired entry."""
     errors, _ = used_by_threads(nullcontext())
     assert errors
 
 
 def test_bare_calls_share_one() -> None:
-    """Of this process, with the usual bounds."""
+    """Calls without a session share one memory per process, with the default bounds."""
     assert isinstance(of_this_process, RefusalMemory)
     assert (of_this_process._kept, of_this_process._believed_s) == (KEPT, BELIEVED_S)
 
@@ -198,7 +201,7 @@ def test_bare_calls_share_one() -> None:
     ],
 )
 def test_what_a_refusal_is_about(options: dict[str, Any], thinking: bool) -> None:
-    """Protocol, address, model and thinking; neither the prefill nor anything else that was asked."""
+    """The key of a refusal is protocol, URL, model and thinking on or off, and nothing else of the request."""
     row = builtin_table().row("anthropic", "claude-next")
     about = refusal_key(asked(**{"prefill": "[", **options}), row, HOST, "claude-next")
     assert about == RefusalKey("anthropic_messages", HOST, "claude-next", thinking)

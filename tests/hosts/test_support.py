@@ -1,4 +1,7 @@
-"""The support table: what it says, how it is checked, and the bytes that carry a prefill."""
+"""The support table: what it says, how it is checked, and the bytes that carry a prefill.
+
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from aprefill._hosts.row import SupportRow
 
 
-# --- which models ---------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------------------
 
 EATS = {
     "anthropic": """
@@ -45,7 +48,9 @@ EATS = {
         anthropic/claude-sonnet-4 anthropic/claude-3.7-sonnet anthropic/claude-3-haiku
         anthropic/claude-4.5-haiku-20251001""",
     "moonshot": "kimi-k2.5 kimi-k2.6 kimi-k2-0905-preview kimi-k2-turbo-preview moonshot-v1-8k",
-    "dashscope": "qwen-max qwen-plus-latest qwen3-max qwen3.7-plus qwen3-coder-plus qwen2.5-72b-instruct qwen-vl-max qwen3-vl-235b-a22b-instruct qwen-plus-2025-07-28 qwen2.5-7b-instruct-1m",
+    "dashscope": "qwen-max qwen-plus-latest qwen3-max qwen3.7-plus qwen3-coder-plus "
+    "qwen2.5-72b-instruct qwen-vl-max qwen3-vl-235b-a22b-instruct "
+    "qwen-plus-2025-07-28 qwen2.5-7b-instruct-1m",
     "vllm": "meta-llama/Llama-3.1-8B-Instruct Qwen/Qwen3-32B anything",
     "sglang": "anything",
     "llama_cpp": "anything.gguf qwen3-8b-instruct",
@@ -84,7 +89,8 @@ NOT_NATIVE = {
         anthropic/claude-opus-4.6 anthropic/claude-sonnet-4.6 anthropic/claude-opus-5 anthropic/claude-haiku-5.5
         anthropic/claude-fable-5.2 anthropic/claude-3.7-sonnet:thinking anthropic/claude-haiku-4.5:thinking
         openai/gpt-4o google/gemini-3.6-pro google/gemini-3.5-flash-lite google/gemini-3.7-flash google/gemini-3.8-flash
-        google/gemini-3.9-pro google/gemini-3.5-flash-lite-preview google/gemini-2.5-flash-preview:thinking mistralai/mistral-small deepseek/deepseek-chat
+        google/gemini-3.9-pro google/gemini-3.5-flash-lite-preview google/gemini-2.5-flash-preview:thinking
+        mistralai/mistral-small deepseek/deepseek-chat
         qwen/qwen3-32b""",
     "moonshot": "kimi-k2-thinking kimi-k2-thinking-turbo kimi-k2.7-code kimi-k3 kimi-k3-0905 kimi-k4",
     "dashscope": "qwen3-235b-a22b-thinking-2507 qwq-plus qvq-max qwen3-vl-32b-thinking qwen4-max",
@@ -113,14 +119,17 @@ NOT_NATIVE = {
     ],
 )
 def test_support_by_model(support: Support, provider: str, model: str) -> None:
-    """The allow-lists take what the facts name, dated variants too, and nothing that came later or is unknown."""
+    """The patterns match the models with evidence and their dated variants, and no newer or unknown model."""
     found = row(provider, model)
     assert found.support is support
     assert (found.dialect == "prompt") is (not found.native)
 
 
 def test_the_host_decides_not_the_wire() -> None:
-    """llama-server leaves the prefill out on chat; on the wire of Anthropic its builds differ, so the caller must say."""
+    """Support depends on the host and not on the protocol alone.
+
+    llama-server leaves the prefill out on chat. On /v1/messages its builds differ, so the caller must say.
+    """
     found = row("llama_cpp", "any", "messages")
     assert (found.support, found.evidence) == (Support.EMULATED, "engine")
     assert found.with_support(Support.ECHOES).native
@@ -133,19 +142,19 @@ def test_the_host_decides_not_the_wire() -> None:
     [("response_format", None), ("grammar", "breaks"), ("thinking", "unknown"), ("tools", "unknown")],
 )
 def test_llama_server_feeds_a_schema_the_prefill_and_a_grammar_not(setting: str, word: str | None) -> None:
-    """So a JSON schema goes together with a native prefill, and a grammar does not."""
+    """On llama-server a JSON schema works with a native prefill, and a grammar does not."""
     assert rule(row("llama_cpp", "any", "chat").conflicts, setting) == word
 
 
 def test_a_grammar_is_judged_as_a_response_format_where_nothing_else_is_said() -> None:
-    """On every other row with a word for the one, the other has the same."""
+    """In every other row the rule for `grammar` is the same as for `response_format`."""
     others = [r for r in support_table() if (r.provider, r.api) != ("llama_cpp", "chat")]
     assert {rule(r.conflicts, "grammar") == rule(r.conflicts, "response_format") for r in others} == {True}
     assert rule(row("vllm", "any").conflicts, "grammar") == "breaks"
 
 
 def test_the_ends_of_two_models_are_notes() -> None:
-    """In their rows, on Anthropic's own host alone."""
+    """The retirement dates of two models are notes in their rows, only on Anthropic's own host."""
     notes = {r.models[0]: r.note for r in support_table() if r.note.startswith("retirement")}
     assert notes == {
         "claude-opus-4-5": "retirement date on api.anthropic.com: 2027-01-22",
@@ -154,24 +163,25 @@ def test_the_ends_of_two_models_are_notes() -> None:
 
 
 def test_the_calendar_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table says the same in the year 2033."""
+    """The table does not depend on the date: it says the same in the year 2033."""
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
-    assert datetime.date.today().year == 2033  # the control: who asked for the date would see it
+    assert datetime.date.today().year == 2033  # The control: code that asks for the date gets the changed one.
     later = SupportTable(_builtin_raw())
     assert later.rows() == support_table()
     for model in ("claude-sonnet-4-5", "claude-opus-4-5"):
         assert later.row("anthropic", model).support is Support.EATS
 
 
-#: Models that do not chat, or that none of these hosts' findings is about: speech, images, embeddings, and models
-#: that complete a prompt. The name alone must not make one native, or claim a finding about it.
+#: Models that do not chat, or that the evidence about these hosts does not cover: speech, images, embeddings, and
+#: models that complete a prompt. The name alone must not make such a model native or claim evidence for it.
 NO_CHAT = {
     "openai": """
         gpt-4o-mini-tts gpt-4o-transcribe gpt-4o-mini-transcribe gpt-4o-transcribe-diarize gpt-4o-audio-preview
         gpt-4o-realtime-preview gpt-4o-mini-realtime-preview gpt-realtime gpt-audio gpt-image-1 chatgpt-image-latest
         gpt-3.5-turbo-instruct gpt-3.5-turbo-instruct-0914 davinci-002 whisper-1 tts-1 text-embedding-3-small
         gpt-4o-search-preview gpt-5-image o1-pro o3-deep-research omni-moderation-latest""",
-    "azure": "gpt-4o-mini-tts gpt-4o-transcribe gpt-4o-audio-preview gpt-4o-realtime-preview gpt-35-turbo-instruct whisper",
+    "azure": "gpt-4o-mini-tts gpt-4o-transcribe gpt-4o-audio-preview gpt-4o-realtime-preview "
+    "gpt-35-turbo-instruct whisper",
     "openrouter": """
         openai/gpt-3.5-turbo-instruct openai/gpt-4o-audio-preview openai/gpt-5-image openai/gpt-oss-120b
         google/gemini-2.5-flash-image google/gemini-2.5-flash-image-preview google/gemini-2.5-flash-preview-tts
@@ -193,7 +203,8 @@ NO_CHAT = {
     "vllm": "openai/whisper-large-v3 Qwen/Qwen3-TTS Qwen/Qwen3-ASR-1.7B Qwen/Qwen3-Embedding-8B Qwen/Qwen3-Reranker-4B",
     "sglang": "openai/whisper-large-v3 Qwen/Qwen3-Embedding-8B",
     "llama_cpp": "qwen3-tts whisper-large-v3 qwen3-embedding-0.6b qwen3-reranker",
-    "ollama": "lfm2-audio lfm2.5-audio:1.5b llama3.1:8b-text-q4_0 qwen2.5-coder:7b-base nomic-embed-text qwen3-embedding:8b",
+    "ollama": "lfm2-audio lfm2.5-audio:1.5b llama3.1:8b-text-q4_0 qwen2.5-coder:7b-base "
+    "nomic-embed-text qwen3-embedding:8b",
 }
 
 
@@ -201,19 +212,19 @@ NO_CHAT = {
     ("provider", "model"), [(provider, model) for provider, names in NO_CHAT.items() for model in names.split()]
 )
 def test_speech_and_instruct_models_are_not_taken_for_others(provider: str, model: str) -> None:
-    """No wide pattern takes them in: nothing is known about them, so they are not native."""
+    """No pattern for chat models matches them: nothing is known about them, so they are not native."""
     found = row(provider, model)
     assert (found.support, found.evidence in {"unknown", "guess"}) == (Support.EMULATED, True)
 
 
 def test_unknown_model_of_a_known_host() -> None:
-    """A model that no entry names is unknown: emulated, with no evidence to show."""
+    """A model that no entry names is emulated, with evidence "unknown"."""
     found = row("deepseek", "deepseek-v9")
     assert (found.models, found.evidence, found.source, found.date) == (("*",), "unknown", "", "")
 
 
 def test_a_guess_is_not_believed() -> None:
-    """A guess says what it guesses and counts as unknown."""
+    """A guess is recorded in the row but treated as unknown."""
     guesses = [r for r in support_table() if r.evidence == "guess"]
     assert {r.support for r in guesses} == {Support.EMULATED}
     assert {r.guess for r in guesses} == {Support.EATS, Support.ECHOES, Support.EMULATED}
@@ -230,7 +241,7 @@ def test_a_guess_is_not_believed() -> None:
     ],
 )
 def test_the_caller_s_word_takes_the_host_s_dialect(provider: str, model: str, rest: bytes) -> None:
-    """`support=` on a model that is not known to take a prefill sends it the way this host would want it."""
+    """`support=` for a model that is not known to take a prefill uses the host's own dialect."""
     found = row(provider, model).with_support(Support.EATS)
     assert (found.native, found.evidence, found.guess) == (True, "caller", None)
     assert body(found, model, "{").endswith(b'"content":"Hi"},' + rest)
@@ -240,25 +251,28 @@ def test_the_caller_s_word_takes_the_host_s_dialect(provider: str, model: str, r
 
 @pytest.mark.parametrize(("model", "sent"), [("gpt-4o", True), ("o4-mini", False), ("gpt-5", False), ("gpt-9", False)])
 def test_stop_sequences_that_openai_s_newer_models_refuse(model: str, sent: bool) -> None:
-    """Unknown OpenAI models get no stop sequence: a refusal costs the call, watching for it ourselves does not."""
+    """Unknown OpenAI models are sent no stop sequence: a refusal would fail the call, a local stop does not."""
     assert row("openai", model).sends_stop is sent
     assert row("openai", model).max_stop == 4
 
 
 def test_anthropic_takes_no_stop_sequence_of_white_space() -> None:
-    """It answers 400 to one, on every model and through the gateways too; others take it."""
+    """Anthropic answers 400 to a stop sequence of white space, on every model and through gateways.
+
+    Others accept it.
+    """
     assert not row("anthropic", "claude-haiku-4-5").blank_stop
     assert not row("anthropic", "unknown").blank_stop
     assert not row("openrouter", "anthropic/claude-haiku-4.5").blank_stop
     assert row("mistral", "mistral-small-latest").blank_stop
 
 
-# --- what every row has ---------------------------------------------------------------------------------------
+# --- every row ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("found", support_table(), ids=lambda r: f"{r.provider}-{r.api}-{r.models[0]}")
 def test_every_row_is_whole(found: SupportRow) -> None:
-    """Evidence, source and date stand on every row that claims something, and every word is one of its list."""
+    """Every row with a claim has evidence, source and date, and every value is a known word."""
     assert found.evidence in {"recording", "engine", "doc", "issue", "guess", "unknown"}
     if found.evidence != "unknown":
         assert found.source
@@ -270,7 +284,7 @@ def test_every_row_is_whole(found: SupportRow) -> None:
     assert set(found.conflicts) <= {"thinking", "tools", "tool_choice", "response_format", "grammar"}
     assert set(found.conflicts.values()) <= {"breaks", "unknown"}
     assert {r.why for r in found.refusals} <= {"model", "thinking", "tools", "whitespace", "flags"}
-    # A key may go in clear to this machine only.
+    # A key may be sent in clear text to this machine only.
     assert found.base_url.startswith(("https://", "http://localhost:", "demo:")) or not found.base_url
     # The messages API demands max_tokens.
     assert (found.max_tokens is not None) is (found.api == "messages")
@@ -278,7 +292,7 @@ def test_every_row_is_whole(found: SupportRow) -> None:
 
 
 def test_what_is_switched_off_conflicts() -> None:
-    """Where the body switches thinking off, a caller who asks for it is told so, never overruled in silence."""
+    """If a row's body switches thinking off, a caller who switches it on gets a conflict and is not overruled."""
     off = [r for r in support_table() if r.native and "thinking" in json.dumps(dict(r.body_fields))]
     assert {r.provider for r in off} == {"deepseek", "vllm", "moonshot", "dashscope"}
     assert {r.conflicts["thinking"] for r in off} == {"breaks"}
@@ -298,13 +312,13 @@ def test_the_hosts_that_were_asked_for() -> None:
 
 
 def test_a_strangers_host_gets_no_vendor_s_key() -> None:
-    """The row for an unknown base_url takes no key from a variable that belongs to a vendor."""
+    """The row for an unknown base_url takes no key from the environment variable of a vendor."""
     for api in ("chat", "messages"):
         assert row("openai-compatible", "x", api).key_env == ("APREFILL_API_KEY",)
 
 
 def test_unknown_names() -> None:
-    """An unknown provider or api is the caller's error, and the message lists what there is."""
+    """An unknown provider or api raises `UsageError`, and the message lists the known ones."""
     with pytest.raises(UsageError, match=r"unknown provider 'antropic'; use one of anthropic, openai"):
         row("antropic", "x")
     with pytest.raises(UsageError, match=r"llama_cpp has no api 'native'; use one of chat, messages"):
@@ -312,7 +326,7 @@ def test_unknown_names() -> None:
 
 
 def test_rows_cannot_be_changed() -> None:
-    """A row is shared by every call, so neither its fields nor its mappings can be set."""
+    """All calls share the rows, so neither their fields nor their mappings can be changed."""
     found = row("deepseek", "deepseek-chat")
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.support = Support.ECHOES
@@ -320,7 +334,7 @@ def test_rows_cannot_be_changed() -> None:
         found.body_fields["thinking"] = None
 
 
-# --- names and hosts ------------------------------------------------------------------------------------------
+# --- names and URLs -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -337,7 +351,7 @@ def test_rows_cannot_be_changed() -> None:
     ],
 )
 def test_split_model(text: str, expected: tuple[str | None, str]) -> None:
-    """Only the first colon splits, and only behind a known provider."""
+    """A model is split only at the first colon, and only after a known provider."""
     assert split_model(text, builtin_table().providers) == expected
 
 
@@ -366,5 +380,5 @@ def test_split_model(text: str, expected: tuple[str | None, str]) -> None:
     ],
 )
 def test_provider_of_url(url: str, provider: str | None) -> None:
-    """A host is known by its whole name and port; a port of this machine says nothing, save Ollama's own."""
+    """A host is recognised by its whole name and port. A port on this machine means nothing, except Ollama's."""
     assert builtin_table().provider_of_url(url) == provider

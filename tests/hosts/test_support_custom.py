@@ -1,4 +1,4 @@
-"""A caller's own support table, and what is wrong with one."""
+"""A caller's own support table, and the errors for a wrong one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ date = 2026-11-23
 
 
 def test_a_caller_s_table_wins_and_the_rest_stays() -> None:
-    """A caller's entries come first, new hosts join, and what it does not name is as built in."""
+    """A caller's entries win, new hosts are added, and everything else stays as built in."""
     table = SupportTable.load(OWN)
     assert table.row("anthropic", "claude-opus-9").support is Support.EATS
     assert attach_prefill(table.row("anthropic", "claude-opus-9"), MESSAGES, "a ").stripped == " "
@@ -81,12 +81,15 @@ def test_a_caller_s_table_wins_and_the_rest_stays() -> None:
     assert known_refusal(acme, 400, REFUSALS[0][2])
     assert table.provider_of_url("https://llm.acme.example/v1") == "acme"
     assert table.providers == (*builtin_table().providers, "acme")
-    assert table.providers is table.providers  # one reply asks for them again and again
+    assert table.providers is table.providers  # One reply reads this property many times.
     assert builtin_table().row("anthropic", "claude-haiku-4-5").support is Support.EATS
 
 
 def test_a_caller_may_move_a_built_in_host() -> None:
-    """A [[host]] that exists needs only what differs, and a known address may be given another owner."""
+    """For a built-in host an entry gives only what differs.
+
+    A known URL may be given to another host.
+    """
     table = SupportTable.load(
         '[[host]]\nprovider = "vllm"\napi = "chat"\nbase_url = "https://gpu.example/v1"\nkey_env = ["GPU_KEY"]\n'
     )
@@ -99,7 +102,7 @@ def test_a_caller_may_move_a_built_in_host() -> None:
 
 
 def test_a_caller_s_table_from_a_file(tmp_path: Path) -> None:
-    """A path, as a str or a Path, is read; one that is not there is the caller's error."""
+    """A table is read from a path, given as str or Path. A missing file raises `UsageError`."""
     path = tmp_path / "own.toml"
     path.write_text(OWN)
     assert SupportTable.load(path).rows() == SupportTable.load(str(path)).rows() == SupportTable.load(OWN).rows()
@@ -178,7 +181,7 @@ turn_fields = {}
     ],
 )
 def test_a_wrong_table_is_told_where_it_is_wrong(old: str, new: str, parts: list[str]) -> None:
-    """A mistake in a table is a `UsageError` that names the host, the entry and the key."""
+    """A mistake in a table raises a `UsageError` that names the host, the entry and the key."""
     assert SupportTable.load(ENTRY).row("acme", "m-1").support is Support.EATS
     assert ENTRY.count(old) >= 1
     with pytest.raises(UsageError) as caught:
@@ -187,11 +190,11 @@ def test_a_wrong_table_is_told_where_it_is_wrong(old: str, new: str, parts: list
     assert not [part for part in parts if part not in message], message
 
 
-# --- reading --------------------------------------------------------------------------------------------------
+# --- reading the file -----------------------------------------------------------------------------------------
 
 
 def test_the_file_is_read_at_the_first_question_and_once() -> None:
-    """Importing the module opens no table; the first question opens it, the second does not."""
+    """The table's file is read once, at the first look-up and not at the import."""
     program = """
 import sys
 opened = []
@@ -211,7 +214,7 @@ print(counts)
 
 
 def test_the_page_in_the_docs_is_fresh() -> None:
-    """`docs/support.md` is what the generator writes from this table."""
+    """`docs/support.md` is exactly what the generator writes from this table."""
     done = subprocess.run(
         [sys.executable, "docs/_support_table.py", "--check"],
         capture_output=True,

@@ -1,4 +1,9 @@
-"""How a prefill is sent: the last turn of every dialect, byte for byte, and white space at its end."""
+"""How a prefill is sent: the last turn of every dialect, byte for byte, and white space at the end of the prefill.
+
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+A trailing turn is the last turn of the messages. Here it is the assistant's and holds the prefill.
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +80,7 @@ DIALECTS = [
 
 @pytest.mark.parametrize(("provider", "model", "dialect", "rest"), DIALECTS)
 def test_each_dialect_on_the_wire(provider: str, model: str, dialect: str, rest: bytes) -> None:
-    """Every dialect's body is exactly the user's turn, the trailing turn with its flag, and the body's flags."""
+    """Each dialect's body is exactly the user's turn, the trailing assistant turn with its flag, and other flags."""
     found = row(provider, model)
     head = b'{"model":"%s","messages":[{"role":"user","content":"Hi"},' % model.encode()
     assert (found.native, found.dialect) == (True, dialect)
@@ -84,7 +89,7 @@ def test_each_dialect_on_the_wire(provider: str, model: str, dialect: str, rest:
 
 @needs_recordings
 def test_llama_server_body_is_the_one_that_was_recorded() -> None:
-    """The body for llama.cpp is, byte for byte, the one that the real server was seen to continue."""
+    """The body for llama.cpp is, byte for byte, the one that a real server was recorded to continue."""
     name = "llama-server-chat-prefill-EAT-continue_final_message.request.json"
     recorded = (SHARED / "recordings/_local" / name).read_bytes().strip()
     carried = attach_prefill(row("llama_cpp", "x"), ({"role": "user", "content": "hello there"},), "the word is")
@@ -93,14 +98,14 @@ def test_llama_server_body_is_the_one_that_was_recorded() -> None:
 
 
 def test_only_deepseek_moves_to_another_base_url() -> None:
-    """A prefill goes to DeepSeek's beta URL, an ordinary request to the other; no other host moves."""
+    """Only DeepSeek has a separate URL: a prefill is sent to its beta URL, and an ordinary request is not."""
     assert row("deepseek", "deepseek-chat").prefill_base_url == "https://api.deepseek.com/beta"
     assert row("deepseek", "deepseek-chat").base_url == "https://api.deepseek.com"
     assert {r.provider for r in support_table() if r.prefill_base_url} == {"deepseek"}
 
 
 def test_the_caller_s_messages_and_the_table_stay_as_they_were() -> None:
-    """`attach_prefill` gives fresh objects: changing what it gave changes neither the input nor the next request."""
+    """`attach_prefill` returns new objects. Changing them changes neither the input nor the next request."""
     found = row("deepseek", "deepseek-chat")
     messages = [dict(USER)]
     carried = attach_prefill(found, messages, "x")
@@ -111,25 +116,25 @@ def test_the_caller_s_messages_and_the_table_stay_as_they_were() -> None:
 
 
 def test_the_turn_s_content_is_a_string_beside_list_contents() -> None:
-    """SGLang ignores list content, so the trailing turn is a str whatever the other turns are."""
+    """The trailing assistant turn has a str as content, even if other turns have lists: SGLang ignores lists there."""
     listed = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
     carried = attach_prefill(row("sglang", "any"), (listed,), "{")
     assert carried.messages == (listed, {"role": "assistant", "content": "{"})
 
 
 def test_two_trailing_assistant_turns_are_refused() -> None:
-    """llama.cpp answers 400 to them and Ollama puts a blank line between: never send them."""
+    """Two trailing assistant turns are refused: llama.cpp answers 400, and Ollama puts a blank line between them."""
     with pytest.raises(UsageError, match="assistant turn"):
         attach_prefill(row("llama_cpp", "any"), (USER, {"role": "assistant", "content": "a"}), "b")
 
 
 def test_a_row_without_native_support_carries_nothing() -> None:
-    """Asking `attach_prefill` for a host without native prefill is a fault here, not a request."""
+    """Calling `attach_prefill` for a host without a native prefill is a bug in aprefill and raises an error."""
     with pytest.raises(ValueError, match="no native prefill"):
         attach_prefill(row("openai", "gpt-4o"), MESSAGES, "{")
 
 
-# --- white space ----------------------------------------------------------------------------------------------
+# --- white space at the end -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,7 @@ def test_a_row_without_native_support_carries_nothing() -> None:
     ],
 )
 def test_white_space_at_the_end_stays_here_where_the_host_refuses_it(prefill: str, sent: str, stripped: str) -> None:
-    """Anthropic and Ollama get the prefill without its trailing white space, and the seam is told what is missing."""
+    """Anthropic and Ollama get the prefill without the white space at its end, and the seam is told what is missing."""
     for found in (row("anthropic", "claude-haiku-4-5"), row("ollama", "qwen3.5:9b")):
         carried = attach_prefill(found, MESSAGES, prefill)
         assert (carried.sent, carried.stripped) == (sent, stripped)
@@ -150,7 +155,7 @@ def test_white_space_at_the_end_stays_here_where_the_host_refuses_it(prefill: st
 
 
 def test_white_space_goes_out_where_the_host_keeps_it() -> None:
-    """Hosts that pass white space through get the prefill as it is (the control of the rule above)."""
+    """The control: hosts that keep white space get the prefill unchanged."""
     kept = [r for r in support_table() if r.native and r.whitespace == "keep"]
     assert {r.provider for r in kept} >= {"mistral", "deepseek", "vllm", "sglang", "llama_cpp", "moonshot", "dashscope"}
     for found in kept:
@@ -159,14 +164,17 @@ def test_white_space_goes_out_where_the_host_keeps_it() -> None:
 
 @pytest.mark.parametrize("prefill", [" \n\t", ""])
 def test_nothing_left_to_send_is_an_ordinary_request(prefill: str) -> None:
-    """White space alone, stripped, leaves no turn and no flags; `stripped` still lets the seam drop it."""
+    """A prefill of only white space that is stripped leaves no turn and no flags.
+
+    `stripped` still lets the seam drop such white space.
+    """
     carried = attach_prefill(row("anthropic", "claude-haiku-4-5"), MESSAGES, prefill)
     assert carried[:4] == (MESSAGES, {}, "", prefill)
     assert not carried.must_echo
 
 
 def test_no_prefill_needs_no_native_support() -> None:
-    """An empty prefill adds nothing, whatever the host does with prefills."""
+    """An empty prefill adds nothing, whatever the host's support."""
     for found in support_table():
         assert attach_prefill(found, MESSAGES, "")[:4] == (MESSAGES, {}, "", "")
 
@@ -177,14 +185,14 @@ def test_no_prefill_needs_no_native_support() -> None:
 @pytest.mark.parametrize(
     ("provider", "model", "rules", "must_echo"),
     [
-        # the host leaves out what it was sent, and what it was not sent may come
+        # the host leaves the prefill out, but the white space that was not sent may come
         ("anthropic", "claude-haiku-4-5", {"stripped": " ", "echo": "never"}, False),
         ("vllm", "any", {"stripped": "", "echo": "never"}, False),
-        # it repeats what it was sent
+        # the host repeats the prefill
         ("mistral", "mistral-large-latest", {"stripped": "", "whitespace": False}, True),
     ],
 )
 def test_how_the_reply_is_spliced(provider: str, model: str, rules: dict[str, Any], must_echo: bool) -> None:
-    """The row says whether the host repeats the prefill; white space that was not sent is never part of that."""
+    """The row says whether the host repeats the prefill. White space that was not sent is never part of the echo."""
     carried = attach_prefill(row(provider, model), MESSAGES, "The answer is ")
     assert (carried.seam.known, dict(carried.seam.rules), carried.must_echo) == ("The answer is ", rules, must_echo)

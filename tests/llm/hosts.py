@@ -1,4 +1,4 @@
-"""The testing server where the real plugins look for their hosts, and a model that does what it is asked."""
+"""Lets the real plugins send their requests to the testing server, which plays a model that does what it is asked."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 NEW = 'Alabama", "Alaska"]'
 STATES = '["' + NEW
 
-#: How the plugin asks for a beginning.
+#: How the plugin asks for the beginning of a reply.
 ASKED = re.compile(re.escape(BEGIN.partition("{")[0]) + r"(.*)\Z", re.DOTALL)
 
-#: What Ollama says of its models, which llm-ollama asks before anything else.
+#: What Ollama reports about its models. llm-ollama asks for this before anything else.
 OLLAMA = {
     "/api/tags": {
         "models": [{"model": name, "name": name, "digest": name} for name in ("llama3.2:latest", "some-tune:latest")]
@@ -35,12 +35,12 @@ OLLAMA = {
 
 
 def plugin(name: str) -> Any:
-    """The plugin's module; skips where it is not installed."""
+    """Return the plugin's module. Skip the test if it is not installed."""
     return pytest.importorskip(name, reason=f"{name} is not installed: nox -s llm installs it")
 
 
 def says_why_it_ends(model_id: str, *, stream: bool) -> None:
-    """Skips where a plugin does not tell LLM of a token limit."""
+    """Skip the test if this plugin does not tell LLM of a token limit."""
     if model_id.startswith("mistral/") and stream and not hasattr(plugin("llm_mistral"), "MistralClient"):
         pytest.skip("llm-mistral before 0.16 does not say why a stream has ended")
     if model_id.startswith("ollama/") and stream and hasattr(plugin("llm_ollama"), "Ollama"):
@@ -48,7 +48,7 @@ def says_why_it_ends(model_id: str, *, stream: bool) -> None:
 
 
 def typed(model_id: str) -> str:
-    """The model's id with the plugin that is installed: llm-ollama before 0.18 puts no `ollama/` before its own."""
+    """Return the model's id with the installed plugin: llm-ollama before 0.18 adds no `ollama/`."""
     import llm
 
     name = model_id.removeprefix("ollama/")
@@ -56,7 +56,7 @@ def typed(model_id: str) -> str:
 
 
 def script(received: Received, text: str = NEW, **kind: Any) -> Script:
-    """A model that does what the prompt asks, on a host of this kind."""
+    """Return the script of a model that does what the prompt asks, on a host of this kind."""
     if found := ASKED.search(received.last_user_text):
         return Script(text=text, prefill="echoes", echo_text=found[1])
     return Script(text=text, **kind)
@@ -64,7 +64,7 @@ def script(received: Received, text: str = NEW, **kind: Any) -> Script:
 
 @contextmanager
 def playing(monkeypatch: pytest.MonkeyPatch, scripts: Scripts, *, ollama: bool = False) -> Iterator[Server]:
-    """A server that plays `scripts` where LLM's models, Claude's, Mistral's, Gemini's and, if asked, Ollama's have theirs."""
+    """Yield a server that plays `scripts` for the models of LLM, Claude, Mistral, Gemini and, if asked, Ollama."""
     with serve_in_thread(scripts, static=OLLAMA) as server:
         _point(monkeypatch, server, ollama=ollama)
         yield server
@@ -75,7 +75,7 @@ def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> 
         "ANTHROPIC_API_KEY": "any",
         "OPENAI_BASE_URL": server.openai_url,
         "OPENAI_API_KEY": "any",
-        # llm-ollama asks for its list whatever model is wanted; that is no request of the other tests
+        # llm-ollama requests its list for any model, which would be a request too many in the other tests
         **({"OLLAMA_HOST": server.url} if ollama else {}),
     }.items():
         monkeypatch.setenv(name, value)
@@ -89,7 +89,7 @@ def _point(monkeypatch: pytest.MonkeyPatch, server: Server, *, ollama: bool) -> 
 
 
 def _bend_anthropic(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None:
-    """Not by ANTHROPIC_BASE_URL: a host that it names is not taken for Anthropic's."""
+    """Change the client, and not ANTHROPIC_BASE_URL, because a host in that variable does not count as Anthropic's."""
     for name in ("Anthropic", "AsyncAnthropic"):
         real = _real(getattr(module, name))
 
@@ -112,18 +112,18 @@ def _bend_gemini(monkeypatch: pytest.MonkeyPatch, module: Any, url: str) -> None
 
 
 def _bend_httpx(monkeypatch: pytest.MonkeyPatch, module: Any, fixed: str, url: str) -> None:
-    """For a plugin whose host's address is fixed in the code."""
+    """For a plugin whose code has its host's address."""
     real = _real(module.httpx)
 
     def bent(asked: str) -> str:
         return asked.replace(fixed, url)
 
     class AsyncClient(real.AsyncClient):
-        def build_request(self, method: str, url: str, **rest: Any) -> Any:  # some callers name them
+        def build_request(self, method: str, url: str, **rest: Any) -> Any:  # some callers pass them by name
             return super().build_request(method, bent(url), **rest)
 
     class Client(real.Client):
-        def build_request(self, method: str, url: str, **rest: Any) -> Any:  # some callers name them
+        def build_request(self, method: str, url: str, **rest: Any) -> Any:  # some callers pass them by name
             return super().build_request(method, bent(url), **rest)
 
     class Httpx:
@@ -142,7 +142,7 @@ def _bend_httpx(monkeypatch: pytest.MonkeyPatch, module: Any, fixed: str, url: s
 
 
 def _real(thing: Any) -> Any:
-    """What is bent already, as it was."""
+    """Return the original of something that is bent already."""
     if isinstance(thing, functools.partial):
         return thing.func
     return getattr(thing, "of", thing)

@@ -1,4 +1,4 @@
-"""Models of LLM's that play what the test says, of all four kinds. Needs LLM."""
+"""Scripted models of LLM, of all four kinds. Needs LLM."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 Chunks = list[Any]
 
-#: The prefill of LLM's pull request 473, and its six cases: the chunks that the model writes, parted by `|`, and the reply.
-#: Where the model leaves the prefill out, the pull request had a space before `is` that nobody wrote; here there is none.
+#: The prefill of LLM's pull request 473, and its six cases: the model's chunks, separated by `|`, and the reply. Where
+#: the model leaves the prefill out, the pull request had an invented space before `is`; here there is none.
 FAVE = "My fave color"
 PULL_REQUEST_473 = [
     ("is| orange", "My fave coloris orange"),
@@ -27,7 +27,7 @@ PULL_REQUEST_473 = [
 
 @dataclass
 class Stage:
-    """What the model plays, one entry a turn (the last repeats), and the prompts that it was given."""
+    """What the model plays, with one entry per turn (the last is repeated), and the prompts that it got."""
 
     turns: list[Chunks | Exception] = field(default_factory=lambda: [["Hello."]])
     prompts: list[Any] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Stage:
     keys: list[str | None] = field(default_factory=list)
     #: how often a reply was left before its end
     closed: int = 0
-    #: called with the response and the prompt, for what a plugin does beside yielding
+    #: called with the response and the prompt, for other effects of a plugin than the yielded chunks
     beside: Callable[[Any, Any], None] | None = None
 
     def play(self, *chunks: Any) -> None:
@@ -54,7 +54,7 @@ class Stage:
         return turn
 
     def calls(self, name: str, **arguments: Any) -> None:
-        """A tool is called in each turn that has no result of one."""
+        """Call a tool in each turn that has no tool result."""
 
         def beside(response: Any, prompt: Any) -> None:
             if not prompt.tool_results:
@@ -63,7 +63,7 @@ class Stage:
         self.beside = beside
 
     def asked(self, turn: int = -1) -> str:
-        """The last user message that the plugin was given."""
+        """Return the last user message that the plugin got."""
         texts = [
             "".join(getattr(part, "text", "") for part in message.parts)
             for message in self.prompts[turn].messages

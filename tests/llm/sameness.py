@@ -1,6 +1,7 @@
-"""Run by test_load.py, in a process of its own: what LLM says to commands that have nothing to do with a prefill.
+"""What LLM prints for commands without a prefill. test_load.py runs this in a process of its own.
 
-Prints JSON, command -> output, without what differs from run to run. Which plugins are loaded, `LLM_LOAD_PLUGINS` says.
+It prints JSON: command -> output, without the parts that differ in every run. `LLM_LOAD_PLUGINS` says which plugins are
+loaded.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ with open(PICTURE, "wb") as file:
 with open(DOCUMENT, "w") as file:
     file.write("A document.")
 
-#: In this order: each may use what those before it have left.
+#: The order matters: a command may use what earlier commands have left.
 COMMANDS: list[tuple[list[str], str | None]] = [
     (["plugins", "--all"], None),
     (["models"], None),
@@ -103,7 +104,7 @@ COMMANDS: list[tuple[list[str], str | None]] = [
     (["hi", "--log", "--no-log"], None),
 ]
 
-#: What no two runs have in common: times, ids, directories.
+#: What differs in every run: times, ids, directories.
 _VARIES = re.compile(
     r"[0-9a-hjkmnp-tv-z]{26}|\d{4}-\d\d-\d\d[T ][\d:.+]+|\S*aprefill-same-\w+|b2:[0-9a-f]+|[0-9a-f]{64}|\"duration_ms\": \d+|"
     r"\d+(\.\d+)?(ms|s|KB|B)\b|\(\d+s\)|duration_ms: \d+"
@@ -111,7 +112,7 @@ _VARIES = re.compile(
 
 
 def helps(command: click.Command, path: tuple[str, ...] = ()) -> dict[str, str]:
-    """The help of every command, by its name."""
+    """Return the help of every command, by its name."""
     found = {" ".join(path): CliRunner().invoke(cli, [*path, "--help"]).output}
     if isinstance(command, click.Group):
         for name, one in sorted(command.commands.items()):
@@ -120,7 +121,7 @@ def helps(command: click.Command, path: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def schema(path: str) -> list[str]:
-    """The tables of LLM's log."""
+    """Return the tables of LLM's log."""
     import sqlite3
 
     with sqlite3.connect(path) as db:

@@ -1,11 +1,11 @@
-"""Replies of hosts, and what the plugin makes of them."""
+"""Replies of hosts, and the text that the plugin makes of them."""
 
 from __future__ import annotations
 
 import pytest
 
-#: Prefill, what the model writes, and the reply. These go beyond the cases of LLM's pull request 473: empty chunks, and no
-#: text at all.
+#: Prefill, the model's chunks, and the reply. These are more cases than those of LLM's pull request 473: empty chunks,
+#: and no text at all.
 CASES = [
     pytest.param('["', ['Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="left out"),
     pytest.param('["', ['["Alabama", "Alaska"]'], '["Alabama", "Alaska"]', id="repeated"),

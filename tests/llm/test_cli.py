@@ -1,4 +1,4 @@
-"""`llm --prefill`: every way of asking, what is printed, logged and sent on."""
+"""`llm --prefill`: every way to pass a prefill, and what is printed, logged and sent."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ WAYS = [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")]
     "reply", [['Alabama", "Alaska"]'], ['["Ala', 'bama", "Alaska"]'], ['["', 'Alabama", "Alaska"]']]
 )
 def test_prompt(run: Run, stage: Stage, command: tuple[str, ...], way: tuple[str, ...], reply: list[str]) -> None:
-    """Sync and async, streamed or not, repeated or left out: the prefill once, no space invented."""
+    """The prefill is printed once and no space is invented, sync or async, streamed or not, repeated or left out."""
     stage.play(*reply)
     assert run(*command, "-m", "mock", "States", "--prefill", '["', *way).stdout == STATES + "\n"
     assert stage.streams == ["--no-stream" not in way]
     assert stage.asked().endswith('\n\n["')
     assert stage.asked().startswith("States\n\n")
-    assert stage.prompts[0].prompt.endswith('\n\n["')  # for plugins that do not look at the messages
+    assert stage.prompts[0].prompt.endswith('\n\n["')  # for plugins that do not read the messages
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("chunks", "reply"), PULL_REQUEST_473)
 def test_the_cases_of_pull_request_473(run: Run, stage: Stage, chunks: str, reply: str, way: tuple[str, ...]) -> None:
-    """What is printed, logged and in the next turn is the same text."""
+    """The printed text, the logged text and the text in the next turn are the same."""
     stage.play(*chunks.split("|"))
     assert run("-m", "mock", "Which?", "--prefill", FAVE, *way).stdout == reply + "\n"
     assert run("logs", "-r").stdout == reply + "\n"
@@ -56,7 +56,7 @@ def test_the_cases_of_pull_request_473(run: Run, stage: Stage, chunks: str, repl
 
 @pytest.mark.parametrize("way", WAYS)
 def test_hidden(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
-    """Not printed; but the log and the next turn have it, as one text."""
+    """A hidden prefill is not printed, but the log and the next turn have it, in one text."""
     stage.turns = [['["Alabama", "Alaska"]'], ["More."]]
     assert run("-m", "mock", "States", "--prefill", '["', "--hide-prefill", *way).stdout == 'Alabama", "Alaska"]\n'
     assert run("logs", "-r").stdout == STATES + "\n"
@@ -67,7 +67,10 @@ def test_hidden(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_continued(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
-    """`-c`: the next turn has prefill and text as one text, without the request; it may have a prefill of its own."""
+    """With `-c` the next turn has prefill and text as one text, without the request for it.
+
+    It can have another prefill.
+    """
     stage.turns = [['Alabama", "Alaska"]'], ["Oslo"], ["Fine."]]
     run("-m", "mock", "States", "--prefill", '["', *way)
     assert run("-c", "A city", "--prefill", "City: ", *way).stdout == "City: Oslo\n"
@@ -83,7 +86,7 @@ def test_continued(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
 
 
 def test_conversation_by_id(run: Run, stage: Stage) -> None:
-    """`--cid`, and a conversation without a prefill goes on with one."""
+    """With `--cid` a conversation without a prefill continues with one."""
     stage.turns = [["One."], ["two"]]
     run("-m", "mock", "Count")
     cid = json.loads(run("logs", "--json").output)[0]["conversation_id"]
@@ -92,14 +95,14 @@ def test_conversation_by_id(run: Run, stage: Stage) -> None:
 
 
 def test_logs(run: Run, stage: Stage) -> None:
-    """Prefill, mode and verdict, under the model's own name; nothing on a turn without one."""
+    """The log has prefill, mode and verdict, under the model's own name. A turn without a prefill has none of them."""
     stage.turns = [['["Alabama", "Alaska"]'], ["More."]]
     run("-m", "mock", "States", "--prefill", '["')
     run("-c", "And?")
     logged = run("logs", "-n", "2").output
     assert "Model: **mock**" in logged
     assert '## Options\n\n- prefill: ["\n- prefill_mode: emulated\n- prefill_verdict: echoed\n' in logged
-    assert BEGIN[:20] not in logged  # the request is not part of the prompt
+    assert BEGIN[:20] not in logged  # the request for the prefill is not part of the prompt
     rows = json.loads(run("logs", "--json", "-n", "2").output)
     assert [row["options_json"] or {} for row in rows] == [
         {"prefill": '["', "prefill_mode": "emulated", "prefill_verdict": "echoed"},
@@ -110,7 +113,7 @@ def test_logs(run: Run, stage: Stage) -> None:
 
 
 def test_json_and_usage(run: Run, stage: Stage) -> None:
-    """`--json` and `-u` show what they always do."""
+    """`--json` and `-u` show what they always show."""
     stage.play('["Alabama", "Alaska"]')
     row = json.loads(run("-m", "mock", "States", "--prefill", '["', "--json").output)[0]
     assert (row["response"], row["input_tokens"]) == (STATES, 3)
@@ -119,7 +122,7 @@ def test_json_and_usage(run: Run, stage: Stage) -> None:
 
 @pytest.mark.parametrize("hide", [False, True])
 def test_template(run: Run, stage: Stage, user_path: Path, hide: bool) -> None:
-    """`--save` keeps the prefill, `-t` uses it, `--prefill` wins over it, and '' switches it off."""
+    """`--save` stores the prefill, `-t` uses it, `--prefill` replaces it, and '' switches it off."""
     hiding = ("--hide-prefill",) if hide else ()
     run("-m", "mock", "Facts about $city", "--prefill", "City: ", *hiding, "--save", "facts")
     saved = yaml.safe_load((user_path / "templates" / "facts.yaml").read_text())
@@ -134,7 +137,7 @@ def test_template(run: Run, stage: Stage, user_path: Path, hide: bool) -> None:
 
 
 def test_template_without_a_prefill(run: Run, stage: Stage, user_path: Path) -> None:
-    """Such a template is LLM's own affair, and `--prefill` goes with it."""
+    """The plugin does not change a template without a prefill, and `--prefill` works with it."""
     run("-m", "mock", "Facts about $city", "--save", "facts")
     stage.play("Oslo")
     assert run("-t", "facts", "-p", "city", "Oslo").stdout == "Oslo\n"
@@ -145,7 +148,7 @@ def test_template_without_a_prefill(run: Run, stage: Stage, user_path: Path) -> 
 
 
 def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: Path) -> None:
-    """They go with it; max_tokens means new text, so room for the repetition is added."""
+    """A prefill works with these arguments. `max_tokens` counts new text, so room for the repetition is added to it."""
     picture = tmp_path / "a.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n")
     fragment = tmp_path / "f.txt"
@@ -165,14 +168,14 @@ def test_system_options_fragments_attachments(run: Run, stage: Stage, tmp_path: 
     logged = json.loads(run("logs", "--json").output)[0]
     assert logged["options_json"]["max_tokens"] == 50
     assert logged["attachments"][0]["type"] == "image/png"
-    # nothing but an attachment
+    # only an attachment
     run("-m", "mock", "-a", str(picture), "--prefill", '["', typed="")
     assert [type(part).__name__ for part in stage.prompts[1].messages[0].parts] == ["AttachmentPart", "TextPart"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_stop_sequences(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
-    """One that could hit the repetition or a fence is applied here, and the reply is left there."""
+    """A stop sequence that could occur in the repetition or in a fence is applied here, and the reply ends there."""
     stage.play("```python\nprint()\n", "```\nThat", "was", "it")
     done = run("-m", "mock", "Code", "--prefill", "```python", "-o", "stop", "```", *way)
     assert done.stdout == "```python\nprint()\n\n"
@@ -184,7 +187,7 @@ def test_stop_sequences(run: Run, stage: Stage, way: tuple[str, ...]) -> None:
 
 
 def test_schema(run: Run, stage: Stage) -> None:
-    """A schema goes with a prefill that its JSON begins with; else a line, and nothing printed."""
+    """A schema works with a prefill that its JSON can begin with. If the reply ignores it, there is one error line."""
     stage.play('{"name": ', '"Cleo"}')
     assert (
         run("-m", "mock", "A dog", "--schema", "name, age int", "--prefill", '{"name": ').stdout == '{"name": "Cleo"}\n'
@@ -203,7 +206,7 @@ def test_schema(run: Run, stage: Stage) -> None:
 def test_an_impossible_schema_is_not_paid_for(
     run: Run, stage: Stage, way: tuple[str, ...], whole: tuple[str, ...], prefill: str
 ) -> None:
-    """An error of one line before anything is sent, which does not repeat the prefill."""
+    """A schema that no reply with this prefill can match is an error of one line, and nothing is sent or repeated."""
     done = run("-m", "mock", "A dog", *whole, "--prefill", prefill, *way, code=1)
     assert done.stderr.startswith("Error: no reply can begin with this prefill and match ")
     assert done.stderr.count("\n") == 1
@@ -216,7 +219,7 @@ def test_an_impossible_schema_is_not_paid_for(
 def test_a_reply_that_did_not_begin_as_asked(
     run: Run, stage: Stage, way: tuple[str, ...], command: tuple[str, ...]
 ) -> None:
-    """One line on stderr, behind the reply, whose text is as ever; a reply that began as asked has none."""
+    """A reply that did not begin as asked has one line on stderr, after its usual text. Other replies have none."""
     stage.turns = [["Oslo"], ["City: Oslo"]]
     for given in (("mock", "--prefill", "City: "), ("prefill/mock", "-o", "prefill", "City: ")):
         stage.prompts.clear()
@@ -228,7 +231,7 @@ def test_a_reply_that_did_not_begin_as_asked(
 
 
 def test_a_chat_whose_reply_did_not_begin_as_asked(run: Run, stage: Stage) -> None:
-    """The note comes with the reply that it is about, once."""
+    """In a chat the note on stderr comes once, with the reply that it is about."""
     stage.turns = [["Oslo"], ["Fine."]]
     done = run("chat", "-m", "mock", "--prefill", "City: ", typed="x\ny\nquit\n")
     assert done.stderr.strip() == "mock did not begin its reply with the prefill, so the prefill was added"
@@ -236,7 +239,7 @@ def test_a_chat_whose_reply_did_not_begin_as_asked(run: Run, stage: Stage) -> No
 
 
 def test_python_prints_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    """A library says it with `prefill_verdict` alone."""
+    """In Python nothing is printed. Only `prefill_verdict` says that a reply did not begin as asked."""
     stage.play("Oslo")
     response = llm.get_model("prefill/mock").prompt("x", prefill="City: ")
     assert response.text() == "City: Oslo"
@@ -245,7 +248,7 @@ def test_python_prints_nothing(stage: Stage, capsys: pytest.CaptureFixture[str])
 
 
 def test_errors_are_one_line(run: Run, stage: Stage) -> None:
-    """LLM's own kind, before anything is sent."""
+    """Each error is one line in LLM's own form, before anything is sent."""
     for arguments, words in (
         (("-o", "prefill_strict", "1", "--prefill", "a"), "does not take a native prefill"),
         (("--hide-prefill",), "--hide-prefill needs --prefill"),
@@ -264,13 +267,13 @@ def test_errors_are_one_line(run: Run, stage: Stage) -> None:
 
 @pytest.mark.parametrize("model_id", ["prefill/mock", "mock"])
 def test_a_prefill_among_the_options_can_be_hidden(run: Run, stage: Stage, model_id: str) -> None:
-    """As one of `--prefill`."""
+    """`--hide-prefill` also hides a prefill that is passed with `-o prefill`."""
     stage.play('["', 'Alabama"]')
     assert run("-m", model_id, "States", "-o", "prefill", '["', "--hide-prefill").stdout == 'Alabama"]\n'
 
 
 def test_an_error_of_the_model_is_llms(run: Run, stage: Stage) -> None:
-    """As it came."""
+    """An error of the model is printed unchanged."""
     stage.turns = [ValueError("no money")]
     assert run("-m", "mock", "x", "--prefill", "a", code=1).output == "Error: no money\n"
 
@@ -279,7 +282,7 @@ FUNCTIONS = 'def look_up(word: str) -> str:\n    "Look a word up."\n    return w
 
 
 def test_tools(run: Run, stage: Stage) -> None:
-    """The answer after the tool's result begins with the prefill, not the turn that called it."""
+    """The answer after the tool's result begins with the prefill, and not the turn that called the tool."""
 
     stage.calls("look_up", word="pelican")
     stage.turns = [
@@ -302,7 +305,10 @@ def test_tools(run: Run, stage: Stage) -> None:
 )
 @pytest.mark.parametrize("way", [(), ("--async",), ("--no-stream",)])
 def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, said: str, way: tuple[str, ...]) -> None:
-    """They are as the model wrote them, the prefill alone is dropped there, and the answer is asked for it and has it."""
+    """Words before a tool call stay as the model wrote them.
+
+    The answer after it is asked for the prefill and has it.
+    """
 
     stage.calls("look_up", word="pelican")
     stage.turns = [
@@ -322,7 +328,7 @@ def test_words_before_a_tool_call_are_not_the_answer(run: Run, stage: Stage, sai
 
 
 def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
-    """A chain whose first response has begun with the prefill does not begin with it again."""
+    """If the first response of a chain has begun with the prefill, the next one does not begin with it again."""
 
     stage.calls("look_up", word="pelican")
     stage.turns = [
@@ -341,7 +347,7 @@ def test_text_and_then_a_tool(run: Run, stage: Stage) -> None:
 @pytest.mark.parametrize("way", [(), ("--no-stream",)])
 @pytest.mark.parametrize("hidden", [(), ("--hide-prefill",)])
 def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, ...]) -> None:
-    """The first reply only; the second turn's history has it whole."""
+    """Only the first reply of a chat begins with the prefill, and the second turn's history has it whole."""
     stage.turns = [['["Alabama"]'], ["Fine."]]
     done = run("chat", "-m", "mock", "--prefill", '["', *way, *hidden, typed="States\nThanks\nquit\n")
     lines = done.stdout.splitlines()
@@ -355,7 +361,7 @@ def test_chat(run: Run, stage: Stage, way: tuple[str, ...], hidden: tuple[str, .
 
 
 def test_chat_errors_are_one_line(run: Run, stage: Stage) -> None:
-    """`llm chat` itself would show where in the code an error came from."""
+    """An error in `llm chat` is one line and no traceback."""
     for asked in (("mock", "--prefill", "a"), ("prefill/mock", "-o", "prefill", "a")):
         done = run("chat", "-m", *asked, "-o", "prefill_strict", "1", typed="x\n", code=1)
         assert done.output.splitlines()[-1].startswith("Error: mock does not take a native prefill")
@@ -364,7 +370,7 @@ def test_chat_errors_are_one_line(run: Run, stage: Stage) -> None:
 
 @pytest.mark.parametrize("given", [(), ("--prefill", "B: ")])
 def test_chat_with_a_template_of_a_plugins(run: Run, stage: Stage, given: tuple[str, ...]) -> None:
-    """Its prefill begins the first reply, or gives way to the command line's; that it is hidden stays."""
+    """A template's prefill begins a chat's first reply. The command line can replace it, and it stays hidden."""
 
     class Plugin:
         __name__ = "aprefill-test-templates"
@@ -386,14 +392,14 @@ def test_chat_with_a_template_of_a_plugins(run: Run, stage: Stage, given: tuple[
 
 
 def test_an_empty_prefill_is_none(run: Run, stage: Stage) -> None:
-    """And no part of the log."""
+    """An empty prefill is no prefill, and the log does not have it."""
     assert run("-m", "mock", "x", "--prefill", "").stdout == "Hello.\n"
     (row,) = json.loads(run("logs", "--json").output)
     assert not row["options_json"]
 
 
 def test_a_key(run: Run, stage: Stage) -> None:
-    """`--key`, and LLM's error when there is none."""
+    """`--key` reaches the model, and without a key there is LLM's own error."""
     stage.play("yes")
     run("-m", "key-mock", "x", "--prefill", "a", "--key", "sk-1")
     assert stage.keys == ["sk-1"]
@@ -401,11 +407,14 @@ def test_a_key(run: Run, stage: Stage) -> None:
 
 
 def test_models(run: Run, stage: Stage) -> None:
-    """`llm models` lists each model once; `llm models -q prefill/` finds the others, `llm prefill models` says what happens."""
+    """`llm models` lists each model once.
+
+    `llm models -q prefill/` lists the others, and `llm prefill models` the modes.
+    """
     listed = run("models").output
     assert "prefill/" not in listed
     assert "mock" in listed
-    # the id that one types
+    # the id to type
     assert "Prefill: prefill/mock (aliases: prefill/m)" in run("models", "-q", "prefill/mock").output
     assert run("prefill", "models", "-q", "mock").stdout.splitlines()[0].split() == [
         "mock", "emulated", "asked", "for", "in", "the", "prompt",
@@ -416,7 +425,7 @@ def test_models(run: Run, stage: Stage) -> None:
 
 
 def test_help(run: Run) -> None:
-    """Both options, on both commands."""
+    """Both options are in the help of both commands."""
     for command in ("prompt", "chat"):
         text = " ".join(run(command, "--help").output.split())
         assert "--prefill TEXT" in text
@@ -426,14 +435,14 @@ def test_help(run: Run) -> None:
 
 
 def test_options_are_shown(run: Run, stage: Stage) -> None:
-    """`llm models --options` for the models that take them; what is only logged is not among them."""
+    """`llm models --options` shows the options that a user can set, and not those that are only logged."""
     shown = run("models", "-q", "prefill/mock", "--options").output
     assert "prefill_strict: boolean" in shown
     assert "prefill_mode" not in shown
 
 
 def test_prefixed_model(run: Run, stage: Stage) -> None:
-    """`-m prefill/<id>` with `-o prefill` or `--prefill`, by alias too; `-c` goes on with it."""
+    """`-m prefill/<id>` works with `-o prefill` and with `--prefill`, by alias too, and `-c` continues with it."""
     stage.turns = [["Oslo"], ["Bergen"], ["Paris"]]
     assert run("-m", "prefill/mock", "x", "-o", "prefill", "City: ").stdout == "City: Oslo\n"
     assert run("-c", "y").stdout == "Bergen\n"

@@ -1,4 +1,4 @@
-"""docs/llm.md: its commands and its Python run, on a host on loopback."""
+"""The commands and the Python of docs/llm.md run, with a host on loopback."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def host(received: Received) -> Script:
 
 
 def test_it_runs(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every `$ llm` line but the installation, in order, and every Python block."""
+    """Every `$ llm` line except the installation, and every Python block, runs in order."""
     with serve_in_thread(host) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
         monkeypatch.setenv("OPENAI_API_KEY", "any")
@@ -49,7 +49,7 @@ def test_it_runs(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_what_llm_logs_shows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The excerpt is what LLM prints."""
+    """The excerpt of LLM's log is what LLM prints."""
     excerpt = next(block for language, block in BLOCKS if language == "text")
     with serve_in_thread(host) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)

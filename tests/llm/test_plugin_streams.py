@@ -1,4 +1,7 @@
-"""That the real plugins' streams are streamed, and closed when they are left. `nox -s llm` installs them all."""
+"""The real plugins' replies are streamed, and their connections closed when they are left.
+
+`nox -s llm` installs all.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 
 async def beginning(model_id: str, *, asynchronous: bool, **options: Any) -> str:
-    """The first chunks of a reply, up to some new text."""
+    """Return the first chunks of a reply, up to some new text."""
     text = ""
     if asynchronous:
         response: Any = llm.get_async_model(f"prefill/{model_id}").prompt("States", prefill='["', **options)
@@ -51,7 +54,7 @@ MODELS = {
     "ollama/some-tune": "llm_ollama",
     "gemini/gemini-3.6-flash": "llm_gemini",
 }
-#: Whose hosts leave a native prefill out, so that there is no repetition.
+#: Models whose hosts leave a native prefill out, so that there is no repetition.
 EATS = {"anthropic/claude-haiku-4-5-20251001", "ollama/llama3.2"}
 
 
@@ -59,7 +62,7 @@ EATS = {"anthropic/claude-haiku-4-5-20251001", "ollama/llama3.2"}
 @pytest.mark.parametrize("model_id", MODELS)
 @pytest.mark.asyncio
 async def test_streams_are_streamed(monkeypatch: pytest.MonkeyPatch, model_id: str, asynchronous: bool) -> None:
-    """New text is there while the host has not said the rest, and never will."""
+    """New text is yielded while the host has not sent the rest, and never will."""
     if module := MODELS[model_id]:
         plugin(module)
     native = "echoes" if model_id.startswith("mistral") else "eats"
@@ -79,14 +82,14 @@ async def test_streams_are_streamed(monkeypatch: pytest.MonkeyPatch, model_id: s
 async def test_a_limit_inside_the_repetition(
     monkeypatch: pytest.MonkeyPatch, model_id: str, asynchronous: bool, stream: bool
 ) -> None:
-    """Half of the prefill once more is no reply: an error that says so, whatever the host calls its limit."""
+    """If a token limit ends the reply inside the repetition, an error says so, whatever the host calls its limit."""
     if module := MODELS.get(model_id, "llm_mistral"):
         plugin(module)
     says_why_it_ends(model_id, stream=stream)
     limited = Script(text="The quick brown f", stop_reason="max_tokens", prefill="ignores")
     options: dict[str, Any] = {} if model_id.startswith("ollama") else {"key": "any"}
     if model_id.startswith("anthropic/"):
-        options["max_tokens"] = 1000  # with the plugin's own limit old SDKs of Anthropic's want a stream
+        options["max_tokens"] = 1000  # with the plugin's own limit, old versions of Anthropic's SDK require a stream
     with playing(monkeypatch, limited, ollama=model_id.startswith("ollama")):
         get = llm.get_async_model if asynchronous else llm.get_model
         prefill = "The quick brown fox jumps over the dog. "
@@ -97,7 +100,7 @@ async def test_a_limit_inside_the_repetition(
 
 @pytest.mark.parametrize("end", [{"stop_reason": "refusal"}, {"no_done": True}, {"no_end": True}])
 def test_a_reply_that_was_not_complete(monkeypatch: pytest.MonkeyPatch, end: dict[str, Any]) -> None:
-    """LLM's models on /responses do not say why; so neither does the error."""
+    """LLM's models on /responses do not say why a reply is incomplete, so the error names the possible reasons."""
     with playing(monkeypatch, Script(text="The quick brown f", prefill="ignores", **end)):
         response = llm.get_model("prefill/gpt-5").prompt("S", prefill="The quick brown fox jumps", key="any")
         with pytest.raises(
@@ -111,7 +114,7 @@ def test_a_reply_that_was_not_complete(monkeypatch: pytest.MonkeyPatch, end: dic
 def test_an_error_is_one_line_on_the_command_line(
     monkeypatch: pytest.MonkeyPatch, user_path: Path, model_id: str, way: tuple[str, ...]
 ) -> None:
-    """Also where the loop ends right behind it, while the SDK's generators are still open."""
+    """An error is one line, even if the loop ends right after it while the SDK's generators are still open."""
     ignores = Script(text='{"name": "Bob, and so on and on"}' * 5, prefill="ignores")
     with playing(monkeypatch, ignores):
         command = [
@@ -138,7 +141,10 @@ def test_an_error_is_one_line_on_the_command_line(
 @pytest.mark.asyncio
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_stop_of_ours_closes_the_connection(monkeypatch: pytest.MonkeyPatch, asynchronous: bool) -> None:
-    """LLM leaves its OpenAI clients to the collector; here the host sees at once that nobody listens any more."""
+    """A stop sequence that is applied here closes the connection at once.
+
+    LLM would leave it to the garbage collector.
+    """
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     endless = functools.partial(script, text='Alabama", ' + "and so on " * 2000, prefill="eats")
     stalls = serve(lambda received: replace(endless(received), stall_after=200))

@@ -1,6 +1,6 @@
-"""The real plugins, against hosts on loopback: what each is told of a prefill, and what comes out.
+"""The real plugins with hosts on loopback: what each sends for a prefill, and the text of the reply.
 
-Where a plugin is not installed its tests are skipped; `nox -s llm` installs them all, at their newest versions.
+The tests of a plugin that is not installed are skipped. `nox -s llm` installs all plugins, at their newest versions.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ ways = pytest.mark.parametrize(("asynchronous", "stream"), WAYS)
 
 
 async def ask(model_id: str, *, asynchronous: bool, stream: bool, **options: Any) -> Any:
-    """A finished response of `prefill/<model_id>`, and its text."""
+    """Return a finished response of `prefill/<model_id>`, and its text."""
     if model_id.startswith("anthropic/"):
-        options = {"max_tokens": 1000, **options}  # with the plugin's own limit old SDKs of Anthropic's want a stream
+        # with the plugin's own limit, old versions of Anthropic's SDK require a stream
+        options = {"max_tokens": 1000, **options}
     if asynchronous:
         response: Any = llm.get_async_model(f"prefill/{model_id}").prompt("States", stream=stream, **options)
         return response, await response.text()
@@ -53,14 +54,14 @@ def how(response: Any) -> tuple[str, str]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A host that leaves a native prefill out, where the plugins look for theirs."""
+    """A host that leaves a native prefill out. The plugins send their requests to it."""
     with playing(monkeypatch, functools.partial(script, prefill="eats")) as server:
         yield server
 
 
 @pytest.fixture
 def ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """The same as Ollama, with two models."""
+    """The same host, also for Ollama with two models."""
     with playing(monkeypatch, functools.partial(script, prefill="eats"), ollama=True) as server:
         yield server
 
@@ -68,7 +69,7 @@ def ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.mark.asyncio
 @ways
 async def test_openai_chat(server: Server, asynchronous: bool, stream: bool) -> None:
-    """LLM's own chat completions models: asked for in the prompt."""
+    """For LLM's own chat completions models the prefill is asked for in the prompt."""
     response, text = await ask("gpt-4o", asynchronous=asynchronous, stream=stream, prefill='["')
     assert text == STATES
     assert how(response) == ("emulated", "echoed")
@@ -81,7 +82,7 @@ async def test_openai_chat(server: Server, asynchronous: bool, stream: bool) -> 
 @pytest.mark.asyncio
 @ways
 async def test_openai_responses(server: Server, asynchronous: bool, stream: bool) -> None:
-    """LLM's own models on /responses: asked for in the prompt."""
+    """For LLM's own models on /responses the prefill is asked for in the prompt."""
     response, text = await ask("gpt-5", asynchronous=asynchronous, stream=stream, prefill='["')
     assert text == STATES
     assert how(response) == ("emulated", "echoed")
@@ -94,7 +95,7 @@ async def test_openai_responses(server: Server, asynchronous: bool, stream: bool
 @pytest.mark.asyncio
 @ways
 async def test_claude_4_5(server: Server, asynchronous: bool, stream: bool) -> None:
-    """By llm-anthropic's own option; the white space that the API refuses is not sent, and not doubled."""
+    """Claude 4.5 gets the prefill by llm-anthropic's own option. White space that the API refuses is not sent."""
     plugin("llm_anthropic")
     model = "anthropic/claude-haiku-4-5-20251001"
     response, text = await ask(model, asynchronous=asynchronous, stream=stream, prefill='["', hide_prefill=False)
@@ -110,7 +111,7 @@ async def test_claude_4_5(server: Server, asynchronous: bool, stream: bool) -> N
 @pytest.mark.asyncio
 @ways
 async def test_claude_4_6(server: Server, asynchronous: bool, stream: bool) -> None:
-    """llm-anthropic raises a ValueError for its own option there; ours is asked for in the prompt."""
+    """For Claude 4.6, where llm-anthropic's own option raises ValueError, the prefill is asked for in the prompt."""
     plugin("llm_anthropic")
     response, text = await ask("anthropic/claude-opus-4-6", asynchronous=asynchronous, stream=stream, prefill='["')
     assert text == STATES
@@ -135,7 +136,7 @@ def test_claude_in_a_conversation(run: Run, server: Server) -> None:
     ],
 )
 def test_claude_conflicts_are_one_line(run: Run, server: Server, options: tuple[str, ...], words: str) -> None:
-    """What breaks a native prefill is an error before anything is sent."""
+    """A setting that breaks a native prefill is an error of one line before anything is sent."""
     plugin("llm_anthropic")
     done = run("-m", "anthropic/claude-opus-4-5-20251101", "x", "--prefill", "{", *options, code=1)
     assert words in done.stderr
@@ -145,7 +146,7 @@ def test_claude_conflicts_are_one_line(run: Run, server: Server, options: tuple[
 
 
 def test_claude_whose_plugin_has_its_own_word() -> None:
-    """Where llm-anthropic refuses its option, it is not used, whatever the table says of the model."""
+    """If llm-anthropic refuses its own option, it is not used, whatever the table says about the model."""
     plugin("llm_anthropic")
     model = llm.get_model("anthropic/claude-haiku-4-5-20251001")
     assert _hosts.route_of(model).door == "prefill"
@@ -155,7 +156,7 @@ def test_claude_whose_plugin_has_its_own_word() -> None:
 
 
 def test_claude_with_tools_is_asked(run: Run, server: Server) -> None:
-    """Whether tools go with a native prefill nobody knows, so it is asked for in the prompt."""
+    """With tools the prefill is asked for in the prompt, because it is not known whether a native one works."""
     plugin("llm_anthropic")
     functions = 'def look(word: str) -> str:\n    "Look"\n    return word\n'
     done = run("-m", "anthropic/claude-haiku-4-5-20251001", "States", "--prefill", '["', "--functions", functions)
@@ -165,7 +166,7 @@ def test_claude_with_tools_is_asked(run: Run, server: Server) -> None:
 
 
 def test_claude_counts_tokens(run: Run) -> None:
-    """`llm anthropic count` takes the parameters of `llm prompt` over, ours among them or not."""
+    """`llm anthropic count`, which copies the parameters of `llm prompt`, works with the plugin's new ones."""
     plugin("llm_anthropic")
     assert run("anthropic", "count", "--help").exit_code == 0
 
@@ -175,7 +176,7 @@ def test_claude_counts_tokens(run: Run) -> None:
 async def test_a_refusal_is_answered_on_the_same_call(
     server: Server, monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool
 ) -> None:
-    """Where the table is wrong: one more request, and no second refusal, with a model object that was got anew."""
+    """If the table is wrong, one more request follows. The refusal is remembered, also with a new model object."""
     plugin("llm_anthropic")
     with playing(monkeypatch, functools.partial(script, prefill="refuses")) as refusing:
         response, text = await ask(
@@ -196,7 +197,7 @@ async def test_a_refusal_is_answered_on_the_same_call(
 
 
 def test_another_400_is_llms(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the words that the table knows are answered, and not where they are the prompt's own."""
+    """Another error with status 400 is LLM's, and so is a refusal's text that the prompt itself contains."""
     plugin("llm_anthropic")
     refusal = "This model does not support assistant message prefill."
     for message, prompt in (("max_tokens: too many", "x"), (f"bad prompt: {refusal}", refusal)):
@@ -208,7 +209,7 @@ def test_another_400_is_llms(run: Run, server: Server, monkeypatch: pytest.Monke
 
 
 def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin makes a ModelError of it; the host's answer is its cause."""
+    """A refusal is found behind llm-mistral's ModelError, whose cause has the host's answer."""
     plugin("llm_mistral")
     words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
 
@@ -224,7 +225,7 @@ def test_a_refusal_behind_llm_mistrals_own_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_refusal_in_an_error_of_httpx() -> None:
-    """A plugin without an SDK lets httpx's error through: the host's answer is in it, if it was read."""
+    """A refusal is found in an error of httpx, which plugins without an SDK raise, if its body was read."""
     host = _hosts.Route("mistral", "m", _hosts.builtin_table().row("mistral", "mistral-small-latest"), "prefix")
     words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
     request = httpx.Request("POST", "http://any.test")
@@ -242,7 +243,7 @@ def test_a_refusal_in_an_error_of_httpx() -> None:
 @ways
 @pytest.mark.parametrize("echo", ["split", "joined"])
 async def test_mistral(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool, echo: str) -> None:
-    """By llm-mistral's option `prefix`; the API's repetition is taken off."""
+    """Mistral gets the prefill by llm-mistral's option `prefix`, and the API's repetition is removed."""
     plugin("llm_mistral")
     with playing(monkeypatch, functools.partial(script, prefill="echoes", echo=echo)) as server:
         response, text = await ask(
@@ -251,11 +252,11 @@ async def test_mistral(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stre
         assert text == STATES
         assert how(response) == ("native", "echoed")
         assert server.exchanges[0].json["messages"][-1] == {"role": "assistant", "content": '["', "prefix": True}
-        # the plugin's own option is a prefill as well
+        # the plugin's own option is a prefill too
         for model in ("mistral/mistral-small-latest", "mistral/voxtral-mini-2507"):
             with pytest.raises(llm.ModelError, match="-o prefix is a prefill as well"):
                 await ask(model, asynchronous=asynchronous, stream=stream, prefill="a", prefix="b", key="any")
-        # a model that the table does not name
+        # a model that is not in the table
         response, text = await ask(
             "mistral/voxtral-mini-2507", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
         )
@@ -266,7 +267,7 @@ async def test_mistral(monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stre
 @pytest.mark.asyncio
 @ways
 async def test_ollama(ollama: Server, asynchronous: bool, stream: bool) -> None:
-    """A last assistant message where Ollama's template is known to leave it open, else in the prompt."""
+    """Ollama gets a last assistant message if the model's template is known to leave it open. Else the prompt asks."""
     plugin("llm_ollama")
     response, text = await ask(typed("ollama/llama3.2"), asynchronous=asynchronous, stream=stream, prefill='["')
     assert text == STATES
@@ -285,7 +286,7 @@ async def test_ollama(ollama: Server, asynchronous: bool, stream: bool) -> None:
 @pytest.mark.asyncio
 @ways
 async def test_gemini(server: Server, asynchronous: bool, stream: bool) -> None:
-    """Gemini's own API is not in the table: asked for in the prompt. The plugin streams in any case."""
+    """Gemini's own API is not in the table, so the prompt asks for the prefill. The plugin streams in any case."""
     plugin("llm_gemini")
     response, text = await ask(
         "gemini/gemini-3.6-flash", asynchronous=asynchronous, stream=stream, prefill='["', key="any"
@@ -300,7 +301,10 @@ async def test_gemini(server: Server, asynchronous: bool, stream: bool) -> None:
 @pytest.mark.asyncio
 @ways
 async def test_echo(asynchronous: bool, stream: bool) -> None:
-    """llm-echo looks at the prompt's text, not at the messages, and writes it down: no echo, so the prefill goes in front."""
+    """llm-echo reads only the prompt's text and prints it.
+
+    This is not an echo of the prefill, so the prefill is added.
+    """
     plugin("llm_echo")
     response, text = await ask("echo", asynchronous=asynchronous, stream=stream, prefill="abc")
     assert text.startswith("abc{")
@@ -321,9 +325,9 @@ async def test_echo(asynchronous: bool, stream: bool) -> None:
 def test_openai_compatible_hosts(
     run: Run, user_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str, model: str, turn: Any, fields: Any
 ) -> None:
-    """extra-openai-models.yaml: the address says whose row of the table it is, and the dialect is sent."""
+    """The address in extra-openai-models.yaml decides whose row applies, and the request has that host's form."""
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:
-        # the beta address of DeepSeek's prefills would not be this server's
+        # the table's URL for DeepSeek's prefills would not be this server's
         table = SupportTable.load(
             f'[[host]]\nprovider = "{provider}"\napi = "chat"\nhosts = ["{server.url.removeprefix("http://")}"]\n'
             + (f'prefill_base_url = "{server.openai_url}"\n' if provider == "deepseek" else "")
@@ -344,7 +348,7 @@ def test_openai_compatible_hosts(
 
 
 def test_an_unknown_address_is_asked(run: Run, user_path: Path) -> None:
-    """Nothing is guessed from a model's name at somebody else's address."""
+    """A model's name at an unknown address says nothing, so the prompt asks for the prefill."""
     with serve_in_thread(functools.partial(script, prefill="ignores")) as server:
         (user_path / "extra-openai-models.yaml").write_text(
             f"- model_id: extra\n  model_name: deepseek-chat\n  api_base: {server.openai_url}\n"
@@ -371,14 +375,17 @@ CLAUDE = ("anthropic/claude-haiku-4-5-20251001", "ANTHROPIC_BASE_URL")
         (CLAUDE, None, "anthropic", True),
         (CLAUDE, "https://api.anthropic.com", "anthropic", True),
         (CLAUDE, "https://gateway.test", "", False),
-        # a host of the table that speaks another protocol than this plugin
+        # a host of the table, but with another protocol than this plugin's
         (CLAUDE, "https://api.groq.com/openai/v1", "", False),
     ],
 )
 def test_the_sdks_variables_name_the_host(
     monkeypatch: pytest.MonkeyPatch, model: tuple[str, str], url: str | None, provider: str, native: bool
 ) -> None:
-    """OPENAI_BASE_URL and ANTHROPIC_BASE_URL count: the row is that of the host they name, else of an unknown one."""
+    """OPENAI_BASE_URL and ANTHROPIC_BASE_URL decide whose row applies.
+
+    If the host is not known, it is an unknown host's.
+    """
     model_id, variable = model
     if model is CLAUDE:
         plugin("llm_anthropic")
@@ -397,7 +404,7 @@ def test_the_sdks_variables_name_the_host(
 async def test_openai_s_model_at_a_host_that_takes_a_prefill(
     monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool, beta: bool
 ) -> None:
-    """The host that OPENAI_BASE_URL names gets it natively, at its address for prefills where it has one."""
+    """A host in OPENAI_BASE_URL gets a native prefill, at its own URL for prefills if it has one."""
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:
         table = SupportTable.load(
             f'[[host]]\nprovider = "deepseek"\napi = "chat"\nhosts = ["{server.url.removeprefix("http://")}"]\n'
@@ -419,7 +426,7 @@ async def test_openai_s_model_at_a_host_that_takes_a_prefill(
 async def test_claude_behind_an_unknown_address_is_asked(
     monkeypatch: pytest.MonkeyPatch, asynchronous: bool, stream: bool
 ) -> None:
-    """ANTHROPIC_BASE_URL names a gateway: nobody knows what it does with a native prefill."""
+    """ANTHROPIC_BASE_URL names a gateway, whose support is not known, so the prompt asks for the prefill."""
     plugin("llm_anthropic")
     with serve_in_thread(functools.partial(script, prefill="eats")) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
@@ -430,7 +437,7 @@ async def test_claude_behind_an_unknown_address_is_asked(
 
 
 def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
-    """A class on top of LLM's chat model that makes the request itself cannot be told of a last turn."""
+    """A subclass of LLM's chat model with its own `execute` builds its own request, so it gets no native prefill."""
     from llm.default_plugins.openai_models import Chat
 
     class Own(Chat):
@@ -444,7 +451,7 @@ def test_a_plugin_with_an_execute_of_its_own_is_asked() -> None:
 
 
 def test_a_completion_model_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LLM's own on /completions, whose prompt is one text."""
+    """For LLM's own models on /completions, whose prompt is one text, the prompt asks for the prefill."""
     choice = {"index": 0, "text": '["Alabama"]', "finish_reason": "stop", "logprobs": None}
     told = {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
     with serve_in_thread(Script(), static={"/v1/completions": told}) as server:
@@ -456,7 +463,7 @@ def test_a_completion_model_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_llm_prefill_models_says(run: Run, ollama: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table's word for each, by provider and name."""
+    """`llm prefill models` shows the table's mode for each model, with provider and name."""
     monkeypatch.delenv("OPENAI_BASE_URL")
     for name in ("llm_anthropic", "llm_mistral", "llm_gemini", "llm_ollama"):
         plugin(name)

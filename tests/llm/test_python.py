@@ -1,4 +1,4 @@
-"""In Python: `llm.get_model("prefill/<id>")`, its async twin, and `with_prefill()` for any model object."""
+"""In Python: `llm.get_model("prefill/<id>")`, its async version, and `with_prefill()` for any model object."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VERSION = tuple(int(part) for part in metadata.version("llm").split(".")[:2])
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
 def test_what_pull_request_473_had_to_solve(stage: Stage, prefill: str, chunks: list[str | None], reply: str) -> None:
-    """Through LLM, from a model that yields str (and None, as the pull request has it) and from one that yields events."""
+    """A reply through LLM is right for a model that yields str (and None), and for one that yields events."""
     pieces = [chunk for chunk in chunks if chunk is not None]
     model = llm.get_model("prefill/mock")
     for turn in (chunks, [StreamEvent(type="text", chunk=piece) for piece in pieces]):
@@ -46,8 +46,8 @@ def test_what_pull_request_473_had_to_solve(stage: Stage, prefill: str, chunks: 
             assert [[part.text for part in one.parts] for one in response.messages()] == [[reply]]
 
 
-#: The six cases of pull request 473 with the prefill "My fave color", `|` between chunks, and its strings but for the space
-#: that it invented.
+#: The six cases of pull request 473 with the prefill "My fave color". `|` separates chunks. The replies are those of
+#: the pull request, without the space that it invented.
 CASES_473 = {
     "is| orange": "My fave coloris orange",
     "My| fave| is| orange": "My fave colorMy fave is orange",
@@ -63,7 +63,7 @@ CASES_473 = {
 @pytest.mark.parametrize("chunks", CASES_473)
 @pytest.mark.asyncio
 async def test_the_six_cases_of_pull_request_473(stage: Stage, chunks: str, asynchronous: bool, stream: bool) -> None:
-    """The prefill once, whatever the model repeats of it; a repetition of a part of it stays."""
+    """The prefill comes once if the model repeats all of it. A repetition of only a part of it stays."""
     stage.play(*chunks.split("|"))
     model = (llm.get_async_model if asynchronous else llm.get_model)("prefill/mock")
     response = model.prompt("What?", prefill="My fave color", stream=stream)
@@ -72,7 +72,7 @@ async def test_the_six_cases_of_pull_request_473(stage: Stage, chunks: str, asyn
 
 @pytest.mark.asyncio
 async def test_async(stage: Stage) -> None:
-    """The twin, by name, by alias, in a conversation."""
+    """The async version works by name, by alias and in a conversation."""
     stage.turns = [['["Alabama", "Alaska"]'], ["Fine."]]
     conversation = llm.get_async_model("prefill/m").conversation()
     response = conversation.prompt("States", prefill='["')
@@ -89,7 +89,7 @@ async def test_async(stage: Stage) -> None:
 @pytest.mark.parametrize("hide", [False, True])
 @pytest.mark.asyncio
 async def test_any_model_object(stage: Stage, kind: Any, hide: bool) -> None:
-    """Sync and async, with and without a key; a model that has it already is given back."""
+    """`with_prefill` takes sync and async models, with and without a key. A model that has it already is returned."""
     stage.play(STATES)
     inner = kind(stage, "some")
     inner.key = "sk-1"
@@ -110,13 +110,13 @@ async def test_any_model_object(stage: Stage, kind: Any, hide: bool) -> None:
 
 
 def test_what_is_no_model() -> None:
-    """A TypeError that says so."""
+    """Something that is not a model is a TypeError that says so."""
     with pytest.raises(TypeError, match=r"takes a model of LLM, not a str"):
         with_prefill("gpt-4o")
 
 
 def test_without_a_prefill_nothing_is_different(stage: Stage) -> None:
-    """The plugin's chunks, its own options, no request."""
+    """Without a prefill the reply has the plugin's chunks, the options are its own, and the prompt is unchanged."""
     event = StreamEvent(type="reasoning", chunk="hm")
     stage.play(event, "a", "b")
     response = llm.get_model("prefill/mock").prompt("x", max_tokens=5)
@@ -128,14 +128,14 @@ def test_without_a_prefill_nothing_is_different(stage: Stage) -> None:
 
 
 def test_strict(stage: Stage) -> None:
-    """An `llm.ModelError` before anything is sent."""
+    """`prefill_strict` raises `llm.ModelError` before anything is sent."""
     with pytest.raises(llm.ModelError, match="does not take a native prefill"):
         llm.get_model("prefill/mock").prompt("x", prefill="a", prefill_strict=True).text()
     assert stage.prompts == []
 
 
 def test_messages(stage: Stage) -> None:
-    """Explicit messages; a last assistant turn is an error, also one that is the prefill. A system prompt alone is enough."""
+    """Explicit messages work, and so does a system prompt alone. A last assistant message is an error."""
     model = llm.get_model("prefill/mock")
     stage.play("abcdef")
     assert (
@@ -155,7 +155,7 @@ def test_messages(stage: Stage) -> None:
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.asyncio
 async def test_what_came_before_an_error(stage: Stage, asynchronous: bool) -> None:
-    """Text that is the model's own is given out ahead of the error, though it was held; a repetition is not."""
+    """The model's own text is yielded before the error, even if it was held. A repetition is not."""
 
     def fail() -> Any:
         raise ValueError("the host died")
@@ -180,7 +180,7 @@ async def test_what_came_before_an_error(stage: Stage, asynchronous: bool) -> No
 
 
 def test_a_token_limit_inside_the_repetition(stage: Stage) -> None:
-    """An error, and not half a repetition behind the prefill."""
+    """A token limit inside the repetition is an error, and half a repetition is not shown."""
 
     def limited(response: Any, prompt: Any) -> None:
         response.response_json = {"choices": [{"finish_reason": "length"}]}
@@ -195,7 +195,7 @@ def test_a_token_limit_inside_the_repetition(stage: Stage) -> None:
 
 
 def test_options_of_every_sort_reach_the_plugin(stage: Stage) -> None:
-    """Those that a model allows without naming them, and what its own validators keep."""
+    """The plugin gets options that the model allows without naming them, and what its own validators keep."""
 
     class Options(llm.Options):
         model_config = ConfigDict(extra="allow")
@@ -216,7 +216,7 @@ def test_options_of_every_sort_reach_the_plugin(stage: Stage) -> None:
 
 
 def test_events_keep_their_order(stage: Stage) -> None:
-    """Reasoning first, then the text in one part, then the call; and no crash where there is a call alone."""
+    """The order is reasoning, then the text in one part, then the call. A call alone works too."""
     stage.play(
         StreamEvent(type="reasoning", chunk="hm", part_index=0),
         StreamEvent(type="text", chunk='["', part_index=1),
@@ -239,7 +239,7 @@ def test_events_keep_their_order(stage: Stage) -> None:
 
 @pytest.mark.asyncio
 async def test_leaving_early_closes_the_plugin(stage: Stage) -> None:
-    """What a plugin holds, a connection above all, is let go at once."""
+    """Leaving a reply early closes the plugin's generator, and so its connection, at once."""
     stage.play("a", "b", "c")
     events = llm.get_model("prefill/mock").prompt("x", prefill="z").stream_events()
     next(events)
@@ -254,7 +254,7 @@ async def test_leaving_early_closes_the_plugin(stage: Stage) -> None:
 
 
 def test_to_dict_and_back(stage: Stage) -> None:
-    """LLM's own persistence takes our options, and what became of them."""
+    """LLM's own persistence keeps the plugin's options and the verdict."""
     stage.play(STATES)
     model = llm.get_model("prefill/mock")
     response = model.prompt("States", prefill='["', hide_prefill=True)
@@ -266,7 +266,7 @@ def test_to_dict_and_back(stage: Stage) -> None:
 
 
 def test_options_of_the_inner_model_are_kept(stage: Stage) -> None:
-    """Attributes too: whatever is asked of the model is the inner one's answer."""
+    """The inner model's options and attributes are those of the new model."""
     inner = Mock(stage, "some")
     inner.json_replacements = {"a": 1}
     model = with_prefill(inner)
@@ -281,7 +281,7 @@ def test_options_of_the_inner_model_are_kept(stage: Stage) -> None:
 
 
 def test_white_space_alone(stage: Stage) -> None:
-    """No echo of it could be seen, so nothing is asked; it is not doubled."""
+    """A prefill of white space is not asked for, because its echo could not be seen. It is not doubled."""
     stage.play("  ", "code")
     assert llm.get_model("prefill/mock").prompt("x", prefill="  ").text() == "  code"
     assert stage.asked() == "x"
@@ -291,12 +291,12 @@ def test_white_space_alone(stage: Stage) -> None:
     ("end", "verdict"),
     [
         ("This is where it ends for now.", "overlapped"),
-        # its last 16 characters stand in other lines too, so an overlap is not sure: the whole line is looked for
+        # its last 16 characters occur in other lines too, so they do not prove an overlap: the whole line is compared
         ("Line number 11 of a long beginning.", "echoed"),
     ],
 )
 def test_a_long_prefill(stage: Stage, end: str, verdict: str) -> None:
-    """Beyond 200 characters it is quoted and only its end is asked back: the texts are joined there."""
+    """A prefill of more than 200 characters is quoted and only its end is asked for. The texts are joined there."""
     long = "".join(f"Line number {i} of a long beginning.\n" for i in range(11)) + end + "\n"
     stage.play(end[:9], end[9:] + "\nAnd on.")
     response = llm.get_model("prefill/mock").prompt("x", prefill=long)
@@ -307,7 +307,10 @@ def test_a_long_prefill(stage: Stage, end: str, verdict: str) -> None:
 
 @pytest.mark.parametrize("hide", [False, True])
 def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
-    """Before a call that came after it, in one part with the text it begins, alone where there is no text: hidden or not."""
+    """A prefill comes before a call after its text, is one part with its text, or is alone.
+
+    Hiding it changes nothing.
+    """
     text, call = (
         (lambda chunk, part: StreamEvent(type="text", chunk=chunk, part_index=part)),
         StreamEvent(type="tool_call_name", chunk="look", part_index=1, tool_call_id="1", server_executed=True),
@@ -341,6 +344,7 @@ def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
         ({"stop_reason": "max_tokens"}, True),
         ({"done_reason": "length"}, True),
         ({"candidates": [{"finishReason": "MAX_TOKENS"}]}, True),
+        ({"candidates": [{"finishReason": "FINISH_REASON_MAX_TOKENS"}]}, True),
         ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, True),
         ({"choices": [{"finish_reason": "model_length"}]}, True),
         ([{"candidates": [{"finishReason": "STOP"}]}, {"candidates": [{"finishReason": "MAX_TOKENS"}]}], True),
@@ -350,13 +354,13 @@ def test_a_hidden_prefill_has_its_place(stage: Stage, hide: bool) -> None:
     ],
 )
 def test_what_plugins_note_of_a_token_limit(said: Any, limited: bool) -> None:
-    """In their hosts' words; what the model wrote is not read for it."""
+    """A token limit is recognised in the words of each host. Text of the model does not count."""
     assert is_limited(said) is limited
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_chain_whose_model_talks_behind_its_call(stage: Stage, stream: bool) -> None:
-    """The answer has the prefill, and the second request asks for it."""
+    """If the model writes text after its call, the answer has the prefill, and the second request asks for it."""
 
     def look(word: str) -> str:
         return word
@@ -375,7 +379,7 @@ def test_a_chain_whose_model_talks_behind_its_call(stage: Stage, stream: bool) -
 
 
 def test_one_prefill_a_chain(stage: Stage) -> None:
-    """Delivered behind a tool that the host ran itself, and not asked for again."""
+    """A prefill that came after a tool which the host ran itself is not asked for again in the chain."""
 
     def look(word: str) -> str:
         return word
@@ -392,7 +396,7 @@ def test_one_prefill_a_chain(stage: Stage) -> None:
 
 
 def test_other_tasks_are_not_waited_for(stage: Stage) -> None:
-    """Leaving a reply waits for the SDK's own generators, not for whatever else the program reads; and trio has none."""
+    """Leaving a reply waits for the SDK's own generators and not for other tasks. It works on trio too."""
 
     async def never() -> Any:
         await anyio.sleep_forever()

@@ -1,4 +1,4 @@
-"""One reply's chunks, spliced: what LLM's pull request 473 had to solve, every cut, tool calls, and how replies end."""
+"""The chunks of one reply, spliced: LLM's pull request 473, every cut, tool calls, and how replies end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def emulated(prefill: str, **options: Any) -> ChunkSplicer:
-    """That of a prefill which was asked for in the prompt."""
+    """Return the splicer for a prefill that the prompt asked for."""
     asked = emulate(DEFAULT, [{"role": "user", "content": "x"}], prefill)
     return ChunkSplicer(prefill, asked.seam, **options)
 
@@ -36,7 +36,7 @@ def joined(splice: ChunkSplicer, chunks: Sequence[str | None]) -> str:
 
 @pytest.mark.parametrize(("prefill", "chunks", "reply"), CASES)
 def test_the_prefill_comes_once(prefill: str, chunks: list[str | None], reply: str) -> None:
-    """Exact text, asked for in the prompt and, where the host leaves the prefill out or repeats it, natively."""
+    """The text is exact with an emulated prefill, and with a native one that the host leaves out or repeats."""
     assert joined(emulated(prefill), chunks) == reply
     repeats = "".join(filter(None, chunks)).startswith(prefill)
     rules: dict[str, Any] = {} if repeats else {"echo": "never"}
@@ -45,7 +45,7 @@ def test_the_prefill_comes_once(prefill: str, chunks: list[str | None], reply: s
 
 @pytest.mark.parametrize(("chunks", "reply"), PULL_REQUEST_473)
 def test_the_cases_of_pull_request_473(chunks: str, reply: str) -> None:
-    """The six replies to the prefill `My fave color`, asked for in the prompt and natively, at any other cut too."""
+    """The six replies of pull request 473 are right, emulated and natively, also with any other cut."""
     parts = chunks.split("|")
     text = "".join(parts)
     cuts = [parts, [text], list(text), *([text[:at], text[at:]] for at in range(1, len(text)))]
@@ -55,8 +55,11 @@ def test_the_cases_of_pull_request_473(chunks: str, reply: str) -> None:
 
 
 def test_white_space_at_the_joint() -> None:
-    """What a host did not take is not doubled; what the prompt asked for is dropped with the words. No space is made up, and
-    none is taken away that the model wrote behind a prefill of which it repeated nothing."""
+    """White space at the joint comes once, and none is invented or removed.
+
+    White space that was not sent is not doubled, and repeated white space is dropped. If the model repeats nothing of
+    the prefill, all of its own white space stays.
+    """
     native = ChunkSplicer("The answer is ", SeamPlan("The answer is ", {"echo": "never", "stripped": " "}))
     assert joined(native, [" forty-two."]) == "The answer is forty-two."
     assert joined(emulated("The answer is "), ["The answer is", " forty-two."]) == "The answer is forty-two."
@@ -68,7 +71,7 @@ def test_white_space_at_the_joint() -> None:
     "text", ['Alabama", "Alaska"]', '["Alabama", "Alaska"]', '```json\n["Alabama", "Alaska"]\n```']
 )
 def test_cuts_do_not_matter(text: str) -> None:
-    """Every cut in two, and letter by letter."""
+    """The text is the same for every cut in two, and letter by letter."""
     for cut in range(len(text)):
         assert joined(emulated('["'), [text[:cut], text[cut:]]) == '["Alabama", "Alaska"]'
     assert joined(emulated('["'), list(text)) == '["Alabama", "Alaska"]'
@@ -89,7 +92,7 @@ def told(splice: ChunkSplicer, events: list[Event]) -> list[tuple[str, str, int 
 
 
 def test_the_prefill_is_in_the_part_of_the_text() -> None:
-    """Reasoning keeps its place before it, and the conversation has one text part."""
+    """The prefill is in the same part as the text, after the reasoning."""
     events = [Event("reasoning", "hm", 0), Event("text", '["A', 1), Event("text", '"]', 1)]
     assert told(emulated('["'), events) == [
         ("reasoning", "hm", 0),
@@ -106,15 +109,15 @@ CALLED = [("tool_call_name", "look", 1), ("tool_call_args", "{}", 1)]
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        # what leads to a call is as the model wrote it, also where it might have become an echo
+        # text before a call is as the model wrote it, even if it could have become an echo
         (["I'll look."], [], [("text", "I'll look.", 0), *CALLED]),
         (["ab"], [], [("text", "ab", 0), *CALLED]),
-        # an echo and nothing else is not there: the answer will have it
+        # an echo alone is dropped, because the answer will have the prefill
         (["abc"], [], CALLED),
-        # with something behind it, it was the beginning
+        # an echo with more text after it was the beginning of the answer
         (["abc", "def"], [], [("text", "abc", 0), ("text", "def", 0), *CALLED]),
         (["abcdef"], ["more"], [("text", "abc", 0), ("text", "def", 0), *CALLED, ("text", "more", 2)]),
-        # a tool that the host runs itself: what comes behind it is the answer
+        # the host runs this tool itself, so the text after it is the answer
         (["I'll look."], ["abc", "def"], [("text", "I'll look.", 0), *CALLED, ("text", "abc", 2), ("text", "def", 2)]),
         (["I'll look."], ["def"], [("text", "I'll look.", 0), *CALLED, ("text", "abc", 2), ("text", "def", 2)]),
         (["abc"], ["def"], [*CALLED, ("text", "abc", 2), ("text", "def", 2)]),
@@ -123,7 +126,10 @@ CALLED = [("tool_call_name", "look", 1), ("tool_call_args", "{}", 1)]
 def test_the_answer_begins_with_the_prefill_and_not_what_leads_to_a_tool(
     before: list[str], after: list[str], expected: list[Any]
 ) -> None:
-    """However it is cut, and nothing overtakes the call."""
+    """The answer begins with the prefill, and text before a tool call does not.
+
+    Cuts do not matter, and order is kept.
+    """
     events = [*(Event("text", text, 0) for text in before), *CALL, *(Event("text", text, 2) for text in after)]
     assert told(emulated("abc", may_call=True), events) == expected
     cut = [Event("text", c, 0) for c in "".join(before)] + CALL + [Event("text", c, 2) for c in "".join(after)]
@@ -132,7 +138,7 @@ def test_the_answer_begins_with_the_prefill_and_not_what_leads_to_a_tool(
 
 
 def test_text_behind_a_call_that_is_to_be_run_is_no_answer() -> None:
-    """Some models say what they do behind the call; LLM's own, unstreamed, always."""
+    """Text after a call that LLM will run is not the answer. LLM's own models always have it there without a stream."""
     for may_call in (True, False):
         splice = emulated("abc", may_call=may_call)
         out = [one for event in (*CALL, Event("text", "I look.", 2)) for one in splice.take(event)]
@@ -143,7 +149,7 @@ def test_text_behind_a_call_that_is_to_be_run_is_no_answer() -> None:
 
 
 def test_a_stop_of_ours_takes_the_call_behind_it_away() -> None:
-    """It is met when the text before the call is decided: nothing is wanted behind it."""
+    """If a stop sequence ends the text before a call, the call is dropped too."""
     splice = emulated("abc", stop=("x",), may_call=True)
     out = [one for event in (Event("text", "ab x", 0), *CALL) for one in splice.take(event)]
     assert splice.stopped
@@ -152,7 +158,7 @@ def test_a_stop_of_ours_takes_the_call_behind_it_away() -> None:
 
 
 def test_white_space_behind_a_call_is_part_of_the_text_that_follows() -> None:
-    """However it is cut; alone it is passed on."""
+    """White space after a call belongs to the text that follows, however it is cut. Alone it is passed on."""
     for cut in (["\n- apple"], ["\n", "- apple"], ["\n", "- ", "apple"]):
         events = [*CALL, *(Event("text", text, 2) for text in cut)]
         assert "".join(text for kind, text, _ in told(emulated("\n- "), events) if kind == "text") == "\n- apple"
@@ -161,7 +167,7 @@ def test_white_space_behind_a_call_is_part_of_the_text_that_follows() -> None:
 
 
 def test_what_waits_keeps_its_place() -> None:
-    """Before reasoning that came behind it, and newer metadata stay behind older."""
+    """Held text stays before reasoning that came later, and newer metadata stays after older metadata."""
     splice = ChunkSplicer("abc", SeamPlan("abc", {}), may_call=True)
     events = [
         Event("text", "xyz", 0, {"n": 1}),
@@ -179,7 +185,7 @@ def test_what_waits_keeps_its_place() -> None:
 
 
 def test_text_that_may_lead_to_a_tool_call_waits() -> None:
-    """Only where the model has not begun as asked, and only with tools."""
+    """With tools, text is held until it is known not to lead to a tool call, unless it begins as asked."""
     for may_call, expected in ((True, []), (False, ["abc", "xyz"])):
         splice = ChunkSplicer("abc", SeamPlan("abc", {}), may_call=may_call)
         assert splice.take("xyz") == expected
@@ -190,7 +196,7 @@ def test_text_that_may_lead_to_a_tool_call_waits() -> None:
 
 
 def test_stop_sequences_hold_behind_a_tool_call() -> None:
-    """In the text that follows it as in the text before."""
+    """Stop sequences apply to the text after a tool call too."""
     events = [Event("text", "abcx ", 0), *CALL, Event("text", "more ``", 2), Event("text", "` after", 2)]
     assert told(emulated("abc", stop=("```",)), events) == [
         ("text", "abc", 0), ("text", "x ", 0), *CALLED, ("text", "more ", 2),
@@ -217,14 +223,14 @@ LONG = "The answer to it all is "
     ],
 )
 def test_what_is_held_when_the_host_dies(chunks: list[str], kept: str) -> None:
-    """The model's own text comes out ahead of the error; the beginning of a repetition does not."""
+    """If the host breaks off, held text of the model is yielded. The beginning of a repetition is not."""
     splice = emulated(LONG)
     out = [one for chunk in chunks for one in splice.take(chunk)]
     assert "".join(out + splice.cut()) == kept
 
 
 def test_a_token_limit_inside_the_repetition() -> None:
-    """Nothing new came, so there is nothing to show; where the model's own text was cut, that is the reply."""
+    """A token limit inside the repetition raises `Cut`. If it cut the model's own text, that text is the reply."""
     splice = emulated(LONG)
     splice.take("The answer to")
     with pytest.raises(Cut):
@@ -238,7 +244,10 @@ def test_a_token_limit_inside_the_repetition() -> None:
 
 @pytest.mark.parametrize("tail", [[], [Event("text", " ")], [Event("reasoning", "")]])
 def test_a_reply_of_tool_calls_only_has_no_prefill(tail: list[Event]) -> None:
-    """It wrote no text; the answer after the tool's result will. llm-anthropic puts a space behind a call."""
+    """A reply without text has no prefill, because the answer after the tool's result will have it.
+
+    llm-anthropic yields a space after a call.
+    """
     events = [Event("tool_call_name", "look", 0), Event("tool_call_args", "{}", 0), *tail]
     splice = emulated("abc")
     assert told(splice, events) == [(event.type, event.chunk, event.part_index) for event in events]
@@ -246,21 +255,21 @@ def test_a_reply_of_tool_calls_only_has_no_prefill(tail: list[Event]) -> None:
 
 
 def test_metadata_is_not_lost_with_the_echo() -> None:
-    """An event of an echo goes through empty if it has something for the provider."""
+    """If an event of an echo has metadata for the provider, the event is passed on without its text."""
     splice = emulated("abc")
     assert splice.take(Event("text", "abc", 0, {"signature": "x"})) == [Event("text", "", 0, {"signature": "x"})]
     assert splice.take(Event("text", "def", 0)) == [Event("text", "abc", 0), Event("text", "def", 0)]
 
 
 def test_hidden() -> None:
-    """Hidden is not undelivered."""
+    """A hidden prefill still counts as delivered."""
     splice = emulated("abc", hidden=True)
     assert joined(splice, ["abcdef"]) == "def"
     assert splice.delivered
 
 
 def test_stop_sequences_of_ours() -> None:
-    """Nothing after one, and the source is to be left."""
+    """Nothing is yielded after a stop sequence, and `stopped` says that the source must be left."""
     splice = emulated("```python", stop=("```",))
     out = [one for chunk in ("```python\nprint()\n", "```\nThat", " was it") for one in splice.take(chunk)]
     assert "".join(out + splice.end()) == "```python\nprint()\n"
@@ -268,7 +277,7 @@ def test_stop_sequences_of_ours() -> None:
 
 
 def test_must_echo() -> None:
-    """Nothing has been given out when the reply turns out not to begin with the prefill."""
+    """With `must_echo` nothing has been yielded if the reply turns out not to begin with the prefill."""
     splice = emulated("abc", must_echo=True)
     with pytest.raises(Ignored):
         joined(splice, ["xyz and more text that is no echo at all\n" * 20])
@@ -281,7 +290,7 @@ NAME = "text-0123456789abcdef"
 
 
 def test_our_markers_are_taken_out() -> None:
-    """Wherever the text is cut, before a tool call and at the end; a short beginning of one at the end is the model's own."""
+    """Markers are removed wherever the text is cut. A short beginning of one at the end is the model's own text."""
     raw = f"<{NAME}>ab{NAME}c</{NAME}> d<te"
     for cut in range(len(raw) + 1):
         splice = ChunkSplicer("abc", SeamPlan("abc", {}), marker=NAME)
@@ -291,5 +300,5 @@ def test_our_markers_are_taken_out() -> None:
     splice = ChunkSplicer("abc", SeamPlan("abc", {}), marker=NAME, may_call=True)
     events = [Event("text", f"abc<{NAME}> d", 0), Event("text", "t", 0), *CALL]
     assert told(splice, events) == [("text", "abc", 0), ("text", " d", 0), ("text", "t", 0), *CALLED]
-    # the control: without the name they stay
+    # control: without the marker's name they stay
     assert NAME in joined(ChunkSplicer("abc", SeamPlan("abc", {})), [raw])

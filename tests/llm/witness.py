@@ -1,6 +1,6 @@
-"""A plugin of pytest's for `nox -s llm_suite`: writes down whether aprefill was loaded in the very process that ran the tests.
+"""A pytest plugin for `nox -s llm_suite`: it records whether aprefill was loaded in the process that ran the tests.
 
-With APREFILL_SABOTAGE it breaks `llm prompt`, as a bad plugin would: the comparison must see that.
+With APREFILL_SABOTAGE it breaks `llm prompt`, as a bad plugin would. The comparison must see this.
 """
 
 from __future__ import annotations

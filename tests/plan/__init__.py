@@ -1,1 +1,1 @@
-"""The plan: what is sent first, and what after that, without a network."""
+"""Tests of the plan: what is sent first and what is sent after a failure, without a network."""

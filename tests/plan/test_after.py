@@ -1,4 +1,4 @@
-"""What is sent after a request that failed, as a table: no clock, no network, no chance."""
+"""What is sent after a failed request, tested as a table without a clock, a network or randomness."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..support.planning import acme, asked, plan_first, token
 if TYPE_CHECKING:
     from aprefill._plan.step import AttemptPlan
 
-#: Each error, and whether the same request may well succeed a little later.
+#: Each error, and whether the same request may succeed a little later.
 ERRORS: dict[str, tuple[AprefillError, bool]] = {
     **{f"http-{status}": (StatusError(status), True) for status in (408, 409, 429, 500, 502, 503, 504, 529, 599)},
     **{
@@ -57,11 +57,11 @@ CASES = [pytest.param(error, passes, id=name) for name, (error, passes) in ERROR
 
 @pytest.fixture(autouse=True)
 def _short_waits() -> None:
-    """Not here: the waits themselves are looked at."""
+    """Override the fixture that shortens waits: this module tests the waits themselves."""
 
 
 def following(error: AprefillError, row: Any = None, *, chance: float = 0.0, **told: Any) -> AttemptPlan | None:
-    """What comes after `error`; `told` are `Outcome`'s facts, and what was asked."""
+    """Return the plan after `error`. `told` holds fields of `Outcome` and the arguments of the request."""
     facts = {name: told.pop(name) for name in ("plan", "has_token", "retries", "left_s") if name in told}
     ask = asked(**{"prefill": "[", **told})
     step = facts.pop("plan", None) or plan_first(ask, row or acme(), "m")
@@ -75,14 +75,17 @@ def waits(error: AprefillError, **told: Any) -> float | None:
     return None if step is None else step.wait_s
 
 
-# --- the same again ----------------------------------------------------------------------------------------------
+# --- the same request again --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("error", "passes"), CASES)
 @pytest.mark.parametrize("prefill", ["[", ""])
 @pytest.mark.parametrize("support", ["eats", "echoes", "emulated"])
 def test_what_may_pass_is_sent_again(error: AprefillError, passes: bool, prefill: str, support: str) -> None:
-    """The same request, with a wait before it; native, emulated or without a prefill. Of the others, none."""
+    """After an error that may pass, the same request is sent again after a wait.
+
+    This holds for native and emulated prefills and without a prefill. After any other error nothing is sent.
+    """
     before = plan_first(asked(prefill=prefill), acme(support=support), "m")
     again = following(error, plan=before, prefill=prefill)
     assert error.may_pass is passes
@@ -91,7 +94,7 @@ def test_what_may_pass_is_sent_again(error: AprefillError, passes: bool, prefill
 
 @pytest.mark.parametrize(("error", "passes"), CASES)
 def test_nothing_is_sent_again_once_there_is_a_token(error: AprefillError, passes: bool) -> None:
-    """Whatever it failed with; the control is the same without a token."""
+    """After the first token nothing is sent again, whatever the error. The control: the same without a token."""
     assert following(error, has_token=True) is None
     assert (following(error) is not None) is passes
 
@@ -108,16 +111,16 @@ def test_so_many_times_and_no_more(error: AprefillError, passes: bool, allowed: 
 
 
 def test_the_usual_number() -> None:
-    """Two."""
+    """By default there are two retries."""
     error = StatusError(503)
     assert [following(error, retries=used) is not None for used in range(4)] == [True, True, False, False]
 
 
-# --- how long before ---------------------------------------------------------------------------------------------
+# --- the wait before a retry -------------------------------------------------------------------------------------
 
 
 def test_waits_double_up_to_a_bound() -> None:
-    """Half a second, one, two, four, eight and no more."""
+    """Waits double from half a second to a maximum of eight seconds."""
     far = Recovery(retries=100)
     found = [waits(ConnectFailed("host", "x"), retries=used, recovery=far) for used in (0, 1, 2, 3, 4, 5, 50)]
     assert found == [0.5, 1, 2, 4, 8, 8, 8]
@@ -126,7 +129,7 @@ def test_waits_double_up_to_a_bound() -> None:
 
 @pytest.mark.parametrize("used", [0, 1, 9])
 def test_chance_makes_a_wait_shorter_by_up_to_a_half(used: int) -> None:
-    """Never longer, never none at all."""
+    """Jitter shortens a wait by up to a half, and never lengthens it."""
     far = Recovery(retries=100)
     longest = waits(StatusError(500), retries=used, recovery=far)
     assert longest is not None
@@ -139,18 +142,21 @@ def test_chance_makes_a_wait_shorter_by_up_to_a_half(used: int) -> None:
 @pytest.mark.parametrize("status", [429, 503, 529])
 @pytest.mark.parametrize("seconds", [0.01, 1, 7.5, 60])
 def test_a_host_that_says_how_long_is_believed(seconds: float, status: int, chance: float) -> None:
-    """To the second, however often it was asked before; chance has no part in it."""
+    """The wait that a host asks for is used exactly, without growth or jitter."""
     for used in (0, 1):
         assert waits(StatusError(status, retry_after_s=seconds), retries=used, chance=chance) == seconds
 
 
 def test_a_host_that_says_now_gets_the_usual_wait() -> None:
-    """`Retry-After: 0` is no reason to hurry it."""
+    """`Retry-After: 0` gets the same backoff as no `Retry-After`."""
     assert waits(StatusError(429, retry_after_s=0.0)) == FIRST_WAIT_S
 
 
 def test_a_host_that_asks_for_a_longer_wait_than_allowed_gets_no_second_request() -> None:
-    """The caller hears of it at once; 60 seconds are the usual bound."""
+    """If the host asks for a longer wait than `max_wait_s`, no second request is sent.
+
+    The default is 60 seconds.
+    """
     for bound, seconds, goes_on in ((None, 60, True), (None, 60.1, False), (5.0, 5, True), (5.0, 5.1, False)):
         recovery = Recovery() if bound is None else Recovery(max_wait_s=bound)
         found = waits(StatusError(429, retry_after_s=seconds), recovery=recovery)
@@ -158,7 +164,7 @@ def test_a_host_that_asks_for_a_longer_wait_than_allowed_gets_no_second_request(
 
 
 def test_a_retry_after_counts_only_where_the_same_request_may_pass() -> None:
-    """On a 400 or a 401 it changes nothing."""
+    """A `Retry-After` on an error that cannot pass, such as a 400 or a 401, changes nothing."""
     assert [waits(StatusError(status, retry_after_s=1)) for status in (400, 401, 404)] == [None, None, None]
 
 
@@ -177,7 +183,7 @@ def test_a_retry_after_counts_only_where_the_same_request_may_pass() -> None:
 def test_no_wait_beyond_what_the_total_clock_has_left(
     left_s: float, error: AprefillError, wait_s: float | None
 ) -> None:
-    """Then the failure is the caller's at once."""
+    """If the wait is longer than what is left of `total_s`, the error is raised at once."""
     assert waits(error, left_s=left_s) == wait_s
 
 
@@ -185,13 +191,13 @@ def test_no_wait_beyond_what_the_total_clock_has_left(
                                       {"max_wait_s": -1}, {"max_wait_s": math.nan}, {"max_wait_s": True},
                                       {"max_wait_s": "1"}, {"max_wait_s": None}])  # fmt: skip
 def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
-    """A `UsageError` that names the one."""
+    """A value that makes no sense raises a `UsageError` that names the setting."""
     with pytest.raises(UsageError, match=rf"Recovery\({next(iter(settings))}="):
         Recovery(**settings)
 
 
 def test_settings_of_no_limit() -> None:
-    """Any wait that the host asks for, and none: both can be said."""
+    """`max_wait_s` may be infinite and `retries` may be 0. A value that is no `Recovery` raises `UsageError`."""
     assert waits(StatusError(429, retry_after_s=1e6), recovery=Recovery(max_wait_s=math.inf)) == 1e6
     assert waits(StatusError(429), recovery=Recovery(retries=0, max_wait_s=math.inf)) is None
     with pytest.raises(UsageError, match=r"recovery is a int; pass an aprefill\.Recovery"):
@@ -209,7 +215,10 @@ REFUSALS = [
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.why)
 @pytest.mark.parametrize("support", ["eats", "echoes"])
 def test_a_refusal_is_answered_by_asking_in_the_prompt(refusal: PrefillRefused, support: str) -> None:
-    """At once, in the words for a first request; no matter how often a request was sent again, or may be."""
+    """A refusal is followed at once by an emulated request with the words of a first request.
+
+    Retries used or left do not matter.
+    """
     for more in ({}, {"retries": 7}, {"recovery": Recovery(retries=0)}, {"left_s": 0.0}, {"has_token": True}):
         step = following(refusal, acme(support=support), max_tokens=9, **more)
         assert step is not None
@@ -224,19 +233,22 @@ def test_a_refusal_is_answered_by_asking_in_the_prompt(refusal: PrefillRefused, 
 @pytest.mark.parametrize("no", [{"emulate": False}, {"strict": True}], ids=["no-emulation", "strict"])
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.why)
 def test_a_refusal_is_the_callers_where_it_may_not_be_asked_for(refusal: PrefillRefused, no: dict[str, Any]) -> None:
-    """Nothing more is sent."""
+    """If emulation is not allowed, a refusal reaches the caller and nothing more is sent."""
     assert following(refusal, **no) is None
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.why)
 def test_a_refusal_of_what_was_asked_for_is_the_callers(refusal: PrefillRefused) -> None:
-    """A request without a native prefill cannot be made better by leaving that out; nor one without any."""
+    """A refusal of an emulated request, or of one without a prefill, reaches the caller."""
     assert following(refusal, acme(support="emulated")) is None
     assert following(refusal, prefill="") is None
 
 
 def test_a_refusal_is_the_callers_where_it_cannot_be_asked_for() -> None:
-    """After a tool's result the refusal says more than an error about the messages would."""
+    """If emulation is impossible, as after a tool's result, the refusal itself reaches the caller.
+
+    It says more than an error about the messages would.
+    """
     messages = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "4"}]
     ask = asked(messages, prefill="[")
     outcome = Outcome(
@@ -251,11 +263,14 @@ def test_a_refusal_is_the_callers_where_it_cannot_be_asked_for() -> None:
     assert plan_next(ask, outcome, chance=0.5, token=token) is None
 
 
-# --- no echo -----------------------------------------------------------------------------------------------------
+# --- a missing echo ----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_echo_is_asked_for_once_more() -> None:
-    """With `absent="retry"`: at once, in other words, and then joined; retries are counted apart."""
+    """With `absent="retry"` a missing echo causes one more request at once in other words.
+
+    Its text is then joined. It does not count as a retry.
+    """
     row = acme(support="emulated")
     ignored = PrefillIgnored("m")
     for more in ({}, {"retries": 7}, {"recovery": Recovery(retries=0)}, {"has_token": True}):
@@ -267,7 +282,7 @@ def test_a_missing_echo_is_asked_for_once_more() -> None:
 
 
 def test_a_missing_echo_is_the_callers_otherwise() -> None:
-    """With `absent="raise"`, and where strict demands one of a host that is known for it."""
+    """With `absent="raise"` or "join", and with `strict`, a missing echo causes no further request."""
     ignored = PrefillIgnored("m")
     assert following(ignored, acme(support="emulated"), absent="raise") is None
     assert following(ignored, acme(support="emulated")) is None
@@ -275,7 +290,10 @@ def test_a_missing_echo_is_the_callers_otherwise() -> None:
 
 
 def test_a_request_in_other_words_is_sent_again_as_it_is() -> None:
-    """A failure that may pass does not make it the first one again, nor does it ask a third time."""
+    """A retry of the request in other words repeats that request.
+
+    It does not return to the first words.
+    """
     in_other_words = following(PrefillIgnored("m"), acme(support="emulated"), absent="retry")
     assert in_other_words is not None
     again = following(StatusError(500), plan=in_other_words, absent="retry")
@@ -283,7 +301,7 @@ def test_a_request_in_other_words_is_sent_again_as_it_is() -> None:
 
 
 def test_a_refused_prefill_may_still_be_asked_for_once_more() -> None:
-    """A refusal, then a reply without the echo: three requests at most."""
+    """A refusal, and then a reply without the echo, lead to three requests at most."""
     emulated = following(REFUSALS[0], absent="retry")
     assert emulated is not None
     assert emulated.absent == "retry"

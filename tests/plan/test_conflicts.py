@@ -1,4 +1,7 @@
-"""What does not go, or may not go, together with a native prefill: found in the request, said in the caller's words."""
+"""Settings that break a native prefill, or may break it: found in the request and named in the caller's words.
+
+The seam is the code that joins the prefill and the model's text.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def asked(prefill: str = "[", **options: Any) -> Request:
 
 
 def switched_on(request: Request) -> dict[str, str]:
-    """The settings that are on; hosts of every protocol of today are asked for them in the same words."""
+    """Return the settings that are switched on. The codecs of all protocols must agree."""
     found = [conflicts.switched_on(request, codec(name)) for name in PROTOCOLS]
     assert all(one == found[0] for one in found)
     return found[0]
@@ -42,7 +45,7 @@ def extra(name: str, value: Any) -> tuple[str, dict[str, Any]]:
     return f"extra[{name!r}]", {"extra": {name: value}}
 
 
-#: setting -> every way to switch it on: what the caller calls it, and the call
+#: setting -> every way to switch it on: the caller's name for it, and the call
 ON: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "grammar": [extra("grammar", "root ::= [0-9]")],
     "thinking": [
@@ -89,7 +92,7 @@ ON: dict[str, list[tuple[str, dict[str, Any]]]] = {
         extra("guided_choice", ["a", "b"]),
     ],
 }
-#: setting -> what leaves it off
+#: setting -> the ways that leave it off
 OFF: dict[str, list[dict[str, Any]]] = {
     "grammar": [{}, {"extra": {"grammar": None}}, {"extra": {"grammar": ""}}],
     "thinking": [
@@ -152,18 +155,18 @@ OFF_CASES = [
 
 @pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
 def test_what_is_on_is_found_and_named(setting: str, spelled: str, options: dict[str, Any]) -> None:
-    """Every spelling of each setting, by the name under which the caller gave it; no other setting along with it."""
+    """Every spelling of each setting is found under the caller's name for it, and no other setting with it."""
     assert switched_on(asked(**options)) == {setting: spelled}
 
 
 @pytest.mark.parametrize(("setting", "options"), OFF_CASES)
 def test_what_is_off_is_not_found(setting: str, options: dict[str, Any]) -> None:
-    """Each setting said to be off, in every way; a field of `extra` wins over the argument."""
+    """A setting that is off in any spelling is not found. A field of `extra` wins over the argument."""
     assert setting not in switched_on(asked(**options))
 
 
 def test_all_of_them_at_once() -> None:
-    """Each is found, the first spelling of each named."""
+    """Several settings at once are all found. The first spelling of each is named."""
     found = switched_on(
         asked(
             thinking={"type": "enabled"},
@@ -176,11 +179,11 @@ def test_all_of_them_at_once() -> None:
     assert found == {**words, "tool_choice": "extra['tool_choice']"}
 
 
-# --- what becomes of it ------------------------------------------------------------------------------------------
+# --- what a conflict leads to ------------------------------------------------------------------------------------
 
 
 def table(server: Server | None, **conflicts: str) -> SupportTable:
-    """A host named acme with these conflicts, at the loopback server."""
+    """A table with the host "acme", which has these conflicts, at the loopback server."""
     said = ", ".join(f'{setting} = "{word}"' for setting, word in conflicts.items())
     return SupportTable.load(
         '[[host]]\nprovider = "acme"\napi = "chat"\ncodec = "openai_chat"\nauth = "none"\nkey_required = false\n'
@@ -195,13 +198,16 @@ ROWS = {word: {setting: table(None, **{setting: word}) for setting in EVERY} for
 
 
 def mode(word: str, setting: str, model: str = "m", **options: Any) -> str:
-    """How the prefill is carried where `setting` breaks it, or may."""
+    """Return the mode of the first plan if `setting` has this kind of conflict."""
     return plan_first(asked(**options), ROWS[word][setting].row("acme", model), model).mode
 
 
 @pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
 def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str, options: dict[str, Any]) -> None:
-    """A `UsageError` that names host, setting and what to switch off; also with the caller's word for the support."""
+    """A known conflict raises a `UsageError` that names the host, the setting and what to switch off.
+
+    `support=` does not change that.
+    """
     says = (
         f"acme cannot combine a native prefill with {setting}; switch {spelled} off, leave prefill= out, "
         'or pass support="emulated" to ask for the prefill in the prompt'
@@ -210,7 +216,7 @@ def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str
         with pytest.raises(UsageError) as error:
             mode("breaks", setting, **options, **more)
         assert str(error.value) == says
-    # and doing what it says helps
+    # The remedies in the message work.
     assert mode("breaks", setting, **options, support="emulated") == "emulated"
     assert mode("breaks", setting, **options, prefill="") == "none"
     assert mode("breaks", setting) == "native"
@@ -218,7 +224,10 @@ def test_what_breaks_is_an_error_in_the_callers_words(setting: str, spelled: str
 
 @pytest.mark.parametrize(("setting", "spelled", "options"), ON_CASES)
 def test_what_may_break_is_asked_for_in_the_prompt(setting: str, spelled: str, options: dict[str, Any]) -> None:
-    """Without leave to ask it is `PrefillRefused`, which says what is not known; the caller's word settles it."""
+    """With a setting that may break a prefill, the prefill is emulated.
+
+    If emulation is not allowed, `PrefillRefused` says what is not known. With `support=` it is native.
+    """
     assert mode("unknown", setting, **options) == "emulated"
     for more in ({"emulate": False}, {"strict": True}):
         with pytest.raises(PrefillRefused) as refused:
@@ -234,7 +243,7 @@ def test_what_may_break_is_asked_for_in_the_prompt(setting: str, spelled: str, o
 @pytest.mark.parametrize("word", ["breaks", "unknown"])
 @pytest.mark.parametrize(("setting", "options"), OFF_CASES)
 def test_what_is_off_breaks_nothing(word: str, setting: str, options: dict[str, Any]) -> None:
-    """The prefill goes out natively."""
+    """With the setting switched off, the prefill is native."""
     assert mode(word, setting, **options) == "native"
 
 
@@ -243,14 +252,14 @@ def test_what_is_off_breaks_nothing(word: str, setting: str, options: dict[str, 
 def test_a_prefill_that_is_asked_for_is_in_no_conflict(
     word: str, setting: str, spelled: str, options: dict[str, Any]
 ) -> None:
-    """A conflict is one with a native prefill: a row without one has none, nor has a setting that is not its."""
+    """An emulated prefill has no conflicts, and the conflict of another setting does not count."""
     assert mode(word, setting, "asks", **options) == "emulated"
     other = EVERY[EVERY.index(setting) - 1]
     assert mode(word, other, **options) == "native"
 
 
 def test_a_known_break_counts_more_than_an_unknown_one() -> None:
-    """Whichever is found first."""
+    """A known conflict is reported before an unknown one, in whichever order they are found."""
     both: dict[str, Any] = {"thinking": {"type": "enabled"}, "tools": [TOOL]}
     for words in (("breaks", "unknown"), ("unknown", "breaks")):
         row = table(None, thinking=words[0], tools=words[1]).row("acme", "m")
@@ -259,7 +268,7 @@ def test_a_known_break_counts_more_than_an_unknown_one() -> None:
             plan_first(asked(**both), row, "m")
 
 
-# --- on the way to the host --------------------------------------------------------------------------------------
+# --- over the network --------------------------------------------------------------------------------------------
 
 
 def reply(session: Session, model: str = "acme:m", **options: Any) -> Reply:
@@ -270,7 +279,7 @@ def reply(session: Session, model: str = "acme:m", **options: Any) -> Reply:
 @pytest.mark.anyio
 @pytest.mark.parametrize("setting", EVERY)
 async def test_nothing_is_sent_in_a_conflict(setting: str) -> None:
-    """No connection is made for a request that cannot be; the same server is asked where it can."""
+    """A request with a conflict opens no connection. The control: without one the same server is used."""
     _, options = ON[setting][-1]
     script = Script(text="1]", prefill="eats")
     async with serve(script) as server, Session(table=table(server, **{setting: "breaks"})) as session:
@@ -291,9 +300,9 @@ async def test_nothing_is_sent_in_a_conflict(setting: str) -> None:
         assert server.connections == 1
 
 
-# --- a field of `extra` beside the argument that it would undo -----------------------------------------------------
+# --- a field of `extra` that would override an argument ------------------------------------------------------------
 
-#: argument -> a value, and the fields that undo it on chat completions and on messages
+#: argument -> a value, and the fields that override it in chat completions and in messages
 UNDONE: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "system": ("Be brief.", ("system", "messages"), ("system", "messages")),
     "max_tokens": (9, ("max_tokens", "max_completion_tokens"), ("max_tokens",)),
@@ -315,7 +324,10 @@ UNDONE_CASES = [
 @pytest.mark.parametrize("instead", [None, "x", {"effort": "low"}], ids=["none", "text", "dict"])
 @pytest.mark.parametrize(("wire", "argument", "value", "field"), UNDONE_CASES)
 def test_a_field_that_would_undo_an_argument(wire: str, argument: str, value: Any, field: str, instead: Any) -> None:
-    """A `UsageError` at the call, whatever the field holds, also when one of the two is the session's."""
+    """A field of `extra` that overrides an argument raises `UsageError` at the call, whatever its value.
+
+    This also holds if one of the two comes from the session.
+    """
     options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
     says = re.escape(f"extra[{field!r}] together with ")
     with pytest.raises(UsageError, match=says):
@@ -328,7 +340,10 @@ def test_a_field_that_would_undo_an_argument(wire: str, argument: str, value: An
 
 @pytest.mark.parametrize(("wire", "argument", "value", "field"), UNDONE_CASES)
 def test_a_field_without_its_argument_is_the_caller_s(wire: str, argument: str, value: Any, field: str) -> None:
-    """So is the argument beside any other field; `messages` is always an argument."""
+    """The same field without the argument is allowed, and so is the argument with another field.
+
+    `messages` is excepted: every call has a prompt.
+    """
     options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
     stream("Hi", **options, **{argument: value}, extra={"seed": 1})
     if field != "messages":
@@ -338,14 +353,14 @@ def test_a_field_without_its_argument_is_the_caller_s(wire: str, argument: str, 
 @pytest.mark.parametrize("wire", MODELS)
 @pytest.mark.parametrize("field", ["messages", "model"])
 def test_a_field_that_is_always_given(wire: str, field: str) -> None:
-    """The prompt and the model's name have an argument in every call."""
+    """The fields `messages` and `model` are never allowed: every call has arguments for them."""
     with pytest.raises(UsageError, match="leave the field out"):
         stream("Hi", model=MODELS[wire], api_key="k", extra={field: "x"})
 
 
 @pytest.mark.parametrize("wire", MODELS)
 def test_a_reply_is_always_streamed(wire: str) -> None:
-    """`stream` can be said, but not switched off."""
+    """`extra={"stream": True}` is allowed, but streaming cannot be switched off."""
     stream("Hi", model=MODELS[wire], api_key="k", extra={"stream": True})
     for off in (False, None):
         with pytest.raises(UsageError, match=r"extra\['stream'\]: every reply is streamed"):
@@ -353,7 +368,7 @@ def test_a_reply_is_always_streamed(wire: str) -> None:
 
 
 def test_what_carries_a_prefill_cannot_be_taken_away() -> None:
-    """The switch is for the prefill alone: without one the field is the caller's."""
+    """A field that carries the prefill cannot be removed. Without a prefill it can."""
     for off in (False, None):
         options: dict[str, Any] = {"model": "vllm:m", "extra": {"continue_final_message": off}}
         stream("Hi", **options)
@@ -361,7 +376,7 @@ def test_what_carries_a_prefill_cannot_be_taken_away() -> None:
             stream("Hi", prefill="[", **options)
 
 
-#: argument -> values that say something, and fields in which some host has the same setting
+#: argument -> values for it, and fields that are the same setting on some host
 SAME: dict[str, tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]] = {
     "thinking": (
         ({"type": "disabled"}, {"type": "enabled", "budget_tokens": 1024}),
@@ -417,7 +432,7 @@ SAME_CASES = [
     for n, value in enumerate(values)
     for m, field in enumerate(fields)
 ]
-#: calls with a field of `extra` that undoes nothing
+#: calls with a field of `extra` that overrides nothing
 HARMLESS: list[dict[str, Any]] = [
     {"stop": "END", "extra": {"stop_token_ids": [2]}},
     {"tools": [TOOL], "extra": {"tool_choice": "none"}},
@@ -437,7 +452,10 @@ HARMLESS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("wire", MODELS)
 @pytest.mark.parametrize(("argument", "value", "field"), SAME_CASES)
 def test_a_field_of_some_host_that_says_the_same(wire: str, argument: str, value: Any, field: tuple[str, Any]) -> None:
-    """A `UsageError` that names both, on both protocols: hosts take the fields of others, or ignore one of the two."""
+    """A field that is the same setting on some host raises a `UsageError` that names both, on both protocols.
+
+    Some hosts accept each other's fields, or ignore one of the two.
+    """
     options: dict[str, Any] = {"model": MODELS[wire], "api_key": "k"}
     name, instead = field
     with pytest.raises(UsageError, match=re.escape(f"extra[{name!r}] together with ")):
@@ -450,20 +468,23 @@ def test_a_field_of_some_host_that_says_the_same(wire: str, argument: str, value
 @pytest.mark.parametrize("wire", MODELS)
 @pytest.mark.parametrize("options", HARMLESS)
 def test_a_field_that_undoes_nothing(wire: str, options: dict[str, Any]) -> None:
-    """It goes to the host as it is: the control of the table above."""
+    """The control: a field that overrides nothing is allowed."""
     stream("Hi", model=MODELS[wire], api_key="k", **options)
 
 
 @pytest.mark.parametrize("wire", MODELS)
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_a_system_prompt_among_the_messages(wire: str, role: str) -> None:
-    """Is undone by a field just as `system=` is: on messages it becomes that field."""
+    """The `system` field is also refused if the system prompt is one of the messages.
+
+    On the messages protocol that prompt becomes this field.
+    """
     prompt = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     with pytest.raises(UsageError, match=re.escape("extra['system'] together with ")):
         stream(prompt, model=MODELS[wire], api_key="k", extra={"system": "x"})
 
 
-#: model, what else is passed, and fields that take away what carries its prefill
+#: model, other arguments, and fields that disable what carries the prefill
 SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("vllm:m", {}, {"add_generation_prompt": True}),
     ("vllm:m", {}, {"continue_final_message": False}),
@@ -477,7 +498,7 @@ SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("vllm:qwen3-8b", {}, {"chat_template_kwargs": None}),
     ("deepseek:deepseek-chat", {}, {"thinking": None}),
 ]
-#: The same, with fields that leave the prefill alone.
+#: The same with fields that do not affect the prefill.
 NO_SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("vllm:m", {}, {"add_generation_prompt": False, "continue_final_message": True, "echo": False}),
     ("vllm:m", {}, {"add_generation_prompt": None}),
@@ -498,7 +519,10 @@ NO_SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("model", "options", "fields"), SWITCHES)
 def test_a_field_that_takes_a_prefill_s_switch(model: str, options: dict[str, Any], fields: dict[str, Any]) -> None:
-    """A `UsageError` where the host would begin a turn of its own, think, or repeat what the seam does not look for."""
+    """A field that disables the prefill raises `UsageError`.
+
+    With it the host would begin a new turn, think, or repeat text that the seam does not look for.
+    """
     says = re.escape(f"extra[{next(iter(fields))!r}] together with prefill=")
     with pytest.raises(UsageError, match=says):
         stream("Hi", **{"model": model, "api_key": "k", "prefill": "[", **options}, extra=fields)
@@ -506,28 +530,32 @@ def test_a_field_that_takes_a_prefill_s_switch(model: str, options: dict[str, An
 
 @pytest.mark.parametrize(("model", "options", "fields"), NO_SWITCHES)
 def test_a_field_that_leaves_a_prefill_s_switch(model: str, options: dict[str, Any], fields: dict[str, Any]) -> None:
-    """The same switch once more, a caller's own for a host without a row, and any where nothing is carried natively."""
+    """A field that repeats the host's own switch is allowed.
+
+    So is a switch of the caller's for a host without a row, and any switch if no prefill is native.
+    """
     stream("Hi", **{"model": model, "api_key": "k", "prefill": "[", **options}, extra=fields)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_codec_says_what_its_arguments_become(protocol: str) -> None:
-    """Each argument that goes into the body is in the codec's list, with the field that `encode` makes of it."""
+    """The codec lists every argument that goes into the body, with the field that `encode` makes of it."""
     it = codec(protocol)
     base: dict[str, Any] = {"model": "m", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 1}
     plain = it.encode(ModelInput(**base))
     values = {name: value for name, (value, *_) in UNDONE.items()}
-    given = {**values, "stop": ("END",), "tools": (TOOL,), "max_tokens": 9}
+    every = {**values, "stop": ("END",), "tools": (TOOL,), "max_tokens": 9}
+    given = {name: value for name, value in every.items() if name in it.arguments}
     assert it.arguments.keys() == {"model", "prompt", *given}
     for argument, value in given.items():
         made = it.encode(ModelInput(**{**base, argument: value}))
         changed = {field for field in made if made[field] != plain.get(field)}
         assert changed
-        assert changed <= {path.partition(".")[0] for path in it.arguments[argument]}
+        assert changed <= {field.partition(".")[0] for field in it.arguments[argument]}
 
 
 def test_what_breaks_comes_before_what_is_unknown() -> None:
-    """Whichever setting is named first: the caller is told of the one that cannot go together with a prefill."""
+    """A setting that breaks a prefill is reported before one that may break it, in whichever order they are named."""
     row = replace(
         builtin_table().row("anthropic", "claude-haiku-4-5"), conflicts={"tools": "unknown", "thinking": "breaks"}
     )

@@ -1,4 +1,7 @@
-"""Asking for a prefill in the prompt: the words, the markers around a text, and what the seam makes of an answer."""
+"""Emulation: the words of the request, the markers around a quoted text, and how the seam joins the reply.
+
+The seam is the place where the prefill ends and the model's text begins, and the code that joins the two there.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from aprefill._plan.emulate import (
     BEGIN,
     CONTINUE,
     DEFAULT,
-    END_MAX,
-    END_MIN,
     PREAMBLE,
+    TAIL_MAX,
+    TAIL_MIN,
     EmulatedPrompt,
-    end_of,
     markers,
     room,
+    tail_of,
 )
 from aprefill._seam.plan import SeamPlan
 
@@ -35,12 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 USER = {"role": "user", "content": "Hi"}
-#: 200 characters: the longest text that is asked for whole.
+#: 200 characters: the longest text that is asked back whole.
 WHOLE = "The first line of it all.\n" + "x" * 151 + "\nThe last line is here."
 
 
 def told(known: str, content: Any = "Hi", how: Emulation = DEFAULT, *, again: bool = False) -> str:
-    """What the last user turn says, when it is text."""
+    """Return the content of the last user turn, which must be a str."""
     said = emulate(how, [{"role": "user", "content": content}], known, again=again).messages[-1]["content"]
     assert isinstance(said, str)
     return said
@@ -53,13 +56,13 @@ TOKENS = [f"{random.Random(n).getrandbits(64):016x}" for n in range(8)]
 
 
 def is_closed_at_its_end_alone(opening: str, text: str, closing: str) -> bool:
-    """Whether the quotation has its opening marker once, where it begins, and its closing one once, where it ends."""
+    """Return whether the opening marker occurs only at the quotation's start and the closing one only at its end."""
     quotation = opening + text + closing
     return quotation.rfind(opening) == 0 and quotation.find(closing) == len(quotation) - len(closing)
 
 
 def attacks() -> list[str]:
-    """Pieces of texts that know every marker there may be: whole ones, both halves of every cut, and what is alike."""
+    """Return pieces of hostile texts: whole markers, both halves of every cut, and lookalikes."""
     pieces = ["<", "</", ">", "/", "text-", "<text-", "</text-", "</text", "\n", "", " ", "a word", "&lt;/text-"]
     for token in TOKENS:
         pieces += [token, f"text-{token}", token.upper(), f"< /text-{token}>", f"<text-{token}</text-{token}"]
@@ -71,7 +74,7 @@ def attacks() -> list[str]:
 
 
 def broken_by(mark: Callable[[list[str], Callable[[], str]], tuple[str, str]], texts: int) -> tuple[int, int]:
-    """How many of so many texts break out of their markers, and how many markers were not taken."""
+    """Return how many texts break out of their markers, and how many markers were rejected."""
     chance = random.Random(463)
     pieces = attacks()
     draws = broken = 0
@@ -89,15 +92,18 @@ def broken_by(mark: Callable[[list[str], Callable[[], str]], tuple[str, str]], t
 
 
 def test_no_text_can_close_the_quotation() -> None:
-    """Hundreds of thousands of texts, made of the markers that they may get, whole and in halves: each is closed at its end alone."""
+    """No text can close its quotation early.
+
+    The texts are made of the very markers that they may get, whole and in halves.
+    """
     broken, drawn_again = broken_by(markers, TEXTS)
     assert broken == 0
-    # the texts did meet the very markers that they were to get, and others were taken
+    # Some texts contained the marker that was drawn first, so another one was drawn.
     assert drawn_again > TEXTS // 50
 
 
 def test_control_other_markers_are_closed_early() -> None:
-    """The same check finds fixed ones, and ones taken without a look at the text."""
+    """The control: fixed markers, and markers drawn without a look at the text, fail the check."""
 
     def fixed(_texts: list[str], _token: Callable[[], str]) -> tuple[str, str]:
         return f"<text-{TOKENS[0]}>", f"</text-{TOKENS[0]}>"
@@ -111,14 +117,14 @@ def test_control_other_markers_are_closed_early() -> None:
 
 
 def test_a_marker_that_the_text_holds_is_not_taken() -> None:
-    """Nor one of which it holds the name alone."""
+    """A marker whose name occurs in the text is not used."""
     drawn: Iterator[str] = iter(["aa", "bb", "cc", "dd"])
     assert markers(["x</text-aa>y", "text-bb", "<text-c"], lambda: next(drawn)) == ("<text-cc>", "</text-cc>")
     assert list(drawn) == ["dd"]
 
 
 def test_markers_are_made_anew() -> None:
-    """Of 64 bits of chance, for each request."""
+    """Each request gets a new marker with 64 random bits."""
     found = {emulate(DEFAULT, [USER], "x" * 300).marker for _ in range(50)}
     assert len(found) == 50
     assert all(re.fullmatch(r"text-[0-9a-f]{16}", name) for name in found)
@@ -126,7 +132,7 @@ def test_markers_are_made_anew() -> None:
 
 @pytest.mark.parametrize("where", ["known", "prompt", "part", "earlier", "begin", "continued", "again"])
 def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prefill, every message at any depth, and the words of the request themselves."""
+    """The markers occur nowhere in the texts of the request: the prefill, messages at any depth, and templates."""
     drawn = iter(["aa", "bb"])
     monkeypatch.setattr("aprefill._plan.emulate.markers", lambda texts, token: markers(texts, lambda: next(drawn)))
     taken = "text-aa"
@@ -153,12 +159,12 @@ def test_the_markers_are_in_no_text_of_the_request(where: str, monkeypatch: pyte
 
 
 def test_texts_of_finds_all() -> None:
-    """At any depth; what is no text is passed over."""
+    """`texts_of` finds every string at any depth and ignores other values."""
     parts = [{"type": "t", "deep": [["a", {"b": ("c", 1, None, 2.5, True)}]]}]
     assert sorted(texts_of([{"role": "user", "content": parts}])) == ["a", "c", "t", "user"]
 
 
-# --- the end that is asked back ---------------------------------------------------------------------------------
+# --- the end of a long prefill that is asked back ---------------------------------------------------------------
 
 ENDS = [
     pytest.param("x" * 90 + "\n" + "y" * 40, "y" * 40, id="the-last-line"),
@@ -191,30 +197,33 @@ ENDS = [
 
 @pytest.mark.parametrize(("text", "end"), ENDS)
 def test_end_of(text: str, end: str) -> None:
-    """The last line; more of them where it is short, or stands elsewhere too; less of it where it is long."""
-    assert end_of(text) == end
+    """The end is the last line; more lines if it is short or occurs elsewhere too, and a part of it if it is long."""
+    assert tail_of(text) == end
 
 
 def test_the_end_of_any_text() -> None:
-    """From 16 to 120 characters, the text's own end; from a line's beginning on wherever one is in reach that makes
-    the piece the only one of its kind, with 16 characters that are not white space."""
+    """The end of any text has 16 to 120 characters.
+
+    It starts at the beginning of a line if a line in reach makes it unique and has 16 characters that are not white
+    space.
+    """
     chance = random.Random(5)
     at_a_line = 0
     for n in range(usually(4_000, 20_000)):
         pieces = ["\n", "\r\n", " ", "a", "bc", "word", "long" * 10, "\t", "\u00e9\u0301", "\U0001f600", "  "]
         text = "".join(chance.choices(pieces, weights=[n % 5, n % 3, 4, 4, 2, 2, n % 2, 1, 1, 1, 1], k=120)).rstrip()
-        if len(text) <= END_MAX:
+        if len(text) <= TAIL_MAX:
             continue
-        end = end_of(text)
-        assert END_MIN <= len(end) <= END_MAX
+        end = tail_of(text)
+        assert TAIL_MIN <= len(end) <= TAIL_MAX
         assert text.endswith(end)
-        starts = [at for at in range(len(text) - END_MAX, len(text) - END_MIN + 1) if at and text[at - 1] == "\n"]
+        starts = [at for at in range(len(text) - TAIL_MAX, len(text) - TAIL_MIN + 1) if at and text[at - 1] == "\n"]
         unique = [text[at:] for at in starts if text.count(text[at:]) == 1 and len("".join(text[at:].split())) >= 16]
         if unique:
             assert end == unique[-1]
             at_a_line += 1
         else:
-            cut = text[-END_MAX:]
+            cut = text[-TAIL_MAX:]
             assert end == cut or (cut.endswith(" " + end) and " " not in cut.removesuffix(" " + end))
     assert at_a_line > usually(1000, 5000)
 
@@ -223,12 +232,15 @@ def test_the_end_of_any_text() -> None:
 
 
 def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
-    """It stands at the very end of the user's message, unchanged, without a marker before or behind it."""
+    """A prefill of up to 200 characters is asked back whole.
+
+    It is the end of the user's message, unchanged and without markers.
+    """
     for known in ("a", '["', "a \n", "\n a", WHOLE):
         assert len(WHOLE) == 200
         asked = emulate(DEFAULT, [USER], known)
         assert (asked.echo, asked.marker) == (known, "")
-        overlap = {"overlap": END_MIN} if known is WHOLE else {}
+        overlap = {"overlap": TAIL_MIN} if known is WHOLE else {}
         assert asked.seam.rules == {"whitespace": True, "fence": True, "preamble": PREAMBLE, **overlap}
         request = told(known)
         assert request == "Hi\n\n" + BEGIN.removesuffix("{text}") + known
@@ -236,13 +248,16 @@ def test_up_to_200_characters_all_of_it_is_asked_for() -> None:
 
 
 def test_beyond_200_characters_its_end_is_asked_for() -> None:
-    """All of it stands between the two markers, and so does the piece to be repeated, at the end of the user's message."""
+    """Of a prefill over 200 characters, the end is asked back.
+
+    The whole text and its end are both quoted between the two markers, and the end comes last in the user's message.
+    """
     for text in ("x" + WHOLE, "One line.\n" * 30 + "The last line of them all", "x" * 300):
-        for tail in ("", " \n"):
-            known = text + tail
+        for blanks in ("", " \n"):
+            known = text + blanks
             asked = emulate(DEFAULT, [USER], known)
-            assert asked.echo == end_of(text)
-            assert asked.seam.end == asked.echo + tail
+            assert asked.echo == tail_of(text)
+            assert asked.seam.tail == asked.echo + blanks
             request = asked.messages[-1]["content"]
             found = re.search(r"\n<(text-[0-9a-f]{16})>(.*)</\1>\n.*<\1>(.*)</\1>\Z", request, re.DOTALL)
             assert found is not None
@@ -252,13 +267,14 @@ def test_beyond_200_characters_its_end_is_asked_for() -> None:
             assert request.startswith("Hi\n\n" + CONTINUE.partition("{")[0])
 
 
-#: A known text, and the shortest overlap that joins; None: none does, for it is too short or repeats itself at its end.
+#: A known text, and the shortest overlap that joins. None: no overlap joins, because the text is too short or
+#: repetitive.
 OVERLAPS = [
-    pytest.param("Sure! The capital of France is", END_MIN, id="a-sentence"),
-    pytest.param("x" + WHOLE, END_MIN, id="long"),
+    pytest.param("Sure! The capital of France is", TAIL_MIN, id="a-sentence"),
+    pytest.param("x" + WHOLE, TAIL_MIN, id="long"),
     pytest.param("abcdefghijklmno", None, id="shorter-than-an-overlap"),
     pytest.param("abcdefghijklmnop", None, id="as-long-as-an-overlap"),
-    pytest.param("abcdefghijklmnopq", END_MIN, id="longer-than-an-overlap"),
+    pytest.param("abcdefghijklmnopq", TAIL_MIN, id="longer-than-an-overlap"),
     pytest.param("[" + "0, " * 20, None, id="a-row-of-zeros"),
     pytest.param("one, two, three,\n" * 2, None, id="equal-lines"),
     pytest.param("x" * 300, None, id="long-and-all-the-same"),
@@ -268,15 +284,18 @@ OVERLAPS = [
 
 @pytest.mark.parametrize(("known", "least"), OVERLAPS)
 def test_an_overlap_joins_unless_known_repeats_itself_there(known: str, least: int | None) -> None:
-    """Of 16 characters, whatever the length of the text."""
+    """An overlap of 16 characters joins texts of any length, unless the known text repeats itself at its end."""
     asked = emulate(DEFAULT, [USER], known)
     assert asked.seam.rules.get("overlap") == least
-    if asked.seam.end:
-        assert asked.seam.end_rules.get("overlap") == (END_MIN if least == END_MIN else None)
+    if asked.seam.tail:
+        assert asked.seam.tail_rules.get("overlap") == (TAIL_MIN if least == TAIL_MIN else None)
 
 
 def test_a_sentence_that_is_started_again_joins() -> None:
-    """What stands twice is dropped, at every cut; new text that is equal to old one stays where known repeats itself."""
+    """A model that starts its sentence again is joined at every cut: the repeated part is dropped.
+
+    If the known text repeats itself, new text that equals old text is kept.
+    """
     known = "Sure! The capital of France is"
     asked = emulate(DEFAULT, [USER], known)
     for pieces in ways_to_cut("The capital of France is Paris."):
@@ -288,7 +307,7 @@ def test_a_sentence_that_is_started_again_joins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ink", "tail", "whole"),
+    ("ink", "blanks", "whole"),
     [
         (200, 0, True),
         (201, 0, False),
@@ -299,21 +318,27 @@ def test_a_sentence_that_is_started_again_joins() -> None:
         (121, 80, False),
     ],
 )
-def test_where_whole_ends(ink: int, tail: int, whole: bool) -> None:
-    """At 200 characters; beyond that, what is white space but for 120 of them has no end that is shorter."""
-    asked = emulate(DEFAULT, [USER], "x" * ink + " " * tail)
-    assert (asked.seam.end == "") is whole
-    assert (asked.echo == "x" * ink + " " * tail) is whole
+def test_where_whole_ends(ink: int, blanks: int, whole: bool) -> None:
+    """A prefill of at most 200 characters is asked back whole.
+
+    A longer one with at most 120 characters that are not white space at the end has no shorter end.
+    """
+    asked = emulate(DEFAULT, [USER], "x" * ink + " " * blanks)
+    assert (asked.seam.tail == "") is whole
+    assert (asked.echo == "x" * ink + " " * blanks) is whole
 
 
 def test_a_content_of_text_gets_the_request_behind_a_blank_line() -> None:
-    """And an empty one becomes the request."""
+    """In a content of text, the request follows after a blank line. An empty content becomes the request."""
     assert told("a", "Hi").startswith("Hi\n\n" + BEGIN[:30])
     assert told("a", "").startswith(BEGIN[:30])
 
 
 def test_a_content_of_parts_gets_one_more() -> None:
-    """The others stay as they are, and what the caller passed is left alone."""
+    """A content of parts gets one more part.
+
+    The other parts do not change, nor do the caller's objects.
+    """
     parts = [{"type": "image", "source": {"url": "https://example.com/a.png"}}, {"type": "text", "text": "What is it?"}]
     messages = [USER, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": parts, "name": "Ann"}]
     before = deepcopy(messages)
@@ -329,7 +354,7 @@ def test_a_content_of_parts_gets_one_more() -> None:
 
 @pytest.mark.parametrize("known", ["a", "x" * 300], ids=["begin", "continue"])
 def test_a_text_is_left_alone(known: str) -> None:
-    """A content that is a str too."""
+    """The caller's message with a str as content is not changed."""
     messages = [dict(USER)]
     emulate(DEFAULT, messages, known)
     assert messages == [USER]
@@ -350,7 +375,10 @@ RESULTS = [
 
 @pytest.mark.parametrize("last", RESULTS)
 def test_after_a_tools_result_it_cannot_be_asked_for(last: dict[str, Any]) -> None:
-    """A `UsageError` that says so; a user's turn behind the result takes the request."""
+    """After a tool's result emulation raises a `UsageError` that says so.
+
+    If a user's turn follows the result, the request is added there.
+    """
     with pytest.raises(
         UsageError, match=r"the messages end with a tool's result, and after that .* add a user message"
     ):
@@ -370,7 +398,7 @@ def test_after_a_tools_result_it_cannot_be_asked_for(last: dict[str, Any]) -> No
     ids=["calls", "tool-use", "system", "developer", "user-without-content"],
 )
 def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
-    """Any other last turn is a `UsageError` that names whose it is."""
+    """Only a user's turn can take the request. Any other last turn raises a `UsageError` that names its role."""
     with pytest.raises(UsageError, match=f"the last message is the {last['role']}'s, .* must be the user's"):
         emulate(DEFAULT, [USER, last], "a")
 
@@ -378,7 +406,10 @@ def test_only_a_users_turn_takes_the_request(last: dict[str, Any]) -> None:
 @pytest.mark.parametrize("known", ["", " ", "\n\n", " " * 300, "\u2003\t\r\n"])
 @pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}])
 def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any]) -> None:
-    """No echo of it could be seen. The model may still begin with it: that is dropped."""
+    """A prefill of only white space is not asked back, because its echo cannot be recognised.
+
+    If the model begins with it, it is dropped.
+    """
     assert emulate(DEFAULT, [last], known) == EmulatedPrompt(
         (last,), "", SeamPlan(known, {"stripped": known}, asked=True)
     )
@@ -386,16 +417,19 @@ def test_of_white_space_alone_nothing_is_asked(known: str, last: dict[str, Any])
 
 @pytest.mark.parametrize("known", ["a", "x" + WHOLE, "x" * 5000], ids=["begin", "continue", "very-long"])
 def test_the_second_time_it_is_asked_for_in_other_words(known: str) -> None:
-    """All of it, at the very end of the user's message, without a marker, also where its end was asked for before."""
+    """The second request asks in other words for the whole prefill, at the end of the user's message, without markers.
+
+    This also holds for a prefill of which the first request asked only the end.
+    """
     asked = emulate(DEFAULT, [USER], known, again=True)
     assert told(known, again=True) == "Hi\n\n" + AGAIN.removesuffix("{text}") + known
     assert told(known) != told(known, again=True)
-    assert (asked.echo, asked.seam.known, asked.seam.end, asked.marker) == (known, known, "", "")
+    assert (asked.echo, asked.seam.known, asked.seam.tail, asked.marker) == (known, known, "", "")
     assert asked.seam.rules["preamble"] == PREAMBLE
 
 
 def test_the_words_can_be_replaced() -> None:
-    """Each of the three; a template has the text, its end and the two markers."""
+    """Each of the three templates can be replaced. A template may use the text, its end and the two markers."""
     how = Emulation(
         begin="B{{}}{open}|{text}|{close}", continued="C{open}|{text}|{end}|{close}", again="S{text}|{open}{end}"
     )
@@ -403,10 +437,10 @@ def test_the_words_can_be_replaced() -> None:
     known = "x" + WHOLE
     assert re.fullmatch(r"Hi\n\nC<(.*)>\|xThe.*\|The last line is here\.\|</\1>", told(known, how=how), re.DOTALL)
     assert re.fullmatch(r"Hi\n\nSab\|<text-.*>ab", told("ab", how=how, again=True))
-    # with its {end}, the end is what is looked for
+    # If the template has {end}, the seam looks for the end.
     assert re.fullmatch(rf"Hi\n\nS{known}\|<text-.*>The last line is here\.", told(known, how=how, again=True))
     asked = emulate(how, [USER], known, again=True)
-    assert (asked.echo, asked.seam.end) == ("The last line is here.",) * 2
+    assert (asked.echo, asked.seam.tail) == ("The last line is here.",) * 2
     assert Emulation() == Emulation(begin=BEGIN, continued=CONTINUE, again=AGAIN) == DEFAULT
 
 
@@ -415,7 +449,7 @@ def test_the_words_can_be_replaced() -> None:
     [("{text}", False), ("{open}{text}{close}", True), ("{open}{text}", True), ("{{open}}{text}", False)],
 )
 def test_the_marker_is_named_where_the_request_has_one(template: str, has: bool) -> None:
-    """Where there is none, nothing has to be taken out of the reply."""
+    """The plan names a marker only if the request contains one. Otherwise nothing is removed from the reply."""
     asked = emulate(Emulation(begin=template), [USER], "ab")
     assert bool(asked.marker) is has
     assert asked.marker in str(asked.messages[-1]["content"])
@@ -449,34 +483,34 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "template", "says"), WRONG)
 def test_a_template_is_checked_when_it_is_made(name: str, template: Any, says: str) -> None:
-    """The error names it and says what is wrong."""
+    """A wrong template raises an error when it is created, which names the template and the fault."""
     with pytest.raises(UsageError, match=rf"^Emulation\({name}=\):? {says}"):
         Emulation(**{name: template})
 
 
 @pytest.mark.parametrize("known", ['{"a": {open}', "{", "}} {0} {text} %s", "{" * 300 + "end"])
 def test_braces_in_the_texts_do_not_matter(known: str) -> None:
-    """Neither in the prefill nor in the prompt."""
+    """Braces in the prefill or in the prompt need no escaping."""
     said = told(known, "{close} {")
     assert said.startswith("{close} {\n\n")
     assert said.endswith("\n" + known) if len(known) <= 200 else f">{known}</" in said
 
 
 def test_room_for_the_echo() -> None:
-    """Half a token a letter, one a digit or sign, two a character of other scripts, and some more; none for nothing."""
+    """The room for the echo is half a token per letter, one per digit or sign, two per other character, plus some."""
     echoes = ("", "a", "abcd", "12345", "[[1,", "\u00e9" * 10, "\U0001f600" * 10)
     assert [room(echo) for echo in echoes] == [0, 4, 6, 9, 8, 24, 24]
 
 
 def test_a_long_text_that_is_started_over_has_room() -> None:
-    """Models begin again with all of it as often as with the end that was asked for."""
+    """For a long prefill there is room for the whole text: models often repeat it all instead of only the end."""
     known = "x" + WHOLE
-    assert emulate(DEFAULT, [USER], known).room == room(known) > room(end_of(known))
+    assert emulate(DEFAULT, [USER], known).room == room(known) > room(tail_of(known))
     assert emulate(DEFAULT, [USER], "abcd").room == room("abcd")
     assert emulate(DEFAULT, [USER], " \n").room == 0
 
 
-# --- what the seam makes of the answer ---------------------------------------------------------------------------
+# --- how the seam joins the reply --------------------------------------------------------------------------------
 
 
 def spliced(asked: EmulatedPrompt, known: str, pieces: list[str]) -> tuple[str, Verdict]:
@@ -502,7 +536,10 @@ def some_text(chance: random.Random, length: int) -> str:
 
 @pytest.mark.parametrize("lengths", [(1, 200), (201, 400)], ids=["begin", "continue"])
 def test_what_follows_the_repetition_is_the_continuation(lengths: tuple[int, int]) -> None:
-    """All of it and nothing else, whatever it is and however it is cut: white space, a fence, the same words again."""
+    """All text after the repetition is new text, whatever it is and however it is cut.
+
+    The tests include white space, a fence and the same words again.
+    """
     chance = random.Random(77)
     verdicts = set()
     for _ in range(usually(20, 60)):
@@ -512,7 +549,7 @@ def test_what_follows_the_repetition_is_the_continuation(lengths: tuple[int, int
         asked = emulate(DEFAULT, [USER], known)
         missing = asked.seam.rules.get("stripped", "")
         for new in (some_text(chance, 12), known[:9], asked.echo[-12:], "", "```\n"):
-            # of a quotation without the white space at its end, the model writes that as well
+            # The model also writes the white space at the end that the quotation left out.
             raw = asked.echo + missing + new
             for pieces in ways_to_cut(raw):
                 text, verdict = spliced(asked, known, pieces)
@@ -522,7 +559,7 @@ def test_what_follows_the_repetition_is_the_continuation(lengths: tuple[int, int
 
 
 def test_equal_lines_are_not_taken_for_the_repetition() -> None:
-    """A text of equal lines, and more of them to come."""
+    """New lines that equal the lines of the repetition are not dropped."""
     known = (
         "a, b, c, d, e, f, g\n" + "0, 0, 0, 0, 0, 0, 0\n" * 4 + "1, 1, 1, 1, 1, 1, 1\n" + "0, 0, 0, 0, 0, 0, 0\n" * 5
     )
@@ -530,7 +567,7 @@ def test_equal_lines_are_not_taken_for_the_repetition() -> None:
     new = "0, 0, 0, 0, 0, 0, 0\n" * 3 + "end"
     for pieces in ways_to_cut(asked.echo + "\n" + new):
         assert spliced(asked, known, pieces) == (new, Verdict.ECHOED)
-    # the control: the last line alone, of which the seam takes as many as it can
+    # The control: with only the last line as the end, the seam takes as many equal lines as it can.
     shorter = asked._replace(echo="0, 0, 0, 0, 0, 0, 0")
     assert spliced(shorter, known, [shorter.echo + "\n" + new])[0] != new
 
@@ -552,14 +589,14 @@ def test_equal_lines_are_not_taken_for_the_repetition() -> None:
          "fence-around-an-end", "all-of-a-long-text", "no-end", "another-end"],
 )  # fmt: skip
 def test_what_models_do_with_it(known: str, raw: str, new: str, verdict: Verdict) -> None:
-    """The repetition in a fence, behind chatter, over other white space; of a long text all of it; or none at all."""
+    """The repetition may be fenced, follow chatter, have other white space, be the whole long text, or be missing."""
     asked = emulate(DEFAULT, [USER], known)
     for pieces in ways_to_cut(raw):
         assert spliced(asked, known, pieces) == (new, verdict)
 
 
 def test_the_documents_quote_our_words() -> None:
-    """The page about refused prefills shows the two requests as they are sent."""
+    """The page `docs/refused.md` quotes the two requests exactly as they are sent."""
     page = (Path(__file__).parents[2] / "docs/refused.md").read_text("utf-8")
     name = "text-3f9a1c20b7e45d68"
     assert "JSON list of US state names\n\n" + BEGIN.format(text='["') + "\n```" in page

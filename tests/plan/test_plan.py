@@ -1,4 +1,8 @@
-"""The plan: what one ask becomes on one row of the table, without a network."""
+"""The plan: how one request is sent to the host of one row of the support table, without a network.
+
+The seam is the code that joins the prefill and the model's text.
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +25,18 @@ from ..support.planning import EATS, ECHOES, USER, acme, asked, known, no_transp
 
 
 def rules(planned: AttemptPlan) -> tuple[str, bool, str]:
-    """What the seam is told: the echo, whether its white space may differ, what was stripped."""
+    """Return the rules for the seam: the echo, whether its white space may differ, and what was stripped."""
     told = dict(planned.seam.rules)
     seen = told.pop("echo", "maybe"), told.pop("whitespace", False), told.pop("stripped", "")
     assert told == {}
     return seen
 
 
-# --- the whole of it --------------------------------------------------------------------------------------------
+# --- a whole plan -----------------------------------------------------------------------------------------------
 
 
 def test_a_plan_whole_with_a_prefill() -> None:
-    """Everything that was asked arrives in the call, and the step says how the reply is spliced."""
+    """With a prefill, every argument arrives in the model input, and the plan says how the reply is joined."""
     row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\ntoken_field = "max_completion_tokens"\nmax_stop = 1')
     planned = step(
         row,
@@ -76,7 +80,7 @@ def test_a_plan_whole_with_a_prefill() -> None:
 
 @pytest.mark.parametrize("support", ["eats", "echoes", "emulated", "unsupported"])
 def test_a_plan_whole_without_a_prefill(support: str) -> None:
-    """No turn, no field of the dialect and no echo to look for, whatever the host does with prefills."""
+    """Without a prefill there is no turn, no dialect field and no echo to look for, whatever the host's support."""
     row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', support)
     assert step(row, stop=["x"], extra={"seed": 1}) == AttemptPlan(
         target=Target(row, "m", base_url=row.base_url, keep=False),
@@ -93,9 +97,9 @@ def test_a_plan_whole_without_a_prefill(support: str) -> None:
     )
 
 
-# --- what does not go together ----------------------------------------------------------------------------------
+# --- conflicts --------------------------------------------------------------------------------------------------
 
-#: Each setting switched on, in every way there is.
+#: Each setting switched on, in several ways.
 ON: dict[str, list[dict[str, Any]]] = {
     "thinking": [
         {"thinking": {"type": "enabled", "budget_tokens": 1024}},
@@ -144,14 +148,17 @@ def cases(of: dict[str, list[dict[str, Any]]]) -> list[Any]:
 
 @pytest.mark.parametrize(("setting", "options"), cases(ON))
 def test_what_breaks_a_prefill_is_an_error(setting: str, options: dict[str, Any]) -> None:
-    """A setting that breaks the prefill on this host is a `UsageError` that names both, before anything is sent."""
+    """A setting that breaks the prefill on this host raises a `UsageError` that names both, before anything is sent."""
     with pytest.raises(UsageError, match=rf"acme cannot combine a native prefill with {setting}; switch .* off"):
         step(acme(f'conflicts = {{ {setting} = "breaks" }}'), prefill="[", **options)
 
 
 @pytest.mark.parametrize(("setting", "options"), cases(ON))
 def test_what_may_break_a_prefill_is_asked_for_in_the_prompt(setting: str, options: dict[str, Any]) -> None:
-    """Where it is "unknown"; the other settings' conflicts are none, nor are any without a prefill."""
+    """With an "unknown" conflict the prefill is emulated.
+
+    Conflicts of other settings, and any conflict without a prefill, do not count.
+    """
     others = ", ".join(f'{name} = "breaks"' for name in ON if name != setting)
     assert step(acme(f'conflicts = {{ {setting} = "unknown" }}'), prefill="[", **options).mode == "emulated"
     assert step(acme(f"conflicts = {{ {others} }}"), prefill="[", **options).mode == "native"
@@ -160,7 +167,7 @@ def test_what_may_break_a_prefill_is_asked_for_in_the_prompt(setting: str, optio
 
 @pytest.mark.parametrize(("setting", "options"), cases(OFF))
 def test_what_is_off_breaks_nothing(setting: str, options: dict[str, Any]) -> None:
-    """Thinking disabled, no tools, a tool choice that forces none: no conflict, where the setting would be one."""
+    """Disabled thinking, no tools and a tool choice that forces none are no conflicts."""
     assert step(acme(f'conflicts = {{ {setting} = "breaks" }}'), prefill="[", **options).mode == "native"
 
 
@@ -178,7 +185,7 @@ def test_what_is_off_breaks_nothing(setting: str, options: dict[str, Any]) -> No
     ],
 )
 def test_conflicts_of_known_hosts(model: str, breaks: set[str]) -> None:
-    """What the table says of the named hosts is what is refused, and nothing else."""
+    """For each named host, exactly the conflicts of the table are refused."""
     refused = set()
     for setting, ways in ON.items():
         for options in ways:
@@ -190,7 +197,10 @@ def test_conflicts_of_known_hosts(model: str, breaks: set[str]) -> None:
 
 
 def test_a_callers_word_leaves_the_conflicts() -> None:
-    """`support=` says that the host takes a prefill, not that it takes one together with everything."""
+    """`support=` does not remove conflicts.
+
+    It says that the host takes a prefill, but not that it takes one together with everything.
+    """
     with pytest.raises(UsageError, match="with thinking"):
         step(known("anthropic:claude-opus-4-6"), prefill="[", support="eats", thinking={"type": "adaptive"})
 
@@ -216,7 +226,7 @@ FIELDS = [
 
 @pytest.mark.parametrize(("keys", "prefill", "extra", "fields"), FIELDS)
 def test_fields(keys: str, prefill: str, extra: dict[str, Any], fields: dict[str, Any]) -> None:
-    """The host's fields first, the dialect's over them, the caller's `extra` over all; a None stands for removal."""
+    """The dialect's fields replace the host's, and the caller's `extra` replaces both. None removes a field."""
     given = dict(extra)
     body = codec("openai_chat").encode(step(acme(keys), prefill=prefill, extra=extra).model_input)
     always = {"model": "m", "messages": ANY, "stream": True, "stream_options": {"include_usage": True}}
@@ -236,18 +246,18 @@ def test_fields(keys: str, prefill: str, extra: dict[str, Any], fields: dict[str
 )
 @pytest.mark.parametrize("prefill", ["[", ""])
 def test_max_tokens(model: str, prefill: str, given: int | None, expected: tuple[int | None, str]) -> None:
-    """The row's number where the caller gives none, and only where the API demands one."""
+    """The row's `max_tokens` is sent if the caller gives none and the API demands one."""
     call = step(known(model), prefill=prefill, max_tokens=given).model_input
     assert (call.max_tokens, call.token_field) == expected
 
 
 def test_openai_counts_under_another_name() -> None:
-    """`max_completion_tokens` on OpenAI itself."""
+    """OpenAI itself gets `max_completion_tokens`."""
     call = step(known("openai:gpt-4o"), max_tokens=5).model_input
     assert (call.max_tokens, call.token_field) == (5, "max_completion_tokens")
 
 
-# --- how the reply is spliced -----------------------------------------------------------------------------------
+# --- how the reply is joined ------------------------------------------------------------------------------------
 
 SPLICES = [
     # keys, support, prefill, (echo, white space may differ, stripped), a turn is sent
@@ -263,7 +273,10 @@ SPLICES = [
 
 @pytest.mark.parametrize(("keys", "support", "prefill", "told", "sent"), SPLICES)
 def test_what_the_seam_is_told(keys: str, support: str, prefill: str, told: tuple[str, bool, str], sent: bool) -> None:
-    """Where the host eats there is no echo to look for, else there may be one; what was not sent is told."""
+    """On a host that eats the prefill (leaves it out), the seam looks for no echo. On others it may find one.
+
+    The seam is also given the white space that was not sent.
+    """
     planned = step(acme(keys, support), prefill=prefill)
     assert rules(planned) == told
     assert (planned.seam.known, planned.mode, planned.support.value) == (prefill, "native", support)
@@ -273,7 +286,7 @@ def test_what_the_seam_is_told(keys: str, support: str, prefill: str, told: tupl
 
 
 def test_the_seam_takes_what_it_is_told() -> None:
-    """On a host that eats, text that happens to equal the prefill is new; on one that echoes it is dropped."""
+    """On a host that eats the prefill, text that equals it is new. On one that echoes it, that text is dropped."""
     eats, echoes = (step(acme(support=support), prefill="ha") for support in (EATS, ECHOES))
     seam = Seam(eats.seam.known, **eats.seam.rules)
     assert seam.feed("ha ha") + seam.close() == "ha ha"
@@ -283,7 +296,10 @@ def test_the_seam_takes_what_it_is_told() -> None:
 
 
 def test_white_space_alone_makes_an_ordinary_request() -> None:
-    """On a host that refuses it at the end nothing of it is sent: no turn, no field, the ordinary base URL."""
+    """A prefill of only white space is not sent to a host that refuses white space at the end.
+
+    The request has no turn, no dialect field and the ordinary base URL.
+    """
     keys = (
         'whitespace = "strip"\ndialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"'
     )
@@ -294,7 +310,7 @@ def test_white_space_alone_makes_an_ordinary_request() -> None:
 
 
 SHOWN = [
-    # strict, asked for, with a prefill, without one
+    # strict, show_when, result with a prefill, result without one
     (False, None, "accepted", "accepted"),
     (True, None, "decided", "accepted"),
     (False, "now", "now", "now"),
@@ -309,7 +325,11 @@ SHOWN = [
 @pytest.mark.parametrize("support", [EATS, ECHOES])
 @pytest.mark.parametrize(("strict", "given", "with_prefill", "without"), SHOWN)
 def test_when_the_prefill_is_shown(strict: bool, given: Any, with_prefill: str, without: str, support: str) -> None:
-    """With the host's 2xx, or with the first new text where a late error must leave nothing; or as asked for."""
+    """By default the prefill is shown when the host accepts the request.
+
+    With `strict` it is shown with the first new text, because a later error must leave nothing. `show_when=` overrides
+    the default.
+    """
     row = acme(support=support)
     assert step(row, prefill="[", strict=strict, show_when=given).show_when == with_prefill
     assert step(row, strict=strict, show_when=given).show_when == without
@@ -332,12 +352,14 @@ def test_when_the_prefill_is_shown(strict: bool, given: Any, with_prefill: str, 
     ],
 )
 def test_what_becomes_of_a_reply_without_the_echo(support: str, options: dict[str, Any], absent: str) -> None:
-    """An error where the caller is strict and the host is known to repeat what was sent; else as `absent=` says,
-    where the prompt asks for it."""
+    """Without the echo, `strict` raises on a host known to repeat the prefill.
+
+    On an emulated request, `absent=` decides.
+    """
     assert step(acme(support=support), **options).absent == absent
 
 
-# --- whether it takes one ---------------------------------------------------------------------------------------
+# --- whether the host takes a prefill ---------------------------------------------------------------------------
 
 NOT_EMULATED = [pytest.param({"emulate": False}, id="no-emulation"), pytest.param({"strict": True}, id="strict")]
 
@@ -354,8 +376,10 @@ NOT_EMULATED = [pytest.param({"emulate": False}, id="no-emulation"), pytest.para
 )
 @pytest.mark.parametrize("no", NOT_EMULATED)
 def test_a_row_that_is_not_native_is_refused(model: str, known_as: str, no: dict[str, Any]) -> None:
-    """`PrefillRefused` says what the table knows, where it may not be asked for in the prompt; a guess that the host
-    eats is not believed."""
+    """If emulation is not allowed, `PrefillRefused` says what the table knows.
+
+    A guess of native support does not count.
+    """
     with pytest.raises(PrefillRefused) as refused:
         plan_first(asked(prefill="[", **no), known(model), "its-name")
     assert (refused.value.model, refused.value.status, refused.value.why) == ("its-name", None, "model")
@@ -367,13 +391,13 @@ def test_a_row_that_is_not_native_is_refused(model: str, known_as: str, no: dict
 @pytest.mark.parametrize("no", NOT_EMULATED)
 @pytest.mark.parametrize("support", ["emulated", "unsupported"])
 def test_a_callers_row_that_is_not_native_is_refused(support: str, no: dict[str, Any]) -> None:
-    """The same for a table of one's own."""
+    """The same holds for a row of the caller's own table."""
     with pytest.raises(PrefillRefused, match=f"support table: {support}, evidence: engine"):
         step(acme(support=support), prefill="[", **no)
 
 
 def test_what_asking_does_not_help_is_refused_in_every_case() -> None:
-    """A row that says "unsupported" is not asked in the prompt either; one that says "emulated" is."""
+    """A row with "unsupported" is never emulated. A row with "emulated" is."""
     with pytest.raises(PrefillRefused, match="support table: unsupported"):
         step(acme(support="unsupported"), prefill="[")
     assert step(acme(support="emulated"), prefill="[").mode == "emulated"
@@ -382,7 +406,7 @@ def test_what_asking_does_not_help_is_refused_in_every_case() -> None:
 @pytest.mark.parametrize("word", ["eats", "echoes", Support.EATS, Support.ECHOES])
 @pytest.mark.parametrize("row_support", ["eats", "echoes", "emulated", "unsupported"])
 def test_a_callers_word_wins(word: str | Support, row_support: str) -> None:
-    """`support=` stands in place of the table's, in the host's own dialect."""
+    """`support=` replaces the support of the table and uses the dialect of the row."""
     planned = step(acme('dialect = "partial"', row_support), prefill="[", support=word)
     assert planned.support is planned.row.support is Support(word)
     assert planned.model_input.messages[-1] == {"role": "assistant", "content": "[", "partial": True}
@@ -391,7 +415,7 @@ def test_a_callers_word_wins(word: str | Support, row_support: str) -> None:
 
 
 def test_a_callers_word_against_a_prefill() -> None:
-    """A caller who knows that the host takes none is believed too, and only asked about a prefill."""
+    """`support=` may also say that the host takes no prefill. It matters only if there is a prefill."""
     for word, no in (("emulated", {"emulate": False}), ("emulated", {"strict": True}), ("unsupported", {})):
         with pytest.raises(PrefillRefused, match=f"{word}, evidence: caller"):
             step(acme(), prefill="[", support=word, **no)
@@ -404,14 +428,14 @@ def test_a_callers_word_against_a_prefill() -> None:
 
 
 def test_a_prefill_of_which_nothing_is_sent_demands_and_forbids_nothing() -> None:
-    """White space only, on a host that strips it: an ordinary request, so no echo is due and nothing conflicts."""
+    """White space that the host strips makes an ordinary request: no echo is expected and nothing conflicts."""
     row = acme('whitespace = "strip"\nconflicts = { thinking = "breaks" }', "echoes")
     planned = step(row, prefill="\n", strict=True, thinking={"type": "enabled"})
     assert (planned.sends_prefill, planned.absent, planned.mode) == (False, "join", "native")
 
 
 def test_a_conflict_is_judged_by_what_is_sent() -> None:
-    """A field of `extra` wins over the argument, so it is the one that counts."""
+    """A conflict is judged by what is sent: a field of `extra` wins over the argument."""
     row = acme('conflicts = { thinking = "breaks" }')
     with pytest.raises(UsageError, match="thinking"):
         step(row, prefill="x", thinking={"type": "disabled"}, extra={"thinking": {"type": "enabled"}})
@@ -419,6 +443,6 @@ def test_a_conflict_is_judged_by_what_is_sent() -> None:
 
 
 def test_repeated_stop_sequences_count_once() -> None:
-    """They do not use up what the host takes."""
+    """Repeated stop sequences are sent once, so they do not use up the host's maximum."""
     planned = step(acme("max_stop = 2"), stop=["a", "a", "a", "b", "c"])
     assert (planned.model_input.stop, planned.stop) == (("a", "b"), ("c",))

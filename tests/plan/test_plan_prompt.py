@@ -1,4 +1,8 @@
-"""What the plan makes of the prompt, and of one that has to ask."""
+"""How the plan changes the prompt, for native and for emulated prefills.
+
+The seam is the code that joins the prefill and the model's text.
+A dialect is the form of a request that makes a host continue a prefill: a turn, a flag or a field.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,10 @@ TURN = {"role": "assistant", "content": "Yes?"}
     ],
 )
 def test_a_trailing_assistant_turn_is_the_prefill(content: Any, prefill: str) -> None:
-    """As a str or as a list of text parts; it is taken off the messages, and goes out as the dialect wants it."""
+    """A trailing assistant turn, which is one at the end of the prompt, is the prefill.
+
+    Its content may be a str or a list of text parts. It is removed from the messages and sent in the host's dialect.
+    """
     messages = [USER, TURN, USER, {"role": "assistant", "content": content}]
     taken = asked(messages)
     assert (taken.messages, taken.prefill, taken.shown) == ((USER, TURN, USER), prefill, prefill)
@@ -45,7 +52,7 @@ def test_a_trailing_assistant_turn_is_the_prefill(content: Any, prefill: str) ->
 
 @pytest.mark.parametrize("turn", [CALLS, CALLS_WITH_TEXT, TOOL_USE], ids=["calls", "calls-with-text", "tool-use"])
 def test_a_turn_that_calls_tools_is_no_prefill(turn: dict[str, Any]) -> None:
-    """It goes to the host as it is."""
+    """A last turn that calls tools is no prefill and is sent unchanged."""
     taken = asked([USER, turn])
     assert (taken.messages, taken.prefill) == ((USER, turn), "")
     assert step(acme(), [USER, turn]).model_input.messages == (USER, turn)
@@ -53,26 +60,26 @@ def test_a_turn_that_calls_tools_is_no_prefill(turn: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("last", [USER, {"role": "tool", "content": "4"}, {"role": "user", "content": [TEXT_PART]}])
 def test_only_the_assistants_last_turn_is_a_prefill(last: dict[str, Any]) -> None:
-    """A last turn of anyone else stays, and so does an assistant turn before it."""
+    """A last turn of another role is no prefill, nor is an earlier assistant turn. Both are sent unchanged."""
     assert asked([USER, TURN, last]).messages == (USER, TURN, last)
     assert asked([USER, TURN, last], prefill="[").prefill == "["
     assert step(acme(), [USER, TURN, last], prefill="[").model_input.messages[:-1] == (USER, TURN, last)
 
 
 def test_two_prefills_are_one_too_many() -> None:
-    """A trailing assistant turn and `prefill=`: which of them?"""
+    """An assistant turn at the end together with `prefill=` raises an error."""
     with pytest.raises(UsageError, match="keep one"):
         asked([USER, TURN], prefill="[")
 
 
 def test_an_assistant_turn_alone_has_nothing_to_answer() -> None:
-    """It would be a prefill to no question."""
+    """A prompt of only an assistant turn raises an error: there is no question to answer."""
     with pytest.raises(UsageError, match="put the user's message before it"):
         asked([TURN])
 
 
 def test_a_prompt_of_text_is_one_user_turn() -> None:
-    """And the messages of a list are copied, so that a plan cannot change the caller's."""
+    """A str prompt is one user turn. Messages in a list are copied, so the plan cannot change the caller's objects."""
     assert asked("Hi").messages == (USER,)
     mine = dict(USER)
     assert asked([mine]).messages[0] is not mine
@@ -82,22 +89,22 @@ def test_a_prompt_of_text_is_one_user_turn() -> None:
     ("show_from", "shown"), [(0, '{"a": "'), (6, '"'), (7, ""), ('"', '"a": "'), ("{", '{"a": "'), (': "', ': "')]
 )
 def test_what_is_shown_of_the_prefill(show_from: int | str, shown: str) -> None:
-    """From an offset, or from a marker's first place; the seam still knows all of it."""
+    """`show_from` is an offset, or a text whose first occurrence counts. The seam still knows the whole prefill."""
     assert asked(prefill='{"a": "', show_from=show_from).shown == shown
     assert step(acme(), prefill='{"a": "', show_from=show_from).seam.known == '{"a": "'
 
 
 @pytest.mark.parametrize("show_from", [8, -1, "missing"])
 def test_what_cannot_be_shown_of_the_prefill(show_from: int | str) -> None:
-    """An offset outside of the prefill, or a marker that is not in it."""
+    """An offset outside of the prefill, or a text that is not in it, raises an error."""
     with pytest.raises(UsageError, match="show_from"):
         asked(prefill='{"a": "', show_from=show_from)
 
 
-# --- asked for in the prompt --------------------------------------------------------------------------------------
+# --- emulated prefills --------------------------------------------------------------------------------------------
 
 EMULATED_STOPS = [
-    # keys, prefill, asked for, told to the host
+    # keys, prefill, requested sequences, sequences that are sent
     pytest.param("", "one two", ["@", "END", "three", "***", "##", "</a>"], ["@", "END", "three", "***", "##", "</a>"],
                  id="ordinary"),
     pytest.param("", "one two", ["two", "e t", "o", "one two"], [], id="in-the-prefill"),
@@ -116,7 +123,10 @@ EMULATED_STOPS = [
 
 @pytest.mark.parametrize(("keys", "prefill", "stop", "told"), EMULATED_STOPS)
 def test_stop_sequences_where_it_is_asked_for(keys: str, prefill: str, stop: list[str], told: list[str]) -> None:
-    """The host is told none that could end the repetition, in a fence or behind white space; those are applied here."""
+    """A stop sequence that could end the repetition is not sent but applied locally.
+
+    This includes sequences that match a fence, white space or known text.
+    """
     planned = step(acme(keys, "emulated"), prefill=prefill, stop=stop)
     assert planned.mode == "emulated"
     assert planned.model_input.stop == tuple(told)
@@ -124,7 +134,7 @@ def test_stop_sequences_where_it_is_asked_for(keys: str, prefill: str, stop: lis
 
 
 def test_control_without_a_repetition_they_are_told() -> None:
-    """A host that leaves the prefill out is told all of these, and one that is asked no prefill is."""
+    """The control: a native host that eats the prefill, and a request without one, get all of these sequences."""
     stop = ["`", "\n", " ", "json", "ne t"]
     assert step(acme(), prefill="one two", stop=stop).model_input.stop == tuple(stop)
     assert step(acme(support="emulated"), stop=stop).model_input.stop == tuple(stop)
@@ -147,7 +157,7 @@ PREDICTS = 'prediction = true\nmax_stop = 4\ntoken_field = "max_completion_token
     ],
 )
 def test_a_prediction(keys: str, options: dict[str, Any], predicted: str | None) -> None:
-    """Only where the row says that the host takes one, of what is to be repeated; not with tools or a token limit."""
+    """A prediction of the expected echo is sent only if the row supports it, and not with tools or a token limit."""
     model_input = step(acme(keys, "emulated"), **options).model_input
     expected = None if predicted is None else {"type": "content", "content": predicted}
     assert codec("openai_chat").encode(model_input).get("prediction") == expected
@@ -155,7 +165,7 @@ def test_a_prediction(keys: str, options: dict[str, Any], predicted: str | None)
 
 
 def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
-    """`extra` wins over it; a native prefill has none."""
+    """`extra` can remove or replace the prediction. A native prefill has none."""
     for own in (None, {"type": "content", "content": "mine"}):
         planned = step(acme(PREDICTS, "emulated"), prefill='["', extra={"prediction": own})
         assert codec("openai_chat").encode(planned.model_input).get("prediction") == own
@@ -177,12 +187,18 @@ def test_a_prediction_is_the_callers_to_remove_or_set() -> None:
     ],
 )
 def test_max_tokens_gets_room_for_the_repetition(model: str, prefill: str, given: int | None, sent: int | None) -> None:
-    """It limits the new text, whoever set it; the number of a row with native models is the most that they can write."""
+    """Room for the echo is added to `max_tokens`, so that it limits the new text.
+
+    The default of a row with native models is their maximum and is not raised.
+    """
     assert step(known(model), prefill=prefill, max_tokens=given).model_input.max_tokens == sent
 
 
 def test_a_plan_whole_where_it_is_asked_for() -> None:
-    """No turn and no field of the dialect, the ordinary base URL; the request in the user's turn."""
+    """An emulated plan has no assistant turn, no dialect field and the ordinary base URL.
+
+    The instruction is in the user's turn.
+    """
     row = acme('dialect = "prefix"\nbody_fields = { a = 1 }\nprefill_base_url = "https://acme.example/b"', "emulated")
     planned = step(row, prefill='["', system="be brief", stop=["END", "`"], temperature=0.5, extra={"seed": 1})
     (turn,) = planned.model_input.messages
@@ -202,7 +218,10 @@ def test_a_plan_whole_where_it_is_asked_for() -> None:
 
 
 def test_a_refusal_met_lately_is_not_met_again() -> None:
-    """The prefill is asked for at once; a caller who wants no emulation gets the host's own answer."""
+    """After a remembered refusal the prefill is emulated at once.
+
+    If emulation is not allowed, the request is native and the host answers again.
+    """
     for options, mode in (({}, "emulated"), ({"emulate": False}, "native"), ({"strict": True}, "native")):
         planned = plan_first(asked(prefill="[", **options), acme(), "m", refused=True)
         assert planned.mode == mode

@@ -1,4 +1,4 @@
-"""Which stop sequences the host is sent, and which stay here."""
+"""Which stop sequences are sent to the host, and which are applied locally."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ..support.planning import EATS, ECHOES, acme, known, step
 
 STOPS = [
-    # keys, support, prefill, asked for, told to the host
+    # keys, support, prefill, requested sequences, sequences that are sent
     pytest.param("", EATS, "ab", ["x", "y"], ["x", "y"], id="as-asked"),
     pytest.param("", EATS, "ab", "xy", ["xy"], id="one-str-is-one-sequence"),
     pytest.param("max_stop = 2", EATS, "ab", ["c", "b2", "d", "e"], ["c", "d"], id="only-so-many-and-in-order"),
@@ -20,7 +20,7 @@ STOPS = [
     pytest.param("blank_stop = false", EATS, "ab", [" \n", "x", "\n\n", "\nx"], ["x", "\nx"], id="none-of-white-space"),
     pytest.param("blank_stop = false", EATS, "", ["\n"], [], id="none-of-white-space-without-a-prefill"),
     pytest.param("blank_stop = true", EATS, "ab", [" \n", "x"], [" \n", "x"], id="white-space-too"),
-    # the end of the prefill and the beginning of the new text make up a sequence that the model never wrote
+    # The end of the prefill and the start of the new text form a sequence that the model did not write.
     pytest.param("", EATS, "ab<", ["<end>"], [], id="straddle-by-one"),
     pytest.param("", EATS, "ab<end", ["<end>"], [], id="straddle-by-all-but-one"),
     pytest.param("", EATS, "ab#", ["##"], [], id="straddle-of-two"),
@@ -29,7 +29,7 @@ STOPS = [
     pytest.param("", EATS, "ab<e", ["<end>", "e", "b<", "nd"], ["e", "b<", "nd"], id="the-middle-is-no-straddle"),
     pytest.param("", ECHOES, "ab<", ["<end>", "x"], ["x"], id="straddle-behind-an-echo"),
     pytest.param('whitespace = "strip"', EATS, "a: ", [" b", "x"], ["x"], id="straddle-from-what-was-stripped"),
-    # a host that repeats the prefill would stop in the repetition
+    # A host that repeats the prefill would stop inside the repetition.
     pytest.param("", ECHOES, "one two", ["e t"], [], id="in-the-echo"),
     pytest.param("", ECHOES, "one ten", ["one", "ten", "o"], [], id="at-both-ends-of-the-echo"),
     pytest.param("", ECHOES, "one two", ["three"], ["three"], id="not-in-the-echo"),
@@ -40,7 +40,7 @@ STOPS = [
 
 @pytest.mark.parametrize(("keys", "support", "prefill", "stop", "told"), STOPS)
 def test_stop_sequences(keys: str, support: str, prefill: str, stop: Any, told: list[str]) -> None:
-    """The host is told the sequences that it takes and that cannot match known text; the others are applied here."""
+    """The host is sent the sequences that it takes and that cannot match known text; others are applied locally."""
     planned = step(acme(keys, support), prefill=prefill, stop=stop)
     assert planned.model_input.stop == tuple(told)
     wanted = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -58,12 +58,16 @@ def test_stop_sequences(keys: str, support: str, prefill: str, stop: Any, told: 
     ],
 )
 def test_stop_sequences_of_known_hosts(model: str, prefill: str, told: tuple[str, ...]) -> None:
-    """OpenAI and Groq take four, newer OpenAI none, Anthropic none of white space, Mistral would stop in its echo."""
+    """The stop sequences that are sent follow the row of the host.
+
+    OpenAI and Groq take four, newer OpenAI models none, Anthropic none of white space. Mistral would stop in its own
+    echo.
+    """
     assert step(known(model), prefill=prefill, stop=["a", "\n", "b", "c", "d", "e"]).model_input.stop == told
 
 
 def test_a_callers_word_decides_which_stop_sequences_are_told() -> None:
-    """`support=` counts for stop sequences too: what may be repeated is not to be stopped in."""
+    """`support=` also decides which stop sequences are sent: none that could match inside a possible echo."""
     for row in (acme(), acme(support=ECHOES)):
         assert step(row, prefill="one", stop="one", support="echoes").stop == ("one",)
         assert step(row, prefill="one", stop="one", support="eats").stop == ()

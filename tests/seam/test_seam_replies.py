@@ -57,7 +57,7 @@ def is_in_the_making(raw: str, known: str, rules: dict[str, Any]) -> bool:
 
 def may_be_dropped(raw: str, step: AttemptPlan) -> bool:
     seams = [(step.seam.known, dict(step.seam.rules))] + (
-        [(step.seam.end, dict(step.seam.end_rules))] if step.seam.end else []
+        [(step.seam.tail, dict(step.seam.tail_rules))] if step.seam.tail else []
     )
     if any(is_in_the_making(raw, known, rules) for known, rules in seams):
         return True
@@ -101,7 +101,7 @@ def test_the_text_is_what_the_batch_rules_give(replies: list[dict[str, Any]]) ->
     seen = set()
     for reply in replies:
         step = planned(reply["prefill"])
-        if step.seam.end or re.fullmatch(r"\s*```[^\n`]*\s*", step.seam.known):
+        if step.seam.tail or re.fullmatch(r"\s*```[^\n`]*\s*", step.seam.known):
             continue  # these use two seams, and `Batch` implements only one
         emitted, verdict, _ = Batch(step.seam.known, **dict(step.seam.rules))(reply["reply"])
         done = Done(step, *reply["reply"], END)

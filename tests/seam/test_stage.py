@@ -13,7 +13,7 @@ from aprefill._seam.plan import SeamPlan
 from aprefill._seam.stage import TextStage
 
 from ..support.seam_reference import Batch, common_prefix, cuttings
-from .test_stop import batch as until_stop
+from ..support.stop_reference import until_stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

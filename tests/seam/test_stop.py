@@ -15,6 +15,7 @@ from aprefill._seam.stop import StopStage
 
 from ..support.cost import DOUBLING, doubling, over_an_empty_call
 from ..support.seam_reference import common_prefix, cuttings
+from ..support.stop_reference import until_stop
 from ..support.thorough import usually
 
 if TYPE_CHECKING:
@@ -23,21 +24,11 @@ if TYPE_CHECKING:
 CASES = int(os.environ.get("APREFILL_STOP_CASES", "2000"))
 
 
-def batch(sequences: Sequence[str], text: str) -> tuple[str, str | None]:
-    """Return the text that may be shown, and the sequence that fired: the one that ends first, then the longest."""
-    for end in range(1, len(text) + 1):
-        found = [sequence for sequence in sequences if text[:end].endswith(sequence)]
-        if found:
-            longest = max(found, key=len)
-            return text[: end - len(longest)], longest
-    return text, None
-
-
 def agreed(sequences: Sequence[str], text: str, tails: Sequence[str]) -> str:
     """Return the longest text on which all continuations agree."""
-    shown = batch(sequences, text)[0]
+    shown = until_stop(sequences, text)[0]
     for tail in tails:
-        shown = common_prefix(shown, batch(sequences, text + tail)[0])
+        shown = common_prefix(shown, until_stop(sequences, text + tail)[0])
     return shown
 
 
@@ -70,12 +61,12 @@ def check_minimal(make: type[StopStage], sequences: Sequence[str], text: str) ->
             return f"{stage.held} held of {text[:j]!r} with {sequences}"
         if stage.held >= max(map(len, sequences)):
             return "more held than a sequence can need"
-    return "" if (shown + stage.close(), stage.fired) == batch(sequences, text) else "wrong at the end"
+    return "" if (shown + stage.close(), stage.fired) == until_stop(sequences, text) else "wrong at the end"
 
 
 def check_cuts(make: type[StopStage], sequences: Sequence[str], text: str, seed: int) -> str:
     """Return what is wrong for some way of cutting, or ""."""
-    expected = batch(sequences, text)
+    expected = until_stop(sequences, text)
     for pieces in cuttings(text, random.Random(seed)):
         if through(make, sequences, pieces) != expected:
             return f"{pieces} with {sequences} gives {through(make, sequences, pieces)} instead of {expected}"
@@ -102,7 +93,7 @@ def check_cuts(make: type[StopStage], sequences: Sequence[str], text: str, seed:
 )
 def test_it_cuts_in_front_of_the_first_match(sequences: list[str], text: str, shown: str, fired: str | None) -> None:
     """The match that ends first fires, or the longest if two end at the same place. Nothing after it is shown."""
-    assert batch(sequences, text) == (shown, fired)
+    assert until_stop(sequences, text) == (shown, fired)
     for pieces in cuttings(text, random.Random(0)):
         assert through(StopStage, sequences, pieces) == (shown, fired)
 
@@ -139,7 +130,7 @@ def test_any_text_and_any_sequences(sequences: list[str], parts: list[str | int]
     """The result is right for any characters, in the sequences and around them."""
     words = [*sequences, *[""] * 5]
     pieces = [words[part] if isinstance(part, int) else part for part in parts]
-    expected = batch(sequences, "".join(pieces))
+    expected = until_stop(sequences, "".join(pieces))
     assert through(StopStage, sequences, pieces) == through(StopStage, sequences, "".join(pieces)) == expected
 
 

@@ -1,4 +1,4 @@
-"""A host in memory: its body comes in exactly the pieces that a test wants, one a network read."""
+"""A host in memory. Its body comes in exactly the pieces that a test gives, one per network read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SSE = "text/event-stream"
 
 
 class Body(httpx2.AsyncByteStream):
-    """The pieces, then the body's end; or an exception in its place."""
+    """Yields the pieces and then ends. A piece that is an exception is raised."""
 
     def __init__(self, pieces: Sequence[bytes | Exception]) -> None:
         self._pieces = iter(pieces)
@@ -38,12 +38,20 @@ class Body(httpx2.AsyncByteStream):
 
 @asynccontextmanager
 async def host(
-    *answers: Sequence[bytes | Exception], headers: dict[str, str] | None = None, status: int = 200
+    *answers: Sequence[bytes | Exception],
+    headers: dict[str, str] | None = None,
+    status: int = 200,
+    sent: list[Any] | None = None,
 ) -> AsyncIterator[Callable[..., Reply]]:
-    """Gives a `stream` to a host that answers each request with the next body, the last one again and again."""
+    """Yield a function like `stream`. Its host answers each request with the next body, and repeats the last one.
+
+    The bodies of the requests are appended to `sent`.
+    """
     left = list(answers)
 
     def answer(request: httpx2.Request) -> httpx2.Response:
+        if sent is not None:
+            sent.append(json.loads(request.content))
         pieces = left.pop(0) if len(left) > 1 else left[0]
         return httpx2.Response(status, headers={"content-type": SSE, **(headers or {})}, stream=Body(pieces))
 
@@ -58,20 +66,20 @@ async def host(
 
 
 def event(value: Any, name: str = "") -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return (b"event: %s\n" % name.encode() if name else b"") + b"data: " + data + b"\n\n"
 
 
 def chat(content: str | None = None, reason: str | None = None, **delta: Any) -> bytes:
-    """One chunk of chat completions."""
+    """Return one chunk of chat completions."""
     if content is not None:
         delta["content"] = content
     return event({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
 
 
 def call(index: int, id_: str | None = None, name: str | None = None, arguments: str = "") -> dict[str, Any]:
-    """One piece of a tool call of chat completions."""
+    """Return one piece of a tool call of chat completions."""
     return {"tool_calls": [{"index": index, "id": id_, "function": {"name": name, "arguments": arguments}}]}
 
 
@@ -79,22 +87,22 @@ DONE = event(b"[DONE]")
 
 
 def block(index: int, kind: str, **fields: Any) -> bytes:
-    """The start of a content block of the Messages protocol."""
+    """Return the start of a content block of the Messages protocol."""
     return event({"type": "content_block_start", "index": index, "content_block": {"type": kind, **fields}})
 
 
 def piece(index: int, kind: str, **fields: Any) -> bytes:
-    """A delta of a content block."""
+    """Return a delta of a content block."""
     return event({"type": "content_block_delta", "index": index, "delta": {"type": kind, **fields}})
 
 
 def end(index: int) -> bytes:
-    """The end of a content block."""
+    """Return the end of a content block."""
     return event({"type": "content_block_stop", "index": index})
 
 
 def finish(reason: str, **usage: int) -> bytes:
-    """The Messages protocol's stop reason."""
+    """Return the event of the Messages protocol that has the stop reason."""
     return event({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage})
 
 

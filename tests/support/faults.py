@@ -1,7 +1,7 @@
-"""How a host fails: each fault as data, and what must come out of it.
+"""How a host fails: each fault as data, with the outcome that it must have.
 
-`tests/engine/test_faults.py` sends every one of them through aprefill, `docs/_reliability.py` also through the SDKs' own
-streams; the page it writes has one row for each name here.
+`tests/engine/test_faults.py` runs every fault through aprefill. `docs/_reliability.py` also runs them through the SDKs'
+own streams, and writes a page with one row for each name here.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ WIRES: dict[str, Asked] = {
     "gemini": Asked(model="gemini:gemini-2.5-flash", base="/v1beta", overloaded="UNAVAILABLE", has_end=False),
 }
 
-#: What every request begins the reply with, and what a good host adds to it.
+#: The prefill of every request, and the text with which a good host continues it.
 PREFILL = "zero "
 TEXT = "one two three four five six seven"
-#: Where most faults strike: behind these characters of the text.
+#: Most faults occur after these characters of the text.
 BEFORE = "one two "
 
 GOOD = Script(text=TEXT, cuts=4, prefill="eats")
@@ -64,50 +64,53 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One way to fail. What must come out is `right` or one of `errors`, whichever is given; with both, either."""
+    """One way to fail. The outcome must be the text `right`, or one of `errors`.
 
-    #: the row of the table
+    If both are given, either is allowed.
+    """
+
+    #: the name of its row on the page
     name: str
-    #: what the host plays
+    #: what the host sends
     script: Script | Callable[[Received], Script]
     wires: tuple[str, ...] = tuple(WIRES)
-    #: the new text of a whole reply; None: the reply is not whole, and must not look as if it were
+    #: the new text of a complete reply; None: the reply is incomplete, and must not look complete
     right: str | None = None
-    #: what may be raised
+    #: the errors that may be raised
     errors: tuple[type[AprefillError], ...] = ()
-    #: the new text that came before the error; None: what was answered was never taken for a reply
+    #: the new text that came before the error; None: the answer was never accepted as a reply
     kept: str | None = None
-    #: less than `kept` may have come: a reset overtakes the data before it
+    #: less than `kept` may have come, because a reset overtakes the data before it
     may_keep_less: bool = False
-    #: attributes that the error must have, and words in its message
+    #: attributes that the error must have; `says` must be in its message
     facts: dict[str, Any] = field(default_factory=dict)
     says: str = ""
     timeouts: Timeouts = field(default_factory=Timeouts)
-    #: from the request to the end, in seconds; generous, for a machine that is busy with something else
+    #: from the request to the end, in seconds; generous, because the machine may be busy
     within_s: float = 2.0
-    #: most memory that may be taken meanwhile, in bytes; None: the fault is not about memory
+    #: the most memory that may be used, in bytes; None: memory is not measured
     within_bytes: int | None = None
-    #: aprefill may ask again, as it does by itself; elsewhere each run is one request
+    #: retries are on, as by default; in other runs there is one request
     with_retries: bool = False
-    #: takes half a second or more even when all is well
+    #: takes half a second or more even if all is well
     slow: bool = False
-    #: time and memory are the point: the page tells them
+    #: time and memory matter here, and the page shows them
     weighs: bool = False
-    #: why this comes out, where the name does not say it
+    #: the reason for this outcome, if the name does not show it
     note: str = ""
 
     def play(self, received: Received) -> Script:
-        """The script for one request."""
+        """Return the script for one request."""
         return self.script if isinstance(self.script, Script) else self.script(received)
 
 
 def _body(received: Received) -> bytes:
-    """The good reply's whole body."""
+    """Return the good reply's whole body."""
     return b"".join(step for step in answer(GOOD, received).body() if isinstance(step, bytes))
 
 
 def _cut(**how: Any) -> Callable[[Received], Script]:
-    """The good reply until two bytes into the word behind `BEFORE`. `how` tells the connection's end."""
+    """Return the good reply up to two bytes into the word after `BEFORE`. `how` says how the connection ends."""
     name = "reset_after_bytes" if how.pop("reset", False) else "drop_after_bytes"
 
     def script(received: Received) -> Script:
@@ -118,7 +121,10 @@ def _cut(**how: Any) -> Callable[[Received], Script]:
 
 
 def _event(data: bytes) -> Callable[[Received], Script]:
-    """The good reply with one more event behind `BEFORE`, named as the wire names an event with text."""
+    """Return the good reply with one more event after `BEFORE`.
+
+    It has the event name that the protocol uses for text.
+    """
 
     def script(received: Received) -> Script:
         name = b"event: content_block_delta\n" if received.path.endswith("/messages") else b""
@@ -128,14 +134,14 @@ def _event(data: bytes) -> Callable[[Received], Script]:
 
 
 def _ends_in_the_line_after_before(received: Received) -> Script:
-    """The body ends with the line of the word behind `BEFORE`: the event is there, the blank line is not."""
+    """Return a body that ends after the line with the word after `BEFORE`. The blank line after it is missing."""
     body = _body(received)
     return Script(body=body[: body.index(b"\n", body.index(b"thre")) + 1], framing="chunked")
 
 
 @cache
 def bomb() -> bytes:
-    """128 MiB of one comment line that never ends, as gzip makes 128 KiB of it."""
+    """Return 128 KiB of gzip, which inflate to 128 MiB of one comment line that never ends."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS + 16)
     block = b" " * MIB
     return packer.compress(b":") + b"".join(packer.compress(block) for _ in range(128)) + packer.flush()
@@ -145,9 +151,9 @@ def _gzip_bomb(received: Received) -> Script:
     return Script(body=bomb(), framing="chunked", headers={"content-encoding": "gzip"})
 
 
-#: 200,000 opened brackets, and as many closed.
+#: 200,000 opening brackets, and as many closing ones.
 _DEEP = b"[" * 200_000 + b"]" * 200_000
-#: The record bound is 1 MiB. A decoder holds a little more, the loopback host its blocks of 64 KiB.
+#: The limit for a record is 1 MiB. A decoder needs a little more, and the loopback host needs its blocks of 64 KiB.
 _BOUND = 8 * MIB
 _BOUNDED = "A record may have at most 1 MiB."
 
@@ -191,7 +197,7 @@ FAULTS: tuple[Fault, ...] = (
         right=TEXT,
         note="If the terminal event is complete and only its blank line is missing, the reply is complete too.",
     ),
-    # --- no stream at all -------------------------------------------------------------------------------------
+    # --- no stream --------------------------------------------------------------------------------------------
     Fault(
         name="200 `text/html`",
         script=Script(body=b"<html><body>Log in to the airport's wireless</body></html>", content_type="text/html"),
@@ -225,7 +231,7 @@ FAULTS: tuple[Fault, ...] = (
         errors=(Truncated,),
         kept=BEFORE,
     ),
-    # --- something else in the stream -------------------------------------------------------------------------
+    # --- other data in the stream -----------------------------------------------------------------------------
     *(
         Fault(
             name="error event in the stream",
@@ -328,10 +334,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
 )
 
-#: Every name once, in the table's order.
+#: Every name once, in the order of the table.
 NAMES = tuple(dict.fromkeys(fault.name for fault in FAULTS))
 
 
 def fault_for(name: str, wire: str) -> Fault:
-    """The fault of that name on one wire."""
+    """Return the fault with this name for one protocol."""
     return next(fault for fault in FAULTS if fault.name == name and wire in fault.wires)

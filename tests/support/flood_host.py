@@ -1,6 +1,6 @@
-"""A host in a process of its own that answers each request with a flood: `python flood_host.py KIND` prints its port.
+"""A host in a process of its own that answers each request with endless data.
 
-It ends when its standard input does, or after a minute.
+`python flood_host.py KIND` prints its port. It ends when its standard input ends, or after a minute.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _record(json: str) -> bytes:
     return f"data: {json}\n\n".encode()
 
 
-#: What is sent without end: never any text of the model's.
+#: What is sent without end. None of it is text of the model.
 FLOODS = {
     "comments": _chunk(b": keep-alive\n\n" * 2000),
     "blank lines": _chunk(b"\n" * 32_768),

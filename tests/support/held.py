@@ -1,4 +1,4 @@
-"""What the tests of held text share."""
+"""Shared by the tests of held text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aprefill import HeldEvent
 
 
 def replayed(events: list[Any]) -> list[tuple[str, str]]:
-    """(text so far, held) behind each event, as a page would keep them."""
+    """Return (text so far, held text) after each event, as a web page would keep them."""
     text = held = ""
     seen = []
     for event in events:

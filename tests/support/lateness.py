@@ -1,4 +1,4 @@
-"""How late this machine is: the control beside a bound of some milliseconds."""
+"""Measures how late this machine wakes a thread: the control for a limit of some milliseconds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: A machine that wakes a thread so much too late, in seconds, cannot keep a bound of 50 ms.
+#: If a machine wakes a thread this many seconds too late, it cannot keep a limit of 50 ms.
 LATE_S = 0.015
 
 _EVERY_S = 0.002
 
 
 class Lateness:
-    """Sleeps again and again in a thread of its own, and knows by how much it was woken too late at worst.
+    """Sleeps repeatedly in its own thread, and records the longest delay with which it was woken.
 
-    The thread shares no event loop with what is measured, so that a fault that blocks the loop does not look like a
-    machine that is late. What holds the interpreter's lock delays it by at most the switch interval, 5 ms.
+    The thread does not use the event loop that is measured, so a fault that blocks the loop does not look like a slow
+    machine. Code that holds the interpreter's lock delays the thread by at most the switch interval, 5 ms.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Lateness:
 
     @property
     def late(self) -> bool:
-        """Whether the machine was too late for a bound of 50 ms to mean anything."""
+        """Whether the machine was too slow for a limit of 50 ms to mean anything."""
         return self.worst_s > LATE_S
 
     def __enter__(self) -> Self:

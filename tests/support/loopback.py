@@ -1,4 +1,4 @@
-"""What the tests of whole replies share: a reply from the loopback host, and what it says."""
+"""Shared by the tests of whole replies: a reply from the loopback host, and its text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIRES = ["messages", "chat"]
 
 
 def ask(server: Any, wire: str, **options: Any) -> Reply:
-    """A stream to the loopback host on one wire. Nothing is sent again unless `recovery=` says so."""
+    """Return a reply from the loopback host in one protocol. Without `recovery=` there is no retry."""
     prompt = options.pop("prompt", QUESTION)
     options.setdefault("recovery", Recovery(retries=0))
     if wire == "messages":

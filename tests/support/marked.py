@@ -1,4 +1,4 @@
-"""What the tests of markers share: a splice over a text with markers, and the text that came out."""
+"""Shared by the tests of markers: a splice over a text with markers, and the text that it yields."""
 
 from __future__ import annotations
 

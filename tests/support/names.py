@@ -1,4 +1,4 @@
-"""A resolver for tests: host names that stand for loopback, or for nothing, without a question to the network."""
+"""A resolver for tests: host names that stand for loopback, or for nothing. It sends nothing to the network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import trio._highlevel_open_tcp_stream
 if TYPE_CHECKING:
     import pytest
 
-#: Host name -> the loopback address that it stands for, or what looking it up raises.
+#: Host name -> the loopback address that it stands for, or the exception that looking it up raises.
 Names = dict[str, str | Exception]
 
 
 def resolve_from(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have `names` looked up there on every event loop. Any other name that is not loopback's is an error."""
+    """Resolve `names` on every event loop. Any other name that is not loopback's is an error."""
 
     def looked_up(host: Any) -> str:
         name = host.decode() if isinstance(host, bytes) else str(host)

@@ -1,4 +1,4 @@
-"""The code blocks of the documents, and hosts on loopback in place of the providers that they name."""
+"""The code blocks of the documentation, and loopback hosts instead of the providers that they name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str, language: str) -> list[tuple[str, str]]:
-    """(id, text) of a page's code blocks in one language."""
+    """Return (id, text) of a page's code blocks in one language."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = []
     for match in BLOCK.finditer(text):
@@ -28,24 +28,24 @@ def blocks(page: str, language: str) -> list[tuple[str, str]]:
 
 
 def recipe(heading: str, language: str = "python") -> list[str]:
-    """The code blocks under one heading of the page of recipes."""
+    """Return the code blocks under one heading of the page of recipes."""
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return [match[2] for match in BLOCK.finditer(section) if match[1] == language]
 
 
 def changed(code: str, line: str, by: str) -> str:
-    """`code` with something in it exchanged that must be there once: a recipe that is wrong, for a control."""
+    """Return `code` with `line` replaced. It must occur once. The result is a wrong recipe, as a control."""
     assert code.count(line) == 1, line
     return code.replace(line, by)
 
 
-#: The providers that the recipes name, with the api that they are asked by.
+#: The providers that the recipes name, with the api that they use.
 APIS = {"anthropic": "messages", "openai": "chat", "mistral": "chat"}
 
 
 def lead_to(urls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """These providers' models are at these URLs, and do there what they do at home. They have keys as well."""
+    """Make these providers' models use these URLs, with their usual support for prefills. Keys are set too."""
     rows = (f'[[host]]\nprovider = "{name}"\napi = "{APIS[name]}"\nbase_url = "{url}"\n' for name, url in urls.items())
     table = SupportTable.load("".join(rows))
     monkeypatch.setattr("aprefill._session.builtin_table", lambda: table)

@@ -1,4 +1,7 @@
-"""Prompts and the beginnings of their replies, to ask a real model with: short ones, and ones of more than 200 characters."""
+"""Prompts and the beginnings of their replies, for tests with a real model.
+
+Some beginnings are short, and some have more than 200 characters.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan's functions with what the engine hands in: a host that is nowhere, and random names."""
+"""The plan's functions with the arguments that the engine passes: a host that does not exist, and random names."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def token() -> str:
 
 
 def no_transport() -> None:
-    """Nothing is sent."""
+    """Stands for a transport. Nothing is sent."""
 
 
 def way(row: SupportRow, model: str) -> first.Way:
-    """To `model` on a host that this row is about."""
+    """Return the way to `model` on the host of this row."""
     return first.Way(Target(row, model, base_url=row.base_url, keep=False), no_transport, token)
 
 
 def plan_first(request: Request, row: SupportRow, model: str, *, refused: bool = False) -> AttemptPlan:
-    """The first request for what was asked."""
+    """Return the plan of the first request."""
     return first.plan_first(request, request.prefill, way(row, model), refused=refused)
 
 
 def emulate(how: Emulation, messages: Sequence[dict[str, Any]], known: str, *, again: bool = False) -> EmulatedPrompt:
-    """The prompt that asks for `known`."""
+    """Return the prompt that asks for `known`."""
     return emulation.emulate(how, messages, known, codec=codec("openai_chat"), token=token, again=again)
 
 
@@ -57,7 +57,7 @@ def asked(prompt: Any = "Hi", prefill: str = "", **options: Any) -> Request:
 
 @cache
 def acme(keys: str = "", support: str = "eats") -> SupportRow:
-    """The row of a host that is not built in, with these lines of TOML and no others."""
+    """Return the row of a host that is not built in, with only these lines of TOML."""
     entry = f'match = ["*"]\nsupport = "{support}"\nevidence = "engine"\nsource = "ours"\ndate = 2026-11-23\n'
     host = (
         'provider = "acme"\napi = "chat"\ncodec = "openai_chat"\nbase_url = "https://acme.example/v1"\nauth = "none"\n'
@@ -66,7 +66,7 @@ def acme(keys: str = "", support: str = "eats") -> SupportRow:
 
 
 def known(model: str) -> SupportRow:
-    """A built-in row, by "provider:model"."""
+    """Return a built-in row, by "provider:model"."""
     provider, _, name = model.partition(":")
     return builtin_table().row(provider, name)
 

@@ -1,4 +1,4 @@
-"""What the public modules offer: every function, class, method and property that has type hints."""
+"""Lists what the public modules offer: every function, class, method and property that has type hints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULES = ["aprefill", "aprefill.web", "aprefill.testing"]
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Everything public in a module that has type hints: functions, classes, their methods and properties."""
+    """Yield everything public in a module that has type hints: functions, classes, their methods and properties."""
     for name in module.__all__:
         thing = getattr(module, name)
         if inspect.isclass(thing):

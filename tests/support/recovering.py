@@ -1,4 +1,4 @@
-"""What the tests of recovery share: scripts that refuse or work, and a reply that may send its request again."""
+"""Shared by the tests of recovery: scripts that refuse or work, and a reply that may send its request again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SEED = '["'
 NEW = 'Alabama", "Alaska"]'
 WHOLE = SEED + NEW
 FINE = Script(text=NEW, prefill="eats")
-#: Refuses a prefill, and repeats what the prompt asks for.
+#: Refuses a native prefill, and repeats the text that the prompt asks for.
 REFUSES = Script(text=NEW, prefill="refuses", echo_text=SEED)
 
 
 def ask(server: Any, wire: str, **options: Any) -> Reply:
-    """A stream to a model that is taken to have a native prefill."""
+    """Return a reply from a model that the table takes for one with native prefill."""
     options = {"prefill": SEED, **options}
     if wire == "messages":
         return stream(

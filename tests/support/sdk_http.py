@@ -1,4 +1,4 @@
-"""The HTTP library that an SDK's clients stand on: httpx2, or httpx for openai before 3.0 and anthropic before 1.0."""
+"""The HTTP library that an SDK's clients use: httpx2, or httpx for openai before 3.0 and anthropic before 1.0."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import httpx2
 
 
 def http_of(sdk: Any) -> Any:
-    """The library whose `AsyncClient` the SDK's clients take as `http_client`."""
+    """Return the library whose `AsyncClient` the SDK's clients take as `http_client`."""
     return httpx2 if issubclass(sdk.DefaultAsyncHttpxClient, httpx2.AsyncClient) else httpx

@@ -1,4 +1,4 @@
-"""Sources for `dedupe`: iterators that can fail, and that say whether they were closed."""
+"""Sources for `dedupe`: iterators that can fail, and that record whether they were closed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Boom(Exception):
-    """What a source raises here."""
+    """The exception that a source raises."""
 
 
 async def listed(chunks: AsyncIterator[str]) -> list[str]:
@@ -34,7 +34,7 @@ def gives_sync(*chunks: Any) -> Iterator[Any]:
 
 
 class Source:
-    """Chunks over `__anext__`; the kinds below differ in how they are closed."""
+    """Yields chunks from `__anext__`. Its subclasses differ in how they are closed."""
 
     chunks: tuple[Any, ...] | list[Any] = ("abc", "d", "e", "f")
 
@@ -59,7 +59,7 @@ class Source:
 
 
 class Held(Source):
-    """With `aclose()`, like a response."""
+    """Has `aclose()`, like a response."""
 
     async def aclose(self) -> None:
         self.note()

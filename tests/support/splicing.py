@@ -1,4 +1,4 @@
-"""What the tests of one attempt's deltas share: a plan, and a splice that writes down what it hands out."""
+"""Shared by the tests of one attempt's deltas: a plan, and a splice that records what it yields."""
 
 from __future__ import annotations
 

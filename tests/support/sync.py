@@ -1,4 +1,4 @@
-"""What the tests without async share: a reply from the loopback host, and what is left of it."""
+"""Shared by the tests without async: a reply from the loopback host, and what is left of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_threads(before: list[threading.Thread]) -> list[threading.Thread]:
 
 @contextmanager
 def nothing_left(server: Any) -> Iterator[None]:
-    """Afterwards there is no new thread, and the server has seen all connections closed."""
+    """Check afterwards that there is no new thread, and that the server has seen all connections closed."""
     before = threading.enumerate()
     yield
     assert new_threads(before) == []
@@ -45,7 +45,7 @@ def nothing_left(server: Any) -> Iterator[None]:
 
 
 def open_after(server: Any, seconds: float) -> int:
-    """How many connections are open when all are closed, or after so many seconds."""
+    """Return how many connections are open after all have closed, or after this many seconds."""
     until = time.monotonic() + seconds
     while server.open_connections and time.monotonic() < until:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What the tests of the support table share: its rows, the recordings, and the bytes that carry a prefill."""
+"""Shared by the tests of the support table: its rows, the recordings, and the bytes that carry a prefill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of targets and keys share."""
+"""Shared by the tests of targets and keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MESSAGES = (
 
 
 class Recorder:
-    """A host in place of the network: writes down which URLs were asked, and with which key."""
+    """A host instead of the network. It records which URLs were requested, and with which key."""
 
     def __init__(self, library: Any = httpx2) -> None:
         self.urls: list[str] = []
@@ -45,4 +45,4 @@ class Recorder:
 
 
 def target_of(model: str, **options: Any) -> Any:
-    return stream("hi", model=model, **options)._run.target
+    return stream("hi", model=model, **options)._run.requests.target

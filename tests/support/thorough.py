@@ -1,4 +1,4 @@
-"""How much the tests repeat: each proof as often as it needs, or far more often, as `nox -s slow` has them do."""
+"""How often the tests repeat: each proof as often as it needs, or far more often with `nox -s slow`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LOOP = re.compile(r"(?<=[\[-])(?:asyncio|uvloop|trio)(?=[]-])")
 
 
 def usually(few: T, many: T) -> T:
-    """The first, or the second where the tests are thorough."""
+    """Return the first value, or the second if the tests are thorough."""
     return many if THOROUGH else few
 
 
 def case_of(node_id: str) -> str:
-    """A test's name without its loop: the same for a case on every loop."""
+    """Return a test's name without its loop, which is the same for a case on every loop."""
     return _LOOP.sub("", node_id, count=1)
 
 
 def on_one_loop_each(items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """Those of the tests marked `any_loop` that can be left out: each case stays on one loop, which its name decides."""
+    """Return the tests marked `any_loop` that can be left out. Each case stays on one loop, which its name decides."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("any_loop"):

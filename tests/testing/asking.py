@@ -1,4 +1,4 @@
-"""How these tests ask the server: plain httpx2, and a reader of both wires that knows no more than the tests need."""
+"""How these tests send requests to the server: plain httpx2, and a small reader for both formats."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ async def client_of(server: Server) -> AsyncGenerator[httpx2.AsyncClient, None]:
 
 
 async def ask(server: Server, wire: str, prefill: str | None = None, **more: Any) -> httpx2.Response:
-    """The whole response to one request on a connection of its own."""
+    """Return the whole response to one request, which has its own connection."""
     async with client_of(server) as client:
         return await client.post(server.url + PATHS[wire], json=body(prefill, **more))
 
 
 async def sent(script: Script, wire: str, prefill: str | None = '["', *, ask: Any = ask) -> str:
-    """The whole body of a good answer, decoded; `ask` knows the wire."""
+    """Return the whole decoded body of a good answer. `ask` sends the request."""
     with anyio.fail_after(10):
         async with serve(script) as server:
             response = await ask(server, wire, prefill)
@@ -59,7 +59,7 @@ async def sent(script: Script, wire: str, prefill: str | None = '["', *, ask: An
 async def raw_answer(
     server: Server, wire: str, prefill: str | None = None, *, version: str = "1.1", **more: Any
 ) -> bytes:
-    """Every byte of the answer until the server's FIN, framing and all. Raises as anyio does on a RST."""
+    """Return every byte of the answer until the server's FIN, with its HTTP framing. Raises `Reset` on a RST."""
     content = json.dumps(body(prefill, **more)).encode()
     head = (
         f"POST {PATHS[wire]} HTTP/{version}\r\nhost: x\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
@@ -76,7 +76,10 @@ async def raw_answer(
 
 
 class Reading:
-    """Reads an answer in a task of its own: `run` is the task, `until` waits for so many bytes of the body."""
+    """Reads an answer in its own task.
+
+    `run` is the task, and `until` waits until the body has at least `size` bytes.
+    """
 
     def __init__(self, server: Server, wire: str, path: str = "", asked: dict[str, Any] | None = None) -> None:
         self._server = server
@@ -103,11 +106,11 @@ class Reading:
 
 
 class Reset(Exception):
-    """The server sent a RST. `args[0]` is what came before it."""
+    """The server sent a RST. `args[0]` has the bytes that came before it."""
 
 
 def records(text: str) -> list[tuple[str, str]]:
-    """(event, data) of every complete event."""
+    """Return (event, data) of every complete event."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
     for block in text.split("\n\n")[:-1]:
@@ -118,7 +121,7 @@ def records(text: str) -> list[tuple[str, str]]:
 
 
 def deltas(text: str) -> list[str]:
-    """The content of each delta, on either wire."""
+    """Return the text of each delta, for either format."""
     found = []
     for _, data in records(text):
         if data == "[DONE]":
@@ -132,7 +135,7 @@ def deltas(text: str) -> list[str]:
 
 
 def is_whole(text: str) -> bool:
-    """Whether the terminal record is there."""
+    """Return whether the last event is the terminal record."""
     return bool(records(text)) and records(text)[-1] in {
         ("message_stop", '{"type":"message_stop"}'),
         ("", "[DONE]"),
@@ -141,7 +144,7 @@ def is_whole(text: str) -> bool:
 
 CALL = ToolCall(name="look_up", arguments={"state": "Alabama", "year": 1819})
 
-#: Every way to travel that an SDK must not notice.
+#: Every way of transport that an SDK must not notice.
 WAYS = pytest.mark.parametrize(
     ("tls", "newline", "wire_cuts"),
     [

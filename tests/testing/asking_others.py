@@ -1,6 +1,6 @@
-"""How the tests ask on the wires that aprefill itself does not speak, and a reader of each.
+"""How these tests send requests in the formats that aprefill itself does not use, and a reader for each format.
 
-OpenAI's /responses, Ollama's, and Gemini's as events and as one array.
+The formats are OpenAI's /responses, Ollama's, and Gemini's as server-sent events and as one JSON array.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PATHS = {
 
 
 def turns(wire: str, prefill: str | None) -> dict[str, Any]:
-    """What a request has of a conversation."""
+    """Return the fields of a request that hold the conversation."""
     said = [("user", "Name two states.")] + ([] if prefill is None else [("assistant", prefill)])
     if wire == "responses":
         return {"input": [{"role": role, "content": text} for role, text in said]}
@@ -48,7 +48,7 @@ def turns(wire: str, prefill: str | None) -> dict[str, Any]:
 async def ask(
     server: Server, wire: str, prefill: str | None = None, *, stream: bool = True, **more: Any
 ) -> httpx2.Response:
-    """The whole response to one request on a connection of its own."""
+    """Return the whole response to one request, which has its own connection."""
     body = {"model": MODEL, "stream": stream, **turns(wire, prefill), **more}
     path = PATHS[wire]
     if wire.startswith("gemini"):
@@ -63,7 +63,7 @@ sent = partial(asking.sent, ask=ask)
 
 
 def _elements(text: str) -> Iterator[Any]:
-    """The elements of an array, or of what is there of one."""
+    """Yield the elements of an array. If the array is cut off, yield its complete elements."""
     text = text.lstrip().removeprefix("[")
     while text := text.lstrip(" \r\n,"):
         try:
@@ -75,17 +75,17 @@ def _elements(text: str) -> Iterator[Any]:
 
 
 def objects(text: str, wire: str) -> list[dict[str, Any]]:
-    """Every whole record."""
+    """Return every complete record."""
     if wire == "ollama":
         return [json.loads(line) for line in text.split("\n")[:-1]]
     if wire == "gemini-array":
         return [one for one in _elements(text) if isinstance(one, dict)]
-    # some of the recorded streams of /responses end with what only chat completions have
+    # some recorded streams of /responses end with `[DONE]`, which belongs to chat completions
     return [json.loads(data) for _, data in records(text) if data != "[DONE]"]
 
 
 def content(record: dict[str, Any], wire: str) -> str:
-    """The text that a record adds."""
+    """Return the text that a record adds."""
     if wire == "responses":
         return record["delta"] if record["type"] == "response.output_text.delta" else ""
     if wire == "ollama":
@@ -99,7 +99,7 @@ def deltas(text: str, wire: str) -> list[str]:
 
 
 def reason(text: str, wire: str) -> str | None:
-    """Why it stopped, where the stream says so."""
+    """Return why the model stopped. None: the stream does not say it."""
     for record in objects(text, wire):
         if wire == "responses" and record["type"] in {"response.completed", "response.incomplete"}:
             why = record["response"]["incomplete_details"]

@@ -1,4 +1,4 @@
-"""A scripted host that does what the prompt asks: it finds the beginning of the reply in the words, and obeys or not."""
+"""A scripted host that does what the prompt asks. It finds the requested beginning in the prompt, and obeys or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 LINES = "".join(f"Line {number} of a text that goes on for a while.\n" for number in range(20))
 
-#: Prefills of every kind that is asked for in a way of its own.
+#: One prefill for each way in which a prefill is asked for.
 PREFILLS = {
     "short": "The first state is",
     "one character": "{",
@@ -45,18 +45,18 @@ NEW = "Alabama and no other."
 
 
 def ask(server: Any, prefill: str, **options: Any) -> Reply:
-    """A reply of a model that takes no prefill, so that it is asked for in the prompt."""
+    """Return a reply from a model without native prefill, so that the prompt asks for it."""
     return stream(
         "Name the states.", prefill=prefill, model="openai:gpt-4o", base_url=server.openai_url, api_key="k", **options
     )
 
 
-# --- aprefill's own words and the recogniser agree ------------------------------------------------------------------
+# --- aprefill's own wording is recognised ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PREFILLS)
 async def test_a_real_request_is_found_and_obeyed(name: str) -> None:
-    """What `stream(prefill=...)` asks for is what the host repeats: the seam finds it, and the text is right."""
+    """The host finds the text that `stream(prefill=...)` asks for and repeats it, and the reply's text is right."""
     prefill = PREFILLS[name]
     with anyio.fail_after(30):
         async with serve(Script(text=NEW, asked="obeys", cuts=5)) as server:
@@ -69,7 +69,7 @@ async def test_a_real_request_is_found_and_obeyed(name: str) -> None:
 
 @pytest.mark.parametrize("name", PREFILLS)
 async def test_what_is_found_is_the_prefill_or_its_end(name: str) -> None:
-    """In the first request and in the second, to the character but for white space at the end of a long text."""
+    """The recogniser finds the prefill, or its end if it is long, in the first and in the second request."""
     prefill = PREFILLS[name]
     with anyio.fail_after(30):
         async with serve(Script(text=NEW)) as server:
@@ -87,7 +87,7 @@ async def test_what_is_found_is_the_prefill_or_its_end(name: str) -> None:
 
 @pytest.mark.parametrize("prefill", [PREFILLS["short"], PREFILLS["long"]])
 async def test_control_other_words_are_not_found(prefill: str) -> None:
-    """The same check sees a wording that the recogniser does not know: the reply does not begin as asked."""
+    """The check can fail: the recogniser does not find another wording, and the reply does not begin as asked."""
     own = Emulation(begin="Start with {text}, please.", continued="{text} Start with {end}, please.")
     with anyio.fail_after(30):
         async with serve(Script(text=NEW, asked="obeys")) as server:
@@ -98,7 +98,7 @@ async def test_control_other_words_are_not_found(prefill: str) -> None:
 
 @pytest.mark.parametrize("prefill", [PREFILLS["JSON"], PREFILLS["long"]])
 async def test_only_the_second_request_is_obeyed(prefill: str) -> None:
-    """`absent="retry"` asks again in sharper words, and a model that needs those is there to be tested against."""
+    """With `asked="obeys_second"` the host obeys only the second, sharper request of `absent="retry"`."""
     with anyio.fail_after(30):
         async with serve(Script(text=NEW, asked="obeys_second")) as server:
             reply = ask(server, prefill, absent="retry")
@@ -124,7 +124,7 @@ async def test_only_the_second_request_is_obeyed(prefill: str) -> None:
 )
 @pytest.mark.parametrize("name", ["several lines", "long"])
 async def test_the_ways_of_obeying(name: str, fields: dict[str, Any], verdicts: set[Verdict]) -> None:
-    """Exactly, over other white space, in a fence, behind chatter: `echo` says how, as for a native prefill."""
+    """`echo` sets how the host obeys: exactly, with other white space, in a code fence, or after chatter."""
     prefill = PREFILLS[name]
     with anyio.fail_after(30):
         async with serve(Script(text=NEW, asked="obeys", **fields)) as server:
@@ -134,7 +134,7 @@ async def test_the_ways_of_obeying(name: str, fields: dict[str, Any], verdicts: 
 
 
 async def test_not_at_all() -> None:
-    """By default nothing in a prompt is obeyed: the model starts with its own text."""
+    """By default a script obeys no prompt, and the model starts with its own text."""
     with anyio.fail_after(30):
         async with serve(Script(text=NEW)) as server:
             reply = ask(server, '["')
@@ -150,7 +150,7 @@ async def test_a_prompt_that_asks_for_nothing_is_answered_with_the_text() -> Non
 
 
 async def test_a_host_that_refuses_a_prefill_and_obeys_the_prompt() -> None:
-    """As Claude 4.6 does: the native prefill gets a 400, the request in the prompt its echo."""
+    """A host can refuse a native prefill with a 400 and obey the prompt, as Claude 4.6 does."""
     script = Script(text=NEW, prefill="refuses", asked="obeys")
     with anyio.fail_after(30):
         async with serve(script) as server:
@@ -159,7 +159,7 @@ async def test_a_host_that_refuses_a_prefill_and_obeys_the_prompt() -> None:
 
 
 async def test_a_native_prefill_stays_the_hosts_own_affair() -> None:
-    """`asked` is about words in the prompt; a last message of the assistant's is treated as `prefill` says."""
+    """`asked` does not change what the host does with a native prefill. `prefill` decides that."""
     with anyio.fail_after(30):
         async with serve(Script(text=NEW, prefill="eats", asked="obeys", cuts=100)) as server:
             response = await asking.ask(server, "openai", '["')
@@ -179,7 +179,7 @@ FINDS = {"JSON": '["', "long": "The last line of it is"}
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("wire", [*asking.WIRES, *asking_others.WIRES, "bedrock", "vertex"])
 async def test_every_wire_obeys(wire: str, streamed: bool, name: str) -> None:
-    """The request is read in each host's own form of a conversation, streamed or not."""
+    """The server reads the request from every host's form of a conversation, streamed or not."""
     text = str(PROMPTS[name])
     turns: dict[str, Any] = {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}
     body: dict[str, Any] = {"model": "any", "stream": streamed, **turns}
@@ -205,13 +205,13 @@ async def test_every_wire_obeys(wire: str, streamed: bool, name: str) -> None:
     content = response.content.decode(errors="replace")
     expected = FINDS[name] + "ZEBRA"
     if wire == "bedrock" and streamed:
-        # frames with the event in base64
+        # each frame has its event in base64
         events = [base64.b64decode(found) for found in re.findall(rb'"bytes":"([^"]+)"', response.content)]
         content = b"\n".join(events).decode()
     assert json.dumps(expected)[1:-1] in content
 
 
-# --- words of the user's own ----------------------------------------------------------------------------------------
+# --- the user's own wording -----------------------------------------------------------------------------------------
 
 OWN = Emulation(
     begin="Name them. BEGIN:{text}:END",
@@ -220,7 +220,7 @@ OWN = Emulation(
 
 
 def between(prompt: str) -> str | None:
-    """The text between the words of `OWN`."""
+    """Return the text between the words of `OWN`."""
     found = prompt.rpartition("BEGIN:")[2].partition(":END")
     return found[0] if found[1] else None
 
@@ -228,7 +228,7 @@ def between(prompt: str) -> str | None:
 @pytest.mark.parametrize("finder", [r"BEGIN:(.*):END", between], ids=["a regular expression", "a function"])
 @pytest.mark.parametrize("name", ["JSON", "several lines", "long"])
 async def test_words_of_ones_own(finder: Any, name: str) -> None:
-    """A regular expression with one group, whose dot matches line ends, or a function."""
+    """`find_asked` is a regular expression with one group, whose dot matches line ends, or a function."""
     prefill = PREFILLS[name]
     with anyio.fail_after(30):
         async with serve(Script(text=NEW, asked="obeys", find_asked=finder)) as server:
@@ -238,7 +238,7 @@ async def test_words_of_ones_own(finder: Any, name: str) -> None:
 
 
 async def test_only_the_second_request_in_words_of_ones_own() -> None:
-    """A sequence of scripts does not depend on the words: the first request is not obeyed, the second is."""
+    """Two scripts work with any wording: the first request is not obeyed, and the second is."""
     obeys = Script(text=NEW, asked="obeys", find_asked=lambda prompt: between(prompt) or find_asked(prompt))
     with anyio.fail_after(30):
         async with serve([Script(text=NEW), obeys]) as server:
@@ -254,7 +254,7 @@ async def test_only_the_second_request_in_words_of_ones_own() -> None:
     ids=["raises", "returns no text"],
 )
 async def test_a_function_that_fails_is_told(finder: Any, raised: type[Exception], says: str) -> None:
-    """The request gets a 500, and leaving the server raises what the function raised."""
+    """If `find_asked` fails, the request gets a 500, and leaving the server raises what the function raised."""
     status = 0
     with anyio.fail_after(30), pytest.raises(raised, match=says):
         async with serve(Script(text=NEW, asked="obeys", find_asked=finder)) as server:
@@ -276,7 +276,7 @@ async def test_a_function_that_fails_is_told(finder: Any, raised: type[Exception
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(fields: dict[str, Any], says: str) -> None:
-    """In the line that makes the script."""
+    """A script that makes no sense is a `UsageError` in the line that creates it."""
     with pytest.raises(UsageError, match="Script: ") as caught:
         Script(**fields)
     assert says in str(caught.value)

@@ -1,4 +1,4 @@
-"""Claude at the clouds' doors: Vertex's paths and Bedrock's frames, taken by the official SDK and by the library."""
+"""Claude on Vertex and Bedrock: the official SDK and the library read the testing server's paths and frames."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.any_loop,
     pytest.mark.anyio,
-    # the SDKs leave their own generators to the collector, which trio reports
+    # the SDKs leave their own generators to the garbage collector, which trio reports
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -77,7 +77,7 @@ async def ask(server: Server, path: str = STREAM, messages: Any = PREFILLED) -> 
 
 
 def decoded(content: bytes, size: int = 1 << 30) -> list[Delta]:
-    """The library's deltas of a body that comes in pieces of `size` bytes. Raises as it does."""
+    """Return the library's deltas of a body that comes in pieces of `size` bytes. Raises what the library raises."""
     wire, codec = EventStreamDecoder(), AnthropicDecoder()
     found: list[Delta] = []
     for at in range(0, len(content), size):
@@ -91,7 +91,7 @@ def text_of(found: list[Delta]) -> str:
 
 
 def text_until_error(content: bytes, error: type[Exception]) -> str:
-    """The text that the library gives before it raises `error`."""
+    """Return the text that the library yields before it raises `error`."""
     wire, codec = EventStreamDecoder(), AnthropicDecoder()
     found: list[Delta] = []
     with pytest.raises(error):
@@ -100,7 +100,7 @@ def text_until_error(content: bytes, error: type[Exception]) -> str:
 
 
 def text_to_the_end(content: bytes) -> str:
-    """The text of a stream that the library takes for whole."""
+    """Return the text of a stream that the library accepts as complete."""
     found: list[Delta] = []
     take_bytes(content, EventStreamDecoder(), AnthropicDecoder(), found)
     return text_of(found)
@@ -131,7 +131,10 @@ async def sent(script: Script) -> bytes:
     [(False, "\n", None), (True, "\r\n", 7), (False, "\r", 1), (False, "\n", 100_000)],
 )
 async def test_the_sdk_streams_from_bedrock(tls: bool, newline: Any, wire_cuts: int | None) -> None:
-    """Text, usage and stop reason, over every way to travel; frames have no line ends that could change."""
+    """The SDK reads text, usage and stop reason from Bedrock's frames, with every transport.
+
+    `newline` has no effect there.
+    """
     script = Script(text=STATES, newline=newline, wire_cuts=wire_cuts, input_tokens=21, cached_tokens=20)
     with fail_after(10):
         async with serve(script, tls=tls) as server, bedrock_client(server) as client:
@@ -149,7 +152,7 @@ async def test_the_sdk_streams_from_bedrock(tls: bool, newline: Any, wire_cuts: 
 
 
 async def test_the_sdk_reads_thinking_and_tool_calls_from_bedrock() -> None:
-    """Streamed and whole."""
+    """The SDK reads thinking and tool calls from Bedrock, streamed and as a whole reply."""
     script = Script(text="I look.", reasoning="Hm, hm.", tools=[CALL])
     with fail_after(10):
         async with serve(script) as server, bedrock_client(server) as client:
@@ -165,9 +168,10 @@ async def test_the_sdk_reads_thinking_and_tool_calls_from_bedrock() -> None:
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_a_bedrock_stream_that_is_cut_is_tried_again(framing: Any) -> None:
-    """Over the SDK's own client, from the first byte on: in a frame's head, its headers, its payload and between two.
+    """A Bedrock stream that is cut before any text is `Truncated`, and the request is sent again.
 
-    `Truncated`, and with leave to try again the whole reply. After text has come nothing is sent again.
+    This holds over the SDK's own client. The cuts are in a frame's head, in its headers, in its payload, and between
+    two frames. If the stream is cut after some text has come, nothing is sent again.
     """
     content = await sent(Script(text=STATES))
     first = int.from_bytes(content[:4])
@@ -195,7 +199,7 @@ async def test_a_bedrock_stream_that_is_cut_is_tried_again(framing: Any) -> None
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 30])
 async def test_the_library_decodes_bedrock(size: int) -> None:
-    """Deltas one for one, however the body is cut."""
+    """The library decodes a Bedrock body into the same deltas, however the body is cut."""
     content = await sent(Script(text=STATES, reasoning="Hm.", prefill="echoes", stop_sequence="\n", input_tokens=21))
     found = decoded(content, size)
     texts = [delta.text for delta in found if isinstance(delta, TextDelta)]
@@ -209,7 +213,7 @@ async def test_the_library_decodes_bedrock(size: int) -> None:
 
 
 async def test_the_frames_are_those_of_a_recording() -> None:
-    """No ping, and the metrics at the end; headers that name the frames and what is in them."""
+    """The frames and headers are those of a recording: no ping, and the metrics in the last event."""
     with fail_after(10):
         async with serve(Script(text="ab", input_tokens=3)) as server:
             response = await ask(server)
@@ -231,7 +235,7 @@ async def test_the_frames_are_those_of_a_recording() -> None:
 
 
 async def test_deltas_may_hold_what_utf8_cannot() -> None:
-    """Half a surrogate pair a delta, escaped inside the frame."""
+    """Two deltas can each hold half of a surrogate pair, escaped inside the frame."""
     assert text_of(decoded(await sent(Script(cuts=["a\ud83d", "\ude00b"])))) == "a\U0001f600b"
 
 
@@ -239,7 +243,7 @@ async def test_deltas_may_hold_what_utf8_cannot() -> None:
 
 
 async def test_a_refusal_is_a_validation_exception() -> None:
-    """A 400 with AWS's body, for the stream and for the whole reply; without a prefill it is a good model."""
+    """A refusal is a 400 with AWS's body, for a stream and for a whole reply. Without a prefill the model answers."""
     with fail_after(10):
         async with serve(Script(text=STATES, prefill="refuses")) as server:
             for path in (STREAM, WHOLE):
@@ -269,7 +273,7 @@ async def test_a_refusal_is_a_validation_exception() -> None:
     ],
 )
 async def test_an_error_status_is_awss(status: int, error: Any, name: str, says: str | None) -> None:
-    """The type in a header, usual for the status or the script's; the body has the message alone."""
+    """An error status has its type in a header (the usual one or the script's), and only the message in its body."""
     with fail_after(10):
         async with serve(Script(status=status, error=error, retry_after=1)) as server:
             response = await ask(server)
@@ -296,19 +300,22 @@ async def test_an_error_status_is_awss(status: int, error: Any, name: str, says:
     ],
 )
 async def test_an_error_event_is_an_exception_frame(kind: str, name: str, status: int) -> None:
-    """After exactly so many characters, in AWS's word for the script's; the stream ends there."""
+    """An error event is an exception frame with AWS's name for it.
+
+    It comes after exactly `after` characters, as the last frame.
+    """
     found = decoded(await sent(Script(text="abcdefgh", after=6, error_event=(kind, "No more"))))
     assert text_of(found) == "abcdef"
     assert found[-1] == ErrorDelta(status, name, "No more")
 
 
 async def test_an_exception_frame_is_the_sdks_error() -> None:
-    """Inside a 200, after the text that came before it."""
+    """An exception frame in a response with status 200 is the SDK's own error, after the text that came before it."""
     script = Script(text="abcdefgh", after=6, error_event=("overloaded_error", "Overloaded"))
     with fail_after(10):
         async with serve(script) as server, bedrock_client(server) as client:
             pieces = []
-            # anthropic before 1.0 makes a ValueError of the frame
+            # anthropic before 1.0 turns the frame into a ValueError
             with pytest.raises((anthropic.APIStatusError, ValueError), match="Overloaded"):
                 async with client.messages.stream(model=MODEL, max_tokens=9, messages=PREFILLED) as stream:
                     async for piece in stream.text_stream:
@@ -321,25 +328,28 @@ async def test_an_exception_frame_is_the_sdks_error() -> None:
 
 @pytest.mark.parametrize("fields", [{"no_end": True}, {"half_event_at_end": True}])
 async def test_the_end_is_missing(fields: dict[str, Any]) -> None:
-    """All the text, and no end."""
+    """With `no_end` or half an event, all of the text comes, and the library raises `Truncated`."""
     content = await sent(Script(text=STATES, **fields))
     assert text_until_error(content, Truncated) == STATES
 
 
 async def test_the_terminal_record_is_missing() -> None:
-    """The stop reason is there: the reply is whole."""
+    """Without the terminal record the reply is complete, because the stop reason is there."""
     assert text_to_the_end(await sent(Script(text=STATES, no_done=True))) == STATES
 
 
 async def test_the_last_frame_is_one_byte_short() -> None:
-    """What `no_last_blank` is in frames: the terminal record lacks the end of its checksum; the stop reason came before."""
+    """With `no_last_blank` the last frame lacks one byte.
+
+    The reply is complete, because the stop reason came before.
+    """
     whole, short = await sent(Script(text=STATES)), await sent(Script(text=STATES, no_last_blank=True))
     assert short == whole[:-1]
     assert text_to_the_end(short) == STATES
 
 
 async def test_it_talks_after_its_end() -> None:
-    """Another good frame, with text that is not the reply's."""
+    """With `text_after_end` another good frame comes after the end, and its text is not part of the reply."""
     content = await sent(Script(text=STATES, text_after_end="And more"))
     records = EventStreamDecoder().feed(content)
     assert b"And more" in records[-1].data
@@ -348,7 +358,7 @@ async def test_it_talks_after_its_end() -> None:
 
 
 async def test_one_event_is_not_json() -> None:
-    """The frame is whole and its checksums hold; the event in it breaks off."""
+    """With `bad_event="json"` the frame is whole and its checksums are right, but the event in it breaks off."""
     content = await sent(Script(text=STATES, after=6, bad_event="json"))
     records = EventStreamDecoder().feed(content)
     assert len([record for record in records if record.data.endswith(b'"text":"')]) == 1
@@ -357,14 +367,14 @@ async def test_one_event_is_not_json() -> None:
 
 
 async def test_one_event_is_not_utf8() -> None:
-    """Inside of the frame as well; the library takes the byte for what it is, a character lost."""
+    """With `bad_event="utf8"` the bad byte is inside the frame. The library replaces it with U+FFFD."""
     content = await sent(Script(text=STATES, after=6, bad_event="utf8"))
     assert len([record for record in EventStreamDecoder().feed(content) if b'"text":"\xff"' in record.data]) == 1
     assert text_of(decoded(content)) == STATES[:6] + "\ufffd" + STATES[6:]
 
 
 async def test_bytes_of_ones_own_are_no_frame() -> None:
-    """They come as they are, between two frames, and no reader gets past them."""
+    """Inserted bytes come unchanged between two frames, and no reader can read past them."""
     inserted = b": one\n\nretry: 5\n\n"
     content = await sent(Script(text=STATES, after=6, insert=inserted, newline="\r\n"))
     assert inserted in content
@@ -373,7 +383,7 @@ async def test_bytes_of_ones_own_are_no_frame() -> None:
 
 @pytest.mark.parametrize("size", [5, 200_000])
 async def test_a_frame_has_no_end(size: int) -> None:
-    """So many bytes of a frame that is longer than they are: what `endless_line` is here."""
+    """With `endless_line` the stream ends with `size` bytes of a frame that claims to be longer."""
     content = await sent(Script(text=STATES, endless_line=size))
     assert len(content) == len(await sent(Script(text=STATES, after=99, no_end=True))) + size
     assert text_until_error(content, Truncated) == STATES
@@ -388,7 +398,7 @@ async def test_a_frame_has_no_end(size: int) -> None:
     ],
 )
 async def test_it_breaks_off_after_n_bytes(fields: dict[str, Any], outcome: str) -> None:
-    """In the middle of a frame, as on any wire."""
+    """A connection that breaks after 700 bytes breaks in the middle of a frame."""
     with fail_after(10):
         async with serve(Script(text=STATES, **fields)) as server:
             with pytest.raises(httpx2.TransportError):
@@ -407,7 +417,7 @@ async def test_it_breaks_off_after_n_bytes(fields: dict[str, Any], outcome: str)
     ],
 )
 async def test_it_stalls_and_keeps_alive(fields: dict[str, Any], says: str) -> None:
-    """Silence until the client goes, or pings in frames of their own; between two frames."""
+    """Between two frames the server stalls until the client leaves, or sends pings in frames of their own."""
     wire, codec, found = EventStreamDecoder(), AnthropicDecoder(), list[Any]()
     pings = 0
     with fail_after(10):
@@ -433,7 +443,7 @@ async def test_it_stalls_and_keeps_alive(fields: dict[str, Any], says: str) -> N
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-haiku-4-5@20251001"])
 async def test_the_sdk_takes_it_for_vertex(model: str) -> None:
-    """Streamed and whole; the request's own body has no model."""
+    """The SDK takes the server for Vertex, streamed and as a whole reply. The request's body has no model."""
     with fail_after(10):
         async with serve(Script(text=STATES, prefill="echoes")) as server, vertex_client(server) as client:
             async with client.messages.stream(model=model, max_tokens=99, messages=PREFILLED) as stream:
@@ -449,7 +459,7 @@ async def test_the_sdk_takes_it_for_vertex(model: str) -> None:
 
 
 async def test_vertex_fails_as_anthropic_does() -> None:
-    """Server-sent events and Anthropic's own errors."""
+    """Vertex fails as Anthropic does: with server-sent events and Anthropic's errors."""
     scripts = [
         Script(text=STATES, no_end=True),
         Script(prefill="refuses"),

@@ -1,4 +1,4 @@
-"""What a path tells, and what a request reports of it."""
+"""What the server learns from a path, and what it reports about a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARN = "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude"
     ],
 )
 def test_a_path_tells_the_wire(path: str, wire: str, model: str | None, streams: bool | None) -> None:
-    """By how it ends; a model's name is unescaped."""
+    """The end of a path decides the protocol. The model's name in a path is unescaped."""
     endpoint = endpoint_of(path)
     assert endpoint is not None
     assert (endpoint.wire, endpoint.model, endpoint.streams) == (wire, model, streams)
@@ -51,7 +51,7 @@ def test_a_path_tells_the_wire(path: str, wire: str, model: str | None, streams:
     ],
 )
 def test_other_paths_tell_none(path: str) -> None:
-    """Neither what counts tokens nor another maker's model, nor another of Bedrock's operations."""
+    """Paths for counting tokens, for another vendor's models or for Bedrock's other operations name no protocol."""
     assert endpoint_of(path) is None
 
 
@@ -60,7 +60,7 @@ def received(path: str, **fields: Any) -> Received:
 
 
 def test_a_request_reports_its_model_and_whether_it_streams() -> None:
-    """From the body, or from the path where the host has it there and reads nothing else."""
+    """A request reports its model and whether it streams: from the body, or from the path on hosts that use it."""
     asked = received("/v1/messages", model="m", stream=True)
     assert (asked.model, asked.streamed) == ("m", True)
     asked = received("/v1/chat/completions", model=1, stream="yes")

@@ -1,4 +1,4 @@
-"""The encoder of AWS frames, read by botocore and by the library's own decoder."""
+"""The encoder of AWS frames, whose output botocore and the library's own decoder read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aprefill.testing._wires.aws_frames import EventStream, chunk, exception, fr
 
 
 def read(stream: bytes) -> list[Any]:
-    """Each message, as botocore reads it."""
+    """Return each message as botocore reads it."""
     buffer = EventStreamBuffer()
     buffer.add_data(stream)
     return list(buffer)
@@ -29,13 +29,13 @@ def read(stream: bytes) -> list[Any]:
     headers=st.dictionaries(st.text(min_size=1, max_size=60), st.text(max_size=300), max_size=5), payload=st.binary()
 )
 def test_botocore_reads_any_frame(headers: dict[str, str], payload: bytes) -> None:
-    """Headers and payload come back, and both checksums hold."""
+    """botocore reads any frame: headers and payload come back, and both checksums are right."""
     (message,) = read(frame(headers, payload))
     assert (message.headers, message.payload) == (headers, payload)
 
 
 def test_a_chunk_is_bedrocks_envelope() -> None:
-    """Headers and payload as recorded; our decoder gives the model's event."""
+    """A chunk's headers and payload are those of a recording of Bedrock, and our decoder returns the model's event."""
     event = b'{"type":"message_stop"}'
     (message,) = read(chunk(event))
     assert list(message.headers.items()) == [
@@ -50,7 +50,7 @@ def test_a_chunk_is_bedrocks_envelope() -> None:
 
 
 def test_an_exception_names_itself() -> None:
-    """botocore takes it for a failed response."""
+    """botocore reads an exception frame as a failed response."""
     sealed = exception("throttlingException", "Slow down")
     (message,) = read(sealed)
     assert message.to_response_dict()["status_code"] == 400
@@ -59,7 +59,7 @@ def test_an_exception_names_itself() -> None:
 
 @pytest.mark.parametrize("size", [0, 12, 16, 17, 200_000])
 def test_an_open_end_never_comes_to_its_frames_end(size: int) -> None:
-    """All of it is taken, and nothing is given."""
+    """A frame with an open end is read to its last byte, and yields nothing."""
     start = EventStream().open_end(size)
     decoder = EventStreamDecoder()
     assert decoder.feed((start + b"x" * size)[:size]) == []
@@ -67,12 +67,12 @@ def test_an_open_end_never_comes_to_its_frames_end(size: int) -> None:
 
 
 def test_an_open_end_beyond_a_bound_is_refused_at_its_start() -> None:
-    """The prelude alone says how long it would be."""
+    """A frame that announces more than the limit is refused when its prelude has come."""
     with pytest.raises(LimitExceeded):
         EventStreamDecoder().feed(EventStream().open_end(2_000_000))
     assert EventStream().open_end(1 << 40) == prelude(0xFFFF_FFFF, 0)
 
 
 def test_an_unclosed_frame_is_none() -> None:
-    """Without its last byte there is no checksum."""
+    """A frame without its last byte has no checksum, so it yields nothing."""
     assert EventStreamDecoder().feed(EventStream().unclosed(chunk(b"{}"))) == []

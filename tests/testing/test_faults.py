@@ -1,4 +1,4 @@
-"""Each behaviour on both wires, as a plain client sees it."""
+"""Each behaviour of a script, for Anthropic's and OpenAI's format, as a plain HTTP client sees it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PREFILL = '["'
 TEXT = 'Alabama", "Alaska"]'
 
 
-# --- what becomes of the prefill ------------------------------------------------------------------------------
+# --- what the host does with the prefill ----------------------------------------------------------------------
 
 
 @pytest.mark.any_loop
 async def test_it_is_left_out(wire: str) -> None:
-    """The new text alone."""
+    """With `prefill="eats"` the response has only the new text."""
     assert "".join(deltas(await sent(Script(text=TEXT, prefill="eats"), wire))) == TEXT
 
 
@@ -45,7 +45,10 @@ async def test_it_is_left_out(wire: str) -> None:
     ],
 )
 async def test_it_is_echoed(wire: str, echo: Any, reply: str) -> None:
-    """In each of its shapes; joined, the first delta holds it all and the first token."""
+    """With `prefill="echoes"` the response has each shape of the echo.
+
+    Joined, the first delta has echo and new text.
+    """
     pieces = deltas(await sent(Script(text=TEXT, prefill="echoes", echo=echo), wire))
     assert "".join(pieces) == reply
     if echo == "joined":
@@ -54,13 +57,13 @@ async def test_it_is_echoed(wire: str, echo: Any, reply: str) -> None:
 
 @pytest.mark.any_loop
 async def test_it_is_ignored(wire: str) -> None:
-    """A fresh reply."""
+    """With `prefill="ignores"` the response is a reply of its own."""
     assert "".join(deltas(await sent(Script(text="Here are two.", prefill="ignores"), wire))) == "Here are two."
 
 
 @pytest.mark.any_loop
 async def test_it_is_refused(wire: str) -> None:
-    """Once there is one."""
+    """With `prefill="refuses"` a request with a prefill gets a 400, and one without a prefill gets the reply."""
     with fail_after(10):
         async with serve(Script(text=TEXT, prefill="refuses")) as server:
             refused, taken = await ask(server, wire, PREFILL), await ask(server, wire)
@@ -69,14 +72,14 @@ async def test_it_is_refused(wire: str) -> None:
     assert "".join(deltas(taken.text)) == TEXT
 
 
-# --- how the body ends before its time ------------------------------------------------------------------------
+# --- how the body ends too early ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("after", [0, 1, 300])
 async def test_it_drops_after_n_bytes(wire: str, framing: Any, after: int, tls: bool) -> None:
-    """A FIN where more was promised, after exactly so many bytes of the body."""
+    """With `drop_after_bytes` the server sends a FIN after exactly this many bytes of the body."""
     with fail_after(10):
         async with serve(Script(text=TEXT, drop_after_bytes=after, framing=framing), tls=tls) as server:
             body_so_far = bytearray()
@@ -94,7 +97,7 @@ async def test_it_drops_after_n_bytes(wire: str, framing: Any, after: int, tls: 
 
 @pytest.mark.any_loop
 async def test_a_drop_beyond_the_body_comes_at_its_end(wire: str) -> None:
-    """Never a reply that is good by accident: the end of the framing is missing all the same."""
+    """With `drop_after_bytes` beyond the body's end, the end of the framing is missing all the same."""
     with fail_after(10):
         async with serve(Script(text=TEXT, drop_after_bytes=10**6)) as server:
             answer = await raw_answer(server, wire)
@@ -104,7 +107,7 @@ async def test_a_drop_beyond_the_body_comes_at_its_end(wire: str) -> None:
 
 @pytest.mark.parametrize("after", [0, 300])
 async def test_it_resets_after_n_bytes(wire: str, after: int, anyio_backend_name: str) -> None:
-    """A RST, which a client can tell from a FIN."""
+    """With `reset_after_bytes` the client sees a RST, which it can tell from a FIN."""
     if ANYIO < (4, 13) and anyio_backend_name == "asyncio":
         pytest.skip("anyio before 4.13 gives this test's own client an end in place of a reset on asyncio's loops")
     with fail_after(10):
@@ -119,7 +122,7 @@ async def test_it_resets_after_n_bytes(wire: str, after: int, anyio_backend_name
 
 
 async def test_it_hangs_up_without_an_answer(wire: str) -> None:
-    """Not a byte."""
+    """With `hang_up` the client does not get a single byte."""
     with fail_after(10):
         async with serve(Script(hang_up=True)) as server:
             assert await raw_answer(server, wire) == b""
@@ -129,7 +132,7 @@ async def test_it_hangs_up_without_an_answer(wire: str) -> None:
 @pytest.mark.any_loop
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 async def test_it_ends_cleanly_without_its_end(wire: str, framing: Any) -> None:
-    """All the text, no reason, no terminal record, and nothing wrong with the HTTP."""
+    """With `no_end` all of the text comes, without stop reason and terminal record. The HTTP is correct."""
     text = await sent(Script(text=TEXT, no_end=True, framing=framing), wire)
     assert "".join(deltas(text)) == TEXT
     assert not is_whole(text)
@@ -139,7 +142,7 @@ async def test_it_ends_cleanly_without_its_end(wire: str, framing: Any) -> None:
 
 @pytest.mark.any_loop
 async def test_half_an_event_comes_last(wire: str) -> None:
-    """After all the text."""
+    """With `half_event_at_end` the body ends in the middle of an event, after all of the text."""
     text = await sent(Script(text=TEXT, half_event_at_end=True), wire)
     assert "".join(deltas(text)) == TEXT
     assert not text.endswith("\n\n")
@@ -148,7 +151,7 @@ async def test_half_an_event_comes_last(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_the_terminal_record_alone_is_missing(wire: str) -> None:
-    """The reason is there: some gateways send no `[DONE]`."""
+    """With `no_done` the stop reason comes, but no terminal record. Some gateways send no `[DONE]`."""
     text = await sent(Script(text=TEXT, no_done=True), wire)
     assert not is_whole(text)
     assert "end_turn" in text or '"finish_reason":"stop"' in text
@@ -156,7 +159,7 @@ async def test_the_terminal_record_alone_is_missing(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_the_last_blank_line_is_missing(wire: str) -> None:
-    """A strict reader of events never sees the terminal record."""
+    """With `no_last_blank` the last blank line is missing, so a strict reader never sees the terminal record."""
     text = await sent(Script(text=TEXT, no_last_blank=True), wire)
     assert text.endswith('"}\n' if wire == "anthropic" else "[DONE]\n")
     assert not text.endswith("\n\n")
@@ -164,19 +167,19 @@ async def test_the_last_blank_line_is_missing(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_it_talks_after_its_end(wire: str) -> None:
-    """Text that is not the reply's."""
+    """With `text_after_end` more text comes after the terminal record."""
     text = await sent(Script(text=TEXT, text_after_end="And more"), wire)
     assert deltas(text)[-1] == "And more"
     assert text.index("And more") > max(text.find("message_stop"), text.find("[DONE]"))
 
 
-# --- what it does in the middle -------------------------------------------------------------------------------
+# --- what comes in the middle ---------------------------------------------------------------------------------
 
 
 @pytest.mark.any_loop
 @pytest.mark.parametrize(("after", "before"), [(0, ""), (6, "Alabam"), (None, TEXT), (99, TEXT)])
 async def test_it_sends_an_error_event(wire: str, after: int | None, before: str) -> None:
-    """After exactly so many characters; the stream ends there, cleanly."""
+    """With `error_event` an error comes after exactly `after` characters, and the stream ends there without a fault."""
     script = Script(text=TEXT, after=after, error_event=("overloaded_error", "Overloaded"))
     text = await sent(script, wire)
     assert "".join(deltas(text)) == before
@@ -189,7 +192,7 @@ async def test_it_sends_an_error_event(wire: str, after: int | None, before: str
 @pytest.mark.any_loop
 @pytest.mark.parametrize("kind", ["json", "utf8"])
 async def test_one_event_is_broken(wire: str, kind: Any) -> None:
-    """Not JSON, or not UTF-8; all else is as it should be."""
+    """With `bad_event` one event is not JSON, or not UTF-8. Everything else is right."""
     with fail_after(10):
         async with serve(Script(text=TEXT, after=6, bad_event=kind)) as server:
             content = (await ask(server, wire)).content
@@ -207,7 +210,7 @@ async def test_one_event_is_broken(wire: str, kind: Any) -> None:
 
 @pytest.mark.any_loop
 async def test_bytes_of_ones_own_can_be_inserted(wire: str) -> None:
-    """As they are, whatever the line ends of the stream."""
+    """With `insert` the given bytes come unchanged, whatever the line ends of the stream are."""
     script = Script(text=TEXT, after=6, insert=b": one\n\nretry: 5\n\n", newline="\r\n")
     text = await sent(script, wire)
     assert "\r\n\r\n: one\n\nretry: 5\n\n" in text
@@ -215,7 +218,7 @@ async def test_bytes_of_ones_own_can_be_inserted(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_a_line_has_no_end(wire: str) -> None:
-    """So many bytes without a newline, and the stream is over."""
+    """With `endless_line` the stream ends with a line of this many bytes, which has no newline."""
     text = await sent(Script(text=TEXT, endless_line=200_000), wire)
     assert len(text.rsplit("\n", 1)[1]) == 200_000
     assert "".join(deltas(text)) == TEXT
@@ -232,7 +235,10 @@ async def test_a_line_has_no_end(wire: str) -> None:
     ],
 )
 async def test_it_stalls(wire: str, where: str, value: Any, before: str) -> None:
-    """Before the head, before the first token, in the text, after the end: silence until the client goes."""
+    """The server can stall before the headers, before the first token, in the text or at the end.
+
+    It waits until the client leaves.
+    """
     with fail_after(10):
         async with serve(Script(text=TEXT, **{where: value})) as server, create_task_group() as tasks:
             reading = Reading(server, wire)
@@ -251,7 +257,7 @@ async def test_it_stalls(wire: str, where: str, value: Any, before: str) -> None
 
 
 async def test_it_keeps_alive_without_progress(wire: str) -> None:
-    """Pings on one wire, comments on the other, without end."""
+    """With `keepalive_after` pings (Anthropic) or comments (OpenAI) come without end, and no more text."""
     mark = b"event: ping\n" if wire == "anthropic" else b": keep-alive\n"
     with fail_after(10):
         async with (
@@ -271,12 +277,12 @@ async def test_it_keeps_alive_without_progress(wire: str) -> None:
     assert not is_whole(seen)
 
 
-# --- what it answers instead ----------------------------------------------------------------------------------
+# --- other answers --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.any_loop
 async def test_it_answers_429_with_retry_after(wire: str) -> None:
-    """And with the wire's own error."""
+    """A 429 has the header `retry-after` and the protocol's own error."""
     with fail_after(10):
         async with serve(Script(status=429, retry_after=2)) as server:
             response = await ask(server, wire)
@@ -286,7 +292,7 @@ async def test_it_answers_429_with_retry_after(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_it_answers_with_any_body(wire: str) -> None:
-    """A login page with a 200; nothing at all; a good stream under a wrong name; an error body of one's own."""
+    """A script can send any body: a login page with a 200, nothing, a stream with a wrong media type, its own error."""
     scripts = [
         Script(body=b"<html>Log in</html>", content_type="text/html"),
         Script(body=b""),
@@ -306,7 +312,7 @@ async def test_it_answers_with_any_body(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_it_redirects(wire: str) -> None:
-    """A 307, which asks to post the prompt elsewhere."""
+    """With `redirect` the server answers 307, which asks the client to post the prompt to another URL."""
     with fail_after(10):
         async with serve(Script(redirect="http://127.0.0.1:1/elsewhere")) as server:
             response = await ask(server, wire)
@@ -315,7 +321,7 @@ async def test_it_redirects(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_it_sends_a_gzip_bomb(wire: str) -> None:
-    """Little on the wire, much in memory, and valid gzip to the last byte."""
+    """With `gzip_bomb` a few bytes on the network become many in memory, and the gzip is valid to its last byte."""
     with fail_after(10):
         async with serve(Script(gzip_bomb=3_000_001)) as server:
             response = await ask(server, wire)
@@ -326,7 +332,7 @@ async def test_it_sends_a_gzip_bomb(wire: str) -> None:
 
 @pytest.mark.any_loop
 async def test_headers_can_be_added_and_replaced(wire: str) -> None:
-    """By name, whatever the case."""
+    """Headers can be added and replaced. Their names are case-insensitive."""
     script = Script(text="x", headers={"X-Extra": "1", "Content-Type": "text/event-stream", "Server": "nginx"})
     with fail_after(10):
         async with serve(script) as server:
@@ -338,13 +344,13 @@ async def test_headers_can_be_added_and_replaced(wire: str) -> None:
     )
 
 
-# --- how it travels -------------------------------------------------------------------------------------------
+# --- transport ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.any_loop
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 async def test_the_framing_is_exact(wire: str, framing: Any) -> None:
-    """The bytes on the wire, and an HTTP/1.0 client that gets no chunks."""
+    """Each framing has the right bytes on the network, and an HTTP/1.0 client gets no chunks."""
     with fail_after(10):
         async with serve(Script(text=TEXT, framing=framing)) as server:
             head, _, rest = (await raw_answer(server, wire)).partition(b"\r\n\r\n")
@@ -359,7 +365,7 @@ async def test_the_framing_is_exact(wire: str, framing: Any) -> None:
 
 @pytest.mark.any_loop
 async def test_without_wire_cuts_an_event_is_a_write(wire: str) -> None:
-    """Each chunk of the chunked body is one event, or so many bytes where that is asked for."""
+    """Without `wire_cuts` each HTTP chunk is one event. With it each chunk has that many bytes."""
     with fail_after(10):
         async with serve([Script(text=TEXT), Script(text=TEXT, wire_cuts=7)]) as server:
             by_event = chunks_of(await raw_answer(server, wire))
@@ -379,7 +385,7 @@ def chunks_of(answer: bytes) -> list[bytes]:
 
 
 async def test_the_pace_is_kept(wire: str) -> None:
-    """So many writes take so long and not shorter; what they take longer is the machine's."""
+    """With `pace_s` a reply takes at least that long per write. More than that is the machine's fault."""
     with fail_after(10):
         async with serve([Script(text=TEXT), Script(text=TEXT, pace_s=0.01)]) as server:
             writes = len(chunks_of(await raw_answer(server, wire)))

@@ -1,4 +1,4 @@
-"""Verified fakes, continued: Ollama's and Google's own clients take the server for a real host. `nox -s sdks`."""
+"""Ollama's and Google's own clients take the server for a real host. `nox -s sdks` installs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module", autouse=True)
 def _their_own_leftovers() -> Iterator[None]:
-    """Streams that are left keep connections for the collector: it finds them here, where such warnings are ignored."""
+    """Collect what these clients leave open here, where the warnings about it are ignored."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -35,7 +35,7 @@ def _their_own_leftovers() -> Iterator[None]:
 
 
 pytestmark = [
-    # both clients stand on httpx, whose generators are left to the collector
+    # both clients use httpx, whose generators are left to the garbage collector
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.asyncio,
 ]
@@ -59,7 +59,7 @@ async def google(server: Server) -> AsyncGenerator[Any, None]:
 
 @pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
 async def test_ollama_streams(wire_cuts: int | None) -> None:
-    """Text, thoughts, calls, the reason and the counts."""
+    """Ollama's client streams text, thoughts, tool calls, the stop reason and the token counts."""
     with fail_after(10):
         async with serve(replace(GOOD, wire_cuts=wire_cuts)) as server, ollama.AsyncClient(host=server.url) as client:
             parts = [part async for part in await client.chat(model="m", messages=MESSAGES, stream=True)]
@@ -73,7 +73,7 @@ async def test_ollama_streams(wire_cuts: int | None) -> None:
 
 
 async def test_ollama_reads_a_whole_reply_and_the_errors() -> None:
-    """As a status, and as a line of a stream."""
+    """Ollama's client reads a whole reply, an error status, and an error as a line of a stream."""
     scripts = [
         GOOD,
         Script(status=404, error=("not_found_error", "model 'm' not found")),
@@ -97,7 +97,7 @@ async def test_ollama_reads_a_whole_reply_and_the_errors() -> None:
 
 @pytest.mark.parametrize("wire_cuts", [None, 1, 100_000])
 async def test_google_streams(wire_cuts: int | None) -> None:
-    """Text, thoughts, calls, the reason and the counts."""
+    """Google's client streams text, thoughts, tool calls, the stop reason and the token counts."""
     with fail_after(20):
         async with serve(replace(GOOD, wire_cuts=wire_cuts)) as server, google(server) as client:
             stream = await client.models.generate_content_stream(model="gemini-2.5-flash", contents=CONTENTS)
@@ -116,7 +116,7 @@ async def test_google_streams(wire_cuts: int | None) -> None:
 
 
 async def test_google_reads_a_whole_reply_and_the_errors() -> None:
-    """As a status, and inside a stream."""
+    """Google's client reads a whole reply, an error status, and an error inside a stream."""
     scripts = [
         GOOD,
         Script(prefill="refuses"),
@@ -138,7 +138,7 @@ async def test_google_reads_a_whole_reply_and_the_errors() -> None:
 
 
 async def test_what_keeps_it_alive_is_passed_over() -> None:
-    """By both clients, which get no text from it."""
+    """Both clients ignore keep-alives, and get no text from them."""
     scripts = Script(text=TEXT, keepalive_after=6, keepalive_s=0.001)
     with fail_after(20):
         async with serve(scripts) as server, google(server) as client:

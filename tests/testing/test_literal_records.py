@@ -1,4 +1,4 @@
-"""What the wires that aprefill does not speak say, to the letter: streamed and whole, a rich reply and an empty one."""
+"""The exact records of the formats that aprefill does not use: a rich and an empty reply, streamed and whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EMPTY = Script(stop_reason="")
 
 
 async def both(script: Script, wire: str) -> tuple[httpx2.Response, Any]:
-    """The streamed response, and the whole reply as JSON."""
+    """Return the streamed response, and the whole reply as JSON."""
     with fail_after(10):
         async with serve(script) as server:
             return await ask(server, wire), (await ask(server, wire, stream=False)).json()
@@ -49,7 +49,7 @@ def durations(**more: Any) -> dict[str, Any]:
 
 
 async def test_ollama() -> None:
-    """A record a piece; the last one says why, and counts."""
+    """Ollama sends one record per piece. The last record has the stop reason and the counts."""
     streamed, whole = await both(RICH, "ollama")
     calls = [
         {"id": "call_00000000", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}},
@@ -63,13 +63,13 @@ async def test_ollama() -> None:
         line(tool_calls=calls[1:]),
         line(done=True) | end,
     ]
-    calls[0]["id"] = "call_00010000"  # of the second request
+    calls[0]["id"] = "call_00010000"  # the id for the second request
     assert whole == line(done=True, thinking="Hm", content="Ab", tool_calls=calls) | end
     assert streamed.headers["content-type"] == "application/x-ndjson"
 
 
 async def test_ollama_says_nothing() -> None:
-    """One record; a reason that is none is left out."""
+    """An empty reply of Ollama is one record. An empty stop reason is left out."""
     streamed, whole = await both(EMPTY, "ollama")
     assert objects(streamed.text, "ollama") == [whole]
     assert whole == line(done=True) | durations(prompt_eval_count=10, eval_count=0)
@@ -93,7 +93,10 @@ def candidate(*parts: dict[str, Any], number: int, ends: dict[str, Any] | None =
     [("gemini", "text/event-stream; charset=utf-8"), ("gemini-array", "application/json; charset=UTF-8")],
 )
 async def test_gemini(wire: str, kind: str) -> None:
-    """A record a piece, with the prompt's tokens; the last one says why, and counts. Thoughts are counted on their own."""
+    """Gemini sends one record per piece, with the prompt's tokens.
+
+    The last record has the stop reason and the counts. Thoughts are counted separately.
+    """
     streamed, whole = await both(RICH, wire)
     parts: list[dict[str, Any]] = [
         {"text": "Hm", "thought": True},
@@ -113,7 +116,7 @@ async def test_gemini(wire: str, kind: str) -> None:
 
 @pytest.mark.parametrize("wire", ["gemini", "gemini-array"])
 async def test_gemini_says_nothing(wire: str) -> None:
-    """One record, with an empty part; a reason that is none is left out."""
+    """An empty reply of Gemini is one record with an empty part. An empty stop reason is left out."""
     streamed, whole = await both(EMPTY, wire)
     assert objects(streamed.text, wire) == [candidate({"text": ""}, number=0, candidatesTokenCount=0)]
     assert whole == candidate({"text": ""}, number=1, candidatesTokenCount=0)
@@ -127,7 +130,7 @@ def item_id(kind: str, number: int, request: int = 0) -> str:
 
 
 def items(request: int) -> list[dict[str, Any]]:
-    """The items of the rich reply, as they are in the end."""
+    """Return the items of the rich reply in their final state."""
     text = {"type": "output_text", "text": "Ab", "annotations": [], "logprobs": []}
     return [
         {"id": item_id("rs", 0, request), "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]},
@@ -158,7 +161,10 @@ def items(request: int) -> list[dict[str, Any]]:
 
 
 async def test_responses() -> None:
-    """Each item is opened empty, filled and closed; every event is named twice and counted; the last one has it all."""
+    """/responses opens each item empty, fills it and closes it.
+
+    Every event has its name twice and a sequence number. The last event has the whole reply.
+    """
     streamed, whole = await both(RICH, "responses")
     named = records(streamed.text)
     events = objects(streamed.text, "responses")
@@ -216,7 +222,7 @@ async def test_responses() -> None:
 
 
 async def test_responses_says_nothing() -> None:
-    """A message without text, complete."""
+    """An empty reply of /responses is one complete message without text."""
     streamed, whole = await both(EMPTY, "responses")
     *_, last = objects(streamed.text, "responses")
     for response, request in ((last["response"], 0), (whole, 1)):
@@ -227,18 +233,21 @@ async def test_responses_says_nothing() -> None:
 
 
 async def test_responses_that_only_think_have_no_message() -> None:
-    """As a model that uses its limit up."""
+    """A reply of /responses that has only reasoning has no message, as when a model uses up its limit."""
     _, whole = await both(Script(reasoning="Hm", stop_reason="max_tokens"), "responses")
     assert [item["type"] for item in whole["output"]] == ["reasoning"]
     assert whole["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-# --- what Go and Google escape --------------------------------------------------------------------------------
+# --- characters that Go and Google escape ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wire", ["ollama", "gemini", "gemini-array"])
 async def test_some_characters_are_escaped(wire: str) -> None:
-    """As recorded; so no client that splits its text at any kind of line end loses a record."""
+    """Some characters are escaped as in the recordings.
+
+    So a client that splits at any kind of line end loses no record.
+    """
     text = "<a>&\u2028\u2029\u00e9"
     with fail_after(10):
         async with serve(Script(text=text, cuts=50)) as server:

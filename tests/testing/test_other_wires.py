@@ -1,4 +1,4 @@
-"""The wires that aprefill itself does not speak: their good replies."""
+"""Good replies in the formats that aprefill itself does not use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ wires = pytest.mark.parametrize("wire", WIRES)
 
 @WAYS
 async def test_openai_streams_responses(tls: bool, newline: str, wire_cuts: int | None) -> None:
-    """Text, usage and status, over every way to travel."""
+    """The openai SDK reads text, usage and status of /responses, with every transport."""
     script = Script(text=TEXT, newline=newline, wire_cuts=wire_cuts, input_tokens=21, cached_tokens=20)
     with fail_after(10):
         async with serve(script, tls=tls) as server, openai_client(server) as client:
@@ -42,7 +42,10 @@ async def test_openai_streams_responses(tls: bool, newline: str, wire_cuts: int 
 
 
 async def test_openai_assembles_responses() -> None:
-    """The SDK's own reader of the items finds each where its delta says; the reply without a stream is the same."""
+    """The openai SDK assembles the items of /responses from their deltas.
+
+    The reply without a stream has the same items.
+    """
     script = Script(text="I look.", reasoning="Hm, hm.", tools=[CALL, ToolCall(name="f", id="call_1")])
     with fail_after(10):
         async with serve(script) as server, openai_client(server) as client:
@@ -69,7 +72,7 @@ async def test_openai_assembles_responses() -> None:
 
 @wires
 async def test_thoughts_and_calls_are_streamed(wire: str) -> None:
-    """Each in the host's own form; the thoughts are no content."""
+    """Thoughts and tool calls are streamed in each host's own form. Thoughts are not part of the text."""
     text = await sent(Script(text="I look.", reasoning="Hm, hm.", tools=[CALL]), wire, None)
     assert "".join(deltas(text, wire)) == "I look."
     found = objects(text, wire)
@@ -93,7 +96,7 @@ async def test_thoughts_and_calls_are_streamed(wire: str) -> None:
 
 @wires
 async def test_a_request_without_a_stream_has_the_same_text(wire: str) -> None:
-    """One JSON object. Ollama streams where it is told nothing."""
+    """A request without a stream gets one JSON object with the same text. Ollama streams by default."""
     script = Script(text=TEXT, prefill="echoes")
     with fail_after(10):
         async with serve(script) as server:
@@ -126,7 +129,7 @@ async def test_a_request_without_a_stream_has_the_same_text(wire: str) -> None:
     ],
 )
 async def test_a_reason_is_in_the_words_of_the_wire(wire: str, word: str | None, expected: tuple[str, ...]) -> None:
-    """A script's word may be any host's. /responses has no place for one that it does not know."""
+    """A stop reason in any host's words is sent in the protocol's own word. /responses has none for some reasons."""
     text = await sent(Script(text=TEXT, stop_reason=word), wire)
     assert reason(text, wire) == expected[min(WIRES.index(wire), 2)]
 
@@ -141,7 +144,7 @@ async def test_a_reason_is_in_the_words_of_the_wire(wire: str, word: str | None,
     ],
 )
 async def test_a_limit_and_a_stop_sequence_are_found_where_the_host_has_them(wire: str, limit: Any, stop: Any) -> None:
-    """/responses knows no stop sequences."""
+    """A token limit and stop sequences are read where each host has them. /responses has no stop sequences."""
     with fail_after(10):
         async with serve(Script(text=TEXT, obey_max_tokens=True)) as server:
             limited = (await ask(server, wire, **limit)).text
@@ -153,12 +156,15 @@ async def test_a_limit_and_a_stop_sequence_are_found_where_the_host_has_them(wir
         assert reason(stopped, wire) in {"stop", "STOP"}
 
 
-# --- what becomes of the prefill ------------------------------------------------------------------------------
+# --- what the host does with the prefill ----------------------------------------------------------------------
 
 
 @wires
 async def test_the_prefill_is_left_out_echoed_or_refused(wire: str) -> None:
-    """As on the wires that aprefill speaks; the refusal in the host's own words where it has some."""
+    """The prefill is left out, echoed or refused as in the other formats.
+
+    A refusal has the host's own words, if known.
+    """
     assert "".join(deltas(await sent(Script(text=TEXT), wire), wire)) == TEXT
     joined = deltas(await sent(Script(text=TEXT, prefill="echoes", echo="joined"), wire), wire)
     assert "".join(joined) == PREFILL + TEXT
@@ -176,7 +182,7 @@ async def test_the_prefill_is_left_out_echoed_or_refused(wire: str) -> None:
 
 
 def test_parts_that_are_no_text_are_no_prefill() -> None:
-    """Of a list of parts the text ones count, in any host's spelling; a thought is none, nor is an image."""
+    """Only text parts count as a prefill, in any host's spelling. Thoughts and images do not."""
 
     def prefill(**body: Any) -> str:
         content = json.dumps(body).encode()
@@ -191,7 +197,7 @@ def test_parts_that_are_no_text_are_no_prefill() -> None:
 
 
 async def test_a_limit_that_is_none_limits_nothing() -> None:
-    """Ollama's -1, and what else is no number of tokens."""
+    """A limit that is not a positive whole number, such as Ollama's -1, does not limit the reply."""
     for most in (-1, 0, True, "2"):
         with fail_after(10):
             async with serve(Script(text=TEXT, obey_max_tokens=True)) as server:
@@ -201,17 +207,20 @@ async def test_a_limit_that_is_none_limits_nothing() -> None:
 
 
 def test_contents_without_a_role_are_the_users() -> None:
-    """As Gemini takes them."""
+    """Contents without a role are the user's, as with Gemini."""
     body = json.dumps({"contents": [{"parts": [{"text": "Hi"}]}]}).encode()
     received = Received(method="POST", path="/x", headers={}, body=body, connection=1, index=0)
     assert (received.last_user_text, received.ends_with_assistant) == ("Hi", False)
 
 
-# --- what the server says beside replies ----------------------------------------------------------------------
+# --- other answers of the server ------------------------------------------------------------------------------
 
 
 async def test_other_paths_can_be_answered() -> None:
-    """With JSON of the test's own, to any method; they take no script, and are recorded."""
+    """`static` answers other paths with the test's own JSON, for any method.
+
+    These requests are recorded but use no script.
+    """
     static = {"/api/tags": {"models": []}, "/v1/models": [1]}
     with fail_after(10):
         async with (
@@ -229,7 +238,7 @@ async def test_other_paths_can_be_answered() -> None:
 
 
 async def test_a_head_request_gets_no_body() -> None:
-    """So the connection can be used again."""
+    """A HEAD request gets no body, so its connection can be used again."""
     with fail_after(10):
         async with serve(Script(), static={"/v1/models": [1]}) as server, client_of(server) as client:
             for path in ("/v1/models", "/elsewhere"):
@@ -248,7 +257,7 @@ async def test_a_head_request_gets_no_body() -> None:
     ],
 )
 async def test_what_is_not_there_is_the_hosts_own_error(path: str, body: dict[str, Any]) -> None:
-    """By the paths beside it; OpenAI's where nothing tells."""
+    """A path that does not exist gets the error of the host whose paths are similar, or OpenAI's."""
     with fail_after(10):
         async with serve(Script()) as server, client_of(server) as client:
             response = await client.post(server.url + path, json={"stream": True})
@@ -262,7 +271,7 @@ async def test_what_is_not_there_is_the_hosts_own_error(path: str, body: dict[st
 
 @pytest.mark.parametrize("arguments", ['{"a": ', "", "NaN"])
 async def test_arguments_that_are_no_json_go_where_a_host_sends_text(arguments: str) -> None:
-    """Elsewhere the script is an error, as one that its callable raises."""
+    """Tool arguments that are not JSON are sent by a host that sends them as text. On other hosts they are an error."""
     script = Script(text="x", tools=[ToolCall(name="f", arguments=arguments)])
     text = await sent(script, "responses")
     assert json.dumps(arguments) in text
@@ -284,7 +293,10 @@ async def test_arguments_that_are_no_json_go_where_a_host_sends_text(arguments: 
     ],
 )
 async def test_arguments_that_are_not_sent_are_no_mistake(script: dict[str, Any], status: int) -> None:
-    """An error, a body of one's own, a refusal, and a stop sequence ahead of the tools."""
+    """Wrong tool arguments are allowed if they are not sent.
+
+    An error, a body, a refusal or a stop sequence can come instead.
+    """
     tools = [ToolCall(name="f", arguments="{")]
     with fail_after(10):
         async with serve(Script(tools=tools, **script)) as server:
@@ -301,6 +313,6 @@ async def test_arguments_that_are_not_sent_are_no_mistake(script: dict[str, Any]
     ],
 )
 def test_wrong_static_answers_are_told_at_once(static: Any, words: str) -> None:
-    """Before anything listens."""
+    """A wrong `static` is an error before the server listens."""
     with pytest.raises(UsageError, match=words):
         serve(Script(), static=static)

@@ -1,4 +1,4 @@
-"""Each fault on the wires that aprefill itself does not speak."""
+"""Each fault in the formats that aprefill itself does not use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .asking_others import MODEL, PATHS, TEXT, WIRES, ask, deltas, is_whole, obj
 pytestmark = [
     pytest.mark.any_loop,
     pytest.mark.anyio,
-    # the SDK leaves its own generators to the collector, which trio reports
+    # the SDK leaves its own generators to the garbage collector, which trio reports
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),
 ]
 wires = pytest.mark.parametrize("wire", WIRES)
@@ -25,7 +25,7 @@ wires = pytest.mark.parametrize("wire", WIRES)
 
 @wires
 async def test_it_ends_without_its_end(wire: str) -> None:
-    """No reason in either case; where the terminal record is all there is, `no_done` takes that."""
+    """Both `no_end` and `no_done` omit the stop reason, which these formats have in the terminal record."""
     for script in (Script(text=TEXT, no_end=True), Script(text=TEXT, no_done=True)):
         text = await sent(script, wire)
         assert "".join(deltas(text, wire)) == TEXT
@@ -40,7 +40,7 @@ async def test_it_ends_without_its_end(wire: str) -> None:
 
 @wires
 async def test_what_closes_the_last_record_is_missing(wire: str) -> None:
-    """The blank line, the line end or the bracket, and nothing else."""
+    """With `no_last_blank` only the end of the last record is missing: the blank line, the line end or the bracket."""
     whole, short = await sent(Script(text=TEXT), wire), await sent(Script(text=TEXT, no_last_blank=True), wire)
     missing = {"responses": "\n", "ollama": "\n", "gemini": "\r\n", "gemini-array": "]"}
     assert short + missing[wire] == whole
@@ -50,7 +50,7 @@ async def test_what_closes_the_last_record_is_missing(wire: str) -> None:
 
 @wires
 async def test_it_talks_after_its_end(wire: str) -> None:
-    """Text that is not the reply's."""
+    """With `text_after_end` more text comes after the end of the reply."""
     whole = await sent(Script(text=TEXT), wire)
     text = await sent(Script(text=TEXT, text_after_end="More"), wire)
     assert text.startswith(whole)
@@ -60,7 +60,7 @@ async def test_it_talks_after_its_end(wire: str) -> None:
 @wires
 @pytest.mark.parametrize(("after", "before"), [(0, ""), (6, "Alabam"), (None, TEXT)])
 async def test_an_error_event_is_the_hosts_own(wire: str, after: int | None, before: str) -> None:
-    """At its place, and the stream ends there, cleanly: numbers and brackets are right."""
+    """An error event has the host's own form and comes at its place. Then the stream ends without a fault."""
     text = await sent(Script(text=TEXT, after=after, error_event=("overloaded_error", "Overloaded")), wire)
     *_, last = found = objects(text, wire)
     assert "".join(deltas(text, wire)) == before
@@ -90,7 +90,7 @@ async def test_an_error_event_is_the_hosts_own(wire: str, after: int | None, bef
     ],
 )
 async def test_an_error_status_has_the_hosts_own_body(wire: str, status: int, kind: str, word: str) -> None:
-    """With a usual word for the status, or the script's."""
+    """An error status has the host's own body, with the usual word for the status or the script's."""
     with fail_after(10):
         async with serve([Script(status=status), Script(status=status, error=("made_up", "My words"))]) as server:
             usual, told = await ask(server, wire), await ask(server, wire)
@@ -110,7 +110,7 @@ async def test_an_error_status_has_the_hosts_own_body(wire: str, status: int, ki
 
 
 async def test_openai_takes_the_errors_of_responses() -> None:
-    """The SDK's own, for a status and inside a stream."""
+    """The openai SDK raises its own errors for an error status of /responses and for an error inside a stream."""
     scripts = [
         Script(status=429, error=("rate_limit_error", "Slow down")),
         Script(text=TEXT, after=6, error_event=("server_error", "It broke")),
@@ -128,7 +128,7 @@ async def test_openai_takes_the_errors_of_responses() -> None:
 
 @wires
 async def test_one_record_is_broken(wire: str) -> None:
-    """Not JSON, or not UTF-8; the stream goes on after it."""
+    """With `bad_event` one record is not JSON, or not UTF-8, and the stream continues after it."""
     with fail_after(10):
         async with serve(
             [Script(text=TEXT, after=6, bad_event="utf8"), Script(text=TEXT, after=6, bad_event="json")]
@@ -146,7 +146,7 @@ async def test_one_record_is_broken(wire: str) -> None:
 
 @wires
 async def test_bytes_of_ones_own_come_between_two_records(wire: str) -> None:
-    """As they are."""
+    """With `insert` the given bytes come unchanged between two records."""
     text = await sent(Script(text=TEXT, after=6, insert=b"\n \n", newline="\r\n"), wire)
     before, after = text.split("\n \n")
     assert "am" in before
@@ -157,7 +157,7 @@ async def test_bytes_of_ones_own_come_between_two_records(wire: str) -> None:
 
 @wires
 async def test_a_line_has_no_end(wire: str) -> None:
-    """So many bytes, all the text before them, and the stream is over."""
+    """With `endless_line` the stream ends with this many bytes without a line end, after all of the text."""
     text = await sent(Script(text=TEXT, endless_line=50_000), wire)
     plain = await sent(Script(text=TEXT, no_end=True), wire)
     assert len(text) == len(plain) + 50_000
@@ -168,7 +168,7 @@ async def test_a_line_has_no_end(wire: str) -> None:
 @wires
 @pytest.mark.parametrize("after", [0, 6])
 async def test_what_keeps_it_alive_adds_nothing(wire: str, after: int) -> None:
-    """Wherever it comes, the records are whole and hold the text so far."""
+    """Keep-alives anywhere leave all records complete, with the text so far."""
     script = Script(text=TEXT, keepalive_after=after, keepalive_s=0.001)
     with fail_after(10):
         async with serve(script) as server:
@@ -186,7 +186,7 @@ async def test_what_keeps_it_alive_adds_nothing(wire: str, after: int) -> None:
 
 @wires
 async def test_it_stalls(wire: str) -> None:
-    """Nothing comes any more, until the client goes."""
+    """A stalled stream stays silent until the client leaves."""
     with fail_after(10):
         async with serve(Script(text=TEXT, stall_after=6)) as server:
             async with create_task_group() as tasks:
@@ -203,7 +203,7 @@ async def test_it_stalls(wire: str) -> None:
 
 @pytest.mark.parametrize(("word", "code"), [("RESOURCE_EXHAUSTED", 429), ("timeout_error", 504), ("MADE_UP", 500)])
 async def test_gemini_has_a_code_for_googles_own_words(word: str, code: int) -> None:
-    """And 500 for one that nobody knows."""
+    """Gemini has an HTTP status for each of Google's own words for an error, and 500 for an unknown word."""
     text = await sent(Script(text=TEXT, error_event=(word, "No")), "gemini")
     error = objects(text, "gemini")[-1]["error"]
     assert error["code"] == code
@@ -211,7 +211,7 @@ async def test_gemini_has_a_code_for_googles_own_words(word: str, code: int) -> 
 
 
 async def test_responses_talk_after_a_call_in_a_message_of_its_own() -> None:
-    """The delta names a message, never the call."""
+    """With `text_after_end` after a tool call, /responses sends a delta for a message, never for the tool call."""
     script = Script(text="Ab", tools=[CALL], text_after_end="More")
     text = await sent(script, "responses")
     *_, last = objects(text, "responses")
@@ -221,7 +221,7 @@ async def test_responses_talk_after_a_call_in_a_message_of_its_own() -> None:
 
 @wires
 async def test_damage_is_done_to_the_text(wire: str) -> None:
-    """Not to a model's name with the same characters."""
+    """A fault damages the text, and not a model's name that has the same characters."""
     with fail_after(10):
         async with serve(Script(text=TEXT, after=6, bad_event="utf8", cuts=50)) as server:
             response = await ask(server, wire, model="mod\u00e9le-\ufdd1")

@@ -1,4 +1,4 @@
-"""What the server says, beside recorded streams of the real hosts: field by field, name and type."""
+"""The server's records, compared with recorded streams of real hosts: every field, by name and type."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ RECORDED = {
     "gemini-array": ("gemini", "jsonarray"),
 }
 
-#: What the recorded streams have not, and where it is told of. Ollama's took no tools.
-#: https://github.com/ollama/ollama/blob/main/docs/api.md and https://ai.google.dev/api/generate-content#UsageMetadata
+#: Fields that are in no recorded stream, because the recordings of Ollama have no tools. The documentation has them:
+#:  https://github.com/ollama/ollama/blob/main/docs/api.md and https://ai.google.dev/api/generate-content#UsageMetadata
 UNRECORDED = {
     ".message.tool_calls list",
     ".message.tool_calls[] object",
@@ -45,7 +45,7 @@ UNRECORDED = {
 
 
 def shape(value: Any, at: str = "") -> set[str]:
-    """Each field's path and the type of its value; what a tool's arguments hold is the model's."""
+    """Return each field's path and the type of its value. The arguments of a tool call are not looked into."""
     if isinstance(value, dict) and at.endswith((".args", ".arguments", ".input")):
         return {f"{at} object"}
     if isinstance(value, dict):
@@ -66,38 +66,38 @@ def objects(text: str, wire: str) -> Iterator[dict[str, Any]]:
 
 
 def shape_of(text: str, wire: str) -> set[str]:
-    """Of all records; where they have a type, of each type."""
+    """Return the shape of all records. If records have a type, each type has its own paths."""
     return {path for record in objects(text, wire) for path in shape(record, str(record.get("type", "")))}
 
 
 @pytest.mark.parametrize("wire", RECORDED)
 async def test_records_look_like_the_recorded_ones(wire: str, shared: Path) -> None:
-    """With text, reasoning, a tool call and cached tokens: no field that no host has, no usual one missing."""
+    """A rich reply has no field that no recorded stream has, and lacks no usual field."""
     listed = json.loads((shared / "recordings/index.json").read_text())
     files = [one["file"] for one in listed if (one["format"], one["framing"]) == RECORDED[wire]]
-    if wire == "responses":  # its kin have fields of their own
+    if wire == "responses":  # compatible hosts have fields of their own
         files = [file for file in files if file.startswith("openai-responses/")]
     assert len(files) >= 5
     recorded = Counter(path for file in files for path in shape_of((shared / "recordings" / file).read_text(), wire))
-    # some hold an error alone, or are of a host that leaves things out
+    # some recordings hold only an error, or come from a host that omits fields
     usual = {path for path, times in recorded.items() if times >= 0.95 * len(files)}
     sent = asking.sent if wire in asking.WIRES else asking_others.sent
     text = await sent(Script(text="Alabama", reasoning="Hm.", tools=[CALL], cached_tokens=3), wire, None)
     played = shape_of(text, wire)
     assert played - recorded.keys() - UNRECORDED == set()
     assert usual - played == set()
-    # the control: what `usual` is compared with is not nothing
+    # control: `usual` is not empty
     assert len(usual) > 5
 
 
 def order(text: str, wire: str) -> list[str]:
-    """The types of the events, a run of one as one."""
+    """Return the types of the events, with repetitions in a row as one."""
     return [kind for kind, _ in groupby(str(record["type"]) for record in objects(text, wire))]
 
 
 @pytest.mark.parametrize("wire", ["anthropic", "responses"])
 async def test_events_come_in_a_recorded_order(wire: str, shared: Path) -> None:
-    """With reasoning, text and a tool call, where the events have types: some recording of each part has just this order."""
+    """Reasoning, text and a tool call come in an order that some recording has."""
     listed = json.loads((shared / "recordings/index.json").read_text())
     folder = {"anthropic": "anthropic/", "responses": "openai-responses/"}[wire]
     kind = RECORDED[wire]

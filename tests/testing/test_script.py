@@ -1,4 +1,4 @@
-"""What a script accepts, and what it says to what it does not."""
+"""What a script accepts, and its messages for what it does not accept."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from aprefill.testing import Script, ToolCall
 
 
 def test_a_good_reply_needs_its_text_alone() -> None:
-    """Every field has a default."""
+    """A script of a good reply needs only its text, because every field has a default."""
     assert Script() == Script(text="")
     assert Script(text="Hello").prefill == "eats"
 
 
 def test_a_script_is_a_frozen_value() -> None:
-    """A variant is made with `dataclasses.replace`; a script is never changed under a running server."""
+    """A script is frozen. `dataclasses.replace` makes a variant."""
     script = Script(text="Hello")
     with pytest.raises(dataclasses.FrozenInstanceError):
         script.text = "x"
@@ -26,7 +26,7 @@ def test_a_script_is_a_frozen_value() -> None:
 
 
 def test_pieces_given_as_strings_are_the_text() -> None:
-    """`cuts` of strings needs no `text`."""
+    """If `cuts` is a list of strings, they are the text, and `text` is not needed."""
     assert Script(cuts=["Ala", "", "bama"]).text == "Alabama"
     assert Script(text="Alabama", cuts=["Ala", "bama"]).text == "Alabama"
 
@@ -71,7 +71,7 @@ def test_pieces_given_as_strings_are_the_text() -> None:
     ],
 )
 def test_what_makes_no_sense_is_said_when_it_is_made(fields: dict[str, object], says: str) -> None:
-    """A wrong script is a `UsageError` in the line that makes it, not a puzzle in the middle of a test."""
+    """A wrong script is a `UsageError` in the line that creates it."""
     fields = {"input_tokens": 10} | {name: value for name, value in fields.items() if name != "input_tokens"}
     with pytest.raises(UsageError, match="Script: ") as caught:
         Script(**fields)
@@ -79,6 +79,6 @@ def test_what_makes_no_sense_is_said_when_it_is_made(fields: dict[str, object], 
 
 
 def test_arguments_of_a_tool_call_may_be_an_object() -> None:
-    """They become compact JSON; text stays as it is."""
+    """Arguments of a tool call can be an object, which becomes compact JSON. A string stays as it is."""
     assert ToolCall(name="f", arguments={"a": [1]}).arguments_json == '{"a":[1]}'
     assert ToolCall(name="f", arguments='{"a": 1').arguments_json == '{"a": 1'

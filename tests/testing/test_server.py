@@ -1,4 +1,4 @@
-"""The server's life: what it records, what it sees of its clients, and that it leaves nothing behind."""
+"""The server's life: what it records, what it sees of its clients, and that nothing is left when it ends."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 REQUEST = json.dumps(body()).encode()
-#: One whole request as bytes.
+#: One whole request, as bytes.
 POST = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(REQUEST) + REQUEST
 
 
 async def connect(server: Server) -> ByteStream:
-    """A raw connection, over TLS where the server speaks it."""
+    """Return a raw connection to the server, with TLS if the server uses it."""
     stream = await anyio.connect_tcp("127.0.0.1", server.port)
     if server.ssl_context is None:
         return stream
@@ -48,7 +48,7 @@ async def connect(server: Server) -> ByteStream:
 
 
 async def test_it_records_what_it_was_asked() -> None:
-    """Every request in order, headers by lower-case name, the body raw and decoded, the prefill found."""
+    """Every request is recorded in order, with lower-case header names, the raw and decoded body, and the prefill."""
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             await ask(server, "anthropic", '["')
@@ -66,7 +66,7 @@ async def test_it_records_what_it_was_asked() -> None:
 
 
 async def test_what_is_no_chat_request_is_recorded_too() -> None:
-    """Nothing in a body makes the server stumble."""
+    """A request that is not a chat request is recorded too, and no body causes an error in the server."""
     bodies = [
         b"",
         b"{",
@@ -85,7 +85,7 @@ async def test_what_is_no_chat_request_is_recorded_too() -> None:
 
 
 async def test_no_repr_holds_a_key_or_a_prompt() -> None:
-    """Tests print what they compare."""
+    """No repr contains a key or a prompt, because tests print what they compare."""
     with fail_after(10):
         async with serve(Script(text="x")) as server, client_of(server) as client:
             await client.post(server.url + PATHS["openai"], json=body("secret"), headers={"x-api-key": "secret"})
@@ -94,7 +94,7 @@ async def test_no_repr_holds_a_key_or_a_prompt() -> None:
 
 
 async def test_a_connection_is_kept_for_the_next_request() -> None:
-    """One client, one connection; it closes when the client does."""
+    """A connection is kept for the client's next request, and closes when the client closes it."""
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             async with client_of(server) as client:
@@ -108,7 +108,7 @@ async def test_a_connection_is_kept_for_the_next_request() -> None:
 
 
 async def test_requests_sent_together_are_answered_in_turn() -> None:
-    """Pipelining, which only raw clients do, and a request cut anywhere."""
+    """Requests that are sent together (pipelining) or cut anywhere are answered in order."""
     with fail_after(10):
         async with serve(Script(text="x", framing="length")) as server:
             stream = await connect(server)
@@ -121,7 +121,7 @@ async def test_requests_sent_together_are_answered_in_turn() -> None:
 
 
 async def test_a_client_may_wait_for_100_continue() -> None:
-    """curl does, with a long prompt."""
+    """A client can wait for "100 Continue", as curl does with a long prompt."""
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             async with await connect(server) as stream:
@@ -132,7 +132,7 @@ async def test_a_client_may_wait_for_100_continue() -> None:
 
 
 async def test_what_is_not_http_gets_a_400() -> None:
-    """And the connection ends."""
+    """Input that is not HTTP gets a 400, and the connection ends."""
     with fail_after(10):
         async with serve(Script(text="x")) as server:
             async with await connect(server) as stream:
@@ -143,11 +143,11 @@ async def test_what_is_not_http_gets_a_400() -> None:
     assert server.exchanges == []
 
 
-# --- which script ---------------------------------------------------------------------------------------------
+# --- which script is played -----------------------------------------------------------------------------------
 
 
 async def test_a_sequence_is_one_script_a_request_and_the_last_repeats() -> None:
-    """In the order of the requests."""
+    """A sequence has one script per request. The last script is repeated."""
     with fail_after(10):
         async with serve([Script(text="one"), Script(text="two")]) as server:
             replies = [deltas((await ask(server, "openai")).text) for _ in range(3)]
@@ -155,7 +155,7 @@ async def test_a_sequence_is_one_script_a_request_and_the_last_repeats() -> None
 
 
 async def test_a_callable_chooses_by_the_request() -> None:
-    """It sees what was received."""
+    """A callable chooses the script, and gets the received request."""
 
     def choose(received: Received) -> Script:
         return Script(text=f"{received.index}: {received.last_user_text}", cuts=99)
@@ -167,7 +167,10 @@ async def test_a_callable_chooses_by_the_request() -> None:
 
 
 async def test_an_exception_of_a_callable_comes_out_on_leaving() -> None:
-    """The client gets a 500 that names its type only; the test fails with the exception itself, not a group."""
+    """An exception in the callable is raised when the server is left, without a group.
+
+    The client gets a 500 with its type.
+    """
 
     def choose(received: Received) -> Script:
         raise ZeroDivisionError("of mine")
@@ -186,12 +189,12 @@ async def test_an_exception_of_a_callable_comes_out_on_leaving() -> None:
 
 @pytest.mark.parametrize("wrong", [[], [1], "text", 7, None])
 def test_what_cannot_be_played_is_refused(wrong: Any) -> None:
-    """Before anything listens."""
+    """Something that is not a script is refused before the server listens."""
     with pytest.raises(UsageError, match=r"serve\(\) was given|is not a Script"):
         serve(wrong)
 
 
-# --- the client's leaving -------------------------------------------------------------------------------------
+# --- the client leaves ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
@@ -207,14 +210,17 @@ def test_what_cannot_be_played_is_refused(wrong: Any) -> None:
     ],
 )
 async def test_the_clients_close_is_seen_at_once(script: Script, how: str) -> None:
-    """Whatever the server is doing: the time of the close and the end of the answer."""
+    """The server sees a client's close at once, whatever it is doing.
+
+    It records the close and the end of the answer.
+    """
     with fail_after(10):
         async with serve(script) as server:
             stream = await connect(server)
             await stream.send(POST)
             exchange = await server.wait_exchange()
             if not script.first_byte_s:
-                await stream.receive()  # the answer is under way
+                await stream.receive()  # the answer has begun
             if how == "rst":
                 raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
                 with socket.fromfd(raw.fileno(), raw.family, raw.type) as duplicate:
@@ -226,12 +232,12 @@ async def test_the_clients_close_is_seen_at_once(script: Script, how: str) -> No
             assert exchange.outcome == "client_closed"
             assert server.open_connections == 0
             assert exchange.closed_at is not None
-            # measured: 0.1 to 0.3 ms; the bound is for a busy machine
+            # measured: 0.1 to 0.3 ms; the bound allows for a busy machine
             assert exchange.closed_at - left_at < 0.5
 
 
 async def test_over_tls_a_bare_close_counts_as_a_close() -> None:
-    """As a client leaves that shuts its socket down without TLS's goodbye."""
+    """Over TLS, a socket that is closed without TLS's close message counts as a close."""
     with fail_after(10):
         async with serve(Script(text="abc", stall_after=1), tls=True) as server:
             stream = await connect(server)
@@ -244,7 +250,7 @@ async def test_over_tls_a_bare_close_counts_as_a_close() -> None:
 
 
 async def test_a_complete_answer_stays_complete() -> None:
-    """The client leaves at the last event, as all do; that is no early close."""
+    """A client that leaves after the last event leaves a complete answer, and not an early close."""
     with fail_after(20):
         async with serve(Script(text="abc")) as server:
             for _ in range(50):
@@ -258,7 +264,7 @@ async def test_a_complete_answer_stays_complete() -> None:
 
 
 async def test_a_client_that_keeps_its_socket_is_counted_as_open() -> None:
-    """After the server's FIN, in a drop as in a clean end: a leak is seen."""
+    """A client that keeps its socket after the server's FIN is counted as open, so that a leak is seen."""
     with fail_after(10):
         async with serve(Script(text="abc", drop_after_bytes=10)) as server:
             async with await connect(server) as stream:
@@ -271,14 +277,14 @@ async def test_a_client_that_keeps_its_socket_is_counted_as_open() -> None:
 
 
 async def test_waiting_for_a_request_that_never_comes_is_bounded() -> None:
-    """With the number that did come."""
+    """Waiting for a request that never comes ends with an error, which has the number of requests that came."""
     with fail_after(10):
         async with serve(Script()) as server:
             with pytest.raises(TimeoutError, match="0 requests arrived within"):
                 await server.wait_exchange(timeout_s=0.01)
 
 
-# --- the server's leaving -------------------------------------------------------------------------------------
+# --- the server ends ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -292,7 +298,7 @@ async def test_waiting_for_a_request_that_never_comes_is_bounded() -> None:
     ],
 )
 async def test_leaving_ends_everything_at_once(script: Script, tls: bool) -> None:
-    """Connections, tasks and the listener, whatever the clients are doing."""
+    """Leaving the server ends connections, tasks and the listener at once, whatever the clients are doing."""
     async with AsyncExitStack() as stack:
         with fail_after(10):
             async with serve(script, tls=tls) as server:
@@ -319,7 +325,7 @@ async def test_leaving_ends_everything_at_once(script: Script, tls: bool) -> Non
 
 
 async def test_the_callers_own_exception_comes_out_as_it_is() -> None:
-    """Not in an ExceptionGroup, though a task group runs the server."""
+    """The caller's own exception is raised unchanged, and not in an ExceptionGroup."""
     with fail_after(10), pytest.raises(KeyError, match="mine"):
         async with serve(Script(text="abc", stall_after=1)) as server:
             async with await connect(server) as stream:
@@ -329,7 +335,7 @@ async def test_the_callers_own_exception_comes_out_as_it_is() -> None:
 
 
 async def test_a_cancelled_caller_leaves_at_once() -> None:
-    """The cancel is the caller's and goes on its way."""
+    """A cancelled caller leaves the server at once, and the cancellation goes on."""
     with fail_after(10):
         with anyio.CancelScope() as scope:
             async with serve(Script(text="abc", stall_after=1)) as server:
@@ -343,7 +349,7 @@ async def test_a_cancelled_caller_leaves_at_once() -> None:
 
 
 async def test_it_may_be_left_in_another_task_than_it_was_entered_in() -> None:
-    """As fixtures are by pytest-asyncio."""
+    """The server can be left in another task than it was entered in, as pytest-asyncio's fixtures are."""
     with fail_after(10):
         context = serve(Script(text="x"))
         async with anyio.create_task_group() as tasks:
@@ -355,7 +361,7 @@ async def test_it_may_be_left_in_another_task_than_it_was_entered_in() -> None:
 
 
 async def test_many_clients_that_vanish_leave_nothing() -> None:
-    """A hundred at once, in every state."""
+    """A hundred clients that vanish at once, in every state, leave nothing open."""
     scripts = [Script(text="abc", stall_after=1), Script(text="abc"), Script(text="abc" * 9999, pace_s=0.001)]
 
     async def vanish(number: int) -> None:
@@ -375,12 +381,12 @@ async def test_many_clients_that_vanish_leave_nothing() -> None:
             assert len(server.exchanges) > 30
 
 
-# --- where it listens -----------------------------------------------------------------------------------------
+# --- where the server listens ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
 def test_it_listens_on_loopback_only(host: str) -> None:
-    """It answers anybody who asks: it must not be reachable."""
+    """The server listens only on loopback, because it answers everybody who asks."""
     with pytest.raises(UsageError, match="loopback"):
         serve(Script(), host=host)
 
@@ -389,7 +395,7 @@ def test_it_listens_on_loopback_only(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_it_is_found_under_its_host(host: str, tls: bool) -> None:
-    """With a certificate for that name or address."""
+    """The server is reached at the `host` that was given, with a certificate for that name or address."""
     if host == "::1" and not _has_ipv6():
         pytest.skip("no IPv6 loopback here")
     with fail_after(10):
@@ -408,7 +414,7 @@ def _has_ipv6() -> bool:
 
 
 async def test_where_it_is_is_known_while_it_runs() -> None:
-    """Asked too early it says what to do."""
+    """`url` is known while the server runs. Before that the error says what to do."""
     server = serve(Script())
     with pytest.raises(UsageError, match="async with"):
         _ = server.url
@@ -417,7 +423,10 @@ async def test_where_it_is_is_known_while_it_runs() -> None:
 
 
 async def test_the_certificate_is_trusted_by_who_is_told_to() -> None:
-    """By `ssl_context` or the file; nobody else does, and a refused handshake leaves nothing. The file goes."""
+    """A client trusts the certificate only through `ssl_context` or the file.
+
+    Other clients refuse it, and their failed handshake leaves nothing open. The file is deleted at the end.
+    """
     with fail_after(10):
         async with serve(Script(text="x"), tls=True) as server:
             assert server.url.startswith("https://")
@@ -434,7 +443,7 @@ async def test_the_certificate_is_trusted_by_who_is_told_to() -> None:
 
 
 async def test_without_trustme_tls_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the one thing that is not in the package's own dependencies."""
+    """Without trustme, which is not a dependency of the package, `tls=True` says what to install."""
     real = builtins.__import__
 
     def no_trustme(name: str, *more: Any, **named: Any) -> Any:
@@ -454,7 +463,7 @@ async def test_without_trustme_tls_says_what_to_install(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 def test_synchronous_tests_have_it_in_a_thread(backend: Any, tls: bool) -> None:
-    """With a synchronous client, and nothing else to know."""
+    """Synchronous tests use the server in a thread, with a synchronous client."""
     with serve_in_thread(Script(text="x"), tls=tls, backend=backend) as server:
         with httpx2.Client(verify=server.ssl_context or False) as client:
             assert deltas(client.post(server.url + PATHS["openai"], json=body()).text) == ["x"]
@@ -462,7 +471,7 @@ def test_synchronous_tests_have_it_in_a_thread(backend: Any, tls: bool) -> None:
 
 
 def test_it_runs_as_a_process_of_its_own() -> None:
-    """The address comes first on its output, and SIGINT ends it."""
+    """The server runs as a process, which prints its address first and ends on SIGINT."""
     command = [sys.executable, "-m", "aprefill.testing", '{"prefill": "echoes", "cuts": 9}', "--text", "abc"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -477,7 +486,7 @@ def test_it_runs_as_a_process_of_its_own() -> None:
 
 @pytest.mark.parametrize("wrong", ['{"texxt": 1}', '{"pace_s": -1}', "[1]"])
 def test_a_wrong_script_on_the_command_line_is_told(wrong: str) -> None:
-    """In one line, with exit code 2."""
+    """A wrong script on the command line is an error of one line, with exit code 2."""
     command = [sys.executable, "-m", "aprefill.testing", wrong]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
@@ -485,7 +494,7 @@ def test_a_wrong_script_on_the_command_line_is_told(wrong: str) -> None:
 
 
 def test_the_public_names_are_exact() -> None:
-    """What `__all__` says is there, documented, and nothing else is meant."""
+    """`__all__` has exactly the public names, and each is documented."""
     assert isinstance(aprefill.testing.__all__, tuple)
     for name in aprefill.testing.__all__:
         assert getattr(aprefill.testing, name) is not None

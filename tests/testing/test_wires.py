@@ -1,4 +1,4 @@
-"""Verified fakes: the official SDKs take the server for a real host, in its good replies and in its errors."""
+"""The official SDKs take the server for a real host, in good replies and in errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.any_loop,
     pytest.mark.anyio,
-    # the SDKs leave their own generators to the collector, which trio reports
+    # the SDKs leave their own generators to the garbage collector, which trio reports
     pytest.mark.filterwarnings("ignore:Exception ignored in.*async_generator:pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -44,7 +44,7 @@ async def anthropic_client(server: Server) -> AsyncGenerator[anthropic.AsyncAnth
 
 @WAYS
 async def test_openai_streams_it(tls: bool, newline: str, wire_cuts: int | None) -> None:
-    """Text, usage and finish reason, over every way to travel."""
+    """The openai SDK streams text, usage and finish reason, with every transport."""
     script = Script(text=STATES, newline=newline, wire_cuts=wire_cuts, input_tokens=21, cached_tokens=20)
     with fail_after(10):
         async with serve(script, tls=tls) as server, openai_client(server) as client:
@@ -63,7 +63,7 @@ async def test_openai_streams_it(tls: bool, newline: str, wire_cuts: int | None)
 
 @WAYS
 async def test_anthropic_streams_it(tls: bool, newline: str, wire_cuts: int | None) -> None:
-    """Text, usage and stop reason, over every way to travel."""
+    """The anthropic SDK streams text, usage and stop reason, with every transport."""
     script = Script(text=STATES, newline=newline, wire_cuts=wire_cuts, input_tokens=21, cached_tokens=20)
     with fail_after(10):
         async with serve(script, tls=tls) as server, anthropic_client(server) as client:
@@ -77,7 +77,7 @@ async def test_anthropic_streams_it(tls: bool, newline: str, wire_cuts: int | No
 
 
 async def test_openai_reads_reasoning_and_tool_calls() -> None:
-    """Reasoning in `reasoning_content`, arguments in fragments."""
+    """The openai SDK reads reasoning in `reasoning_content`, and tool arguments in fragments."""
     script = Script(text="I look.", reasoning="Hm, hm.", tools=[CALL, ToolCall(name="f", id="call_1")])
     reasoning, arguments, names = "", ["", ""], []
     with fail_after(10):
@@ -100,7 +100,7 @@ async def test_openai_reads_reasoning_and_tool_calls() -> None:
 
 
 async def test_anthropic_reads_thinking_and_tool_calls() -> None:
-    """Blocks in order, the thinking signed, the input whole."""
+    """The anthropic SDK reads the blocks in order, with signed thinking and the whole tool input."""
     script = Script(text="I look.", reasoning="Hm, hm.", tools=[CALL])
     with fail_after(10):
         async with serve(script) as server, anthropic_client(server) as client:
@@ -120,7 +120,7 @@ async def test_anthropic_reads_thinking_and_tool_calls() -> None:
 
 
 async def test_both_answer_a_request_without_a_stream() -> None:
-    """The SDKs' simple calls work, and say the same."""
+    """Both SDKs get the same text from a request without a stream."""
     script = Script(text="I look.", reasoning="Hm.", tools=[CALL], prefill="echoes")
     with fail_after(10):
         async with serve(script) as server, openai_client(server) as one, anthropic_client(server) as other:
@@ -140,7 +140,7 @@ async def test_both_answer_a_request_without_a_stream() -> None:
 
 
 async def test_a_stop_sequence_is_told_as_each_host_tells_it() -> None:
-    """Anthropic names it; OpenAI says "stop" as it does at any end."""
+    """Anthropic names the stop sequence that ended the text. OpenAI says "stop", as for any normal end."""
     with fail_after(10):
         async with serve(Script(text="a\n```\nb")) as server:
             async with anthropic_client(server) as client:
@@ -167,7 +167,10 @@ async def test_a_stop_sequence_is_told_as_each_host_tells_it() -> None:
 async def test_a_scripted_reason_is_in_the_words_of_the_wire(
     word: str, on_anthropic: str | None, on_openai: str | None
 ) -> None:
-    """One script runs on both wires; a word of neither passes as it is, the empty one is null (Ollama)."""
+    """A script's stop reason is sent in the protocol's own word.
+
+    A word that neither protocol has is sent unchanged, and an empty one is null, as with Ollama.
+    """
     with fail_after(10):
         async with serve(Script(text="x", stop_reason=word)) as server:
             one = (await ask(server, "anthropic", stream=False)).json()
@@ -177,7 +180,7 @@ async def test_a_scripted_reason_is_in_the_words_of_the_wire(
 
 
 async def test_a_refusal_is_the_sdks_bad_request() -> None:
-    """With Anthropic's body to the letter, and OpenAI's kind of error object with the same sentence."""
+    """A refusal is each SDK's bad request error: with Anthropic's exact body, and in OpenAI's form of an error."""
     with fail_after(10):
         async with serve(Script(text="x", prefill="refuses")) as server:
             async with anthropic_client(server) as client:
@@ -190,7 +193,7 @@ async def test_a_refusal_is_the_sdks_bad_request() -> None:
                 }
                 assert caught.value.request_id is not None
                 assert caught.value.request_id.startswith("req_")
-                # without a prefill it is a good model
+                # without a prefill the model answers
                 assert (await client.messages.create(model=MODEL, max_tokens=9, messages=PREFILLED[:1])).content
             async with openai_client(server) as other:
                 with pytest.raises(openai.BadRequestError, match=REFUSAL) as refused:
@@ -206,14 +209,14 @@ async def test_a_refusal_is_the_sdks_bad_request() -> None:
         (404, anthropic.NotFoundError, openai.NotFoundError),
         (429, anthropic.RateLimitError, openai.RateLimitError),
         (500, anthropic.InternalServerError, openai.InternalServerError),
-        # a class of its own in anthropic 1.x, a server's error in 2.x
+        # a class of its own in anthropic 1.x, a server error in 2.x
         (529, anthropic.APIStatusError, openai.InternalServerError),
     ],
 )
 async def test_an_error_status_is_the_sdks_error(
     status: int, on_anthropic: type[anthropic.APIStatusError], on_openai: type[openai.APIStatusError]
 ) -> None:
-    """In the wire's own format, with a usual type and message or the script's."""
+    """An error status is the SDK's own error. Its type and message are usual ones or the script's."""
     with fail_after(10):
         async with serve(
             [
@@ -233,7 +236,7 @@ async def test_an_error_status_is_the_sdks_error(
 
 
 async def test_retry_after_is_seconds_or_a_date() -> None:
-    """The SDKs find it where they look for it, and succeed on the second try."""
+    """`retry-after` is seconds or a date. The SDKs find it, and their second request succeeds."""
     scripts = [
         Script(status=429, retry_after=0.01),
         Script(status=529, retry_after="Fri, 31 Dec 1999 23:59:59 GMT"),
@@ -255,7 +258,7 @@ async def test_retry_after_is_seconds_or_a_date() -> None:
 
 
 async def test_an_error_event_is_the_sdks_error() -> None:
-    """Inside a 200, after the text that came before it."""
+    """An error event in a response with status 200 is the SDK's error, after the text that came before it."""
     script = Script(text="abcdefgh", after=6, error_event=("overloaded_error", "Overloaded"))
     with fail_after(10):
         async with serve(script) as server:
@@ -277,7 +280,7 @@ async def test_an_error_event_is_the_sdks_error() -> None:
 
 
 async def test_the_events_are_those_of_a_recording() -> None:
-    """Names and order as api.anthropic.com sent them, with thinking, text and a tool."""
+    """The events have the names and the order of a recording of api.anthropic.com, with thinking, text and a tool."""
     with fail_after(10):
         async with serve(Script(text="ab", reasoning="c", tools=[ToolCall(name="f")])) as server:
             response = await ask(server, "anthropic")
@@ -298,7 +301,7 @@ async def test_the_events_are_those_of_a_recording() -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_an_empty_reply_is_a_whole_reply(wire: str) -> None:
-    """No delta at all, and a proper end."""
+    """An empty reply has no delta and a proper end."""
     with fail_after(10):
         async with serve(Script()) as server:
             response = await ask(server, wire, "abc")
@@ -308,7 +311,7 @@ async def test_an_empty_reply_is_a_whole_reply(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_deltas_may_hold_what_utf8_cannot(wire: str) -> None:
-    """Half a surrogate pair a delta, as hosts send that cut their text by UTF-16."""
+    """A delta can hold half a surrogate pair, as hosts send that cut their text by UTF-16 units."""
     with fail_after(10):
         async with serve(Script(cuts=["a\ud83d", "\ude00b"])) as server:
             response = await ask(server, wire)
@@ -317,7 +320,7 @@ async def test_deltas_may_hold_what_utf8_cannot(wire: str) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_trailing_white_space_is_refused_where_scripted(wire: str) -> None:
-    """With the sentence of api.anthropic.com; a prefill that ends in a letter passes."""
+    """With `refuse_trailing_whitespace` a prefill that ends in white space is refused in Anthropic's words."""
     with fail_after(10):
         async with serve(Script(text="x", refuse_trailing_whitespace=True)) as server:
             refused = await ask(server, wire, "Well ")
@@ -330,7 +333,7 @@ async def test_trailing_white_space_is_refused_where_scripted(wire: str) -> None
 
 
 async def test_only_the_two_wires_are_there() -> None:
-    """Any prefix before them does (Azure, proxies); anything else is a 404 and takes no script."""
+    """The two protocols are found under any prefix (Azure, proxies). Other paths get a 404 and use no script."""
     with fail_after(10):
         async with serve([Script(text="one"), Script(text="two")]) as server, client_of(server) as client:
             assert (await client.get(server.url + PATHS["openai"])).status_code == 404

@@ -1,6 +1,7 @@
-"""A loopback host that speaks HTTP/2 over TLS: replies in three chunks, then silence for those that ask for it.
+"""A loopback host that speaks HTTP/2 over TLS. It replies in three chunks.
 
-A request that says "hang up" ends its connection, once; `Host.hang_up` is sent before that.
+A reply to a prompt with "stall" waits for `Host.go_on` before its third chunk. The first prompt with "hang up" ends its
+connection, after the bytes `Host.hang_up` were sent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """What came in, and the connections and streams that are still open."""
+    """The host's URL and certificate, its number of requests and connections, and its open connections."""
 
     def __init__(self, certificate: Certificate) -> None:
         self.ssl_context = certificate.client_context
@@ -32,9 +33,9 @@ class Host:
         self.connections = 0
         self.open_connections = 0
         self.requests = 0
-        #: what is sent before a connection ends for a request that says so; None: it was done
+        #: sent before the connection is ended for a "hang up" prompt; None: this was done already
         self.hang_up: bytes | None = b""
-        #: lets every stalling reply go on to its end
+        #: set to let every stalling reply continue
         self.go_on = anyio.Event()
 
 
@@ -95,7 +96,7 @@ async def _serve(host: Host, stream: Any) -> None:
 
 @asynccontextmanager
 async def http2_host() -> AsyncIterator[Host]:
-    """Running until left."""
+    """Serve the host until the block is left."""
     certificate = Certificate("127.0.0.1")
     certificate.server_context.set_alpn_protocols(["h2"])
     host = Host(certificate)

@@ -1,4 +1,4 @@
-"""The SDKs' clients as the tests make them: each class that counts, on each HTTP stack that it runs on."""
+"""The SDK clients that the tests use: each client class that differs, on each HTTP stack that it supports."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ QUESTION = "the caller's private question"
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A client class, and what a request of its looks like."""
+    """A client class, and what one of its requests looks like."""
 
     name: str
     sdk: Any
     cls: Any
-    #: what it is made with, from the server's URL
+    #: server URL -> arguments for the class
     made_with: Callable[[str], dict[str, Any]]
     model: str
     path: str
@@ -43,13 +43,13 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
 
     def client(self, url: str, http: str = "httpx2", **more: Any) -> Any:
-        """A client for the server at `url`, over one of `STACKS`."""
+        """Return a client for the server at `url`, over one of `STACKS`."""
         if http not in {"httpx2", "none"}:
             more.setdefault("http_client", STACKS[http](self.sdk))
         return self.cls(**{**self.made_with(url), **more})
 
     def stream(self, client: Any, **options: Any) -> Reply:
-        """A reply whose prefill the host leaves out, from one request."""
+        """Return a reply with a prefill, which makes at most one request."""
         prompt = options.pop("prompt", QUESTION)
         return stream(
             prompt, model=self.model, client=client, prefill='["', **{"recovery": ONE, **self.options, **options}
@@ -59,10 +59,10 @@ class Kind:
         return Session(self.model, client=client, **{"recovery": ONE, **self.options, **options})
 
 
-#: One request, whatever comes of it.
+#: No retries.
 ONE = Recovery(retries=0)
 
-#: HTTP stack -> the client of it that is passed as `http_client`.
+#: HTTP stack -> the client that is passed as `http_client`
 STACKS: dict[str, Callable[[Any], Any]] = {
     "aiohttp": lambda sdk: sdk.DefaultAioHttpClient(),
     "httpx": lambda sdk: httpx.AsyncClient(),
@@ -167,19 +167,19 @@ KINDS = [
 ]
 
 BY_NAME = {kind.name: kind for kind in KINDS}
-#: The library that openai's clients stand on: httpx before 3.0.
+#: The HTTP library that openai's clients use: httpx before openai 3.0, httpx2 since.
 OPENAI_HTTP = http_of(openai)
 
 
 def needs(found: bool, what: str) -> pytest.MarkDecorator:
-    """Skips a test of something that an older SDK does not have."""
+    """Skip a test of something that an older SDK does not have."""
     return pytest.mark.skipif(
         not found, reason=f"this SDK has no {what}: openai {openai.__version__}, anthropic {anthropic.__version__}"
     )
 
 
 def stacks_of(kind: Kind) -> list[str]:
-    """httpx2, the SDK's aiohttp client, and for openai's the clients of old httpx that it takes."""
+    """Return httpx2 and the SDK's aiohttp client; for openai's client also the clients of httpx that it accepts."""
     stacks = ["httpx2", "aiohttp"]
     if kind.name == "openai":
         stacks.append("httpx")
@@ -193,7 +193,7 @@ def is_on_aiohttp(stack: str) -> bool:
 
 
 def cells(kinds: list[Kind] = KINDS, **more: Any) -> list[Any]:
-    """Every loop, class and stack that go together: aiohttp runs on asyncio's loops alone."""
+    """Return every supported combination of event loop, class and stack. aiohttp runs only on asyncio's event loops."""
     return [
         pytest.param(*loop.values, kind, stack, id=f"{loop.id}-{kind.name}-{stack}", **more)
         for kind in kinds
@@ -206,7 +206,7 @@ STATES = Script(text='Alabama", "Alaska"]', prefill="eats")
 WHOLE = '["Alabama", "Alaska"]'
 by_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
-#: what goes wrong below the SDK does so the same way for all classes of one
+#: One class per SDK, for errors below the SDK, which are the same for all of its classes.
 by_sdk = pytest.mark.parametrize(
     ("anyio_backend", "kind", "stack"), cells([BY_NAME["openai"], BY_NAME["anthropic"], BY_NAME["bedrock"]])
 )

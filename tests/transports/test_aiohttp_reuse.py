@@ -1,4 +1,4 @@
-"""A kept connection of aiohttp's that the host has just closed: the request goes out once more, if no byte came."""
+"""If the host has just closed a kept connection of aiohttp and sent no byte, the request is sent once more."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ BODY = (
     b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 )
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
-#: What the host sends in answer to the request that it hangs up on.
+#: What the host sends before it closes the connection.
 BEFORE = {"nothing": b"", "reset": b"", "part of a head": b"HTTP/1.1 2", "103": b"HTTP/1.1 103 Early Hints\r\n\r\n"}
 
 
 @asynccontextmanager
 async def host(kind: str, hangs_up_on: int) -> AsyncIterator[tuple[str, list[int]]]:
-    """Answers every request but one; gives its address and the connection that each request came by."""
+    """Answer every request but one. Yields the host's URL, and the number of the connection of each request."""
     requests: list[int] = []
     connections = 0
 
@@ -82,18 +82,18 @@ async def ask_twice(kind: str, *, hangs_up_on: int = 2) -> tuple[list[Any], list
 
 @pytest.mark.parametrize("kind", ["nothing", "reset"])
 async def test_a_kept_connection_that_ends_before_any_byte_is_no_failure(kind: str) -> None:
-    """The second request goes out again over a new connection."""
+    """If a kept connection ends before any byte, the request is sent again over a new connection."""
     assert await ask_twice(kind) == (["Hi", "Hi"], [1, 1, 2])
 
 
 @pytest.mark.parametrize("kind", ["part of a head", "103"])
 async def test_after_a_byte_it_is_one(kind: str) -> None:
-    """The host has taken the request: it is sent once."""
+    """If a kept connection ends after a byte of the answer, it is an error and the request is not sent again."""
     assert await ask_twice(kind) == (["Hi", ConnectFailed], [1, 1])
 
 
 async def test_a_new_connection_that_ends_is_a_failure() -> None:
-    """Of a client that nobody has answered yet, nothing is sent again."""
+    """If a new connection ends before any byte, it is an error and the request is not sent again."""
     got, requests = await ask_twice("nothing", hangs_up_on=1)
     assert got == [ConnectFailed, "Hi"]
     assert requests == [1, 2]

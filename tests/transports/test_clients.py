@@ -1,4 +1,4 @@
-"""What may be passed as `client=`."""
+"""The objects that may be passed as `client=`."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def some(name: str, **more: Any) -> Any:
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -> None:
-    """Its class and its base URL say which provider's rules apply, unless the model does."""
-    target = stream("x", model=model, client=client)._run.target
+    """The provider's rules are chosen by the model's name, otherwise by the client's class and base URL."""
+    target = stream("x", model=model, client=client)._run.requests.target
     assert (target.row.provider, target.model, target.host) == (provider, name, client.base_url.host)
 
 
@@ -87,7 +87,7 @@ def test_whom_a_client_asks(client: Any, model: str, provider: str, name: str) -
     ids=lambda value: "" if isinstance(value, str) else type(value.get("client")).__name__,
 )
 def test_what_cannot_be_passed(options: dict[str, Any], why: str) -> None:
-    """Told at the call, with what to pass instead, and without the key."""
+    """A wrong argument raises `UsageError` at the call, says what to pass instead, and does not show the key."""
     with pytest.raises(UsageError, match=why) as error:
         stream("x", **{"model": "m", **options})
     assert KEY not in str(error.value)
@@ -95,7 +95,7 @@ def test_what_cannot_be_passed(options: dict[str, Any], why: str) -> None:
 
 
 def test_the_class_is_found_without_its_package() -> None:
-    """By names alone: nothing of an SDK is imported to look at a client."""
+    """A client's class is recognised by its name, without importing the SDK."""
 
     class AsyncOpenAI:
         base_url = "https://host.test/v1/"
@@ -110,7 +110,7 @@ def test_the_class_is_found_without_its_package() -> None:
 
 @pytest.mark.anyio
 async def test_an_azure_key_without_the_sdk() -> None:
-    """`base_url=` of Azure's v1 API will do, and the key goes where Azure wants it."""
+    """`base_url=` can be Azure's v1 API. The key is sent in the header that Azure reads."""
     async with serve(STATES) as server:
         base_url = server.url + "/openai/v1"
         assert await stream("x", model="azure:gpt-4o", base_url=base_url, api_key=KEY).text() == WHOLE[2:]
@@ -132,15 +132,15 @@ async def test_an_azure_key_without_the_sdk() -> None:
     ids=["aws", "mantle", "bedrock-openai"],
 )
 async def test_other_doors_are_strangers(make: Any) -> None:
-    """Nothing is known of what their hosts do with a prefill; on the caller's word they work."""
+    """Other gateways for Claude are not in the support table, so `support=` says what they do with a prefill."""
     async with serve(STATES) as server, make(server.url) as client:
         reply = stream(QUESTION, prefill='["', model="some-model", client=client, support="eats")
         assert await reply.text() == WHOLE
-        assert reply._run.target.row.provider == "openai-compatible"
+        assert reply._run.requests.target.row.provider == "openai-compatible"
 
 
 def test_asyncio_only_once_more() -> None:
-    """The aiohttp client under a plain `asyncio.run`, with no anyio around it."""
+    """The aiohttp client works in a plain `asyncio.run`, without anyio."""
 
     async def main() -> str:
         async with serve(STATES) as server, BY_NAME["openai"].client(server.url, "aiohttp") as client:

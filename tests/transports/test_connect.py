@@ -1,4 +1,4 @@
-"""Why no connection was made: the port and the reason are in the error, on every event loop and HTTP library."""
+"""A failed connection names its port and reason, on every event loop and with every HTTP library."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STACKS: dict[str, Callable[[], Any]] = {
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.bind((host, 0))
         port: int = sock.getsockname()[1]
@@ -57,7 +57,7 @@ async def failure(url: str, stack: str = "own", **options: Any) -> ConnectFailed
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 async def test_connection_refused(host: str, stack: str) -> None:
-    """Nobody listens there: host, port and reason are attributes and in the message, an IPv6 address in brackets."""
+    """A refused connection: host, port and reason are attributes and in the message. An IPv6 address is in brackets."""
     port = free_port("::1" if host == "::1" else "127.0.0.1")
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     error = await failure(f"http://{where}/v1", stack)
@@ -70,7 +70,7 @@ async def test_connection_refused(host: str, stack: str) -> None:
 
 @pytest.mark.parametrize("stack", STACKS)
 async def test_no_such_host(stack: str, names: Names) -> None:
-    """The resolver knows no such name; the port is the scheme's own."""
+    """A host name that does not exist. Without a port in the URL, the port is the default of the scheme."""
     names["nobody.test"] = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     error = await failure("https://nobody.test/v1", stack)
     assert (error.host, error.port, error.reason) == ("nobody.test", 443, "no such host")
@@ -78,14 +78,14 @@ async def test_no_such_host(stack: str, names: Names) -> None:
 
 
 async def test_a_resolver_that_cannot_be_asked(names: Names) -> None:
-    """That is not the name's fault, and the message does not say so."""
+    """A resolver that does not work is not reported as a host name that does not exist."""
     names["host.test"] = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     assert (await failure("https://host.test/v1")).reason == "the host name could not be looked up"
 
 
 @pytest.mark.parametrize("stack", STACKS)
 async def test_a_certificate_that_is_not_trusted(stack: str, small_ca: None) -> None:
-    """It is said to be that, with TLS's own words for it, and is not tried again."""
+    """An untrusted certificate is reported as one, with the words of the TLS library, and is not retried."""
     async with serve(Script(text="x"), tls=True) as server:
         error = await failure(server.openai_url, stack)
         assert server.exchanges == []
@@ -96,7 +96,7 @@ async def test_a_certificate_that_is_not_trusted(stack: str, small_ca: None) -> 
 
 
 async def test_a_certificate_for_another_name(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason holds the name that it is not valid for."""
+    """For a certificate of another host, the reason contains the host name that it is not valid for."""
     names["host.test"] = "127.0.0.1"
     async with serve(Script(text="x"), tls=True) as server:
         assert server.ca_file is not None
@@ -109,7 +109,7 @@ async def test_a_certificate_for_another_name(names: Names, monkeypatch: pytest.
 
 @pytest.mark.parametrize("stack", STACKS)
 async def test_https_to_a_port_that_speaks_http(stack: str) -> None:
-    """The handshake fails, and the message says what to look at."""
+    """After a failed TLS handshake, the message says to check that the port speaks https."""
     async with serve(Script(text="x")) as server:
         error = await failure(server.openai_url.replace("http://", "https://"), stack)
     assert error.reason.startswith("TLS handshake failed (")
@@ -117,7 +117,7 @@ async def test_https_to_a_port_that_speaks_http(stack: str) -> None:
 
 
 async def test_a_host_that_hangs_up_is_named_with_its_port() -> None:
-    """Other reasons are as they were, and the port is there too."""
+    """Other errors show the port too, and their reasons are unchanged."""
     async with serve(Script(hang_up=True)) as server:
         error = await failure(server.openai_url)
     assert (error.host, error.port) == ("127.0.0.1", server.port)
@@ -135,7 +135,7 @@ async def test_a_host_that_hangs_up_is_named_with_its_port() -> None:
     ],
 )
 async def test_through_an_sdk_s_client(name: str, http: str, anyio_backend: Any, small_ca: None) -> None:
-    """The same reasons over the SDKs' HTTP clients."""
+    """The reasons are the same over the HTTP clients of the SDKs."""
     if http == "aiohttp" and anyio_backend[0] == "trio":
         pytest.skip("aiohttp does not run on trio")
     kind = BY_NAME[name]
@@ -151,7 +151,7 @@ async def test_through_an_sdk_s_client(name: str, http: str, anyio_backend: Any,
 
 
 async def test_the_reasons_of_the_system() -> None:
-    """No way to the host, and several addresses of which each failed: what tells most is taken."""
+    """An unreachable host has its own reason. If several addresses failed, the most informative reason is shown."""
 
     def reason(*behind: OSError) -> str:
         outer = httpx2.ConnectError("All connection attempts failed")
@@ -169,7 +169,7 @@ async def test_the_reasons_of_the_system() -> None:
 
 
 async def test_what_the_caller_is_handling_is_not_taken_for_the_reason() -> None:
-    """Who asks a second host because of the first one's certificate is told of the second one's failure."""
+    """While the caller handles one host's error, the error of a second host still has its own reason."""
     port = free_port()
     try:
         raise ConnectFailed("first", "x") from ssl.SSLCertVerificationError("no")
@@ -182,7 +182,7 @@ async def test_what_the_caller_is_handling_is_not_taken_for_the_reason() -> None
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have any wait for another try noted."""
+    """Record the waits before retries instead of sleeping."""
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -194,7 +194,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 async def test_certificates_that_are_not_there(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `UsageError` that names the variable and its value, at once: no other try would find them."""
+    """A missing certificate file raises `UsageError` that names the variable and its value, without a retry."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv(variable, str(tmp_path / "nothing"))
     waits = no_network(monkeypatch)
@@ -208,7 +208,7 @@ async def test_certificates_that_are_not_there(variable: str, tmp_path: Path, mo
 
 
 async def test_control_a_refused_connection_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same look finds the waits where there are other tries."""
+    """Control: a refused connection is retried, and its waits are recorded."""
     waits = no_network(monkeypatch)
     reply = stream("hi", model="m", base_url=f"http://127.0.0.1:{free_port()}/v1", recovery=Recovery(retries=3))
     with pytest.raises(ConnectFailed):
@@ -218,7 +218,7 @@ async def test_control_a_refused_connection_is_tried_again(monkeypatch: pytest.M
 
 
 async def test_a_file_that_holds_no_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same error, with TLS's word for it."""
+    """A file without certificates raises the same error, with the words of the TLS library."""
     path = tmp_path / "empty.pem"
     path.write_text("nothing here\n")
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
@@ -227,7 +227,10 @@ async def test_a_file_that_holds_no_certificates(tmp_path: Path, monkeypatch: py
 
 
 def test_a_file_that_a_client_misses_is_not_the_network_s() -> None:
-    """An SDK's client that reads its certificates late raises a `FileNotFoundError` without a name."""
+    """A `FileNotFoundError` of a client before it sends is a `UsageError`.
+
+    An SDK's client may read its certificates late.
+    """
     missing = FileNotFoundError(errno.ENOENT, "No such file or directory")
     assert from_network(missing) is False
     failed = ClientFailed("AsyncOpenAI")
@@ -247,7 +250,7 @@ async def status_error(reply: Reply) -> StatusError:
 @pytest.mark.parametrize("status", [404, 405])
 @pytest.mark.parametrize("wire", ["messages", "chat"])
 async def test_a_404_shows_the_url(wire: str, status: int) -> None:
-    """The whole one, the protocol's path included: a doubled or missing /v1 is seen at once."""
+    """A 404 or 405 shows the whole URL with the protocol's path, so that a doubled or missing /v1 is seen."""
     path = "/v1/messages" if wire == "messages" else "/v1/chat/completions"
     async with serve(Script(status=status, error=("not_found_error", "no such route"))) as server:
         error = await status_error(ask(server, wire))
@@ -256,7 +259,7 @@ async def test_a_404_shows_the_url(wire: str, status: int) -> None:
 
 
 async def test_other_errors_do_not_show_it() -> None:
-    """It is an attribute there."""
+    """Other statuses have the URL as an attribute, but not in the message."""
     async with serve(Script(status=400, error=("invalid_request_error", "no"))) as server:
         error = await status_error(ask(server, "chat"))
     assert error.url == f"{server.openai_url}/chat/completions"
@@ -265,7 +268,7 @@ async def test_other_errors_do_not_show_it() -> None:
 
 @pytest.mark.parametrize("library", [httpx2, httpx])
 async def test_the_url_shows_no_key(library: Any) -> None:
-    """Neither the query nor the user info that a client adds, nor the key where it is a part of the path."""
+    """The URL shows neither the query nor the user info of the client. A key in the path is replaced."""
     async with serve(Script(status=404)) as server, library.AsyncClient(params={"key": KEY}) as client:
         reply = stream("hi", model="m", base_url=f"{server.url}/{KEY}/v1", api_key=KEY, client=client)
         error = await status_error(reply)
@@ -275,7 +278,7 @@ async def test_the_url_shows_no_key(library: Any) -> None:
 
 
 async def test_the_url_that_an_sdk_made() -> None:
-    """Azure's deployment is in it: it is what was asked, and is often what was wrong."""
+    """The URL of an Azure error is the one that the SDK made, with the deployment."""
     kind = BY_NAME["azure"]
     async with serve(Script(status=404)) as server, kind.client(server.url) as client:
         error = await status_error(kind.stream(client))

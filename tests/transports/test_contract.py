@@ -1,4 +1,4 @@
-"""Every transport of ours keeps the contract, on every loop; one that breaks a part of it is found."""
+"""Every transport keeps the transport contract on every event loop, and the checks find one that does not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT = "one, two, three, four. " * 40
 
 
 def request_of(protocol: str, base_url: str, **more: Any) -> HttpRequest:
-    """What the engine would send there."""
+    """Return the request that the engine would send for this protocol."""
     it = codec(protocol)
     asked = contracts.model_input(**{"model": "eats", "max_tokens": 400, **more})
     path = it.path(asked)
@@ -42,14 +42,14 @@ def request_of(protocol: str, base_url: str, **more: Any) -> HttpRequest:
 
 
 def refused() -> HttpRequest:
-    """One that the demo answers with an error."""
+    """Return a request that the demo model answers with an error."""
     prefilled = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "["})
     return request_of("openai_chat", "demo:", model="refuses", messages=prefilled)
 
 
 @asynccontextmanager
 async def over(name: str, *scripts: Script) -> AsyncIterator[tuple[Transport, HttpRequest]]:
-    """A transport and a request that it can send; a host that answers as the scripts say stands behind it."""
+    """Yield a transport and a request for it. The requests are answered as `scripts` say."""
     if name == "demo":
         yield DemoTransport(), request_of("openai_chat", "demo:")
         return
@@ -72,14 +72,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca")]
 
 @TRANSPORTS
 async def test_a_whole_response(name: str) -> None:
-    """Its head, its body to the end; what it says of itself holds no key."""
+    """A response has its head and its whole body, and its `repr` and URL contain no key."""
     async with over(name, Script(text=TEXT)) as (transport, request):
         assert b"data: " in await contracts.gives_a_whole_response(transport, request)
 
 
 @TRANSPORTS
 async def test_closing_early(name: str) -> None:
-    """A response that nobody has read to its end is closed, and the next request is answered."""
+    """A response that is closed before its end does not prevent the next request."""
     async with over(name, Script(text=TEXT)) as (transport, request):
         await contracts.closes_before_the_end(transport, request)
 
@@ -87,7 +87,7 @@ async def test_closing_early(name: str) -> None:
 @TRANSPORTS
 @pytest.mark.parametrize("status", [302, 400, 503])
 async def test_an_error_is_a_response(name: str, status: int) -> None:
-    """Nothing is raised for a status, and no redirect is followed."""
+    """An error status is a response, not an exception, and a redirect is not followed."""
     if name == "demo":
         await contracts.gives_an_error_as_a_response(DemoTransport(), refused(), 400)
         return
@@ -98,7 +98,7 @@ async def test_an_error_is_a_response(name: str, status: int) -> None:
 
 @TRANSPORTS
 async def test_closing_a_transport(name: str) -> None:
-    """With or without a request before it, any number of times."""
+    """A transport can be closed more than once, with or without a request before."""
     async with over(name, Script(text=TEXT)) as (transport, _):
         await contracts.closes_twice(transport)
     async with over(name, Script(text=TEXT)) as (transport, request):
@@ -110,7 +110,7 @@ async def test_closing_a_transport(name: str) -> None:
 
 
 class Broken:
-    """The demo's transport, with one thing wrong in its responses or in itself."""
+    """The demo's transport with one fault."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -138,7 +138,7 @@ class Broken:
 
 @pytest.mark.parametrize("what", ["headers", "url", "status", "kill", "aclose", "error"])
 async def test_control_a_broken_transport_is_found(what: str) -> None:
-    """Each kind of wrong fails one of the checks."""
+    """Control: each fault fails one of the checks."""
     request = request_of("openai_chat", "demo:")
     with pytest.raises(AssertionError):
         if what == "error":

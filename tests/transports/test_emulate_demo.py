@@ -1,4 +1,4 @@
-"""The demo model does what our requests ask for, in each of their words and in a caller's own with markers."""
+"""The demo model obeys the requests that ask for the prefill in the prompt, in our words and in the caller's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aprefill import Emulation, Verdict, stream
 from ..support.loopback import QUESTION
 
 STATES = '["Alabama", "Alaska", '
-#: Of more than 200 characters.
+#: Longer than 200 characters, so that it is quoted between markers.
 LONG = (
     '["Alabama", "Alaska", "Arizona", "Arkansas", "California", "Colorado", "Connecticut", "Delaware", "Florida", '
     '"Georgia", "Hawaii", "Idaho", "Illinois", "Indiana", "Iowa", "Kansas", "Kentucky", "Louisiana", "Maine", '
@@ -27,7 +27,7 @@ TAGGED = Emulation(begin="Begin with {open}{text}{close}", continued="{open}{tex
 async def test_it_repeats_what_it_is_asked_for(
     emulate: bool | Emulation, model: str, prefill: str, verdict: Verdict
 ) -> None:
-    """The whole of a short text and the end of a long one; and goes on from there."""
+    """The demo model repeats a short text whole, or the end of a long text, and then continues it."""
     reply = stream(QUESTION, prefill=prefill, model=f"demo:{model}", emulate=emulate)
     text = await reply.text()
     assert (reply.verdict, reply.mode) == (verdict, "emulated")
@@ -38,7 +38,7 @@ async def test_it_repeats_what_it_is_asked_for(
 
 @pytest.mark.anyio
 async def test_one_that_ignores_it_is_asked_twice() -> None:
-    """`demo:ignores` answers the second request, in other words, as it did the first."""
+    """`demo:ignores` ignores the second request too."""
     reply = stream(QUESTION, prefill=STATES, model="demo:ignores", absent="retry")
     assert (await reply.text()).startswith(STATES + "Here it is. [")
     assert len(reply.attempts) == 2

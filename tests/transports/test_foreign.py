@@ -1,4 +1,4 @@
-"""The one table through which other people's exceptions become ours."""
+"""The table that translates exceptions of other libraries into aprefill's errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def exceptions(library: Any) -> list[type[Exception]]:
     "kind", [e for library in LIBRARIES for e in exceptions(library)], ids=lambda e: f"{e.__module__}.{e.__name__}"
 )
 def test_every_http_error_has_a_row(kind: type[Exception]) -> None:
-    """httpx2's and httpx's, each with words of its own or its parent's, and its request taken off."""
+    """Each error class of httpx2 and httpx is translated. Its request is removed, because that contains the key."""
     exc = kind("boom")
     request = httpx2.Request("POST", "https://host.test", headers={"x-api-key": "secret"})
     vars(exc)["_request"] = request
@@ -59,25 +59,25 @@ def test_every_http_error_has_a_row(kind: type[Exception]) -> None:
     ids=lambda e: type(e).__name__,
 )
 def test_lower_layers_are_mapped_too(exc: Exception) -> None:
-    """What slips through a client, and what nobody foresaw: no foreign exception leaves."""
+    """Errors of lower layers and unexpected errors are translated too."""
     assert isinstance(translate(exc, stage="open", host="h"), ConnectFailed)
     assert isinstance(translate(exc, stage="read", host="h", received_bytes=7), Truncated)
 
 
 @pytest.mark.parametrize("exc", [TypeError("x"), AssertionError("x"), AprefillError("x"), UsageError("x")], ids=repr)
 def test_bugs_and_our_own_pass(exc: Exception) -> None:
-    """None: to be raised as it is."""
+    """Bugs and aprefill's own errors are not translated: None means that the exception is raised unchanged."""
     assert translate(exc, stage="read", host="h") is None
 
 
 def test_a_closed_client_is_the_callers() -> None:
-    """A UsageError that says what to pass."""
+    """A closed client is a `UsageError`."""
     error = RuntimeError("Cannot send a request, as the client has been closed.")
     assert isinstance(translate(error, stage="open", host="h"), UsageError)
 
 
 def test_the_whole_chain_is_scrubbed() -> None:
-    """A request on a cause or a context is removed as well; a loop in the chain ends."""
+    """The request is also removed from causes and contexts. A cycle of causes does not loop forever."""
     inner, outer = httpx2.ReadError("a"), httpx2.ConnectError("b")
     for exc in (inner, outer):
         vars(exc)["_request"] = httpx2.Request("POST", "https://host.test")
@@ -88,7 +88,7 @@ def test_the_whole_chain_is_scrubbed() -> None:
 
 
 class APIConnectionError(Exception):
-    """As both SDKs have it."""
+    """Has the name of both SDKs' connection error."""
 
     def __init__(self, **fields: Any) -> None:
         super().__init__("Connection error.")
@@ -96,7 +96,7 @@ class APIConnectionError(Exception):
 
 
 class APITimeoutError(APIConnectionError):
-    """A subclass, as there."""
+    """Has the name of both SDKs' timeout error."""
 
 
 def caused(outer: Exception, *causes: BaseException) -> Exception:
@@ -108,7 +108,7 @@ def caused(outer: Exception, *causes: BaseException) -> Exception:
 
 
 def test_an_sdk_s_wrapper_is_looked_through() -> None:
-    """What happened is below it, and nothing of the request is left on it."""
+    """An SDK's wrapper is translated by its cause, and its request and body are removed."""
     request = httpx2.Request("POST", "https://host.test", headers={"x-api-key": "secret"})
     exc = caused(
         APIConnectionError(request=request, body={"k": "secret"}, message="secret!"), httpx2.ConnectError("no")
@@ -124,7 +124,7 @@ def test_an_sdk_s_wrapper_is_looked_through() -> None:
 
 
 def test_aiohttp_s_own_word_counts() -> None:
-    """Its transport for httpx2 takes any lost connection for a connect timeout."""
+    """aiohttp's own exception decides, because its transport for httpx2 reports every lost connection as a timeout."""
     lost = caused(APITimeoutError(), httpx2.ConnectTimeout(""), aiohttp.ServerDisconnectedError())
     error = translate(lost, stage="open", host="h", connect_s=2.0)
     assert isinstance(error, ConnectFailed)
@@ -134,7 +134,7 @@ def test_aiohttp_s_own_word_counts() -> None:
 
 
 def test_what_a_client_raised_before_it_sent() -> None:
-    """The caller's to mend, in the client's own words without the key."""
+    """An error of the client before it sent a request is a `UsageError` with the client's message, without the key."""
     exc = caused(ClientFailed("AsyncThing"), ValueError("no region for sk-1"))
     error = translate(exc, stage="open", host="h", redact=lambda text: text.replace("sk-1", "[key]"))
     assert isinstance(error, UsageError)
@@ -145,7 +145,7 @@ def test_what_a_client_raised_before_it_sent() -> None:
 
 
 def test_what_a_client_lacks() -> None:
-    """A package of the SDK's that is missing is named, with how to get it."""
+    """If a package that the SDK needs is missing, the error names it and the extra to install."""
     exc = caused(ClientFailed("AsyncAnthropicBedrock"), ModuleNotFoundError("No module named 'boto3'", name="boto3"))
     error = translate(exc, stage="open", host="h")
     assert isinstance(error, UsageError)
@@ -171,12 +171,12 @@ def test_what_a_client_lacks() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_the_network_s_or_the_settings(exc: Exception, network: bool) -> None:
-    """Whom an error of an SDK's client belongs to."""
+    """An error of an SDK's client is from the network or from its settings."""
     assert from_network(exc) is network
 
 
 def test_arguments_that_carry_a_secret_are_dropped() -> None:
-    """Bytes are redacted as text, objects are named by their type, and an encoder's object is emptied."""
+    """Bytes are redacted as text. Objects are replaced by the name of their type. An encoder's object is emptied."""
     exc = ValueError(b"key sk-1", {"authorization": "sk-1"}, 3, None)
     exc.__context__ = UnicodeEncodeError("ascii", "sk-1\u00e9", 4, 5, "ordinal not in range")
     translate(exc, stage="open", host="h", redact=lambda text: text.replace("sk-1", "[key]"))
@@ -186,18 +186,19 @@ def test_arguments_that_carry_a_secret_are_dropped() -> None:
 
 
 class Marker:
-    """Something in a variable of the frame that failed."""
+    """An object in a variable of the frame that failed."""
 
 
 def is_freed_after(mend: Callable[[Exception], object]) -> bool:
-    """Whether what a failed call had in its variables is freed when the error is, the collector being off."""
+    """Return whether the variables of a failed call are freed together with its error, without the cyclic collector."""
 
     @contextmanager
     def replaces_errors() -> Iterator[None]:
         try:
             yield
         except Exception as exc:
-            caller = sys._getframe(1)  # CPython refers to it from 3.12 on; here it does so on every version
+            # From 3.12 on CPython keeps this reference itself. Here it is kept in every version.
+            caller = sys._getframe(1)
             assert caller.f_code.co_name == "__exit__"
             raise httpx2.ReadError("x") from exc
 
@@ -215,24 +216,24 @@ def is_freed_after(mend: Callable[[Exception], object]) -> bool:
 
 @pytest.mark.usefixtures("no_gc")
 def test_a_replaced_error_is_freed_at_once() -> None:
-    """A context manager that replaces an exception ties a cycle through `contextlib`'s frame, which is cut."""
+    """A context manager that replaces an exception forms a cycle through `contextlib`'s frame. The cycle is broken."""
     assert is_freed_after(break_cycles)
     assert is_freed_after(lambda exc: translate(exc, stage="read", host="h"))
 
 
 @pytest.mark.usefixtures("no_gc")
 def test_control_a_replaced_error_is_part_of_a_cycle() -> None:
-    """Without that it is not freed."""
+    """Control: without `break_cycles` the variables are not freed."""
     assert not is_freed_after(lambda exc: None)
 
 
 def test_reasons_are_sentences() -> None:
-    """They end up in messages."""
+    """Every reason is text without a period at its end, because messages continue after it."""
     assert all(reason and not reason.endswith(".") for reason in _REASONS.values())
 
 
 def test_what_an_exception_carries_loses_the_prompt() -> None:
-    """Arguments, notes and attributes of every kind, and the bytes of a decoder's error; not its class or its numbers."""
+    """The prompt is removed from an exception's arguments, notes, attributes and bytes. Its class and numbers stay."""
     said = "Patient Jane Roe, born 1970"
     exc = ValueError(f"bad: {said.upper()}", said.encode(), {"text": said}, 7)
     vars(exc).update(message=said, data=said.encode(), parts=[said], facts={"text": said}, number=7)

@@ -1,4 +1,4 @@
-"""A caller's client over HTTP/2: the connection is shared, so nothing of ours shuts it down."""
+"""Over HTTP/2 replies share a connection, so leaving one reply must not shut the connection down."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def leave_by_timeout(reply: Reply) -> None:
         async for _ in reply:
             seen += 1
             if seen == 2:
-                # in the middle, as the test says: the host is silent from here on
+                # the host is silent from here on, so the timeout is in the middle of the reply
                 scope.deadline = anyio.current_time()
 
 
@@ -74,7 +74,7 @@ async def leave_by_stall(reply: Reply) -> None:
 
 @pytest.mark.parametrize("leave", [leave_by_break, leave_by_aclose, leave_by_timeout, leave_by_stall])
 async def test_leaving_one_reply_leaves_its_neighbour_alone(make_client: Any, leave: Any) -> None:
-    """Two replies over one connection: one is left in its middle, the other comes whole; so does a third one."""
+    """Of two replies over one connection one is left in the middle. The other is whole, and so is a third one."""
     async with http2_host() as host, make_client(host) as client:
         neighbour = opened(client, host, "stall")
         async with neighbour:
@@ -92,7 +92,7 @@ async def test_leaving_one_reply_leaves_its_neighbour_alone(make_client: Any, le
 
 
 async def test_control_a_shutdown_cuts_the_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same two replies with a kill handle that does not know HTTP/2: the neighbour is cut."""
+    """Control: with a kill handle that does not check for HTTP/2, the other reply is cut."""
     monkeypatch.setattr(
         KillHandle, "of", classmethod(lambda cls, extensions, body=None: cls(extensions["network_stream"]))
     )
@@ -108,7 +108,7 @@ async def test_control_a_shutdown_cuts_the_neighbour(monkeypatch: pytest.MonkeyP
 
 
 async def test_over_http1_the_same_client_closes_at_once() -> None:
-    """What counts is the connection that was made, not what the client could do."""
+    """Over HTTP/1.1 the same client can close at once. The connection's protocol decides, not the client's settings."""
     async with serve(Script(text="x")) as server, httpx2.AsyncClient(http2=True) as client:
         reply = stream("hi", model="m", client=client, base_url=server.openai_url)
         assert await reply.text() == "x"
@@ -116,7 +116,7 @@ async def test_over_http1_the_same_client_closes_at_once() -> None:
 
 
 async def test_a_kept_connection_that_breaks_is_asked_again(make_client: Any) -> None:
-    """As over HTTP/1.1: nothing of an answer came, so the request goes out once more, without counting as a retry."""
+    """If a kept connection breaks before any byte of the answer, the request is sent once more. That is not a retry."""
     async with http2_host() as host, make_client(host) as client:
         assert await opened(client, host, "hi").text() == WHOLE
         reply = opened(client, host, "hang up", recovery=Recovery(retries=0))
@@ -124,7 +124,8 @@ async def test_a_kept_connection_that_breaks_is_asked_again(make_client: Any) ->
         assert (len(reply.attempts), host.connections, host.requests) == (1, 2, 3)
 
 
-#: Stream 3 is the second request: part of the frame of a head, a frame of a head that another one would follow, a reset.
+#: Bytes for stream 3, the second request: a part of a frame of a head; a frame of a head that is not the last; a whole
+#: head; a reset.
 BEGUN = {
     "part of a frame": b"\x00\x00\x10\x01\x04",
     "part of a head": b"\x00\x00\x01\x01\x00\x00\x00\x00\x03\x88",
@@ -135,7 +136,7 @@ BEGUN = {
 
 @pytest.mark.parametrize("part", BEGUN.values(), ids=BEGUN)
 async def test_an_answer_that_has_begun_is_not_asked_for_again(make_client: Any, part: bytes) -> None:
-    """The host has that request: a second one in silence would be paid twice."""
+    """If the answer has begun, the request is not sent again, because the host may bill it twice."""
     async with http2_host() as host, make_client(host) as client:
         host.hang_up = part
         assert await opened(client, host, "hi").text() == WHOLE

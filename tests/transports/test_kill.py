@@ -1,4 +1,4 @@
-"""The kill handle: a FIN without awaiting, never to the wrong socket."""
+"""The kill handle sends a FIN without awaiting, and never to another connection's socket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def open_response(client: httpx2.AsyncClient, server: Any) -> httpx2.Respo
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("thread", [False, True], ids=["loop", "thread"])
 async def test_it_shuts_the_connection_down_from_anywhere(tls: bool, thread: bool) -> None:
-    """From the loop or another thread, plain and over TLS; the server sees it, and a second kill does nothing."""
+    """The handle can be used from the loop or another thread, with or without TLS. A second kill does nothing."""
     async with serve(STALLING, tls=tls) as server, httpx2.AsyncClient(verify=server.ssl_context or True) as client:
         response = await open_response(client, server)
         handle = KillHandle.of(response.extensions)
@@ -49,14 +49,14 @@ async def test_it_shuts_the_connection_down_from_anywhere(tls: bool, thread: boo
 
 
 async def test_a_socket_closed_meanwhile_is_never_mistaken() -> None:
-    """The descriptor was closed and belongs to somebody else now: that one lives on."""
+    """If the descriptor was closed and is now another socket's, that socket is not shut down."""
     async with serve(STALLING) as server, httpx2.AsyncClient() as client:
         response = await open_response(client, server)
         handle = KillHandle.of(response.extensions)
         assert handle is not None
         fd = response.extensions["network_stream"].get_extra_info("socket").fileno()
         await response.aclose()
-        with anyio.fail_after(2):  # uvloop closes the descriptor a turn of the loop later
+        with anyio.fail_after(2):  # uvloop closes the descriptor one iteration of the loop later
             while descriptor_is_open(fd):
                 await anyio.lowlevel.checkpoint()
         ours, theirs = socket.socketpair()
@@ -79,7 +79,7 @@ def descriptor_is_open(fd: int) -> bool:
 
 
 def test_there_is_none_over_http2_and_without_a_socket() -> None:
-    """A shutdown would cut HTTP/2's other streams; mocks and ASGI have no network stream."""
+    """There is no handle over HTTP/2, where a shutdown would cut other streams, or without a network stream."""
 
     class Stream:
         def get_extra_info(self, name: str) -> Any:

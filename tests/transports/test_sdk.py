@@ -1,4 +1,7 @@
-"""The contract of every SDK client class: its authentication, URL and pool; our bytes; its retries and redirects off."""
+"""Each SDK client class keeps its authentication, URL and pool.
+
+The body is aprefill's. Retries and redirects are off.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from .sdks import (
 
 pytestmark = pytest.mark.usefixtures("small_ca")
 
-#: How many one after another, over one client.
+#: Number of replies in sequence over one client.
 REPLIES = usually(4, 20)
 
 
@@ -42,7 +45,7 @@ by_cell = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells())
 @pytest.mark.anyio
 @by_cell
 async def test_a_reply(kind: Kind, stack: str) -> None:
-    """The text whole; the client's authentication, URL and headers on the request; some replies, one connection."""
+    """The request has the client's authentication, URL and headers, and several replies use one connection."""
     async with serve(STATES) as server:
         client = kind.client(server.url, stack, default_headers={"x-house": "ours"}, max_retries=5)
         for _ in range(REPLIES):
@@ -56,7 +59,7 @@ async def test_a_reply(kind: Kind, stack: str) -> None:
     exchange = server.exchanges[0]
     header, begins = kind.auth
     if kind.name in {"anthropic", "foundry"} and header not in exchange.headers:
-        header, begins = "authorization", f"Bearer {KEY}"  # the header has changed between versions
+        header, begins = "authorization", f"Bearer {KEY}"  # the header depends on the SDK's version
     assert exchange.headers[header].startswith(begins)
     assert exchange.path == kind.path
     assert exchange.headers["x-house"] == "ours"
@@ -70,7 +73,7 @@ async def test_a_reply(kind: Kind, stack: str) -> None:
 @pytest.mark.anyio
 @by_kind
 async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
-    """As gateways have them: `with_options` would fail on it, we do not."""
+    """A subclass with its own `__init__`, as gateways have, works. `with_options` would fail with it."""
     base: Any = kind.cls
 
     class Gateway(base):
@@ -89,13 +92,13 @@ async def test_a_subclass_with_its_own_init(kind: Kind) -> None:
 @pytest.mark.anyio
 @by_kind
 async def test_a_custom_http_client_is_used(kind: Kind) -> None:
-    """Its hooks run and its pool carries the request."""
+    """A custom HTTP client is used: its hooks run, and it stays open."""
     seen: list[str] = []
 
     async def hook(request: Any) -> None:
         seen.append(request.url.path)
 
-    # httpx2's, or httpx's for an SDK from before it
+    # httpx2, or httpx for an older SDK
     library = importlib.import_module(kind.client("https://host.test").base_url.__module__.partition(".")[0])
     async with serve(STATES) as server, library.AsyncClient(event_hooks={"request": [hook]}) as http:
         client = kind.client(server.url, http_client=http)
@@ -107,7 +110,7 @@ async def test_a_custom_http_client_is_used(kind: Kind) -> None:
 @pytest.mark.anyio
 @by_kind
 async def test_a_session_over_it(kind: Kind) -> None:
-    """Replies at the same time over one pool; leaving the session leaves the client open."""
+    """Several replies at the same time use one client. Leaving the session does not close the client."""
     async with serve(STATES) as server, kind.client(server.url) as client:
         async with kind.session(client) as session:
             texts: list[str] = []
@@ -126,7 +129,7 @@ async def test_a_session_over_it(kind: Kind) -> None:
 @pytest.mark.anyio
 @by_kind
 async def test_the_caller_s_values_stay_as_they_were(kind: Kind) -> None:
-    """The SDKs rewrite the body for their hosts, in a copy."""
+    """The SDKs change the body for their hosts, but only in a copy."""
     messages = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
     extra = {"metadata": {"user_id": "u"}}
     async with serve(STATES) as server, kind.client(server.url) as client:
@@ -139,7 +142,7 @@ async def test_the_caller_s_values_stay_as_they_were(kind: Kind) -> None:
 @pytest.mark.anyio
 @on_asyncio
 async def test_a_client_that_writes_into_the_body() -> None:
-    """A subclass may: what it changes is what is sent, never the caller's own values."""
+    """A subclass may change the body before it is sent. The caller's own values stay unchanged."""
 
     class Stamping(openai.AsyncOpenAI):
         async def _prepare_options(self, options: Any) -> Any:
@@ -158,7 +161,10 @@ async def test_a_client_that_writes_into_the_body() -> None:
 
 @pytest.mark.anyio
 async def test_a_prefill_goes_to_the_host_s_other_address() -> None:
-    """DeepSeek takes one at another base URL: so with a client for DeepSeek, not with one for elsewhere."""
+    """DeepSeek takes a prefill at another base URL.
+
+    It is used with a client for DeepSeek's URL, not with one for another.
+    """
     async with serve(STATES) as server:
         table = SupportTable.load(
             f'[[host]]\nprovider = "deepseek"\napi = "chat"\nbase_url = "{server.url}"\n'
@@ -180,7 +186,10 @@ async def test_a_prefill_goes_to_the_host_s_other_address() -> None:
 @on_asyncio
 @needs("middleware" in inspect.signature(anthropic.AsyncAnthropic).parameters, "middleware")
 async def test_a_middleware_sees_the_request() -> None:
-    """anthropic's own; one that puts a value in place of the response is told apart."""
+    """anthropic's middleware sees the request.
+
+    A middleware that replaces the response by a value raises `UsageError`.
+    """
     calls: list[str] = []
 
     async def look(request: Any, call_next: Any) -> Any:
@@ -202,7 +211,7 @@ async def test_a_middleware_sees_the_request() -> None:
 
 @pytest.mark.anyio
 async def test_a_mock_transport() -> None:
-    """No socket behind it: the reply says that it can only be closed asynchronously."""
+    """With a mock transport there is no socket, so `closes_at_once` is False."""
 
     async def answer(request: Any) -> Any:
         body = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'

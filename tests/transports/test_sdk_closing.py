@@ -1,4 +1,4 @@
-"""The closing matrix over the SDKs' clients: leaving a reply closes the provider's connection at once, and leaks nothing."""
+"""Leaving a reply over an SDK's client closes the provider's connection at once and leaks nothing."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from .sdks import BY_NAME, KINDS, Kind, cells, is_on_aiohttp
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("small_ca", "no_gc")]
 
 
-#: How often each way out is taken, a class, a loop and an HTTP stack; and how many mixed exits are looked for leaks.
+#: How often each way to leave a reply is used, per class, event loop and HTTP stack; and the number of exits in the
+#: leak test.
 TIMES = int(os.environ.get("APREFILL_SDK_CLOSING_TIMES", "2"))
 MIXED = len(EXITS) * TIMES
 
-#: Another key of the same class closes the same way.
+#: Classes that differ only in their authentication close in the same way, so they are left out.
 CLASSES = [kind for kind in KINDS if kind.name not in {"anthropic-token", "azure-entra"}]
 STACKS = [BY_NAME["openai"], BY_NAME["anthropic"]]
 
-#: Below the SDK all classes of one are alike: one of each has all the loops.
+#: Two classes run on every event loop. The others behave the same below the SDK and run on one.
 by_class = pytest.mark.parametrize(
     ("anyio_backend", "kind", "stack"),
     [*cells(STACKS), *cells([kind for kind in CLASSES if kind not in STACKS], marks=pytest.mark.any_loop)],
@@ -42,9 +43,9 @@ by_stack = pytest.mark.parametrize(("anyio_backend", "kind", "stack"), cells(STA
 
 @by_class
 async def test_the_server_sees_the_close_at_once(kind: Kind, stack: str) -> None:
-    """Within 50 ms each time, median under 5 ms, whichever of the nine ways the reply is left."""
+    """The server sees the close within 50 ms, with a median under 5 ms, for each of the nine ways to leave a reply."""
     async with serve(STALLING) as server, kind.client(server.url, stack) as client, kind.session(client) as session:
-        await delay_of(EXITS[0], server, session)  # the SDKs look up the platform, the first time, in a thread
+        await delay_of(EXITS[0], server, session)  # the first request looks up the platform in a thread
         for leave in EXITS:
             for _ in range(ROUNDS):
                 delays = [await delay_of(leave, server, session) for _ in range(TIMES)]
@@ -59,7 +60,7 @@ async def test_the_server_sees_the_close_at_once(kind: Kind, stack: str) -> None
 
 @by_stack
 async def test_over_tls_as_well(kind: Kind, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same exits and the same bounds: it is the socket below TLS that is shut down."""
+    """Over TLS the bound of 50 ms is the same, because the socket below TLS is shut down."""
     async with serve(STALLING, tls=True) as server:
         monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
         async with kind.client(server.url, stack) as client, kind.session(client) as session:
@@ -75,7 +76,7 @@ async def test_over_tls_as_well(kind: Kind, stack: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:2])
 async def test_the_public_aiohttp_client_for_httpx() -> None:
-    """Passed as it is, not through an SDK."""
+    """httpx-aiohttp's client can be passed as `client=` without an SDK."""
     httpx_aiohttp = pytest.importorskip("httpx_aiohttp")
     async with serve(STALLING) as server, httpx_aiohttp.HttpxAiohttpClient() as client:
         async with Session("openai:gpt", client=client, base_url=server.openai_url, support="eats") as session:
@@ -83,7 +84,7 @@ async def test_the_public_aiohttp_client_for_httpx() -> None:
 
 
 def slots(client: Any, stack: str, url: str) -> int:
-    """Connections of the client's pool that somebody still holds."""
+    """Return the number of connections of the client's pool that are in use."""
     http = client._client
     library = httpx if stack.startswith("httpx-") or stack == "httpx" else httpx2
     transport = http._transport_for_url(library.URL(url))
@@ -93,13 +94,13 @@ def slots(client: Any, stack: str, url: str) -> int:
 
 
 async def left_over(server: Any, session: Session, client: Any, stack: str, backend: str, times: int) -> dict[str, int]:
-    """What `times` mixed exits leave behind, counted after as many as warm everything up."""
+    """Return what `times` exits leave behind, after a warm-up."""
     await exits(session, len(EXITS))
     await settle(server)
     descriptors, tasks = open_descriptors(), living_tasks(backend)
     await exits(session, times)
     await settle(server)
-    with anyio.move_on_after(1):  # aiohttp's own callbacks take some turns of the loop
+    with anyio.move_on_after(1):  # aiohttp's callbacks need several iterations of the loop
         while open_descriptors() > descriptors or slots(client, stack, server.url):
             await anyio.lowlevel.checkpoint()
     return {
@@ -115,13 +116,13 @@ NOTHING = {"descriptors": 0, "tasks": 0, "slots": 0, "live": 0}
 
 @by_stack
 async def test_mixed_exits_leave_nothing(kind: Kind, stack: str, anyio_backend_name: str) -> None:
-    """No socket, task, file descriptor or pool slot is left, whichever ways the replies were left."""
+    """After many exits of every kind no socket, task, file descriptor or pool slot is left."""
     async with serve(STALLING) as server, kind.client(server.url, stack) as client, kind.session(client) as session:
         assert await left_over(server, session, client, stack, anyio_backend_name, MIXED) == NOTHING
 
 
 def lazy(monkeypatch: pytest.MonkeyPatch) -> list[HttpResponse]:
-    """Responses that neither shut their socket down nor are closed, and are held, as a forgotten reference would."""
+    """Make responses that are never closed and stay referenced. Returns the list of them."""
     kept: list[HttpResponse] = []
 
     async def aclose(self: HttpResponse) -> None:
@@ -135,7 +136,7 @@ def lazy(monkeypatch: pytest.MonkeyPatch) -> list[HttpResponse]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @by_stack
 async def test_control_a_lazy_close_is_found(kind: Kind, stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same exit and the same checks, without the kill handle and the close: not seen, and the slots stay taken."""
+    """Control: without the kill handle and the close, the server sees no close and the pool slots stay in use."""
     async with serve(STALLING) as server, kind.client(server.url, stack) as client:
         session = kind.session(client)
         with monkeypatch.context() as broken:
@@ -160,7 +161,10 @@ SLOW = Script(text="one two three four", cuts=4, prefill="eats", pace_s=0.002)
 
 
 async def read_two(session: Session) -> str:
-    """Two replies over one connection; in the middle of the second everything of the first is let go and pulled."""
+    """Read two replies over one connection.
+
+    In the middle of the second the first one is dropped, cancelled and killed.
+    """
     first = session.stream("hi")
     stale = aiter(first)
     async for _ in stale:
@@ -179,7 +183,7 @@ async def read_two(session: Session) -> str:
 
 @by_stack
 async def test_a_stale_cursor_does_not_cut_the_next_reply(kind: Kind, stack: str) -> None:
-    """The next reply on the reused connection is whole, though the first one is let go in its middle."""
+    """Dropping a finished reply does not cut the next reply on the same connection."""
     async with serve(SLOW) as server, kind.client(server.url, stack) as client, kind.session(client) as session:
         assert await read_two(session) == "one two three four"
         assert server.connections == 1
@@ -188,7 +192,7 @@ async def test_a_stale_cursor_does_not_cut_the_next_reply(kind: Kind, stack: str
 @pytest.mark.parametrize("anyio_backend", LOOPS[:2])
 @pytest.mark.parametrize("kind", STACKS, ids=lambda kind: kind.name)
 async def test_a_connection_that_aiohttp_has_given_back_is_not_touched(kind: Kind) -> None:
-    """All of the body was received, long before it was read: leaving then cuts neither the pool's connection nor the next reply."""
+    """When aiohttp has the whole body and reuses the connection, leaving the reply does not cut the next one."""
     async with serve([GOOD, SLOW]) as server, kind.client(server.url, "aiohttp") as client:
         async with kind.session(client) as session:
             first = session.stream("hi")
@@ -212,7 +216,7 @@ async def test_a_connection_that_aiohttp_has_given_back_is_not_touched(kind: Kin
 
 @by_stack
 async def test_the_fin_goes_out_from_another_thread(kind: Kind, stack: str) -> None:
-    """A finaliser may run in any thread: the kill needs no loop."""
+    """The kill works from another thread, because a finaliser may run in any thread."""
     async with serve(STALLING) as server, kind.client(server.url, stack) as client, kind.session(client) as session:
         reply = session.stream("hi")
         async with reply:

@@ -1,4 +1,4 @@
-"""What goes wrong over an SDK's client is the same typed error as without it."""
+"""Errors over an SDK's client are the same typed errors as without an SDK."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("small_ca")
 @pytest.mark.parametrize("status", [408, 429, 500, 529])
 @on_asyncio
 async def test_no_retry_of_the_sdk_s(kind: Kind, status: int) -> None:
-    """One request, though the client is made with five retries; the status, the wait and the id are on the error."""
+    """One request is sent, although the client allows five retries. The error has the status, the wait and the id."""
     script = Script(
         status=status,
         error=("rate_limit_error", "too fast"),
@@ -61,7 +61,7 @@ async def test_no_retry_of_the_sdk_s(kind: Kind, status: int) -> None:
 @pytest.mark.anyio
 @by_sdk
 async def test_a_redirect_is_not_followed(kind: Kind, stack: str) -> None:
-    """A 307 would post the prompt to another host."""
+    """A redirect is not followed, because a 307 would send the prompt to another host."""
     async with serve(STATES) as elsewhere, serve(Script(redirect=elsewhere.url + kind.path)) as server:
         async with kind.client(server.url, stack) as client:
             with pytest.raises(StatusError, match="never followed") as error:
@@ -74,7 +74,7 @@ async def test_a_redirect_is_not_followed(kind: Kind, stack: str) -> None:
 @pytest.mark.anyio
 @by_kind
 async def test_a_refusal_is_known(kind: Kind) -> None:
-    """By its status and text, below whatever the SDK makes of it, and on hosts that never say it themselves."""
+    """A refusal is recognised by its status and text with every client, whatever the SDK makes of it."""
     script = Script(
         status=400,
         error=(
@@ -92,7 +92,7 @@ async def test_a_refusal_is_known(kind: Kind) -> None:
 @pytest.mark.anyio
 @by_kind
 async def test_a_prefill_that_is_asked_for_in_the_prompt(kind: Kind) -> None:
-    """The other way round the same client: the host repeats it, the reply has it once."""
+    """With `support="emulated"` the host repeats the prefill, and the reply contains it once."""
     script = Script(text='Alabama", "Alaska"]', prefill="echoes", echo_text='["')
     async with serve(script) as server, kind.client(server.url) as client:
         reply = kind.stream(client, support="emulated")
@@ -105,9 +105,9 @@ async def test_a_prefill_that_is_asked_for_in_the_prompt(kind: Kind) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.sdk is anthropic], ids=lambda k: k.name)
 async def test_a_refusal_is_rescued(kind: Kind) -> None:
-    """On the same call, over the same client's pool, and remembered in the session.
+    """A refusal is rescued in the same call over the same client, and the session remembers it.
 
-    No refusal of a prefill is known of OpenAI's hosts: they ignore one.
+    Only Anthropic's hosts are tested. OpenAI's hosts are not known to refuse a prefill: they ignore it.
     """
     script = Script(text='Alabama", "Alaska"]', prefill="refuses", echo_text='["')
     async with serve(script) as server, kind.client(server.url) as client, kind.session(client) as session:
@@ -127,7 +127,7 @@ def refused_port() -> int:
 @pytest.mark.anyio
 @by_sdk
 async def test_a_connection_that_is_refused(kind: Kind, stack: str) -> None:
-    """Below the SDK's APIConnectionError, and below what its transport calls it."""
+    """A refused connection is found below the SDK's APIConnectionError and the HTTP library's error."""
     async with kind.client(f"http://127.0.0.1:{refused_port()}", stack) as client:
         with pytest.raises(ConnectFailed) as error:
             await kind.stream(client).text()
@@ -138,7 +138,7 @@ async def test_a_connection_that_is_refused(kind: Kind, stack: str) -> None:
 @pytest.mark.anyio
 @by_sdk
 async def test_a_connection_that_takes_too_long(kind: Kind, stack: str) -> None:
-    """Our clock, not the SDK's ten minutes."""
+    """`connect_s` applies instead of the SDK's timeout of ten minutes."""
     with socket.socket() as host, socket.socket() as first, socket.socket() as second:
         host.bind(("127.0.0.1", 0))
         host.listen(0)
@@ -155,8 +155,8 @@ async def test_a_connection_that_takes_too_long(kind: Kind, stack: str) -> None:
 @pytest.mark.anyio
 @by_sdk
 async def test_a_host_that_hangs_up_or_falls_silent(kind: Kind, stack: str) -> None:
-    """Before the head: no connect timeout, whatever the transport calls it. Inside the body: cut, or stalled."""
-    # the URL of each server is another, so each has a client of its own
+    """A lost connection before the head is `ConnectFailed`, and in the body `Truncated`. A silent host is `Stalled`."""
+    # each server has another URL, so each needs its own client
     async with serve(Script(hang_up=True)) as server, kind.client(server.url, stack) as client:
         with pytest.raises(ConnectFailed):
             await kind.stream(client).text()
@@ -166,7 +166,7 @@ async def test_a_host_that_hangs_up_or_falls_silent(kind: Kind, stack: str) -> N
                 await kind.stream(client).text()
     for silent in (Script(text="abcdefgh", stall_after=4), Script(first_byte_s=60)):
         async with serve([Script(text="a"), silent]) as server, kind.client(server.url, stack) as client:
-            # what an SDK does before its first request may take longer than this clock
+            # the SDK's own work before its first request may take longer than this timeout
             assert (await kind.stream(client).text()).endswith("a")
             with pytest.raises(Stalled) as stalled:
                 await kind.stream(client, timeouts=Timeouts(idle_s=0.05)).text()
@@ -178,7 +178,7 @@ async def test_a_host_that_hangs_up_or_falls_silent(kind: Kind, stack: str) -> N
 @pytest.mark.anyio
 @on_asyncio
 async def test_a_closed_client() -> None:
-    """A UsageError that says so, from both SDKs."""
+    """A closed client of either SDK is a `UsageError`."""
     for name in ("openai", "anthropic"):
         kind = BY_NAME[name]
         client = kind.client("http://127.0.0.1:1")
@@ -188,7 +188,7 @@ async def test_a_closed_client() -> None:
 
 
 class Broken(openai.AsyncOpenAI):
-    """Its key comes from a helper that fails."""
+    """A client whose key helper raises."""
 
     async def _prepare_options(self, options: Any) -> Any:
         raise RuntimeError(f"no token: the helper said {KEY}, for {QUESTION}")
@@ -197,7 +197,7 @@ class Broken(openai.AsyncOpenAI):
 @pytest.mark.anyio
 @on_asyncio
 async def test_missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an SDK says before it sends anything: a UsageError with its words, chained, nothing sent."""
+    """An error of the SDK before it sends anything is a `UsageError` with the SDK's message, and is chained."""
     monkeypatch.setenv("HOME", "/nowhere")
     async with serve(STATES) as server:
         nothing = anthropic.AsyncAnthropic(base_url=server.url)
@@ -218,7 +218,7 @@ async def test_missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def everything_about(error: BaseException | None) -> str:
-    """All that a crash report could show of an exception, its causes and its contexts."""
+    """Return everything that a crash report could show of an exception, its causes and its contexts."""
     seen: dict[int, str] = {}
     links = [error]
     while links:
@@ -261,13 +261,13 @@ def everything_about(error: BaseException | None) -> str:
 async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
     script: Script, stack: str, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in messages, attributes, chained exceptions, tracebacks, the reply's repr, or what we log."""
+    """Keys and prompts are not in messages, attributes, chained exceptions, tracebacks, reprs or logs."""
     caplog.set_level(logging.DEBUG, logger="aprefill")
     async with serve(script) as server, kind.client(server.url, stack) as client:
         reply = kind.stream(client)
         with pytest.raises(AprefillError) as error:
             await reply.text()
-        shown = everything_about(error.value) + repr(reply) + repr(reply._run.target) + repr(describe(client))
+        shown = everything_about(error.value) + repr(reply) + repr(reply._run.requests.target) + repr(describe(client))
     shown += caplog.text
     for secret in (*kind.secrets, QUESTION):
         assert secret not in shown
@@ -283,7 +283,7 @@ async def test_no_key_and_no_prompt_in_any_exception_log_or_repr(
 )
 @by_sdk
 async def test_a_failed_reply_is_freed_at_once(script: Script, kind: Kind, stack: str) -> None:
-    """By reference counting alone: neither the error nor the SDK's below it is part of a cycle with the reply."""
+    """A failed reply is freed by reference counting alone: its error is not part of a cycle with the reply."""
     async with serve(script) as server, kind.client(server.url, stack) as client:
         reply = kind.stream(client)
         run = weakref.ref(reply._run)
@@ -297,7 +297,7 @@ async def test_a_failed_reply_is_freed_at_once(script: Script, kind: Kind, stack
 @pytest.mark.anyio
 @on_asyncio
 async def test_a_token_that_only_the_request_knows() -> None:
-    """From a token provider: the answer that quotes it loses it all the same."""
+    """A token from a token provider is removed from an error that quotes it."""
 
     async def provider() -> str:
         return KEY
@@ -317,7 +317,7 @@ async def test_a_token_that_only_the_request_knows() -> None:
 @on_asyncio
 @pytest.mark.parametrize("stack", ["httpx2", "aiohttp"])
 async def test_a_status_line_that_holds_the_key_is_not_chained(stack: str) -> None:
-    """The HTTP libraries quote what they could not parse, and aiohttp's error carries the request."""
+    """An error that quotes a status line with the key, or has the request as an attribute, is not chained."""
 
     async def answer(peer: Any) -> None:
         async with peer:
@@ -342,7 +342,7 @@ async def test_a_status_line_that_holds_the_key_is_not_chained(stack: str) -> No
 @pytest.mark.parametrize("stack", ["httpx2", "httpx", "aiohttp"])
 @pytest.mark.parametrize("bad", ["\n", "\u00e9", "\x00"], ids=["newline", "accent", "nul"])
 async def test_a_bad_key_from_a_helper(stack: str, bad: str) -> None:
-    """The HTTP library's own complaint quotes the header; the chain does not."""
+    """If the HTTP library's error quotes a header with the key, the exception chain does not contain the key."""
 
     async def helper() -> str:
         return KEY + bad
@@ -356,7 +356,7 @@ async def test_a_bad_key_from_a_helper(stack: str, bad: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", LOOPS[2:])
 async def test_the_aiohttp_client_on_trio() -> None:
-    """The caller's to mend, and not a crash of aiohttp's."""
+    """aiohttp's client on trio is a `UsageError`."""
     async with serve(STATES) as server:
         for name in ("openai", "anthropic"):
             client = BY_NAME[name].client(server.url, "aiohttp")

@@ -1,4 +1,4 @@
-"""uvicorn runs on asyncio and uvloop."""
+"""Run the tests of this folder on asyncio and uvloop, the event loops that uvicorn supports."""
 
 from __future__ import annotations
 

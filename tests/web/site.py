@@ -1,4 +1,4 @@
-"""What the tests of back ends share: an application on a real uvicorn, and clients that can be rude."""
+"""Helpers for the web tests: an application on a real uvicorn, and clients that can disconnect in several ways."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.websockets import WebSocket
 
-#: one for all: to read the machine's certificates takes longer than most of these tests
+#: One SSL context for all clients, because loading the system's certificates takes longer than most of these tests.
 NO_TLS = ssl.create_default_context()
 
-#: Guards against a client that waits for ever, in seconds. It bounds nothing that is claimed: beside four busy loops the
-#: last of 200 clients has waited 30 s for its first word.
+#: Timeout in seconds against a client that waits forever. No test claims this time: on a busy machine the last of 200
+#: clients has waited 30 s for its first text.
 HANG_S = 180
 
 Ask: TypeAlias = Callable[[], Reply]
@@ -44,7 +44,7 @@ class Site:
 
     port: int
     server: uvicorn.Server
-    #: raw clients, which are closed with it
+    #: the raw clients, which are closed together with the site
     clients: list[socket.socket] = field(default_factory=list)
 
     @property
@@ -58,13 +58,13 @@ class Site:
 
 @asynccontextmanager
 async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **config: Any) -> AsyncIterator[Site]:
-    """`app` on uvicorn, in the running loop, on a free port of loopback."""
+    """Serve `app` with uvicorn, in the running loop, on a free loopback port."""
     options: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, **config}
     configured = uvicorn.Config(app, http=http, ws=ws, **options)
     configured.load()
     server = uvicorn.Server(configured)
     server.lifespan = configured.lifespan_class(configured)
-    # with the protocol's number, without which asyncio leaves Nagle's algorithm on for every connection
+    # The protocol number is given, because asyncio otherwise leaves Nagle's algorithm on for every connection.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     await server.startup(sockets=[listening])
@@ -74,7 +74,7 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
     finally:
         for client in served.clients:
             client.close()
-        # not `shutdown()`, which sleeps a tenth of a second for every site
+        # `shutdown()` is not used, because it sleeps for 0.1 s each time.
         for socket_server in server.servers:
             socket_server.close()
         for connection in list(server.server_state.connections):
@@ -86,7 +86,7 @@ async def site(app: Any, *, http: str = "h11", ws: str = "websockets-sansio", **
 
 @asynccontextmanager
 async def session_of(provider: Any, **options: Any) -> AsyncIterator[Session]:
-    """A session with the loopback host on OpenAI's wire, that asks it natively and once."""
+    """Open a session that uses the loopback host with OpenAI's protocol, native prefill and no retries."""
     options = {"support": "eats", "recovery": Recovery(retries=0), **options}
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(verify=NO_TLS, limits=limits) as client:
@@ -95,14 +95,20 @@ async def session_of(provider: Any, **options: Any) -> AsyncIterator[Session]:
 
 
 def claude(provider: Any, **options: Any) -> Session:
-    """A session with the loopback host on Anthropic's wire, whose refusal of a prefill is known."""
+    """Return a session that uses the loopback host with Anthropic's protocol.
+
+    The model's refusal of a prefill is known.
+    """
     return Session(
         "anthropic:claude-haiku-4-5", base_url=provider.url, api_key="k", recovery=Recovery(retries=0), **options
     )
 
 
 def application(ask: Ask, *, middleware: Any = (), wrap: Any = None, **options: Any) -> Any:
-    """`/sse` and `/ws`, which stream what `ask` gives. `options` go to both, those of one kind to that."""
+    """Return an application whose `/sse` and `/ws` stream the reply that `ask` returns.
+
+    Each option goes to the endpoints that have it.
+    """
     only_ws = {name: options.pop(name) for name in ("origins", "keep_open", "on_message") if name in options}
     only_sse = {name: options.pop(name) for name in ("begin_after_s", "reconnects", "headers") if name in options}
 
@@ -121,7 +127,7 @@ def application(ask: Ask, *, middleware: Any = (), wrap: Any = None, **options: 
 
 
 def events_in(body: bytes) -> list[dict[str, Any]]:
-    """The records of an event stream, whose framing must say the same as they do."""
+    """Return the records of an event stream. Checks that `event:` and `id:` agree with the record."""
     found = []
     *blocks, rest = body.decode().split("\n\n")
     assert rest == ""
@@ -147,14 +153,14 @@ async def get(url: str, **options: Any) -> httpx2.Response:
 
 
 async def records_of(url: str) -> list[dict[str, Any]]:
-    """All that `/sse` sends."""
+    """Return all records that `/sse` sends."""
     response = await get(f"{url}/sse")
     assert response.status_code == 200
     return events_in(response.content)
 
 
 class Raw:
-    """A TCP connection to the site that reads only when told to, and leaves as told."""
+    """A TCP connection to the site that reads and closes only when a test tells it to."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -180,7 +186,7 @@ class Raw:
         assert self._stream.send(data) == len(data)
 
     async def read_until(self, mark: bytes) -> None:
-        """Read until `mark` was seen."""
+        """Read until `mark` was received."""
         with anyio.fail_after(HANG_S):
             while mark not in self.seen:
                 await anyio.wait_readable(self._stream)
@@ -189,7 +195,7 @@ class Raw:
                 self.seen += data
 
     async def close_frame(self) -> None:
-        """Say goodbye as a browser does, and close when the server has."""
+        """Send a close frame as a browser does, and close after the server has closed."""
         await self.send(b"\x88\x82\x00\x00\x00\x00\x03\xe9")
         await anyio.wait_readable(self._stream)
         while self._stream.recv(65536):
@@ -205,7 +211,7 @@ class Raw:
 
 
 class Sends:
-    """An ASGI wrapper that knows when the application waits in a send."""
+    """An ASGI wrapper that counts the sends in progress."""
 
     def __init__(self) -> None:
         self.under_way = 0
@@ -226,7 +232,7 @@ class Sends:
         return wrapped
 
     async def blocked(self) -> None:
-        """Until one send has not come back for 20 ms, with nobody else done meanwhile."""
+        """Wait until a send has been in progress for 20 ms and no other send has finished meanwhile."""
         with anyio.fail_after(HANG_S):
             while True:
                 done = self.done
@@ -239,7 +245,7 @@ STATES = Script(text='Alabama", "Alaska"]', cuts=4, prefill="eats", pace_s=0.001
 
 
 async def all_of(script: Script, *, prefill: str = '["', asked: Any = None, **options: Any) -> list[dict[str, Any]]:
-    """The records of one reply of `script`'s; `asked` goes to `stream()`."""
+    """Return the records of one reply to `script`. `asked` has further arguments of `stream()`."""
     async with serve(script) as provider, session_of(provider) as session:
         app = application(lambda: session.stream("hi", prefill=prefill, **(asked or {})), **options)
         async with site(app) as here:
@@ -247,7 +253,7 @@ async def all_of(script: Script, *, prefill: str = '["', asked: Any = None, **op
 
 
 def text_of(records: list[dict[str, Any]]) -> str:
-    """The text of all text records, which must follow on each other."""
+    """Return the text of all text records. Checks that their offsets have no gap."""
     text = ""
     for record in records:
         if record["type"] == "text":
@@ -257,12 +263,12 @@ def text_of(records: list[dict[str, Any]]) -> str:
 
 
 class Server:
-    """An ASGI server's side: what was sent, and a client that leaves when told to."""
+    """The server's side of ASGI: stores what was sent, and has a client that disconnects when `gone` is set."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.gone = anyio.Event()
-        #: called with each message ahead of taking it
+        #: called with each message before it is stored
         self.before: Callable[[dict[str, Any]], Any] | None = None
         self._grew = anyio.Event()
 

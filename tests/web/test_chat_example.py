@@ -1,4 +1,4 @@
-"""docs/examples/chat without a browser; `nox -s browser` has tests/browser, with one."""
+"""The server of docs/examples/chat, without a browser. `nox -s browser` runs tests/browser, with a browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client() -> Iterator[TestClient]:
 
 
 def records(client: TestClient, model: str, prefill: str = '["') -> list[dict[str, Any]]:
-    """What the page is told."""
+    """Return the records that the page receives."""
     question = {"role": "user", "content": "JSON list of US state names"}
     with client.websocket_connect(REPLY, headers={"origin": HOST}) as ws:
         ws.send_json({"messages": [question], "prefill": prefill, "model": model})
@@ -45,7 +45,10 @@ def records(client: TestClient, model: str, prefill: str = '["') -> list[dict[st
 
 
 def test_the_policy_lets_the_pages_own_code_run_and_nothing_else(client: TestClient) -> None:
-    """One script and one style by their hashes; the page names no other host, and has no handlers or styles in its tags."""
+    """The policy allows one script and one style by their hashes.
+
+    The page has no URL, no event handler and no style in a tag.
+    """
     response = client.get("/")
     policy = response.headers["content-security-policy"]
     assert "unsafe" not in policy
@@ -59,7 +62,7 @@ def test_the_policy_lets_the_pages_own_code_run_and_nothing_else(client: TestCli
 
 
 def test_the_prefill_comes_first_then_the_text(client: TestClient) -> None:
-    """Before the host has accepted anything, so that the page can show it greyed."""
+    """The prefill is sent before the host has accepted the request, so that the page can show it in grey."""
     first, second, *_, last = found = records(client, "demo:echoes")
     assert first == {"type": "text", "text": '["', "offset": 0, "prefill": True}
     assert second["type"] == "attempt"
@@ -71,7 +74,7 @@ def test_the_prefill_comes_first_then_the_text(client: TestClient) -> None:
 
 @pytest.mark.parametrize("model", ["", "nobody:knows", "anthropic:claude-haiku-4-5"])
 def test_a_model_that_cannot_be_asked(client: TestClient, model: str) -> None:
-    """Unknown, or without a key: an error record, in words."""
+    """If the model is unknown or has no key, the page gets one error record with a message."""
     (error,) = records(client, model)
     assert error["type"] == "error"
     assert error["error"] == "UsageError"
@@ -79,7 +82,7 @@ def test_a_model_that_cannot_be_asked(client: TestClient, model: str) -> None:
 
 
 def test_nobody_else_may_use_it(client: TestClient) -> None:
-    """Not a page from elsewhere, nor one under a name that points here."""
+    """A page of another origin is refused. So is a page under another host name that resolves to this machine."""
     assert client.get("/", headers={"host": "chat.example"}).status_code == 400
     with pytest.raises(WebSocketDisconnect) as refused:
         with client.websocket_connect(REPLY, headers={"origin": "http://127.0.0.1:1"}):
@@ -93,7 +96,7 @@ def test_nobody_else_may_use_it(client: TestClient) -> None:
 
 
 def test_what_is_not_a_question(client: TestClient) -> None:
-    """Is answered with an error record in words: no stack trace, no class of ours or of others, nothing of what was sent."""
+    """An invalid request gets an error record with a sentence, without a stack trace or anything that was sent."""
     for send in (b"{}", b"{", b"[]", None):
         with client.websocket_connect(REPLY) as ws:
             if send is None:
@@ -108,7 +111,7 @@ def test_what_is_not_a_question(client: TestClient) -> None:
 
 
 def test_a_message_has_nothing_that_only_a_program_can_do(client: TestClient) -> None:
-    """Whoever reads the page passes no arguments; what happened stays."""
+    """An error message for the page says what happened. It does not name an argument, because a user passes none."""
     (error,) = records(client, "anthropic:claude-haiku-4-5")
     assert error["message"] == "no key for anthropic in ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN"
     (error,) = records(client, "nobody:knows")

@@ -1,4 +1,4 @@
-"""The recipe "A chat over one WebSocket", as printed, on a real uvicorn."""
+"""The recipe "A chat over one WebSocket", run as printed on a real uvicorn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 async def chat(
     code: str, *scripts: Script, monkeypatch: pytest.MonkeyPatch, ws: str = "websockets-sansio"
 ) -> AsyncIterator[tuple[Any, Any]]:
-    """The host, and the recipe's service with a path to its chat."""
+    """Serve the recipe's application. Yields the loopback host and the URL of the chat."""
     space: dict[str, Any] = {"__name__": "chat"}
     exec(compile(code, "recipe", "exec"), space)
     async with serve(scripts) as provider:
@@ -48,7 +48,7 @@ async def chat(
 
 
 async def ask(client: Any, prompt: str) -> tuple[str, dict[str, Any]]:
-    """The text of a reply and its last record."""
+    """Send one prompt. Return the text of the reply and its last record."""
     await client.send(prompt)
     text = ""
     with anyio.fail_after(20):
@@ -61,7 +61,7 @@ async def ask(client: Any, prompt: str) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
 async def test_two_prompts_on_one_connection(ws: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are answered, and the second request holds the first turn."""
+    """Both prompts are answered, and the second request contains the first turn."""
     oslo, many = Script(text="Oslo."), Script(text="About 700,000.")
     async with chat(CHAT, oslo, many, monkeypatch=monkeypatch, ws=ws) as (provider, url):
         async with websockets.connect(url) as client:
@@ -74,7 +74,7 @@ async def test_two_prompts_on_one_connection(ws: str, monkeypatch: pytest.Monkey
 
 
 async def test_control_an_endpoint_that_returns_after_the_first_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second prompt has nobody who reads it: the connection is closed."""
+    """Control: if the endpoint returns after the first reply, the second prompt is not answered."""
     code = changed(CHAT, KEEP_ON, "        return await web.websocket(ws, reply)\n")
     async with chat(code, Script(text="Oslo."), monkeypatch=monkeypatch) as (provider, url):
         async with websockets.connect(url) as client:
@@ -85,7 +85,7 @@ async def test_control_an_endpoint_that_returns_after_the_first_reply(monkeypatc
 
 
 async def leaves_in_the_second_reply(code: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What became of the second request to the provider, within a second of the client's leaving."""
+    """Disconnect in the second reply. Return the outcome of that request to the provider, at most a second later."""
     silent = Script(text="About 700,000.", cuts=6, stall_after=6)
     async with chat(code, Script(text="Oslo."), silent, monkeypatch=monkeypatch) as (provider, url):
         async with websockets.connect(url) as client:
@@ -111,20 +111,20 @@ async def test_the_client_leaves_in_the_second_reply(
 async def test_control_an_endpoint_that_reads_on_after_the_client_has_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same check sees the error of an endpoint that does not look at what `web.websocket` returns."""
+    """Control: the same check finds the error of an endpoint that ignores the return value of `web.websocket`."""
     code = changed(CHAT, KEEP_ON, "        await web.websocket(ws, reply, keep_open=True)\n")
     await leaves_in_the_second_reply(code, monkeypatch)
     assert [record for record in caplog.records if record.levelname == "ERROR"] != []
 
 
 async def test_control_a_reply_that_hears_nothing_of_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check sees a provider that is not closed."""
+    """Control: the same check finds a connection to the provider that stays open."""
     monkeypatch.setattr("aprefill.web._websocket._SocketChannel.listen", lambda self: anyio.sleep(math.inf))
     assert await leaves_in_the_second_reply(CHAT, monkeypatch) == "open"
 
 
 async def test_a_failed_reply_does_not_end_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One without text leaves no turn behind; one that was cut leaves its text."""
+    """A failed reply without text adds no turn to the conversation. A reply that was cut adds its text."""
     scripts = Script(status=400), Script(text="Oslo, the", no_end=True), Script(text="About 700,000.")
 
     async def messages_of(code: str) -> Any:
@@ -141,7 +141,10 @@ async def test_a_failed_reply_does_not_end_the_conversation(monkeypatch: pytest.
 
 
 async def test_what_comes_during_a_reply_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop ends the reply and keeps its text; another prompt asks nothing. The next one is answered."""
+    """A stop ends the reply and keeps its text.
+
+    Another prompt during the reply is dropped. The next prompt is answered.
+    """
     silent = Script(text="Oslo, the capital", cuts=5, stall_after=5)
     async with chat(CHAT, silent, Script(text="About 700,000."), monkeypatch=monkeypatch) as (provider, url):
         async with websockets.connect(url) as client:
@@ -155,7 +158,7 @@ async def test_what_comes_during_a_reply_is_dropped(monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_foreign_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first prompt closes the connection, and no model is asked."""
+    """The first prompt of a page with another origin closes the connection, and no model is asked."""
     async with chat(CHAT, Script(text="Oslo."), monkeypatch=monkeypatch) as (provider, url):
         async with websockets.connect(url, origin="https://evil.example") as client:
             with pytest.raises(websockets.ConnectionClosed):
@@ -165,5 +168,5 @@ async def test_a_foreign_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_recipe_is_short() -> None:
-    """The README prints it as well."""
+    """The recipe has at most 15 lines, because the README prints it too."""
     assert len(CHAT.splitlines()) <= 15

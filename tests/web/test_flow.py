@@ -1,4 +1,4 @@
-"""What must hold on any ASGI server and any event loop: here the server is a pair of functions."""
+"""What is true on every ASGI server and event loop. Here the server is a pair of functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLOW = Script(text="one two three four", cuts=4)
 
 
 async def test_a_whole_reply() -> None:
-    """The head, the records, and the end of the body."""
+    """The response has a head, then the records, then the end of the body."""
     async with serve(FLOW) as provider, session_of(provider) as session:
         server = Server()
         await server.play(web.sse(session.stream("hi")))
@@ -34,7 +34,7 @@ async def test_a_whole_reply() -> None:
 
 
 async def test_the_client_goes_while_the_model_is_silent() -> None:
-    """The response returns, the provider sees the close, nothing more is sent."""
+    """The response returns, the provider sees the close, and nothing more is sent."""
     async with serve(SILENT) as provider, session_of(provider) as session, anyio.create_task_group() as tasks:
         server = Server()
         tasks.start_soon(server.play, web.sse(session.stream("hi")))
@@ -48,7 +48,10 @@ async def test_the_client_goes_while_the_model_is_silent() -> None:
 
 @pytest.mark.parametrize("how", ["disconnect", "OSError", "RuntimeError", "cancel"])
 async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
-    """By the message, by ASGI 2.4's exception, or with the whole task."""
+    """A disconnect during a send closes the provider's connection.
+
+    It comes as a message, an exception or a cancellation.
+    """
     blocked = anyio.Event()
 
     async def block(message: dict[str, Any]) -> None:
@@ -56,7 +59,7 @@ async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
             blocked.set()
             if how == "OSError":
                 raise BrokenPipeError
-            if how == "RuntimeError":  # uvloop's, of a transport that is closed
+            if how == "RuntimeError":  # uvloop's error for a closed transport
                 raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
             await anyio.sleep_forever()
 
@@ -78,7 +81,7 @@ async def test_the_client_goes_in_the_middle_of_a_send(how: str) -> None:
 
 
 async def test_the_server_ends_the_request() -> None:
-    """A client that is still there is told, and may go on elsewhere; the provider sees the close as soon."""
+    """A client that is still connected gets an error that can be continued. The provider sees the close at once."""
     async with serve(SILENT) as provider, session_of(provider) as session:
         server = Server()
         async with anyio.create_task_group() as tasks:
@@ -98,7 +101,10 @@ async def test_the_server_ends_the_request() -> None:
 
 @pytest.mark.parametrize("how", ["the last word is taken", "it is not", "the client has gone"])
 async def test_the_server_ends_the_request_between_two_records_of_one_read(how: str) -> None:
-    """What was not sent is not counted, and the provider is closed before the client is waited for."""
+    """Text that was not sent is not counted in the error record.
+
+    The provider is closed before the last record is sent.
+    """
     exchange: Any = None
     began = 0.0
 
@@ -112,7 +118,7 @@ async def test_the_server_ends_the_request_between_two_records_of_one_read(how: 
                 await anyio.sleep_forever()
             raise BrokenPipeError
 
-    # one write, so one read
+    # one write of the host, so that it is one read
     script = Script(text="one two three four", cuts=4, wire_cuts=100_000, stall_after=17)
     async with serve(script) as provider, session_of(provider) as session:
         server = Server()
@@ -134,7 +140,7 @@ async def test_the_server_ends_the_request_between_two_records_of_one_read(how: 
 
 
 async def test_the_server_ends_the_request_when_the_reply_has_ended() -> None:
-    """A reply that came whole has its end, and is not paid for again."""
+    """A reply that was received completely gets its end record, so that nobody pays for it again."""
 
     async def cancel(message: dict[str, Any]) -> None:
         if b'"offset":14' in message.get("body", b""):
@@ -153,13 +159,13 @@ async def test_the_server_ends_the_request_when_the_reply_has_ended() -> None:
 
 
 async def test_the_server_ends_the_request_while_a_heartbeat_is_under_way() -> None:
-    """Nobody knows how much of it the client has, so nothing follows it."""
+    """If the server cancels a heartbeat, nothing is sent after it. It is not known how much of it was sent."""
     beating, over = anyio.Event(), anyio.Event()
 
     async def block(message: dict[str, Any]) -> None:
         if message.get("body") == b": ping\n\n":
             beating.set()
-            with anyio.CancelScope(shield=True):  # a server that does not let go of a send
+            with anyio.CancelScope(shield=True):  # a server whose send cannot be cancelled
                 await over.wait()
 
     async with serve(SILENT) as provider, session_of(provider) as session:
@@ -171,16 +177,15 @@ async def test_the_server_ends_the_request_while_a_heartbeat_is_under_way() -> N
                 await beating.wait()
                 tasks.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
-                    await provider.exchanges[
-                        0
-                    ].closed.wait()  # the reply was ended: it has been looked whether to say so
+                    # once the provider is closed, the flow has decided whether to send a last record
+                    await provider.exchanges[0].closed.wait()
                     over.set()
     assert b"ReplyClosed" not in server.body
 
 
 @pytest.mark.parametrize("at", ["http.response.start", "http.response.body"])
 async def test_a_mistake_of_a_middlewares_is_its_own(at: str) -> None:
-    """Not every RuntimeError of a send is a client that went."""
+    """Not every RuntimeError of a send means a disconnect. Others are raised to the server."""
 
     async def fail(message: dict[str, Any]) -> None:
         if message["type"] == at:
@@ -195,7 +200,7 @@ async def test_a_mistake_of_a_middlewares_is_its_own(at: str) -> None:
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_a_reply_that_was_cancelled_before(waits: bool) -> None:
-    """Its end, whenever its connection was given back."""
+    """A cancelled reply gets its end record, whether or not its connection is closed already."""
     async with serve(SILENT) as provider, session_of(provider) as session:
         server = Server()
         async with session.stream("hi") as reply:
@@ -209,7 +214,7 @@ async def test_a_reply_that_was_cancelled_before(waits: bool) -> None:
 
 
 async def test_the_server_ends_a_request_that_has_no_status_yet() -> None:
-    """503: another server may answer it."""
+    """If the server cancels the request before the first record, the status is 503."""
     async with serve(Script(text="one", first_token_s=9)) as provider, session_of(provider) as session:
         server = Server()
         async with anyio.create_task_group() as tasks:
@@ -225,13 +230,13 @@ async def test_the_server_ends_a_request_that_has_no_status_yet() -> None:
 
 
 async def test_the_server_ends_the_request_and_the_client_takes_nothing() -> None:
-    """The last word is not waited for longer than half a second."""
+    """If the client does not read, the last record is given up after half a second."""
 
     async def block(message: dict[str, Any]) -> None:
         if b"ReplyClosed" in message.get("body", b""):
             await anyio.sleep_forever()
 
-    # in the middle of a read's records, or while the model is silent
+    # The request is cancelled while the model is silent.
     async with serve(SILENT) as provider, session_of(provider) as session:
         server = Server()
         server.before = block
@@ -251,7 +256,7 @@ async def test_the_server_ends_the_request_and_the_client_takes_nothing() -> Non
 
 
 async def test_no_more_than_one_record_is_under_way() -> None:
-    """While a send waits, the reply is not asked for more than it had: one read's text."""
+    """While a send waits, no more text is read from the reply."""
     waits = anyio.Event()
 
     async def block(message: dict[str, Any]) -> None:
@@ -274,7 +279,7 @@ async def test_no_more_than_one_record_is_under_way() -> None:
 
 
 async def test_heartbeats_never_overtake_or_follow_the_end() -> None:
-    """With a heartbeat a millisecond and sends that yield: every block is whole, and the end is last."""
+    """With a heartbeat every millisecond and slow sends, every block is whole, and nothing follows the end."""
 
     async def slow(message: dict[str, Any]) -> None:
         await anyio.sleep(0.002)
@@ -292,7 +297,7 @@ async def test_heartbeats_never_overtake_or_follow_the_end() -> None:
 
 
 async def test_a_websocket_on_any_loop() -> None:
-    """Accepted, streamed, closed."""
+    """A WebSocket is accepted, gets the records, and is closed, on every event loop."""
     server = Server()
     messages = [{"type": "websocket.connect"}]
 
@@ -308,7 +313,7 @@ async def test_a_websocket_on_any_loop() -> None:
 
 
 async def test_a_response_that_is_never_sent_costs_nothing() -> None:
-    """Made and thrown away: no request, no warning, nothing left."""
+    """A response that is never sent makes no request."""
     async with serve(FLOW) as provider, session_of(provider) as session:
         web.sse(session.stream("hi"))
         await anyio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""A client that goes away closes the provider's connection at once, whatever the server is doing for it."""
+"""When a client disconnects, the provider's connection is closed at once, whatever the server is doing."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*websockets.*", "ignore:remove second argument:DeprecationWarning"),
 ]
 
-#: A slow round is taken again, so often. One in which the machine itself was late does not count, and is taken again up
-#: to so many times.
+#: A slow round is repeated up to `ROUNDS` times. A round in which the machine itself was late does not count, and is
+#: repeated up to `LATE_ROUNDS` times.
 ROUNDS = 3
 LATE_ROUNDS = 20
-#: Guards against a provider that is never closed; below the heartbeat's 15 s, at which a client that left is found in any
-#: case. What is claimed of the time is asserted on the moment at which the provider saw the close.
+#: Timeout in seconds against a provider that is never closed. It is less than the heartbeat's 15 s, at which every
+#: disconnect is noticed. The bound that the tests claim is asserted on the time at which the provider saw the close.
 CLOSED_S = 10
 
-#: What the model is doing: nothing at all, nothing after the head, nothing after three words, talking; or it has said
-#: more than the client takes, and the server waits in a send.
+#: What the model is doing when the client disconnects: it has sent nothing, only the head, or three words; it is
+#: writing; or it has written more than the client reads, so that the server waits in a send.
 SCRIPTS = {
     "unanswered": Script(text="word", first_byte_s=math.inf),
     "accepted": Script(text="word", first_token_s=math.inf),
@@ -57,12 +57,12 @@ SCRIPTS = {
 }
 MARKS = {"silent": b'"offset":8', "going on": b"word "}
 
-#: How often each way out is taken.
+#: How often each way to disconnect is used.
 TIMES = dict.fromkeys(SCRIPTS, usually(2, 5)) | {"blocked": usually(1, 2)}
 
 
 async def reach(state: str, here: Site, provider: Any, sends: Sends, path: str) -> tuple[Raw, Any]:
-    """A client in that state, and the provider's side of it."""
+    """Bring a client into this state. Return the client and the provider's exchange."""
     number = len(provider.exchanges)
     blocked = state == "blocked"
     client = await Raw.open(here, path, upgrade=path == "/ws", receive_bytes=4096 if blocked else None)
@@ -77,7 +77,7 @@ async def reach(state: str, here: Site, provider: Any, sends: Sends, path: str) 
 
 
 async def seconds_to_close(client: Raw, exchange: Any, leave: str) -> float:
-    """From the client's leaving to the provider's seeing it."""
+    """Disconnect the client. Return the seconds until the provider saw the close."""
     left = time.perf_counter()
     with anyio.fail_after(CLOSED_S):
         async with anyio.create_task_group() as tasks:
@@ -114,7 +114,7 @@ async def measure(state: str, leaves: list[str], path: str, *, middleware: Any =
 
 
 def each(*protocols: str) -> list[Any]:
-    """Every protocol on asyncio, and the last of them, which uvicorn chooses by itself, on uvloop."""
+    """Return every protocol on asyncio, and the last one, which is uvicorn's default, on uvloop too."""
     cases = [(loop, protocol) for loop in LOOPS[:2] for protocol in protocols]
     return [
         pytest.param(loop.values[0], protocol, id=f"{loop.id}-{protocol}")
@@ -126,7 +126,7 @@ def each(*protocols: str) -> list[Any]:
 @pytest.mark.parametrize("state", SCRIPTS)
 @pytest.mark.parametrize(("anyio_backend", "http"), each("h11", "httptools"))
 async def test_a_reader_of_events_leaves(http: str, state: str) -> None:
-    """Within 50 ms, by FIN and by RST, in every state: also before the status, and in a send that waits."""
+    """The provider sees the close within 50 ms after a FIN or RST, in every state of the model."""
     await measure(state, ["fin", "rst"], "/sse", http=http)
 
 
@@ -136,16 +136,17 @@ async def test_a_reader_of_events_leaves(http: str, state: str) -> None:
     each("websockets", "wsproto", "websockets-sansio"),
 )
 async def test_a_websocket_leaves(ws: str, state: str) -> None:
-    """Within 50 ms, with a close frame and without, on each of uvicorn's WebSocket protocols."""
+    """The provider sees the close within 50 ms, with each WebSocket protocol of uvicorn and each way to disconnect."""
     leaves = ["close frame", "fin", "rst"]
     if (ws, state) == ("websockets", "blocked"):
-        # uvicorn's deprecated protocol answers a close frame before it tells, and cannot while nothing is taken
+        # uvicorn's deprecated protocol answers a close frame before it reports it. It cannot answer while the client
+        # reads nothing.
         leaves.remove("close frame")
     await measure(state, leaves, "/ws", ws=ws)
 
 
 class Passing(BaseHTTPMiddleware):
-    """Does nothing, in the way that wraps every response."""
+    """A middleware that does nothing, but wraps every response."""
 
     async def dispatch(self, request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
@@ -156,14 +157,14 @@ class Passing(BaseHTTPMiddleware):
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 @pytest.mark.parametrize("middleware", [Passing, GZipMiddleware])
 async def test_a_reader_leaves_behind_middleware(middleware: Any, state: str) -> None:
-    """Starlette's own kinds of middleware hide neither the client's leaving nor its slowness."""
+    """Starlette's middleware hides neither a disconnect nor a slow client."""
     await measure(state, ["fin", "rst"], "/sse", middleware=[Middleware(middleware)])
 
 
 @pytest.mark.parametrize("path", ["/sse", "/ws"])
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_without_the_listener_the_provider_goes_on(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same check with channels that hear nothing of their client: 200 ms later the provider is still there."""
+    """Control: if the channels do not listen to the client, the provider's connection is still open after 200 ms."""
     for channel in (_EventChannel, _SocketChannel):
         monkeypatch.setattr(channel, "listen", lambda self: anyio.sleep_forever())
     async with serve(SCRIPTS["silent"]) as provider, session_of(provider) as session:
@@ -183,7 +184,7 @@ PACED = Script(text="one two three four five six seven eight nine ten " * 4, cut
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_gc")
 async def test_two_hundred_clients_a_third_leaves() -> None:
-    """200 at once, half of them each way; a third leaves at random: the rest is whole, and nothing stays open."""
+    """Of 200 clients, a third disconnects at random. The others get whole replies, and no connection stays open."""
     before = len(live)
     async with serve(PACED) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here:
@@ -198,7 +199,7 @@ async def test_two_hundred_clients_a_third_leaves() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_a_reader_task_of_its_own_goes_on() -> None:
-    """The same crowd at a back end as it is often written: a task reads, a queue hands over. Nobody's leaving is seen."""
+    """Control: if a task reads the reply into a queue, as in many back ends, the provider sees no disconnect."""
     async with serve(replace(PACED, pace_s=0.01)) as provider, session_of(provider) as session:
         async with site(with_reader_tasks(session)) as here:
             outcomes = await crowd(here, provider, ["/sse"])
@@ -206,7 +207,10 @@ async def test_control_a_reader_task_of_its_own_goes_on() -> None:
 
 
 async def crowd(here: Site, provider: Any, paths: list[str]) -> Counter[str]:
-    """What became of the provider's exchanges when all clients are through, those that stayed with the whole reply."""
+    """Run all clients and return the outcomes of the exchanges.
+
+    Checks that the clients that stayed got whole replies.
+    """
     chance = random.Random(7)
     whole: list[bool] = []
     async with anyio.create_task_group() as clients:
@@ -221,7 +225,7 @@ async def crowd(here: Site, provider: Any, paths: list[str]) -> Counter[str]:
 
 
 async def visit(here: Site, path: str, leave_after_s: float | None, whole: list[bool]) -> None:
-    """One client: to the end, or to a random moment after its first chunk."""
+    """Run one client, up to the end or to a random moment after its first chunk."""
     client = await Raw.open(here, path, upgrade=path == "/ws")
     await client.read_until(b"one")
     if leave_after_s is None:
@@ -237,7 +241,7 @@ async def visit(here: Site, path: str, leave_after_s: float | None, whole: list[
 
 
 def with_reader_tasks(session: Any) -> Any:
-    """Starlette's own response over a queue that a task fills."""
+    """Return an application with Starlette's own response over a queue that a task fills."""
     tasks = set()
 
     async def read(reply: Any, chunks: asyncio.Queue[str | None]) -> None:

@@ -1,4 +1,4 @@
-"""Records: whatever a host says, they can be sent, and the client gets its last one."""
+"""Every record can be sent, whatever the host has sent, so a client always gets its last record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..support.bodies import STOP, block, call, chat, event, host, piece
 from .site import Server, events_in
 
 if TYPE_CHECKING:
-    from aprefill._records import Record
+    from aprefill._records import ReplyRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -47,8 +47,8 @@ END = EndRecord(
     ],
     ids=lambda record: type(record).__name__,
 )
-def test_any_record_can_be_encoded(record: Record) -> None:
-    """Half a surrogate pair becomes U+FFFD; a number beyond 64 bits stays one. The control: msgspec alone refuses it."""
+def test_any_record_can_be_encoded(record: ReplyRecord) -> None:
+    """Half a surrogate pair becomes U+FFFD, and a number beyond 64 bits is kept. Control: msgspec alone raises."""
     with pytest.raises((UnicodeEncodeError, OverflowError)):
         msgspec.json.encode(record)
     assert "a\ufffd" in str(json.loads(as_json(record)))
@@ -57,7 +57,7 @@ def test_any_record_can_be_encoded(record: Record) -> None:
 
 
 def test_an_ordinary_record_is_encoded_as_ever() -> None:
-    """The same bytes as msgspec's."""
+    """A record without such values is encoded to the same bytes as by msgspec."""
     for record in (TextRecord("Ala é 😀", 2), msgspec.structs.replace(END, stop_sequence="x", usage=None)):
         assert as_json(record) == msgspec.json.encode(record)
 
@@ -66,7 +66,7 @@ def test_an_ordinary_record_is_encoded_as_ever() -> None:
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
 @pytest.mark.parametrize("wire", ["messages", "chat"])
 async def test_a_host_that_sends_halves_everywhere(wire: str, cut: bool) -> None:
-    """The client gets an end record, or an error record where the stream is cut."""
+    """If every field has half a surrogate pair, the client gets an end record, or an error record after a cut."""
     if wire == "messages":
         records = [
             event({"type": "message_start", "message": {"id": "m", "content": [{"type": "text", "text": HALF}]}}),

@@ -1,4 +1,4 @@
-"""A client that takes nothing slows the provider down: nothing is stored for it, and it is let go in the end."""
+"""A client that reads nothing slows the provider down. Text does not pile up, and the client is given up in the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLOOD = Script(text="x" * SIZE, cuts=16_000)
 
 
 async def sent_bytes_at_rest(exchange: Any) -> int:
-    """What the provider could send until it was stopped, or at its end."""
+    """Return the bytes that the provider has sent when it cannot send more, or when the reply has ended."""
     with anyio.fail_after(10):
         while True:
             before = exchange.sent_bytes
@@ -38,7 +38,7 @@ async def sent_bytes_at_rest(exchange: Any) -> int:
 
 @pytest.mark.parametrize("path", ["/sse", "/ws"])
 async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
-    """Of 40 MB the provider sends what the kernel's buffers take, and no more while nothing is read; then all."""
+    """While the client reads nothing, the provider can send only what the kernel's buffers take of 40 MB."""
     sends = Sends()
     async with serve(FLOOD) as provider, session_of(provider) as session:
         replies = []
@@ -53,7 +53,7 @@ async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
             await sends.blocked()
             stopped = await sent_bytes_at_rest(exchange)
             print(f"{path}: the provider was stopped after {stopped / 1e6:.1f} MB, {replies[0]!r}")
-            # the rest is what the kernel holds on both sides, which it decides itself
+            # The rest is in the kernel's socket buffers on both sides. The kernel chooses their size.
             assert stopped < SIZE * 2 // 3
             assert len(replies[0].text_so_far) < stopped
             client.fin()
@@ -63,7 +63,7 @@ async def test_a_slow_client_slows_the_provider_down(path: str) -> None:
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_control_a_queue_without_bound_takes_it_all() -> None:
-    """The same client at a back end whose reader runs ahead: all 40 MB come in, and wait in memory."""
+    """Control: with a back end that reads ahead into an unbounded queue, all 40 MB are received."""
     chunks: asyncio.Queue[str] = asyncio.Queue()
 
     async with serve(FLOOD) as provider, session_of(provider) as session:
@@ -92,7 +92,7 @@ async def test_control_a_queue_without_bound_takes_it_all() -> None:
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 @pytest.mark.parametrize("path", ["/sse", "/ws"])
 async def test_a_client_that_takes_nothing_is_let_go(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """After `send_timeout_s` the provider's connection is closed, though the client's is still there."""
+    """After `send_timeout_s` the provider's connection is closed, although the client is still connected."""
     sends = Sends()
     async with serve(FLOOD) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"), wrap=sends, send_timeout_s=0.2)) as here:
@@ -107,7 +107,7 @@ async def test_a_client_that_takes_nothing_is_let_go(path: str, caplog: pytest.L
 
 @pytest.mark.parametrize("anyio_backend", LOOPS[:1])
 async def test_a_client_that_is_merely_slow_gets_all() -> None:
-    """Pauses shorter than the limit, many of them: the reply is whole, and the provider waited as long."""
+    """A client with many pauses shorter than `send_timeout_s` gets the whole reply."""
     text = "0123456789" * 300_000
     async with serve(Script(text=text, cuts=16_000)) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"), send_timeout_s=3)) as here:

@@ -1,4 +1,4 @@
-"""A reply as server-sent events: records, statuses, heartbeats, and what a reader must never see."""
+"""A reply as server-sent events: its records, headers, heartbeats, and requests that must not make a reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=LOOPS[:1])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    """Use one event loop. The sockets of the others are tested in test_leaving.py and test_slow.py."""
     return request.param
 
 
@@ -32,7 +32,7 @@ WHOLE = '["Alabama", "Alaska"]'
 
 
 async def test_records_add_up_to_the_reply() -> None:
-    """Each chunk with its offset, the prefill first and marked; the last record says how it went."""
+    """The text records add up to the reply, with offsets and the prefill first. The end record describes the reply."""
     *texts, end = await all_of(STATES)
     assert {record["type"] for record in texts} == {"text"}
     assert text_of(texts) == WHOLE
@@ -46,14 +46,14 @@ async def test_records_add_up_to_the_reply() -> None:
 
 
 async def test_offsets_count_characters() -> None:
-    """Code points, not bytes nor UTF-16 units; the length is theirs as well."""
+    """Offsets and lengths count code points, not bytes or UTF-16 units."""
     *texts, end = await all_of(Script(text="é😀\u2028\n\r\nz" * 5, cuts=1), prefill="😀")
     assert text_of(texts) == "😀" + "é😀\u2028\n\r\nz" * 5
     assert end["length"] == 36
 
 
 async def test_reasoning_and_tools_only_if_asked_for() -> None:
-    """By default a client sees neither; with the options it sees both, and the text is the same."""
+    """Reasoning and tool calls are sent only with their options. The text records are the same in both cases."""
     script = Script(text="abc", reasoning="hmm", tools=[ToolCall(name="look_up", arguments={"year": 1819})])
     plain = await all_of(script)
     assert {record["type"] for record in plain} == {"text", "end"}
@@ -66,7 +66,10 @@ async def test_reasoning_and_tools_only_if_asked_for() -> None:
 
 
 async def test_attempts_only_if_asked_for() -> None:
-    """A refusal and the request in its place are told, and the error has its class only."""
+    """With `attempts=True` a refused request and the request after it are reported.
+
+    The error is only its class name.
+    """
     script = [Script(prefill="refuses"), Script(text="Alabama", prefill="echoes", echo_text='["')]
     async with serve(script) as provider, claude(provider) as session:
         app = application(lambda: session.stream("hi", prefill='["'), attempts=True)
@@ -88,7 +91,10 @@ async def test_attempts_only_if_asked_for() -> None:
 
 
 async def test_what_is_held_only_if_asked_for() -> None:
-    """As it comes, and settled before the text; joined in the reply's own way."""
+    """With `held=True` held text is sent as it arrives, and is decided before the text record.
+
+    `coalesce` joins it too.
+    """
     script = Script(text=' "Alaska"', prefill="echoes")
     asked = {"support": "echoes", "show_when": "now"}
     plain = await all_of(script, prefill='["Alabama",', asked=asked)
@@ -104,7 +110,7 @@ async def test_what_is_held_only_if_asked_for() -> None:
 
 
 async def test_coalesce_is_one_frame_a_read() -> None:
-    """Ten tokens that came in one read are one record; without it ten; the prefill has one of its own in both."""
+    """Ten tokens of one read are one record with `coalesce`, and ten without. The prefill always has its own record."""
     script = Script(text="abcdefghij", cuts=1, wire_cuts=1_000_000)
     apart = await all_of(script)
     joined = await all_of(script, asked={"coalesce": True})
@@ -114,7 +120,7 @@ async def test_coalesce_is_one_frame_a_read() -> None:
 
 
 async def test_coalesce_keeps_the_order_of_other_events() -> None:
-    """Reasoning and tool calls are not passed by the text that is joined."""
+    """With `coalesce`, text does not overtake reasoning or tool calls."""
     script = Script(text="abcd", cuts=1, reasoning="hm", tools=[ToolCall(name="f")], wire_cuts=1_000_000)
     records = await all_of(script, asked={"coalesce": True}, reasoning=True, tools=True)
     kinds = [record["type"] for record in records]
@@ -125,14 +131,14 @@ async def test_coalesce_keeps_the_order_of_other_events() -> None:
 
 @pytest.mark.parametrize("show", [{"show_when": "never"}, {"show_from": 1}])
 async def test_a_hidden_prefill_counts_in_the_offsets(show: dict[str, Any]) -> None:
-    """Offsets are those of the whole reply, whatever of it is shown."""
+    """Offsets are positions in the whole reply, even if the prefill is hidden."""
     *texts, end = await all_of(STATES, asked=show)
     assert texts[0]["offset"] == show.get("show_from", 2)
     assert end["length"] == end["id"] == 21
 
 
 async def test_the_head_of_the_response() -> None:
-    """What keeps proxies from buffering, and headers of the caller's."""
+    """The response has headers that stop proxies from buffering, and the caller's own headers."""
     async with serve(STATES) as provider, session_of(provider) as session:
         app = application(lambda: session.stream("hi"), headers={"x-mine": "1"})
         async with site(app) as here:
@@ -148,7 +154,7 @@ async def test_the_head_of_the_response() -> None:
 
 
 async def test_heartbeats_while_the_model_is_silent() -> None:
-    """Comments between the chunks, none in the text; the provider is read by one reader all the same."""
+    """While the model is silent the client gets comments, and they do not change the text."""
     script = Script(text="one two three", cuts=4, pace_s=0.06)
     records = await all_of(script, heartbeat_s=0.02)
     kinds = [record["type"] for record in records]
@@ -160,7 +166,7 @@ async def test_heartbeats_while_the_model_is_silent() -> None:
 
 
 async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
-    """A model that stalls is found out, however many heartbeats the client got meanwhile."""
+    """Heartbeats do not restart the reply's timeouts: a model that stalls is still `Stalled`."""
     script = Script(text="one two three", cuts=4, stall_after=4)
     *_, error = await all_of(script, heartbeat_s=0.02, asked={"timeouts": Timeouts(progress_s=0.2)})
     assert error["error"] == "Stalled"
@@ -168,7 +174,7 @@ async def test_heartbeats_do_not_feed_the_replys_clocks() -> None:
 
 @pytest.mark.parametrize("held", [False, True])
 async def test_what_is_held_begins_no_response(held: bool) -> None:
-    """An error while nothing was handed out is a status, whatever else was asked for."""
+    """Held text does not begin the response, so an error while text is held is still an HTTP status."""
     script = Script(text="x", prefill="echoes", after=6, error_event=("overloaded_error", "Overloaded"))
     async with serve(script) as provider, session_of(provider, support="echoes", show_when="decided") as session:
         async with site(application(lambda: session.stream("hi", prefill='["Alabama",'), held=held)) as here:
@@ -177,7 +183,7 @@ async def test_what_is_held_begins_no_response(held: bool) -> None:
 
 
 async def test_a_response_can_begin_before_the_model_does() -> None:
-    """With `begin_after_s` the status goes ahead, heartbeats follow, and an error is a record."""
+    """With `begin_after_s` the status is sent before any record, heartbeats follow, and a later error is a record."""
     script = Script(status=500, first_byte_s=0.2)
     for begin_after_s in (0, 0.05):
         records = await all_of(script, begin_after_s=begin_after_s, heartbeat_s=0.04)
@@ -185,13 +191,13 @@ async def test_a_response_can_begin_before_the_model_does() -> None:
         assert kinds.count("comment") >= 2
         assert records[-1]["error"] == "StatusError"
     records = await all_of(STATES, begin_after_s=0, attempts=True)
-    # the record of the request that goes out is the first one
+    # the first record is about the request that is sent
     assert [record["type"] for record in records[:3]] == ["attempt", "text", "text"]
 
 
 @pytest.mark.parametrize("option", ["heartbeat_s", "send_timeout_s", "begin_after_s"])
 async def test_seconds_are_checked(option: str) -> None:
-    """Below zero, or no number: a mistake of the endpoint's, raised where it is made."""
+    """A negative time raises `UsageError` when the response is made."""
     with pytest.raises(UsageError, match=option):
         web.sse(stream("hi", model="demo:eats"), **{option: -1})
 
@@ -200,7 +206,7 @@ async def test_seconds_are_checked(option: str) -> None:
 
 
 async def test_a_reconnecting_reader_is_told_to_stop() -> None:
-    """EventSource asks again by itself after every end; 204 makes it stop, and no model is asked."""
+    """A request with Last-Event-ID gets 204 and asks no model, unless `reconnects=True`."""
     async with serve(STATES) as provider, session_of(provider) as session:
         for reconnects, status in ((False, 204), (True, 200)):
             async with site(application(lambda: session.stream("hi"), reconnects=reconnects)) as here:
@@ -210,7 +216,7 @@ async def test_a_reconnecting_reader_is_told_to_stop() -> None:
 
 
 async def test_head_asks_no_model() -> None:
-    """Starlette answers HEAD with GET's endpoint."""
+    """A HEAD request, which Starlette sends to the GET endpoint, asks no model."""
     async with serve(STATES) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here, httpx2.AsyncClient() as client:
             response = await client.head(f"{here.url}/sse")
@@ -220,7 +226,7 @@ async def test_head_asks_no_model() -> None:
 
 
 async def test_the_connection_is_kept_for_the_next_request() -> None:
-    """A response that ended well leaves the client's connection and the provider's usable."""
+    """After a complete response, the client's and the provider's connections are used again."""
     async with serve(STATES) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here, httpx2.AsyncClient() as client:
             for _ in range(3):
@@ -230,7 +236,7 @@ async def test_the_connection_is_kept_for_the_next_request() -> None:
 
 
 async def test_fastapi_takes_it_as_a_response() -> None:
-    """From a path operation that has read a JSON body."""
+    """A FastAPI path operation with a JSON body can return the response."""
     app = FastAPI()
     async with serve(STATES) as provider, session_of(provider) as session:
 
@@ -244,7 +250,7 @@ async def test_fastapi_takes_it_as_a_response() -> None:
 
 
 async def test_lines_are_lines_for_everybody() -> None:
-    """A reader that splits text at U+2028 and its like, as Python's do, finds whole records all the same."""
+    """A reader that splits lines at U+2028, U+2029 and U+0085, as `str.splitlines` does, still finds whole records."""
     text = "a\u2028b\u2029c\u0085d"
     async with serve(Script(text=text, cuts=50)) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here:
@@ -254,7 +260,7 @@ async def test_lines_are_lines_for_everybody() -> None:
 
 
 async def test_headers_of_ones_own_are_there_once() -> None:
-    """In any case of letters; a length nobody knows is refused."""
+    """The caller's header replaces the default in any letter case. A content-length is refused."""
     async with serve(Script(text="one")) as provider, session_of(provider) as session:
         headers = {"Cache-Control": "no-store", "X-Own": "1"}
         async with site(application(lambda: session.stream("hi"), headers=headers)) as here:
@@ -266,14 +272,14 @@ async def test_headers_of_ones_own_are_there_once() -> None:
 
 
 def test_a_session_is_not_needed() -> None:
-    """The response is made outside of any loop, and nothing happens before it is sent."""
+    """The response can be made without a session and outside of an event loop."""
     response = web.sse(stream("hi", model="demo:eats"))
     response.set_cookie("seen", "1")
     assert isinstance(response, Response)
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
-    """As if Starlette were not there; the rest of the package does not mind."""
+    """Without Starlette, `aprefill.web` says what to install, and the rest of the package still imports."""
     code = "import sys; sys.modules['starlette'] = None; from aprefill import stream; import aprefill.web"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Whose a reply is, how it ends beside its own end, and what runs afterwards."""
+"""Event streams: one client per reply, replies that are ended early, and the background task."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=LOOPS[:1])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    """Use one event loop. The sockets of the others are tested in test_leaving.py and test_slow.py."""
     return request.param
 
 
 @pytest.mark.parametrize("waits", ["for the model", "for its client"])
 async def test_two_readers_of_one_reply(waits: str) -> None:
-    """A reply is one client's: the second gets an error, and the first all of its text."""
+    """If two clients get the same reply, the second gets an error, and the first gets all of its text."""
     if waits == "for its client":
         script = Script(text="word " * 200_000, cuts=4000, pace_s=0.0001)
         async with serve(script) as provider, session_of(provider) as session:
@@ -51,7 +51,7 @@ async def test_two_readers_of_one_reply(waits: str) -> None:
 
 
 async def test_a_server_that_ends_its_replies() -> None:
-    """As at its shutdown: the text so far is right, and another server may go on from there."""
+    """If the server closes its replies, as at a shutdown, the client gets an error record that can be continued."""
     script = Script(text="one two three", cuts=4, stall_after=4)
     async with serve(script) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here:
@@ -67,7 +67,7 @@ async def test_a_server_that_ends_its_replies() -> None:
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_uvicorn_ends_its_replies(http: str) -> None:
-    """At the end of its graceful shutdown it cancels what is under way: the client has a last record and an end."""
+    """When uvicorn cancels a response at its shutdown, the client gets a last record and the end of the body."""
     script = Script(text="one two three", cuts=4, stall_after=4)
     async with serve(script) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi")), http=http) as here:
@@ -82,7 +82,7 @@ async def test_uvicorn_ends_its_replies(http: str) -> None:
 
 
 async def test_a_reply_that_was_read_already() -> None:
-    """An error, and no end without a text; what is left of one is sent."""
+    """A reply that was read to its end is an error. Of a partly read reply the rest is sent."""
     async with serve(Script(text="one two", cuts=4)) as provider, session_of(provider) as session:
         replies: list[Any] = []
         async with site(application(lambda: replies[0])) as here, session.stream("hi") as reply:
@@ -99,7 +99,7 @@ async def test_a_reply_that_was_read_already() -> None:
 
 
 async def test_a_host_that_is_not_trusted() -> None:
-    """Asking again would end there again."""
+    """After a connection error that would happen again, such as an untrusted certificate, `can_continue` is false."""
     error = ConnectFailed("https://llm.example", "its certificate is not trusted", may_pass=False)
     records = Records(
         stream("hi", model="demo:eats"), reasoning=False, tools=False, attempts=False, held=False, details=False
@@ -109,14 +109,14 @@ async def test_a_host_that_is_not_trusted() -> None:
 
 
 def test_what_is_no_reply() -> None:
-    """Said where it is passed."""
+    """`sse()` raises `UsageError` at once for an argument that is not a reply."""
     with pytest.raises(UsageError, match="reply=str"):
         web.sse("a text")
 
 
 @pytest.mark.parametrize("stays", [True, False])
 async def test_the_background_task_runs_afterwards(stays: bool) -> None:
-    """With the reply closed, also when the client has gone: there is what it got so far."""
+    """The background task runs after the reply was closed, also after a disconnect, and sees the text so far."""
     script = Script(text="one two three", cuts=4, stall_after=None if stays else 8)
     done = anyio.Event()
     saved: list[Any] = []
@@ -141,7 +141,7 @@ async def test_the_background_task_runs_afterwards(stays: bool) -> None:
 
 
 async def test_no_background_where_no_model_was_asked() -> None:
-    """There is nothing to store."""
+    """The background task does not run after a 204 or a HEAD request."""
     ran: list[str] = []
     async with serve(STATES) as provider, session_of(provider) as session:
 

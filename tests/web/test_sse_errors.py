@@ -1,4 +1,4 @@
-"""An error before the first record is a status, later it is a record; no reader of either learns a secret."""
+"""An error before the first record is an HTTP status, and a later error is a record. Neither contains a secret."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from aprefill import Recovery, Timeouts, stream, web
+from aprefill import Recovery, Reply, Timeouts, stream, web
 from aprefill.testing import Script, ToolCall, serve
 
 from ..conftest import LOOPS
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=LOOPS[:1])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    """Use one event loop. The sockets of the others are tested in test_leaving.py and test_slow.py."""
     return request.param
 
 
@@ -43,10 +43,10 @@ BEFORE: dict[str, tuple[Script | list[Script], int, str, bool]] = {
 
 @pytest.mark.parametrize("case", BEFORE)
 async def test_an_error_before_the_first_chunk_is_a_status(case: str) -> None:
-    """Nothing was sent, so the status says it, and the body is the error record as JSON."""
+    """An error before the first record has its own HTTP status, and the body is the error record as JSON."""
     script, status, name, can_continue = BEFORE[case]
     async with serve(script) as provider:
-        # shown with the first new text, so that nothing comes before it
+        # The prefill is shown with the first new text, so that no record comes before it.
         options = {"show_when": "decided", "emulate": False, "timeouts": Timeouts(first_token_s=0.2)}
         async with claude(provider, **options) as session:
             async with site(application(lambda: session.stream("hi", prefill="P"), heartbeat_s=0.03)) as here:
@@ -63,15 +63,18 @@ async def test_an_error_before_the_first_chunk_is_a_status(case: str) -> None:
 
 
 async def test_no_connection_is_a_bad_gateway() -> None:
-    """Nobody listens at the host's port."""
-    ask = lambda: stream("hi", model="vllm:m", base_url="http://127.0.0.1:9/v1", recovery=Recovery(retries=0))  # noqa: E731
+    """If the host's port refuses the connection, the status is 502."""
+
+    def ask() -> Reply:
+        return stream("hi", model="vllm:m", base_url="http://127.0.0.1:9/v1", recovery=Recovery(retries=0))
+
     async with site(application(ask)) as here:
         response = await get(f"{here.url}/sse")
     assert (response.status_code, response.json()["error"]) == (502, "ConnectFailed")
 
 
 async def test_a_mistake_of_the_servers_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
-    """A reply that was read already: the client is told little, the log all."""
+    """A reply that was already read is a 500. The client gets a general message, and the log has the full message."""
     async with serve(STATES) as provider, session_of(provider) as session:
         reply = session.stream("hi")
         await reply.text()
@@ -87,7 +90,9 @@ AFTER = {
     "reset": (Script(text="one two three", reset_after_bytes=500), "Truncated", True),
     "no end": (Script(text="one two three", no_end=True), "Truncated", True),
     "half an event": (Script(text="one two three", half_event_at_end=True), "Truncated", True),
-    "overloaded": (Script(text="one two three", after=8, error_event=("overloaded_error", "Se\ncret")), "StatusError", True),
+    "overloaded": (
+        Script(text="one two three", after=8, error_event=("overloaded_error", "Se\ncret")), "StatusError", True,
+    ),
     "stall": (Script(text="one two three", stall_after=8), "Stalled", True),
     "not JSON": (Script(text="one two three", after=8, bad_event="json"), "ProtocolError", True),
     "after a tool call": (Script(text="one", tools=[ToolCall(name="f")], no_end=True), "Truncated", False),
@@ -96,7 +101,7 @@ AFTER = {
 
 @pytest.mark.parametrize("case", AFTER)
 async def test_an_error_in_the_middle_is_a_record(case: str) -> None:
-    """After the text, never in it: it names the class, says where the text ends and whether to go on from there."""
+    """A later error is a record after the text. It has the class, the length of the text, and whether to continue."""
     script, name, can_continue = AFTER[case]
     asked = {"timeouts": Timeouts(progress_s=0.2)}
     *texts, error = await all_of(script, asked=asked)
@@ -109,7 +114,10 @@ async def test_an_error_in_the_middle_is_a_record(case: str) -> None:
 
 
 async def test_a_limit_inside_the_repetition_cannot_be_continued() -> None:
-    """The same request would end there again."""
+    """If the token limit cuts the repetition of the prefill, `can_continue` is false.
+
+    A new request would be cut again.
+    """
     script = Script(prefill="echoes", echo_text="country: ", echo="split", cuts=2, obey_max_tokens=True)
     async with serve(script) as provider, session_of(provider, support="emulated") as session:
         app = application(lambda: session.stream("hi", prefill="country: ", extra={"max_tokens": 2}))
@@ -121,7 +129,7 @@ async def test_a_limit_inside_the_repetition_cannot_be_continued() -> None:
 
 @pytest.mark.parametrize("details", [False, True])
 async def test_the_hosts_own_words_only_by_name(details: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """The client gets a plain sentence; with `details` the error's own, and the host's status. The log has that in both cases."""
+    """The client gets the host's words and status only with `details=True`. The log always has them."""
     script = Script(status=500, error=("api_error", "disk 7 of machine 12 is full"))
     async with serve(script) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"), details=details)) as here:
@@ -132,7 +140,7 @@ async def test_the_hosts_own_words_only_by_name(details: bool, caplog: pytest.Lo
 
 
 async def test_a_bug_is_not_swallowed() -> None:
-    """An exception that is not ours goes to the server, which logs it: here out of a codec that is broken."""
+    """An exception that is not an `AprefillError` is raised to the server, which logs it."""
     async with serve(STATES) as provider, session_of(provider) as session:
         reply = session.stream("hi")
         requests = reply._run.requests
@@ -150,7 +158,7 @@ async def test_a_bug_is_not_swallowed() -> None:
 
 
 async def test_with_show_now_an_error_is_a_record() -> None:
-    """A prefill that is shown before the request cannot be taken back, and the status with it."""
+    """With `show_when="now"` the prefill is sent before the request, so every error is a record."""
     *texts, error = await all_of(Script(status=429), asked={"show_when": "now"})
     assert text_of(texts) == '["'
     assert (error["type"], error["error"], error["length"]) == ("error", "StatusError", 2)

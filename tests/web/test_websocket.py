@@ -1,4 +1,4 @@
-"""A reply over a WebSocket: records, closing codes, origins, what the client says meanwhile."""
+"""A reply over a WebSocket: records, close codes, origins, and messages of the client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=LOOPS[:1])
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """One loop: the other ones' sockets are in test_leaving.py and test_slow.py."""
+    """Use one event loop. The sockets of the others are tested in test_leaving.py and test_slow.py."""
     return request.param
 
 
@@ -35,7 +35,7 @@ WHOLE = '["Alabama", "Alaska"]'
 
 
 async def rest_of(client: Any) -> list[dict[str, Any]]:
-    """The records up to the close."""
+    """Return the records up to the close."""
     records = []
     with anyio.fail_after(5):
         try:
@@ -46,7 +46,7 @@ async def rest_of(client: Any) -> list[dict[str, Any]]:
 
 
 async def all_of(script: Script, *, asked: Any = None, **options: Any) -> tuple[list[dict[str, Any]], int, str]:
-    """The records of one reply, and the closing code and reason."""
+    """Return the records of one reply, the close code and the close reason."""
     async with serve(script) as provider, session_of(provider) as session:
         app = application(lambda: session.stream("hi", prefill='["', **(asked or {})), **options)
         async with site(app) as here, websockets.connect(here.ws_url) as client:
@@ -55,7 +55,7 @@ async def all_of(script: Script, *, asked: Any = None, **options: Any) -> tuple[
 
 
 async def test_a_frame_a_record() -> None:
-    """Text with offsets, the end with all that is known, and a normal close."""
+    """Each record is one frame. Text has offsets, the end record describes the reply, and the close code is 1000."""
     (*texts, end), code, _ = await all_of(STATES)
     text = ""
     for record in texts:
@@ -69,7 +69,7 @@ async def test_a_frame_a_record() -> None:
 
 
 async def test_reasoning_tools_and_attempts_if_asked_for() -> None:
-    """The same kinds as over SSE; an attempt is told at once, there is no status to wait for."""
+    """The same kinds of records as over SSE. An attempt is sent at once, because there is no status to wait for."""
     script = Script(text="abc", reasoning="hmm", tools=[ToolCall(name="look_up")])
     records, _, _ = await all_of(script, reasoning=True, tools=True, attempts=True)
     kinds = [record["type"] for record in records]
@@ -77,7 +77,7 @@ async def test_reasoning_tools_and_attempts_if_asked_for() -> None:
 
 
 async def test_coalesce_is_one_frame_a_read() -> None:
-    """Ten tokens in one read: one frame."""
+    """With `coalesce` ten tokens of one read are one frame."""
     script = Script(text="abcdefghij", cuts=1, wire_cuts=1_000_000)
     records, _, _ = await all_of(script, asked={"coalesce": True})
     assert [record.get("text") for record in records] == ['["', "abcdefghij", None]
@@ -94,7 +94,7 @@ async def test_coalesce_is_one_frame_a_read() -> None:
     ids=["before", "busy", "in the middle", "overloaded in the middle"],
 )
 async def test_an_error_is_a_record_and_a_close(script: Script, name: str, code: int) -> None:
-    """The class in both; never in the text."""
+    """An error is a record after the text, and its class name is the close reason."""
     (*texts, error), closed, reason = await all_of(script)
     assert {record["type"] for record in texts} <= {"text"}
     assert (error["type"], error["error"], error["can_continue"]) == ("error", name, True)
@@ -103,24 +103,24 @@ async def test_an_error_is_a_record_and_a_close(script: Script, name: str, code:
 
 
 async def test_heartbeats_are_records() -> None:
-    """A ping record after so much silence, and the reply is whole."""
+    """While the model is silent the client gets `ping` records, and the text is whole."""
     records, _, _ = await all_of(Script(text="one two three", cuts=4, pace_s=0.06), heartbeat_s=0.02)
     assert [record["type"] for record in records].count("ping") >= 4
     assert "".join(record["text"] for record in records if record["type"] == "text") == '["one two three'
 
 
-# --- what the client says -------------------------------------------------------------------------------------
+# --- messages of the client -----------------------------------------------------------------------------------
 
 ENDLESS = Script(text="word " * 10_000, cuts=5, pace_s=0.002)
 
 
 @pytest.mark.parametrize("script", [ENDLESS, Script(text="one two", cuts=4, stall_after=4)], ids=["text", "silence"])
 async def test_the_client_stops_the_reply(script: Script) -> None:
-    """The provider sees the close at once, and the client still gets the end record with all that is known."""
+    """A stop message closes the provider's connection, and the client still gets the end record."""
     async with serve(script) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here, websockets.connect(here.ws_url) as client:
             length = len(json.loads(await client.recv())["text"])
-            await client.send("stop")  # not a message of ours: dropped, like everything else
+            await client.send("stop")  # not a valid stop message: dropped
             await client.send('{"type": "stop", ')
             await client.send(b"\x00")
             await client.send('{"type": "stop"}')
@@ -132,7 +132,7 @@ async def test_the_client_stops_the_reply(script: Script) -> None:
 
 
 async def test_wrong_arguments_are_told_before_anything_is_accepted() -> None:
-    """What is no reply, a function that would have to be awaited: no handshake, and an error in the endpoint."""
+    """An invalid argument raises `UsageError` in the endpoint before the connection is accepted."""
     told: list[str] = []
 
     async def listen(message: str | bytes) -> None: ...
@@ -159,7 +159,7 @@ async def test_wrong_arguments_are_told_before_anything_is_accepted() -> None:
 
 @pytest.mark.parametrize("stack", ["websockets-sansio", "wsproto"])
 async def test_a_client_that_answers_no_ping(stack: str) -> None:
-    """The server gives it up and says nothing: it went, and the provider's connection with it."""
+    """If the client answers no ping, the server closes without a message. The provider's connection is closed too."""
     done = anyio.Event()
     sent: list[bool] = []
     script = Script(text="word " * 1000, cuts=5, pace_s=0.01)
@@ -171,7 +171,7 @@ async def test_a_client_that_answers_no_ping(stack: str) -> None:
 
         app = Starlette(routes=[WebSocketRoute("/ws", chat)])
         async with site(app, ws=stack, ws_ping_interval=0.1, ws_ping_timeout=0.1) as here:
-            # reads nothing, so that the server's goodbye is not answered either
+            # This client reads nothing, so it does not answer the server's close frame either.
             client = await Raw.open(here, "/ws", upgrade=True)
             exchange = await provider.wait_exchange()
             with anyio.fail_after(5):
@@ -183,7 +183,7 @@ async def test_a_client_that_answers_no_ping(stack: str) -> None:
 
 @pytest.mark.parametrize("kind", ["websocket.send", "websocket.close"])
 async def test_a_server_that_has_closed_it_already(kind: str) -> None:
-    """And refuses what is sent, with uvicorn's kind of error: the client went."""
+    """If the server has closed the connection and its send raises, the client counts as disconnected."""
     messages = [{"type": "websocket.connect"}]
 
     async def receive() -> dict[str, Any]:
@@ -203,7 +203,7 @@ async def test_a_server_that_has_closed_it_already(kind: str) -> None:
 
 
 async def test_a_stop_is_for_ones_own_reply() -> None:
-    """A second client that is given the same reply, and has said stop already, is refused; the first has all of it."""
+    """A second client of the same reply is refused, and its stop message does not end the first client's reply."""
     script = Script(text="one two three four", cuts=4, pace_s=0.03)
     async with serve(script) as provider, session_of(provider) as session:
         reply = session.stream("hi")
@@ -211,7 +211,7 @@ async def test_a_stop_is_for_ones_own_reply() -> None:
         async def chat(ws: WebSocket) -> None:
             await ws.accept()
             if ws.query_params:
-                await ws.receive()  # and the next message is there as well
+                await ws.receive()  # the stop message has been received too
             await web.websocket(ws, reply)
 
         async with site(Starlette(routes=[WebSocketRoute("/ws", chat)])) as here:
@@ -225,7 +225,7 @@ async def test_a_stop_is_for_ones_own_reply() -> None:
 
 
 async def test_other_messages_go_to_the_caller() -> None:
-    """In order, text and bytes, up to the last record."""
+    """`on_message` gets other messages in order, as text or bytes, up to the last record."""
     heard: list[str | bytes] = []
     script = Script(text="one two three", cuts=4, pace_s=0.03)
     async with serve(script) as provider, session_of(provider) as session:
@@ -238,7 +238,7 @@ async def test_other_messages_go_to_the_caller() -> None:
 
 
 async def test_a_bug_in_the_callers_function_ends_the_reply(caplog: pytest.LogCaptureFixture) -> None:
-    """It goes to the server as it is, and the provider's connection is closed."""
+    """An exception in `on_message` is raised to the server unchanged, and the provider's connection is closed."""
 
     def broken(message: str | bytes) -> None:
         raise KeyError(message)
@@ -260,7 +260,7 @@ async def test_a_bug_in_the_callers_function_ends_the_reply(caplog: pytest.LogCa
 
 @pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
 async def test_one_connection_for_many_replies(ws: str) -> None:
-    """`keep_open` leaves it open; what the client says after the last record is the endpoint's to read."""
+    """With `keep_open` the connection stays open, and the endpoint can read messages after the last record."""
     left: list[bool] = []
 
     async with serve(replace(STATES, pace_s=0)) as provider, session_of(provider) as session:
@@ -291,7 +291,7 @@ async def test_one_connection_for_many_replies(ws: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*websockets.*", "ignore:remove second argument:DeprecationWarning")
 @pytest.mark.parametrize("ws", ["websockets", "websockets-sansio", "wsproto"])
 async def test_the_caller_learns_that_all_was_sent(ws: str) -> None:
-    """True, also where the server tells of the close that we asked for."""
+    """`websocket()` returns True if everything was sent, also if the server reports the close as a disconnect."""
     result: list[bool] = []
     over = anyio.Event()
     async with serve(STATES) as provider, session_of(provider) as session:
@@ -311,7 +311,7 @@ async def test_the_caller_learns_that_all_was_sent(ws: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_the_caller_learns_that_the_client_has_gone(when: str) -> None:
-    """False, no exception; a client that went before costs no request."""
+    """`websocket()` returns False after a disconnect. If the client left before the reply began, no model is asked."""
     result: list[bool] = []
     over = anyio.Event()
     async with serve(ENDLESS) as provider, session_of(provider) as session:
@@ -370,12 +370,15 @@ def asked(origin: str | None, host: str = "chat.example") -> HTTPConnection:
     ],
 )
 def test_by_default_a_page_talks_to_its_own_host(origin: str | None, host: str, allowed: bool) -> None:
-    """Same host and port; TLS may end at a proxy, so the scheme is the origin's word."""
+    """By default the origin's host and port must be those of the Host header. The scheme is not compared."""
     assert web.origin_allowed(asked(origin, host)) is allowed
 
 
 def test_listed_origins_and_no_others() -> None:
-    """With the scheme; one or several; "null" and "any" by name."""
+    """Listed origins are allowed, with their scheme.
+
+    "null" must be listed, and "any" allows all. Invalid values raise.
+    """
     listed = ["https://chat.example", "http://localhost:3000", "null"]
     for origin in (*listed, "https://chat.example:443", None):
         assert web.origin_allowed(asked(origin), listed)
@@ -393,7 +396,7 @@ def test_listed_origins_and_no_others() -> None:
 
 
 def test_two_origins_or_hosts_are_none() -> None:
-    """A request that names two is refused."""
+    """A request with two Origin or two Host headers is refused."""
     two = [(b"host", b"a.example"), (b"origin", b"https://a.example"), (b"origin", b"https://b.example")]
     assert not web.origin_allowed(HTTPConnection({"type": "websocket", "headers": two}))
     two = [(b"host", b"a.example"), (b"host", b"b.example"), (b"origin", b"https://a.example")]
@@ -401,7 +404,10 @@ def test_two_origins_or_hosts_are_none() -> None:
 
 
 async def test_a_foreign_page_is_refused_before_anything() -> None:
-    """403 instead of the upgrade; no model is asked. Its own page, a listed one and a program get the reply."""
+    """A page of another origin gets status 403 and no model is asked.
+
+    The site's own page and listed pages get the reply.
+    """
     async with serve(STATES) as provider, session_of(provider) as session:
         async with site(application(lambda: session.stream("hi"))) as here:
             with pytest.raises(InvalidStatus) as refused:
@@ -417,7 +423,7 @@ async def test_a_foreign_page_is_refused_before_anything() -> None:
 
 
 async def test_a_foreign_page_on_an_accepted_connection() -> None:
-    """Closed with 1008, and no model is asked."""
+    """On an accepted connection, a page of another origin is closed with 1008, and no model is asked."""
     async with serve(STATES) as provider, session_of(provider) as session:
 
         async def chat(ws: WebSocket) -> None:
@@ -432,7 +438,7 @@ async def test_a_foreign_page_on_an_accepted_connection() -> None:
 
 
 async def test_a_stall_is_an_error_record() -> None:
-    """The reply's own clocks run on, whatever is sent meanwhile."""
+    """Heartbeats do not restart the reply's timeouts: a stall is an error record."""
     script = Script(text="one two", cuts=4, stall_after=4)
     records, code, reason = await all_of(script, asked={"timeouts": Timeouts(progress_s=0.15)}, heartbeat_s=0.03)
     assert (records[-1]["error"], code, reason) == ("Stalled", 1011, "Stalled")

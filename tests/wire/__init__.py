@@ -1,4 +1,4 @@
-"""What the decoder tests share: one stream cut in every way, its cost in time, its cost in memory."""
+"""Helpers for the tests of the decoders: a stream cut in every way, its cost in time and its cost in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aprefill._deltas import Record
 
-#: Files shared between the parts of the project; they are not in the package.
+#: Files that are not in the package, such as recordings.
 SHARED = Path(os.environ.get("APREFILL_SHARED") or Path(__file__).parents[2].parent / "shared")
 
 
@@ -30,16 +30,16 @@ class Decoder(Protocol):
 
 
 class Seen(NamedTuple):
-    """All that a decoder said about one stream."""
+    """The results of decoding one stream."""
 
     records: list[Record]
-    #: what close() gave
+    #: the result of close()
     last: Record | None = None
     error: type[Exception] | None = None
 
 
 def shared(name: str) -> Path:
-    """The path of a shared file; without it the test is skipped."""
+    """Return the path of a shared file. If it is missing, the test is skipped."""
     path = SHARED / name
     if not path.exists():
         pytest.skip(f"{name} is not here: set APREFILL_SHARED to the folder that has it")
@@ -47,7 +47,7 @@ def shared(name: str) -> Path:
 
 
 def run(decoder: Decoder, pieces: Iterable[bytes]) -> Seen:
-    """Feed all, then close. Any error but the two typed ones goes through and fails the test."""
+    """Feed all pieces, then close. Any error but the two typed ones is raised and fails the test."""
     records: list[Record] = []
     try:
         for piece in pieces:
@@ -58,18 +58,18 @@ def run(decoder: Decoder, pieces: Iterable[bytes]) -> Seen:
 
 
 def by(size: int, data: bytes) -> list[bytes]:
-    """`data` in pieces of `size` bytes."""
+    """Return `data` in pieces of `size` bytes."""
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
-    """`data` cut at these offsets, taken modulo its length; a place given twice makes an empty piece."""
+    """Return `data` cut at these offsets, taken modulo its length. An offset given twice makes an empty piece."""
     ends = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     return [data[a:b] for a, b in pairwise(ends)]
 
 
 def ways(data: bytes) -> Iterator[list[bytes]]:
-    """Whole, byte by byte, with empty pieces, and every cut in two."""
+    """Yield `data` whole, byte by byte, with empty pieces, and cut in two at every place."""
     yield [data]
     yield by(1, data)
     yield [b"", data, b""]
@@ -78,11 +78,14 @@ def ways(data: bytes) -> Iterator[list[bytes]]:
 
 
 def assert_linear(new: Callable[[], Decoder], pieces: Callable[[int], list[bytes]], *, tries: int = 4) -> None:
-    """Twice the input takes less than 2.6 times as long, as processor time; a busy machine has several tries."""
+    """Check that twice the input takes less than 2.6 times the CPU time.
+
+    A busy machine gets several tries.
+    """
     small, large = pieces(1), pieces(2)
     ratio = 0.0
     for _ in range(tries):
-        # In turns, so that a slow second hits both.
+        # The two alternate, so that a slow moment affects both.
         times = [(_seconds(new, small), _seconds(new, large)) for _ in range(3)]
         ratio = min(large for _, large in times) / min(small for small, _ in times)
         if ratio < 2.6:
@@ -103,7 +106,7 @@ def _seconds(new: Callable[[], Decoder], pieces: list[bytes]) -> float:
 
 
 def peak_bytes(decoder: Decoder, pieces: Iterable[bytes]) -> tuple[int, Seen]:
-    """The most memory taken while `pieces` pass, beyond the pieces themselves, and what was seen."""
+    """Return the most memory taken while decoding, without the pieces themselves, and the results."""
     gc.collect()
     tracemalloc.start()
     try:

@@ -27,14 +27,14 @@ BOUND = 1_048_576
 
 
 def sealed(headers: bytes, payload: bytes) -> bytes:
-    """A frame with right lengths and checksums around any bytes."""
+    """Return a frame around any bytes, with correct lengths and checksums."""
     prelude = pack("!II", 16 + len(headers) + len(payload), len(headers))
     body = prelude + pack("!I", crc32(prelude)) + headers + payload
     return body + pack("!I", crc32(body))
 
 
 def frame(payload: bytes, /, **headers: str) -> bytes:
-    """A frame with string headers: `event_type="x"` stands for `:event-type: x`."""
+    """Return a frame with string headers. `event_type="x"` stands for `:event-type: x`."""
     names = {":" + name.replace("_", "-"): value for name, value in headers.items()}
     block = b"".join(
         pack("!B", len(name)) + name.encode() + pack("!BH", 7, len(value.encode())) + value.encode()
@@ -73,7 +73,7 @@ def check_rules(new: Callable[[], Decoder]) -> None:
 
 
 def test_frames_become_records() -> None:
-    """Event, chunk and exception frames, however the stream is cut; half a frame at the end counts as nothing."""
+    """Event, chunk and exception frames give records, however the stream is cut. Half a frame at the end is ignored."""
     check_rules(EventStreamDecoder)
 
 
@@ -94,7 +94,10 @@ def test_frames_become_records() -> None:
     ],
 )
 def test_unusual_frames(stream: bytes, record: Record) -> None:
-    """A failure's name ends in "Exception" or "Error" whatever the host says; missing headers are empty names."""
+    """A failure's name always ends in "Exception" or "Error", whatever the host sends.
+
+    Missing headers are empty names.
+    """
     assert run(EventStreamDecoder(), [stream]) == Seen([record])
 
 
@@ -103,14 +106,17 @@ def test_unusual_frames(stream: bytes, record: Record) -> None:
     b"""|{|[]|{}|{"bytes":1}|{"bytes":"%%%"}|{"bytes":"e30"}|\xff|{"bytes":"e30=""".split(b"|"),
 )
 def test_a_chunk_without_an_event(payload: bytes) -> None:
-    """An envelope that does not hold base64 is an error, after the records before it."""
+    """A chunk whose envelope holds no base64 is an error, raised after the records before it."""
     assert run(EventStreamDecoder(), [STREAM + event("chunk", payload)]) == Seen(RECORDS, error=ProtocolError)
     deep = b'{"p":' + b"[" * 200_000 + b'],"bytes":"e30="}'
     assert run(EventStreamDecoder(), [event("chunk", deep)]).error is ProtocolError
 
 
 def test_every_damaged_byte_is_noticed() -> None:
-    """No flipped byte ever makes another record: those before its frame, then an error or a stream cut short."""
+    """No flipped byte ever makes a different record.
+
+    The records before its frame come, then an error or a truncated stream.
+    """
     for place in range(len(STREAM)):
         damaged = bytearray(STREAM)
         damaged[place] ^= 0x41
@@ -121,7 +127,7 @@ def test_every_damaged_byte_is_noticed() -> None:
 
 @pytest.mark.parametrize("stream", [b"<html><body>Sign in", b'data: {"x":1}\n\n', b'{"message":"no"}', bytes(64)])
 def test_other_formats(stream: bytes) -> None:
-    """A login page, server-sent events, JSON or zeros are an error at the twelfth byte."""
+    """A login page, server-sent events, JSON and zeros raise an error at the twelfth byte."""
     assert run(EventStreamDecoder(), by(1, stream)).error is ProtocolError
     with pytest.raises(ProtocolError, match="not an AWS event stream"):
         EventStreamDecoder().feed(stream[:12])
@@ -149,13 +155,13 @@ def prelude(total: int, headers: int) -> bytes:
     ],
 )
 def test_the_prelude_decides(start: bytes, error: type[Exception] | None) -> None:
-    """A frame that would be too large, or cannot be, is refused at its twelfth byte, before it is collected."""
+    """A frame that is too large or impossible is refused at its twelfth byte, before it is collected."""
     assert run(EventStreamDecoder(), [start]) == Seen([], error=error)
     assert run(EventStreamDecoder(1 << 40), [prelude(30_000_000, 0)]).error is LimitExceeded
 
 
 def test_nothing_complete_is_lost() -> None:
-    """Records before an error come first, the error comes with the next call and stays."""
+    """Records before an error are returned first. The next call raises the error, and so does every later one."""
     decoder = EventStreamDecoder()
     assert decoder.feed(STREAM + prelude(BOUND + 1, 0)) == RECORDS
     for _ in range(2):
@@ -172,7 +178,7 @@ def test_nothing_complete_is_lost() -> None:
 
 
 def test_without_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says what to install."""
+    """Without botocore the error says what to install."""
     monkeypatch.setitem(sys.modules, "botocore.eventstream", None)
     with pytest.raises(UsageError, match=r"pip install 'aprefill\[bedrock\]'"):
         EventStreamDecoder()
@@ -180,7 +186,7 @@ def test_without_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_largest_frame_is_bounded() -> None:
-    """A frame of exactly the bound passes in any pieces and takes at most 2.2 times its size."""
+    """A frame of exactly the bound is accepted in any pieces and takes at most 2.2 times its size in memory."""
     stream = frame(b"x" * (BOUND - 16))
     for size in (64, 4096, BOUND):
         taken, seen = peak_bytes(EventStreamDecoder(), by(size, stream))
@@ -206,7 +212,7 @@ header = st.builds(
     st.lists(st.integers(0, 400), max_size=6),
 )
 def test_any_bytes_and_any_cut(parts: list[bytes], where: list[int]) -> None:
-    """Any bytes, sealed with right checksums or not, give records or our errors, the same at every cut."""
+    """Any bytes, with correct checksums or not, give records or aprefill's errors, the same at every cut."""
     stream = b"".join(parts)
     whole = run(EventStreamDecoder(), [stream])
     assert run(EventStreamDecoder(), cut_at(stream, where)) == whole
@@ -214,7 +220,7 @@ def test_any_bytes_and_any_cut(parts: list[bytes], where: list[int]) -> None:
 
 
 def spoken(form: str, record: Record) -> str:
-    """The text that one record of a recording carries."""
+    """Return the text in one record of a recording."""
     body: dict[str, Any] = json.loads(record.data)
     if form == "anthropic":
         return str(body.get("delta", {}).get("text", ""))
@@ -222,7 +228,7 @@ def spoken(form: str, record: Record) -> str:
 
 
 def test_the_recordings() -> None:
-    """Bedrock's own streams read the same whole and in pieces, and say what the index says they do."""
+    """Bedrock's own streams give the same whole and in pieces, with the text of the index."""
     index = json.loads(shared("recordings/index.json").read_bytes())
     entries = [entry for entry in index if entry["framing"] == "eventstream"]
     assert entries
@@ -249,7 +255,7 @@ def test_linear(shape: str) -> None:
 
 
 class NoChecksum(EventStreamDecoder):
-    """Gives a frame before its checksum is there."""
+    """Returns a frame before its checksum has arrived."""
 
     def _take(self, data: bytes, out: list[Record]) -> None:
         super()._take(data, out)
@@ -258,7 +264,7 @@ class NoChecksum(EventStreamDecoder):
 
 
 class Straight:
-    """botocore's own buffer, fed as the bytes come."""
+    """botocore's own buffer, fed with the bytes as they arrive."""
 
     def __init__(self) -> None:
         self._buffer = EventStreamDecoder()._frame
@@ -272,7 +278,7 @@ class Straight:
 
 
 def test_controls() -> None:
-    """A decoder that does not wait for the checksum, and one that copies all it holds, fail the checks above."""
+    """The control: a decoder that ignores the checksum, and one that copies all it holds, fail the checks above."""
     with pytest.raises(AssertionError):
         check_rules(NoChecksum)
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""What every framing must do, whatever its rules: each is tried with a body of its own."""
+"""What every framing must do, whatever its rules. Each is tested with a body of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aprefill.testing._wires.aws_frames import chunk
 
 from ..support.contracts import sample_of
 
-#: A body of each framing that no codec has a sample of.
+#: A body for each framing of which no codec has a sample.
 OTHERS = {
     "ndjson": b'{"a":1}\n{"b":"\xc3\xb6"}\n{"c":[2]}\n',
     "jsonarray": b'[{"a":1}\n,\r\n{"b":"\xc3\xb6 ]} \\" \\\\"},\n[2, {"c": []}]\n]\n',
@@ -23,14 +23,14 @@ OTHERS = {
 
 
 def body_of(media_type: str) -> bytes:
-    """The sample of a protocol whose host sends this framing; else one of ours."""
+    """Return the sample of a protocol that uses this framing, else a body made here."""
     framing = FRAMINGS[media_type]
     samples = [sample_of(name).reply for name in PROTOCOLS if FRAMINGS[codec(name).accept] == framing]
     return samples[0] if samples else OTHERS[framing[0]]
 
 
 def records_of(media_type: str, body: bytes, size: int) -> list[tuple[bytes, str, str]]:
-    """The records of a body that comes in pieces of `size` bytes."""
+    """Return the records of a body that arrives in pieces of `size` bytes."""
     decoder = decoder_for(media_type)
     records = [record for at in range(0, len(body), size) for record in decoder.feed(body[at : at + size])]
     last = decoder.close()
@@ -39,7 +39,7 @@ def records_of(media_type: str, body: bytes, size: int) -> list[tuple[bytes, str
 
 @pytest.fixture(autouse=True)
 def _botocore() -> None:
-    """One of the framings needs it."""
+    """Skip the tests without botocore, which one of the framings needs."""
     pytest.importorskip("botocore.eventstream")
 
 
@@ -55,7 +55,10 @@ def test_pieces_do_not_matter(media_type: str) -> None:
 
 @pytest.mark.parametrize("media_type", FRAMINGS)
 def test_a_cut_body_gives_the_records_before_the_cut(media_type: str) -> None:
-    """Wherever it is cut: nothing is invented, and a fault of the framing is an error of ours."""
+    """Wherever a body is cut, the records before the cut come and no others.
+
+    A fault of the framing raises one of aprefill's errors.
+    """
     body = body_of(media_type)
     whole = [data for data, _, _ in records_of(media_type, body, len(body))]
     for kept in range(len(body)):
@@ -70,7 +73,10 @@ def test_a_cut_body_gives_the_records_before_the_cut(media_type: str) -> None:
 @pytest.mark.parametrize("media_type", FRAMINGS)
 @pytest.mark.parametrize("size", [1, 1_000_000])
 def test_a_record_is_bounded(media_type: str, size: int) -> None:
-    """A record beyond the bound is `LimitExceeded`, in one piece and byte by byte; the same body passes a bound it fits."""
+    """A record beyond the bound raises `LimitExceeded`, in one piece and byte by byte.
+
+    With a bound that is large enough the same body is accepted.
+    """
     body = body_of(media_type)
     longest = max(len(data) for data, _, _ in records_of(media_type, body, len(body)))
     with pytest.raises(LimitExceeded) as met:
@@ -85,7 +91,7 @@ def test_a_record_is_bounded(media_type: str, size: int) -> None:
 
 @pytest.mark.parametrize("media_type", FRAMINGS)
 def test_the_beginning_of_a_stream_is_told_from_something_else(media_type: str) -> None:
-    """Every beginning of a body may become one; a page of HTML and plain words may not."""
+    """Every beginning of a body is recognised as a possible stream. HTML and plain words are not."""
     body = body_of(media_type)
     for kept in range(1, min(len(body), 200)):
         decoder = decoder_for(media_type)
@@ -101,7 +107,7 @@ def test_the_beginning_of_a_stream_is_told_from_something_else(media_type: str) 
 
 
 def test_what_the_request_asked_for_counts_where_the_answer_does_not_say() -> None:
-    """Without a content type, or with one that no framing has, the body is decoded as the media type of `accept`."""
+    """Without a usable content type the body is decoded as the media type of the request's `accept`."""
     for media_type in FRAMINGS:
         for content_type in ("", "application/octet-stream", "text/plain; charset=utf-8"):
             assert type(decoder_for(content_type, accept=media_type)) is type(decoder_for(media_type))

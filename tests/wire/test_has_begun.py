@@ -1,4 +1,4 @@
-"""Each wire decoder tells the beginning of a stream of its kind from an answer that is something else."""
+"""Each wire decoder distinguishes the beginning of a stream from an answer that is something else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OTHERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", STREAMS)
 def test_every_beginning_of_a_stream_is_one(kind: str) -> None:
-    """Whole and cut anywhere, in one piece and byte by byte."""
+    """A stream counts as begun whole and cut anywhere, in one piece and byte by byte."""
     pytest.importorskip("botocore.eventstream")
     for stream in STREAMS[kind]:
         for kept in range(1, len(stream) + 1):
@@ -50,7 +50,7 @@ def test_every_beginning_of_a_stream_is_one(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_something_else_is_none(kind: str) -> None:
-    """The control: pages, sentences, other framings."""
+    """The control: pages, sentences and other framings do not count as the beginning of a stream."""
     pytest.importorskip("botocore.eventstream")
     for body in OTHERS[kind]:
         decoder = decoder_for(kind)
@@ -59,6 +59,6 @@ def test_something_else_is_none(kind: str) -> None:
 
 
 def test_the_bound_goes_to_every_decoder() -> None:
-    """`decoder_for` hands it on."""
+    """`decoder_for` passes the bound to every decoder."""
     for kind in (SSE, NDJSON, BEDROCK):
         assert decoder_for(kind, 77)._max == 77  # type: ignore[attr-defined]

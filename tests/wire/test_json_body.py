@@ -1,4 +1,4 @@
-"""A JSON body where an event stream was announced: the host's error in it counts, cut in any way."""
+"""A JSON body where an event stream was announced: the host's error in it is read, however the body is cut."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import ways
 pytestmark = [pytest.mark.anyio, pytest.mark.any_loop]
 
 WORDS = "This model does not support assistant message prefill. The conversation must end with a user message."
-#: the body, and what it is an error of: the status, and the host's words
+#: the body, and its error: the status and the host's message
 ERRORS: list[tuple[Any, int, str]] = [
     ({"error": {"message": "no such model", "type": "not_found_error"}}, 404, "no such model"),
     ({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, 429, "slow down"),
@@ -40,7 +40,7 @@ def pieces(body: bytes) -> list[list[bytes]]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("value", "status", "detail"), ERRORS)
 async def test_it_is_the_host_s_error(wire: str, layout: str, value: Any, status: int, detail: str) -> None:
-    """A `StatusError` with the host's words and the status that they stand for, as for `application/json`."""
+    """The error in such a body raises a `StatusError` with the host's message and status, as for `application/json`."""
     for cut in pieces(LAYOUTS[layout](value)):
         async with host(cut) as ask:
             with pytest.raises(StatusError) as met:
@@ -51,7 +51,7 @@ async def test_it_is_the_host_s_error(wire: str, layout: str, value: Any, status
 @pytest.mark.parametrize("wire", ["chat", "messages"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 async def test_a_refusal_in_it_is_a_refusal(wire: str, layout: str) -> None:
-    """In pieces of one byte too, and where the connection breaks behind it."""
+    """A refusal in such a body is recognised, byte by byte too, and if the connection breaks after it."""
     body = LAYOUTS[layout]({"error": {"message": WORDS, "type": "invalid_request_error"}})
     for cut in (*pieces(body), [body, ConnectionResetError("reset")]):
         async with host(cut) as ask:
@@ -81,7 +81,7 @@ async def test_a_failure_in_it_is_tried_again() -> None:
     ],
 )
 async def test_any_other_json_is_no_stream(body: bytes) -> None:
-    """A `ProtocolError`, as before."""
+    """Any other JSON body raises a `ProtocolError`."""
     for cut in pieces(body):
         async with host(cut) as ask:
             with pytest.raises(ProtocolError, match="bytes that are not a stream"):
@@ -89,7 +89,7 @@ async def test_any_other_json_is_no_stream(body: bytes) -> None:
 
 
 async def test_a_stream_is_none_of_this() -> None:
-    """An event whose data is an error object stays an event, and a brace at the start of a later line is no JSON body."""
+    """In a real stream, error objects in later lines are ignored, and a brace in a comment is no JSON body."""
     body = chat("one ") + b'{"error": {"message": "a line of its own"}}\n\n' + chat("two", "stop") + DONE
     for cut in pieces(body):
         async with host(cut) as ask:
@@ -99,7 +99,10 @@ async def test_a_stream_is_none_of_this() -> None:
 
 
 def test_it_is_decoded_as_a_stream_all_the_same() -> None:
-    """The standard's rules hold for it: its first line is a field with an unknown name. What is kept is bounded."""
+    """A JSON body is still decoded by the rules of server-sent events, and only a bounded part of it is kept.
+
+    By these rules its first line is a field with an unknown name.
+    """
     body = b'{"a": 1}\ndata: x\n\n'
     for cut in ways(body):
         decoder = SseDecoder()

@@ -20,7 +20,10 @@ BOUND = 1_048_576
 
 
 def reference(data: bytes, bound: int = BOUND) -> Seen:
-    """Lines of a whole stream, plainly. What is not a line yet may end in half a CRLF, which does not count."""
+    """Return the lines of a whole stream in a simple way.
+
+    The CR of a cut CRLF at the end does not count as a part of the last line.
+    """
     *lines, rest = data.split(b"\n")
     records: list[Record] = []
     for line in lines:
@@ -57,14 +60,17 @@ def check_rules(new: Callable[[], Decoder]) -> None:
 
 
 def test_the_rules() -> None:
-    """One record a line, blank lines skipped, the line without an end from close(), however the stream is cut."""
+    """Each line is a record and blank lines are skipped, however the stream is cut.
+
+    The last line without a line end comes from close().
+    """
     check_rules(NdjsonDecoder)
     for stream, lines, _ in CASES:
         assert [record.data for record in reference(stream).records] == lines
 
 
 def test_the_recordings() -> None:
-    """What real hosts sent reads the same at every byte as whole."""
+    """Recorded streams give the same byte by byte as whole."""
     shared("recordings/index.json")
     paths = sorted((SHARED / "recordings").glob("*/*.ndjson"))
     assert paths
@@ -83,7 +89,7 @@ streams = st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join) | st.bina
 @settings(derandomize=True, deadline=None, max_examples=usually(100, 300))
 @given(streams, st.lists(st.integers(0, 100), max_size=8), st.sampled_from([1, 2, 3, 8, BOUND]))
 def test_any_bytes_and_any_cut(stream: bytes, where: list[int], bound: int) -> None:
-    """Any bytes give what the reference gives, no later than it does, however they are cut."""
+    """However any bytes are cut, they give the same as the reference and no later."""
     decoder = NdjsonDecoder(bound)
     records: list[Record] = []
     before = b""
@@ -101,7 +107,7 @@ def test_any_bytes_and_any_cut(stream: bytes, where: list[int], bound: int) -> N
 
 
 def test_the_bound_is_exact() -> None:
-    """A line of exactly the bound passes at every cut, with either line end; one byte more does not."""
+    """A line of exactly the bound is accepted at every cut and with both line ends. One byte more is not."""
     for end in (b"\n", b"\r\n"):
         for pieces in ways(b'"345"' + end + b'"789"' + end):
             assert run(NdjsonDecoder(5), pieces) == Seen([Record(b'"345"'), Record(b'"789"')])
@@ -110,7 +116,7 @@ def test_the_bound_is_exact() -> None:
 
 
 def test_nothing_complete_is_lost() -> None:
-    """Lines before the violation come first, the error comes with the next call and stays."""
+    """Lines before a violation are returned first. The next call raises the error, and so does every later one."""
     decoder = NdjsonDecoder(4)
     assert decoder.feed(b"1\n2\n12345\n3\n") == [Record(b"1"), Record(b"2")]
     for _ in range(2):
@@ -143,12 +149,12 @@ def check_bounded(new: Callable[[], Decoder], pieces: list[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOODS)
 def test_floods_are_bounded(kind: str) -> None:
-    """A line without end trips the bound, and takes less than twice the bound in memory."""
+    """An endless line exceeds the bound and takes less than twice the bound in memory."""
     check_bounded(NdjsonDecoder, FLOODS[kind])
 
 
 def test_blank_lines_are_free() -> None:
-    """Blank lines without end neither trip the bound nor take memory."""
+    """Endless blank lines neither exceed the bound nor take memory."""
     taken, seen = peak_bytes(NdjsonDecoder(), [*[b"\r\n \n" * 1000] * 500, b"1\n"])
     assert seen == Seen([Record(b"1")])
     assert taken < BOUND
@@ -169,7 +175,7 @@ def test_linear(shape: str) -> None:
 
 
 class KeepsCr(NdjsonDecoder):
-    """Looks for a CR only in the piece that brings the LF, and so misses that of a cut CRLF."""
+    """Looks for a CR only in the piece with the LF, and so misses the CR of a cut CRLF."""
 
     def _take(self, data: bytes, out: list[Record]) -> None:
         held = self._partial.getvalue() if self._partial is not None else b""
@@ -179,7 +185,7 @@ class KeepsCr(NdjsonDecoder):
 
 
 class Eager(NdjsonDecoder):
-    """Gives the line without an end as a record."""
+    """Returns a line without its line end as a record."""
 
     def close(self) -> Record | None:
         super().close()
@@ -191,12 +197,12 @@ class Eager(NdjsonDecoder):
 
 @pytest.mark.parametrize("broken", [KeepsCr, Eager])
 def test_control_broken_rules(broken: type[NdjsonDecoder]) -> None:
-    """A decoder with one rule broken fails the check of the rules."""
+    """The control: a decoder with one broken rule fails the check of the rules."""
     with pytest.raises(AssertionError):
         check_rules(broken)
 
 
 def test_control_unbounded() -> None:
-    """A decoder without a bound fails the check of the bound."""
+    """The control: a decoder without a bound fails the check of the bound."""
     with pytest.raises(AssertionError):
         check_bounded(lambda: NdjsonDecoder(1 << 40), FLOODS["large pieces"])

@@ -23,7 +23,7 @@ BOUND = 1_048_576
 
 
 def reference(data: bytes, bound: int = BOUND) -> Seen:
-    """The standard's algorithm word for word over a whole stream, with the bounds: slow and plain."""
+    """Decode a whole stream by the standard's algorithm, word for word and slowly, with the bounds."""
     if b"\xef\xbb\xbf".startswith(data):
         return Seen([])
     *lines, rest = re.split(rb"\r\n|\r|\n", data.removeprefix(b"\xef\xbb\xbf"))
@@ -67,7 +67,7 @@ def reference(data: bytes, bound: int = BOUND) -> Seen:
 
 # --- the rules -------------------------------------------------------------------------------------------------
 
-# (stream, records, what close() gives), each written by hand from the standard.
+# (stream, records, what close() returns), each written by hand from the standard.
 CASES: list[tuple[bytes, list[Record], Record | None]] = [
     (b"", [], None),
     (b"data: a\n\n", [Record(b"a")], None),
@@ -138,13 +138,16 @@ def test_the_rules() -> None:
 
 
 def test_the_reference_knows_the_rules() -> None:
-    """The decoder that the fuzz tests compare with passes the same cases."""
+    """The reference decoder of the fuzz tests passes the same cases."""
     for stream, records, last in CASES:
         assert reference(stream) == Seen(records, last)
 
 
 def test_the_shared_cases() -> None:
-    """The web platform's cases and two libraries', at their own cuts, byte by byte, small ones at every cut."""
+    """The cases of the web platform and of two libraries pass at their own cuts and byte by byte.
+
+    Small ones are cut at every place.
+    """
     cases: list[dict[str, Any]] = json.loads(shared("spec/sse-cases.json").read_bytes())
     assert len(cases) > 20
     for case in cases:
@@ -157,7 +160,7 @@ def test_the_shared_cases() -> None:
 
 
 def test_the_recordings() -> None:
-    """What real hosts sent reads the same whole, in network reads, and by the reference."""
+    """Recorded streams give the same whole, in network reads, and by the reference."""
     index: list[dict[str, Any]] = json.loads(shared("recordings/index.json").read_bytes())
     index = [entry for entry in index if entry["framing"] == "sse"]
     assert len(index) > 100
@@ -182,7 +185,7 @@ places = st.lists(st.integers(0, 400), max_size=8)
 @example(b"\xef\xbb", [1], 1)
 @example(b"data: 0\r\n\r\n", [8, 9, 10], 30)
 def test_any_bytes_and_any_cut(stream: bytes, where: list[int], bound: int) -> None:
-    """Any bytes give what the reference gives, no later than it does, however they are cut."""
+    """However any bytes are cut, they give the same as the reference and no later."""
     decoder = SseDecoder(bound)
     records: list[Record] = []
     before = b""
@@ -202,12 +205,12 @@ def test_any_bytes_and_any_cut(stream: bytes, where: list[int], bound: int) -> N
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.binary(max_size=300), places)
 def test_any_bytes_at_all(stream: bytes, where: list[int]) -> None:
-    """Garbage gives records or our error, nothing else."""
+    """Random bytes give records or one of aprefill's errors, and nothing else."""
     assert run(SseDecoder(), cut_at(stream, where)) == reference(stream)
 
 
 def test_more_event_names_than_are_remembered() -> None:
-    """A hundred event names, in two rounds and one of them long, all come out right."""
+    """A hundred event names in two rounds, one of them long, are all right, although the decoder caches fewer."""
     names = [*(f"event-{number}" for number in range(100)), "n" * 1000] * 2
     stream = b"".join(b"event: %b\ndata: x\n\n" % name.encode() for name in names)
     assert [record.event for record in SseDecoder().feed(stream)] == names
@@ -217,7 +220,10 @@ def test_more_event_names_than_are_remembered() -> None:
 
 
 def test_the_bound_is_exact() -> None:
-    """A record of exactly the bound passes at every cut, one byte more does not; line ends and comments are free."""
+    """A record of exactly the bound is accepted at every cut, one byte more is not.
+
+    Line ends and comments do not count.
+    """
     fits = b"id: 1\r\nevent: x\r\n: comment\r\ndata: 345\r\n\r\n"
     lines = len(b"id: 1" + b"event: x" + b"data: 345")
     for pieces in ways(fits * 2):
@@ -229,7 +235,7 @@ def test_the_bound_is_exact() -> None:
 
 
 def test_nothing_complete_is_lost() -> None:
-    """Records before the violation come first, the error comes with the next call and stays."""
+    """Records before a violation are returned first. The next call raises the error, and so does every later one."""
     decoder = SseDecoder(16)
     assert decoder.feed(b"data: a\n\ndata: b\n\ndata: 0123456789a\n\ndata: c\n\n") == [
         Record(b"a"),
@@ -249,7 +255,7 @@ def test_nothing_complete_is_lost() -> None:
 
 @pytest.mark.parametrize("field", [b"event", b"id"])
 def test_names_are_bounded(field: bytes) -> None:
-    """An event name or id of 4096 bytes passes, a longer one does not, whether its record ends or not."""
+    """An event name or id of 4096 bytes is accepted and a longer one is not, whether its record ends or not."""
     stream = b"data: a\n\n%b: %b\ndata: b\n\n"
     assert len(run(SseDecoder(), [stream % (field, b"n" * MAX_NAME_BYTES)]).records) == 2
     for size in (1, 1000, 10_000):
@@ -259,7 +265,7 @@ def test_names_are_bounded(field: bytes) -> None:
 
 
 def test_closing() -> None:
-    """After close both calls are a mistake of the caller; a bound below one byte is too."""
+    """After close(), calling feed() or close() raises an error, and so does a bound below one byte."""
     decoder = SseDecoder()
     assert decoder.close() is None
     with pytest.raises(RuntimeError):
@@ -294,7 +300,7 @@ def check_bounded(new: Callable[[], Decoder], pieces: Iterable[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOODS)
 def test_floods_are_bounded(kind: str) -> None:
-    """A record without end trips the bound, and takes less than twice the bound in memory."""
+    """An endless record exceeds the bound and takes less than twice the bound in memory."""
     check_bounded(SseDecoder, FLOODS[kind])
 
 
@@ -311,7 +317,7 @@ COMMENTS: dict[str, list[bytes]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", COMMENTS)
 def test_comments_are_free(kind: str) -> None:
-    """Comments without end neither trip the bound nor take memory, and a record after them comes out."""
+    """Endless comments neither exceed the bound nor take memory, and a record after them is returned."""
     taken, seen = peak_bytes(SseDecoder(65_536), [*COMMENTS[kind], b"\n\ndata: after\n\n"])
     assert seen.error is None
     assert seen.records[-1] == Record(b"after")
@@ -319,7 +325,7 @@ def test_comments_are_free(kind: str) -> None:
 
 
 def test_the_largest_record() -> None:
-    """A record of exactly the bound takes at most twice the bound, the record included."""
+    """A record of exactly the bound takes at most 2.1 times the bound in memory, the record included."""
     for stream in (b"data: " + b"x" * (BOUND - 6), b"data: 1\ndata: " + b"x" * (BOUND - 13)):
         pieces = by(4096, stream + b"\n\n")
         taken, seen = peak_bytes(SseDecoder(), pieces)
@@ -345,7 +351,7 @@ def test_linear(shape: str) -> None:
     assert_linear(lambda: SseDecoder(1 << 30), SHAPES[shape])
 
 
-# --- controls: the checks above catch what they are for --------------------------------------------------------
+# --- controls: broken decoders fail the checks above -----------------------------------------------------------
 
 
 class LosesCr(SseDecoder):
@@ -366,7 +372,7 @@ class Eager(SseDecoder):
 
 
 class KeepsBom(SseDecoder):
-    """Takes a BOM for a part of the first field's name."""
+    """Treats a BOM as part of the first field's name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -374,7 +380,7 @@ class KeepsBom(SseDecoder):
 
 
 class Rescans:
-    """Right, and quadratic: holds the stream in one bytes object and looks for the end from its start."""
+    """Correct but quadratic: keeps the stream in one bytes object and searches for the end from its start."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -390,19 +396,19 @@ class Rescans:
 
 @pytest.mark.parametrize("broken", [LosesCr, Eager, KeepsBom])
 def test_control_broken_rules(broken: type[SseDecoder]) -> None:
-    """A decoder with one rule broken fails the check of the rules."""
+    """The control: a decoder with one broken rule fails the check of the rules."""
     with pytest.raises(AssertionError):
         check_rules(broken)
 
 
 @pytest.mark.parametrize("kind", ["one line, large pieces", "unknown lines"])
 def test_control_unbounded(kind: str) -> None:
-    """A decoder without a bound fails the check of the bounds."""
+    """The control: a decoder without a bound fails the check of the bounds."""
     with pytest.raises(AssertionError):
         check_bounded(lambda: SseDecoder(1 << 40), FLOODS[kind])
 
 
 def test_control_quadratic() -> None:
-    """A quadratic decoder fails the check of the cost."""
+    """The control: a quadratic decoder fails the check of the cost."""
     with pytest.raises(AssertionError):
         assert_linear(Rescans, lambda n: [b"data: ", *[b"x" * 64] * 800 * n], tries=1)

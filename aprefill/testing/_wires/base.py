@@ -38,7 +38,10 @@ class Packing(Protocol):
         ...
 
     def unclosed(self, event: bytes) -> bytes:
-        """Return a framed event without its end: the shortest cut with which a strict reader must not accept it."""
+        """Return a framed event without its last bytes.
+
+        As few bytes are removed as possible, but so many that a strict reader must not accept the event.
+        """
         ...
 
     def open_end(self, size: int) -> bytes:

