@@ -52,6 +52,7 @@ REPEATED = (
     "tests/engine/test_ends.py",
     "tests/engine/test_failures.py",
     "tests/engine/test_faults.py",
+    "tests/engine/test_gemini.py",
     "tests/engine/test_interrupts.py",
     "tests/engine/test_marker_places.py",
     "tests/engine/test_message.py",
@@ -83,6 +84,7 @@ REPEATED = (
     "tests/web/test_leaving.py",
     "tests/wire/test_eventstream.py",
     "tests/wire/test_json_body.py",
+    "tests/wire/test_jsonarray.py",
     "tests/wire/test_ndjson.py",
     "tests/wire/test_sse.py",
 )
@@ -100,6 +102,8 @@ SDK_TESTS = (
     "tests/testing/test_wires.py",
     "tests/testing/test_other_wires.py",
     "tests/testing/test_foreign_clients.py",
+    "tests/testing/test_google_client.py",
+    "tests/codecs/test_gemini.py",
 )
 #: The plugins that `nox -s llm` installs together with LLM.
 LLM_PLUGINS = ("llm-anthropic", "llm-mistral", "llm-ollama", "llm-gemini", "llm-echo", "llm-groq", "llm-openrouter")

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from aprefill._codecs import anthropic_messages, codec, openai_chat, openai_responses
+from aprefill._codecs import anthropic_messages, codec, gemini, openai_chat, openai_responses
 from aprefill._deltas import Record, TextDelta
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ RECORDS = {
         b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" word"},'
         b'"p":"as long as the other"}'
     ),
+    "gemini": (
+        b'{"candidates":[{"content":{"parts":[{"text":" word"}],"role":"model"},"index":0}],'
+        b'"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9},"modelVersion":"m"}'
+    ),
     "openai_responses": (
         b'{"type":"response.output_text.delta","sequence_number":9,"item_id":"m","output_index":0,"content_index":0,'
         b'"delta":" word","logprobs":[]}'
@@ -39,6 +43,7 @@ RECORDS = {
 BARE: dict[str, Callable[[bytes], object]] = {
     "openai_chat": openai_chat._READER.fast,
     "anthropic_messages": anthropic_messages._READER.fast,
+    "gemini": gemini._READER.fast,
     "openai_responses": openai_responses._READER.fast,
 }
 ROUNDS = 9
@@ -65,7 +70,7 @@ def main() -> None:
     print(f"{'protocol':<20} {'bytes':>6} {'decode us':>10} {'msgspec us':>11} {'ratio':>6} {'rejected us':>11}")
     for name, data in RECORDS.items():
         decoder, record = codec(name).decoder(), Record(data)
-        assert list(decoder.decode(record)) == [TextDelta(TEXT)]
+        assert next(iter(decoder.decode(record))) == TextDelta(TEXT)
         rejected = Record(data.replace(b" ", rb" \ude00", 1))
         ours = best_us(decoder.decode, record)
         bare = best_us(BARE[name], data)

@@ -66,7 +66,11 @@ def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with serve_in_thread(reply_to) as server:
         over = "".join(
             f'[[host]]\nprovider = "{provider}"\napi = "{api}"\nbase_url = "{url}"\n'
-            for provider, api, url in (("anthropic", "messages", server.url), ("vllm", "chat", server.openai_url))
+            for provider, api, url in (
+                ("anthropic", "messages", server.url),
+                ("gemini", "native", f"{server.url}/v1beta"),
+                ("vllm", "chat", server.openai_url),
+            )
         )
         table = SupportTable.load(over)
         monkeypatch.setattr("aprefill._session.builtin_table", lambda: table)
@@ -81,6 +85,7 @@ def loopback_for_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
         monkeypatch.setattr("aprefill._session.resolve", resolve)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+        monkeypatch.setenv("GEMINI_API_KEY", "k")
         move_sdk_clients(monkeypatch, server)
         yield server.url
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PROTOCOLS: dict[str, str] = {
     "anthropic_messages": "anthropic",
     "cohere": "",
+    "gemini": "",
     "ollama": "",
     "openai_chat": "openai",
     "openai_responses": "openai",

@@ -52,6 +52,8 @@ FRAMINGS: dict[str, tuple[str, str]] = {
     "application/ndjson": ("ndjson", "NdjsonDecoder"),
     "application/jsonl": ("ndjson", "NdjsonDecoder"),
     "application/vnd.amazon.eventstream": ("eventstream", "EventStreamDecoder"),
+    # only for a protocol whose codec takes JSON for a stream: see `Codec.not_streams`
+    "application/json": ("jsonarray", "JsonArrayDecoder"),
 }
 
 

@@ -53,6 +53,9 @@ class SseDecoder(BoundedDecoder):
     `Record.event` is ``""`` if the stream names no event (WHATWG's "message"). Invalid UTF-8 is kept unchanged in
     `Record.data`, and replaced in `event` and `id`. `retry` is ignored.
 
+    Google's hosts may write an error between the events as bare JSON, on lines that are no fields. WHATWG ignores such
+    lines. `close` returns the JSON as an incomplete record with the event name "error", if nothing else is incomplete.
+
     `max_record_bytes` limits one record: the bytes of its lines up to the blank line, without line ends and comments.
     Comments take no memory and have no limit. A larger record, or a name longer than `MAX_NAME_BYTES`, raises
     `LimitExceeded`. Records that are complete before an error are not lost: `feed` returns them. The next call of
@@ -78,6 +81,8 @@ class SseDecoder(BoundedDecoder):
         self._event = ""
         # The last id, which is valid for all later records too.
         self._id = ""
+        # The first bytes of an error between the events.
+        self._bare: BytesIO | None = None
         # Cache: complete `event` line -> event name.
         self._known: dict[bytes, str] = {}
 
@@ -108,14 +113,20 @@ class SseDecoder(BoundedDecoder):
         self._looks = self._json is not None or len(self._head) < _HEAD_BYTES
 
     def _last(self) -> Record | None:
-        """Return the last record if it has data but no blank line after it. WHATWG discards such a record."""
+        """Return the last record if it has data but no blank line after it, or an error between the events.
+
+        WHATWG discards both.
+        """
         out: list[Record] = []
         last = [self._partial.getvalue()] if self._partial is not None else []
         self._run([*last, b""], out)
+        bare = b"" if self._bare is None else self._bare.getvalue()
+        if not out and b'"error"' in bare:
+            return Record(bare, "error", self._id)
         return out[-1] if out else None
 
     def _forget(self) -> None:
-        self._partial = self._body = None
+        self._partial = self._body = self._bare = None
 
     def _look_at_head(self, data: bytes) -> None:
         """Keep the first bytes, and check whether they begin JSON. White space before them is ignored."""
@@ -230,9 +241,18 @@ class SseDecoder(BoundedDecoder):
             event = _text(line[at:])
             if len(line) <= _KNOWN_LINE_BYTES and len(self._known) < _KNOWN_LINES:
                 self._known[line] = event
-        elif name == b"id" and b"\0" not in line:
-            self._id = _text(line[at:])
+        elif name == b"id":
+            if b"\0" not in line:
+                self._id = _text(line[at:])
+        elif name and (self._bare is not None or (body is None and line.startswith(_JSON_BEGINS))):
+            self._keep_bare(line)
         return body, event
+
+    def _keep_bare(self, line: bytes) -> None:
+        """Append a line of JSON that is no field, up to a limit."""
+        if self._bare is None:
+            self._bare = BytesIO()
+        self._bare.write(line[: MAX_JSON_BYTES - self._bare.tell()])
 
 
 def _size(lines: list[bytes]) -> int:

@@ -250,3 +250,32 @@ responses_event = fields(
     message=word,
     sequence_number=anything,
 )
+
+_count = st.one_of(st.integers(), st.integers(0, 9))
+_args = st.one_of(anything, st.dictionaries(awkward, awkward, max_size=2))
+_path = st.one_of(
+    st.sampled_from(["$.a", "$.a.b", "$.a[0]", "$.a[1]", "$['b']", '$["c"][0].d', "$", "$.a[9]"]), awkward
+)
+_arg = fields(jsonPath=_path, stringValue=word, numberValue=_count, boolValue=st.booleans(), willContinue=st.booleans())
+_call = fields(
+    name=word, id=word, args=_args, partialArgs=st.lists(_arg, max_size=3), willContinue=st.sampled_from([True, False])
+)
+_gemini_part = fields(
+    text=awkward, thought=st.booleans(), thoughtSignature=word, functionCall=_call, executableCode=fields(code=word)
+)
+gemini_record = fields(
+    candidates=st.lists(
+        fields(
+            index=index,
+            content=fields(parts=st.lists(_gemini_part, max_size=3)),
+            finishReason=st.one_of(word, st.sampled_from(["STOP", "MAX_TOKENS", 1, 0])),
+        ),
+        max_size=2,
+    ),
+    usageMetadata=fields(
+        promptTokenCount=_count, candidatesTokenCount=_count, thoughtsTokenCount=_count, cachedContentTokenCount=_count
+    ),
+    promptFeedback=fields(blockReason=word),
+    error=error,
+    message=word,
+)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CODECS = {
     "openai-chat": "openai_chat",
     "anthropic": "anthropic_messages",
+    "gemini": "gemini",
     "ollama": "ollama",
     # "cohere-v1" stays out: it is another protocol, with other requests and events, which Cohere has replaced
     "cohere-v2": "cohere",

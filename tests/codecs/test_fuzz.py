@@ -20,6 +20,7 @@ from .grammar import (
     anything,
     awkward,
     cohere_event,
+    gemini_record,
     ollama_piece,
     openai_chunk,
     responses_event,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SHAPES = {
     "anthropic_messages": anthropic_event,
     "cohere": cohere_event,
+    "gemini": gemini_record,
     "ollama": ollama_piece,
     "openai_chat": openai_chunk,
     "openai_responses": responses_event,
@@ -74,6 +76,7 @@ payloads = {
                 b'{"content_block":{"a":' * 100_000,
                 b'{"message":{"tool_calls":[{"function":{"arguments":' * 50_000,
                 b'{"item":{"a":' * 100_000,
+                b'{"candidates":[{"content":{"parts":[{"a":' * 40_000,
             ]
         ),
     )

@@ -44,13 +44,20 @@ NEEDED = {
         *("content_block", "content_block.type", "content_block.text"),
     },
     "openai_responses": {"type", "delta"},
+    "gemini": {
+        *("candidates", "candidates.*", "candidates.*.content", "candidates.*.content.parts"),
+        *("candidates.*.content.parts.*", "candidates.*.content.parts.*.text", "candidates.*.content.parts.*.thought"),
+        *("candidates.*.finishReason", "candidates.*.index"),
+        # without one piece, a tool would be run with other arguments
+        *(f"candidates.*.content.parts.*.functionCall.partialArgs{rest}" for rest in ("", ".*", ".*.jsonPath")),
+    },
 }
 
 
 #: The framings that can be taken apart and put together again record by record.
 FRAMINGS: dict[str, type[SseDecoder | NdjsonDecoder]] = {"sse": SseDecoder, "ndjson": NdjsonDecoder}
 #: How many kinds of fields there are at least, of a protocol that has few.
-FEWEST = {"cohere": 50, "ollama": 15}
+FEWEST = {"cohere": 50, "gemini": 80, "ollama": 15}
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

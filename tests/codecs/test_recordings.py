@@ -14,6 +14,7 @@ from aprefill._deltas import EndDelta, ErrorDelta, FinishDelta
 from aprefill._errors import AprefillError, Truncated
 from aprefill._hosts.table import builtin_table
 from aprefill._wire.eventstream import EventStreamDecoder
+from aprefill._wire.jsonarray import JsonArrayDecoder
 from aprefill._wire.ndjson import NdjsonDecoder
 from aprefill._wire.sse import SseDecoder
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 WIRES: dict[str, type[WireDecoder]] = {
     "sse": SseDecoder,
     "eventstream": EventStreamDecoder,
+    "jsonarray": JsonArrayDecoder,
     "ndjson": NdjsonDecoder,
 }
 
@@ -87,7 +89,7 @@ def early_finishes(one: dict[str, Any]) -> list[str]:
 def listed_finishes(one: dict[str, Any]) -> list[str]:
     """Return the finish reasons of the index. For an incomplete reply of /responses, return the reason in the body."""
     whys = re.findall(rb'"incomplete_details":\{"reason":"(\w+)"', one["bytes"])
-    return [whys.pop(0).decode() if word == "incomplete" else word for word in one["finish"]]
+    return [whys.pop(0).decode() if word == "incomplete" else str(word) for word in one["finish"]]
 
 
 def wrong_with(one: dict[str, Any], size: int) -> list[str]:
@@ -153,7 +155,7 @@ def test_a_wrong_reading_would_be_seen(shared: Path, monkeypatch: pytest.MonkeyP
 def test_every_recording_is_cut_before_its_end(shared: Path) -> None:
     """No recording without its last 40 bytes has a clean end, unless a finish reason came before them."""
     for one in recordings(shared / "recordings"):
-        if one["framing"] in {"sse", "ndjson"} and one["finish"]:
+        if one["framing"] in {"sse", "ndjson", "jsonarray"} and one["finish"]:
             last = play(one | {"bytes": one["bytes"].rstrip()[:-40]}, 4096)[-1]
             had_finish = bool(only(FinishDelta, last.deltas))
             assert (last.cut is None) == had_finish, one["file"]
@@ -193,7 +195,7 @@ def text_in(message: dict[str, Any]) -> str:
     if isinstance(content, str):
         return content
     # an item of /responses that is a message has its own content
-    return "".join(text_in(block) if block["type"] == "message" else block.get("text", "") for block in content)
+    return "".join(text_in(block) if block.get("type") == "message" else block.get("text", "") for block in content)
 
 
 def test_turns_can_be_sent_back(shared: Path) -> None:

@@ -80,8 +80,8 @@ def through_clients() -> list[Any]:
             marks=() if is_of_the_network(fault) else pytest.mark.any_loop if client == "ours" else pytest.mark.slow,
         )
         for case in cases(fault for fault in FAULTS if not fault.slow)
-        for fault in case.values[:1]
-        for client in clients_of(case.values[1])
+        for fault, wire in [case.values]
+        for client in clients_of(wire)
     ]
 
 

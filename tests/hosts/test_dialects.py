@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import anthropic
 import pytest
 
-from aprefill import Session, stream
+from aprefill import Session, UsageError, stream
 from aprefill._codecs import codec
 from aprefill._hosts.table import SupportTable, builtin_table
 from aprefill.testing import Script, serve
@@ -31,7 +31,7 @@ KEY = "sk-0123456789"
 BEARER = {"authorization": f"Bearer {KEY}"}
 X_API_KEY = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
 #: Headers that identify the caller. Each host gets its own and no other.
-NAMES = ("authorization", "x-api-key", "anthropic-version", "api-key")
+NAMES = ("authorization", "x-api-key", "anthropic-version", "api-key", "x-goog-api-key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,8 @@ TRAILING = b',{"role":"assistant","content":"[\\""}'
 PREFIX = b',{"role":"assistant","content":"[\\"","prefix":true}'
 PARTIAL = b',{"role":"assistant","content":"[\\"","partial":true}'
 MESSAGES_HEAD = b'{"model":"%","max_tokens":4096,"messages":[{"role":"user","content":"Hi"}'
+GEMINI_HEAD = b'{"contents":[{"role":"user","parts":[{"text":"Hi"}]}'
+GEMINI_TURN = b',{"role":"model","parts":[{"text":"[\\""}]}'
 
 CASES = {
     "anthropic": Case(
@@ -94,6 +96,15 @@ CASES = {
         tail=b'],"stream":true}',
         headers=X_API_KEY,
         prefill="\n",
+    ),
+    "gemini": Case(
+        model="gemini:gemini-2.5-flash",
+        key_env="GEMINI_API_KEY",
+        path="/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+        head=GEMINI_HEAD,
+        turn=GEMINI_TURN,
+        tail=b"]}",
+        headers={"x-goog-api-key": KEY},
     ),
     "mistral-asks-no-usage": Case(
         model="mistral:mistral-small-latest",
@@ -405,6 +416,23 @@ async def test_an_engine_without_a_key_is_sent_none(model: str, api: str | None)
     assert KEY not in str(server.exchanges[0].headers)
 
 
+async def test_gemini_on_vertex() -> None:
+    """The project is in the base URL, and the key is a token. Without the caller's word, a prefill is emulated."""
+    base = "/v1/projects/p/locations/us-east5/publishers/google"
+    path = f"{base}/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
+    async with serve(Script(text='x"]', prefill="eats")) as server:
+        vertex = {"model": "vertex:gemini-2.5-flash", "api": "native", "base_url": server.url + base, "api_key": KEY}
+        assert await stream("Hi", prefill='["', support="eats", **vertex).text() == '["x"]'
+        unknown = stream("Hi", prefill='["', **vertex)
+        await unknown.text()
+    assert [exchange.path for exchange in server.exchanges] == [path, path]
+    assert named(server.exchanges[0]) == BEARER
+    assert server.exchanges[0].body == GEMINI_HEAD + GEMINI_TURN + b"]}"
+    assert unknown.mode == "emulated"
+    with pytest.raises(UsageError, match="pass base_url"):
+        stream("Hi", model="vertex:gemini-2.5-flash", api="native", api_key=KEY)
+
+
 async def test_a_base_url_of_the_callers_own_stays() -> None:
     """A prefill is also sent to the caller's `base_url=`, not to the special prefill URL of the host."""
     async with serve(Script(text="x")) as server:
@@ -471,6 +499,15 @@ OPTIONS: dict[str, Any] = {
                 b'{"role":"user","content":"Hi"},{"role":"assistant","content":"a<"}],'
                 b'"max_completion_tokens":9,"stop":["b<","c"],"temperature":0.5,"tools":[{"name":"f"}],"stream":true,'
                 b'"stream_options":{"include_usage":true},"seed":1}'
+            ),
+        ),
+        (
+            "gemini:gemini-2.5-flash",
+            {"support": "eats", "extra": {"generationConfig": {"seed": 1}}},
+            (
+                b'{"systemInstruction":{"parts":[{"text":"Be brief."}]},"contents":[{"role":"user","parts":[{"text":"Hi"}]},'
+                b'{"role":"model","parts":[{"text":"a<"}]}],"tools":[{"name":"f"}],"generationConfig":'
+                b'{"maxOutputTokens":9,"stopSequences":["b<","c"],"temperature":0.5,"seed":1}}'
             ),
         ),
         (

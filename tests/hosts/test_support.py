@@ -35,6 +35,10 @@ EATS = {
         claude-3-7-sonnet-20250219 claude-3-5-haiku-latest claude-3-5-sonnet-20241022 claude-3-opus-20240229
         claude-3-haiku-20240307 claude-2.1 claude-instant-1.2""",
     "deepseek": "deepseek-chat deepseek-reasoner deepseek-v4-flash deepseek-v4-pro",
+    "gemini": """
+        gemini-2.5-pro gemini-2.5-flash gemini-2.5-flash-lite gemini-2.5-flash-preview-09-2025 gemini-2.0-flash
+        gemini-2.5-pro-preview-05-06 gemini-3-pro-preview gemini-3-flash-preview gemini-3.1-pro-preview
+        gemini-3.1-flash-lite gemini-3.5-flash Gemini-2.5-Flash""",
     "groq": "llama3-70b-8192 llama-3.3-70b-versatile llama-3.1-8b-instant gemma2-9b-it",
     "ollama": "llama3.2 llama3.2:1b qwen3 qwen3:8b qwen3.5:27b gemma4:e2b qwen2.5-coder:7b deepseek-v3.1:671b",
     "openrouter": """
@@ -75,6 +79,10 @@ NOT_NATIVE = {
     "openai": "gpt-4o gpt-4.1-mini gpt-3.5-turbo chatgpt-4o-latest o1 o3-mini o4-mini gpt-5 gpt-5.5 gpt-6",
     "mistral": "glm-5 deepseek-v4 labs-something",
     "deepseek": "deepseek-v5 something",
+    "gemini": """
+        gemini-3.5-flash-lite gemini-3.5-flash-lite-001 gemini-3.6-flash gemini-3.7-flash gemini-3.8-pro gemini-3.9-pro
+        gemini-4-pro gemini-1.5-pro gemini-flash-latest gemini-pro-latest gemini-2.5-flash-image gemini-3.5-flash-image
+        gemini-2.5-flash-preview-tts gemini-3.10-flash gemma-3-27b-it""",
     "groq": "openai/gpt-oss-120b qwen/qwen3-32b meta-llama/llama-guard-4-12b qwen-qwq-32b mistral-saba-24b new-model",
     "ollama": "gpt-oss:20b qwen3.8:27b qwen3-coder:30b phi4 mistral llama4:scout my/qwen3",
     "openrouter": """

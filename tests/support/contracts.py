@@ -37,8 +37,9 @@ KEY = "sk-very-secret-0123456789"
 #: - `request.json`: what `CONVERSATION` becomes at one host of the table: the `url`, the headers that hold the `key` (written
 #:   as KEY), and the `body`, for a `model` and an `api` of that host.
 #: - `sample.toml`: the media type of a reply, the status of the error, the error's type in the host's words, and the
-#:   header with the request's id. Both errors have this type and the message `DETAIL`. If the protocol has another form
-#:   for one of the values of `GIVEN`, a table `translated` has that form by the argument's name.
+#:   header with the request's id. Both errors have this type and the message `DETAIL`. If every
+#:   request's path has the same query, `query` is this query. If the protocol has another form for one of the values of
+#:   `GIVEN`, a table `translated` has that form by the argument's name.
 SAMPLES = Path(__file__).parents[1] / "codecs" / "samples"
 TEXT = "Hello, wörld!"
 COUNTED = (3, 4)
@@ -79,6 +80,7 @@ class Sample:
     error_status: int
     error_type: str
     request_id_header: str
+    query: str = ""
     translated: dict[str, Any] = field(default_factory=dict)
 
 
@@ -159,7 +161,7 @@ def names_the_model(codec: Codec) -> None:
         codec.encode(model_input(model=model)),
         urlsplit(f"https://host.test{codec.path(model_input(model=model))}"),
     )
-    assert not path.query
+    assert path.query == sample_of(codec.name).query
     assert not path.fragment
     assert (model in values_in(body)) is bool(codec.arguments["model"])
     assert (model in unquote(path.path)) is not bool(codec.arguments["model"])

@@ -70,6 +70,12 @@ WIRES = {
         model="anthropic:claude-haiku-4-5", path="/v1/messages", sdk="anthropic", text_event="content_block_delta"
     ),
     "cohere": FaultWire(model="cohere:m", path="/v2/chat", support="eats", text_event="content-delta", overloaded=""),
+    "gemini": FaultWire(
+        model="gemini:gemini-2.5-flash",
+        base="/v1beta",
+        path="/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
+        overloaded="UNAVAILABLE",
+    ),
     "ollama": FaultWire(model="ollama:llama3.2", path="/api/chat", overloaded="", is_lines=True),
     "responses": FaultWire(
         model="llama_cpp:m",
@@ -214,7 +220,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="finish reason, no terminal event",
         script=replace(GOOD, no_done=True),
-        wires=("ollama", "responses"),
+        wires=("gemini", "ollama", "responses"),
         errors=(Truncated,),
         kept=TEXT,
         note="In these protocols only the terminal record says why the reply ended.",

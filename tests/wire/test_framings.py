@@ -17,6 +17,7 @@ from ..support.contracts import sample_of
 #: A body for each framing of which no codec has a sample.
 OTHERS = {
     "ndjson": b'{"a":1}\n{"b":"\xc3\xb6"}\n{"c":[2]}\n',
+    "jsonarray": b'[{"a":1}\n,\r\n{"b":"\xc3\xb6 ]} \\" \\\\"},\n[2, {"c": []}]\n]\n',
     "eventstream": b"".join(chunk(json.dumps({"number": number}).encode()) for number in range(3)),
 }
 

@@ -29,9 +29,10 @@ def reference(data: bytes, bound: int = BOUND) -> Seen:
     *lines, rest = re.split(rb"\r\n|\r|\n", data.removeprefix(b"\xef\xbb\xbf"))
     records: list[Record] = []
     buffer, event, last_id, size = b"", "", "", 0
+    bare = b""
 
     def interpret(line: bytes) -> bool:
-        nonlocal buffer, event, last_id, size
+        nonlocal buffer, event, last_id, size, bare
         if line.startswith(b":"):
             return True
         size += len(line)
@@ -44,6 +45,8 @@ def reference(data: bytes, bound: int = BOUND) -> Seen:
         elif field == b"id" and b"\0" not in value:
             last_id = value.decode(errors="replace")
         else:
+            if field != b"id" and (bare or (not buffer and line[:1] in {b"{", b"["})):
+                bare += line
             return size <= bound
         return size <= bound and (field == b"data" or len(value) <= MAX_NAME_BYTES)
 
@@ -57,6 +60,8 @@ def reference(data: bytes, bound: int = BOUND) -> Seen:
         buffer, event, size = b"", "", 0
     if not interpret(rest):
         return Seen(records, error=LimitExceeded)
+    if not buffer and b'"error"' in bare:
+        return Seen(records, Record(bare, "error", last_id))
     return Seen(records, Record(buffer[:-1], event, last_id) if buffer else None)
 
 
@@ -107,6 +112,17 @@ CASES: list[tuple[bytes, list[Record], Record | None]] = [
     (b"data: a\n\n: data", [Record(b"a")], None),
     (b"data: a\n: b", [], Record(b"a")),
     (b"\xef\xbb", [], None),
+    # bare JSON between the events, which the standard ignores
+    (
+        b'data: a\r\n\r\n{\r\n  "error": {\r\n    "code": 503\r\n  }\r\n}\r\n',
+        [Record(b"a")],
+        Record(b'{  "error": {    "code": 503  }}', "error"),
+    ),
+    (b'data: a\n\n[{"error": {}}]', [Record(b"a")], Record(b'[{"error": {}}]', "error")),
+    (b'data: a\n\n{"error": {}}\n\ndata: b\n', [Record(b"a")], Record(b"b")),
+    (b'data: a\n\n{"choices": []}\n\n', [Record(b"a")], None),
+    (b'data: a\n{"error": {}}\n\n', [Record(b"a")], None),
+    (b'data: a\n\n  "error": {}\n', [Record(b"a")], None),
 ]
 
 
@@ -159,7 +175,7 @@ def test_the_recordings() -> None:
 
 
 TOKENS = b"\r|\n|\r\n|\n\n|:| |\0|\xef|\xbb\xbf|\xef\xbb\xbf|\xff|0|d|data|event|id|retry".split(b"|")
-TOKENS += b"data: |data: 0\n|event: v\n|event: n|id: 0|: note".split(b"|")
+TOKENS += b'data: |data: 0\n|event: v\n|event: n|id: 0|: note|{|"error"|['.split(b"|")
 streams = st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join)
 places = st.lists(st.integers(0, 400), max_size=8)
 
