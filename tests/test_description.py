@@ -49,7 +49,7 @@ def test_links_without_an_address(hook: Any) -> None:
     """Without a `Source` URL of the project, relative links become plain text and absolute links stay."""
     text = built(hook, None)
     assert relative(text) == []
-    assert "The whole table, with its evidence, is in docs/support.md." in text
+    assert "The support table has the evidence." in text
     assert "[LLM](https://llm.datasette.io/)" in text
 
 

@@ -632,6 +632,8 @@ SERVICE, TESTS = recipe("A service and its tests")
 def pytest_says(service: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "service.py").write_text(service, encoding="utf-8")
     (folder / "test_service.py").write_text(TESTS, encoding="utf-8")
+    # pytest would otherwise look for a configuration in the folders above, and nox keeps its folders in the repository
+    (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     return process("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, folder=folder)
 
 
