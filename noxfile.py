@@ -25,6 +25,8 @@ TEST_EXTRAS = "cli,openai,anthropic,bedrock,aiohttp,web"
 #: Run the tests in three processes. Many tests wait for a clock, so three keep two cores busy. With worksteal, a slow test
 #: does not block the others.
 SIDE_BY_SIDE = ("-n", "3", "--dist", "worksteal")
+#: The same for tests that take long. Some of them measure time, so each gets a core of its own.
+ONE_PER_CORE = ("-n", "2", "--dist", "worksteal")
 #: The numbers of repetitions in `nox -s slow`. The other sessions repeat the same tests only a few times.
 MANY_TIMES = {
     "APREFILL_CLOSING_TIMES": "100",
@@ -177,8 +179,8 @@ def tests_on(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run the tests that take long, and repeat other tests many times."""
-    run_tests(session, *SIDE_BY_SIDE, "-m", "slow")
-    session.run("pytest", *SIDE_BY_SIDE, *REPEATED, env={"APREFILL_INSTALLED": "1", **MANY_TIMES})
+    run_tests(session, *ONE_PER_CORE, "-m", "slow")
+    session.run("pytest", *ONE_PER_CORE, *REPEATED, env={"APREFILL_INSTALLED": "1", **MANY_TIMES})
 
 
 @nox.session

@@ -608,7 +608,7 @@ async def test_a_kept_connection_that_breaks_costs_no_retry(make: Any, reset: bo
             assert await reply.text() == "hi"
             took = time.perf_counter() - began
         assert (len(reply.attempts), host.requests, host.connections) == (1, 3, 2)
-        assert took < 0.3
+        assert took < 2
         if client is not None:
             await (client.close() if make is sdk_client else client.aclose())
         group.cancel_scope.cancel()

@@ -123,7 +123,7 @@ class Fault:
     says: str = ""
     timeouts: Timeouts = field(default_factory=Timeouts)
     #: from the request to the end, in seconds; generous, because the machine may be busy
-    within_s: float = 2.0
+    within_s: float = 4.0
     #: the most memory that may be used, in bytes; None: memory is not measured
     within_bytes: int | None = None
     #: retries are on, as by default; in other runs there is one request
