@@ -64,7 +64,7 @@ def split_system(system: str | None, messages: Iterable[Message]) -> tuple[list[
             rest.append(message)
         elif rest:
             raise UsageError(
-                "a system message comes after another message, and this protocol has only one for the whole conversation",
+                "a system message comes after another message, but this protocol has only one for the conversation",
                 Words("put it first", "pass {system}"),
             )
         else:
