@@ -85,7 +85,7 @@ class BoundedDecoder:
 
         Raises `LimitExceeded` beyond a limit. Raises `ProtocolError` for data that is not a stream of this format.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each framing has its own
 
     def _last(self) -> Record | None:
         """Return the record that was begun and not completed, if any."""

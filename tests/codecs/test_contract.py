@@ -192,7 +192,7 @@ class Changes(OpenAIChat):
 
     @staticmethod
     def change(delta: Delta) -> Delta | None:
-        raise NotImplementedError
+        raise NotImplementedError  # each control has its own
 
     def decoder(self, *, end: str = "strict") -> OpenAIChatDecoder:
         change = self.change
